@@ -1,0 +1,158 @@
+//! What may be written to the Raft log, what came of it, and what changed.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use super::assignment::{Assignment, CasId};
+use super::node::NodeId;
+use super::session::{
+    CallRecord, ConnectionId, Epoch, IntentOperation, IntentRecord, OpeningKey, RequestKey, SessionKey,
+    SessionRecord,
+};
+
+/// One entry of the log. Every command may be applied twice without harm: a proposer whose deadline passed
+/// does not know whether its first attempt was committed.
+///
+/// postcard is positional: stored entries survive an upgrade only if variants are added at the end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// A node has started. Its former life, if any, is over: sessions it still owned are given to heirs
+    /// (itself among them) exactly as by `NodeLost`.
+    NodeRegistered {
+        id: NodeId,
+        sip_address: SocketAddr,
+        incarnation: u64,
+    },
+    /// A node is gone: each of its sessions goes to `successor(key, live nodes)` with its epoch raised.
+    /// Ignored when the node has registered again since.
+    NodeLost { id: NodeId, incarnation: u64 },
+    /// A planned stop: as `NodeLost` for its sessions, and it takes no new one until it registers again.
+    NodeDraining { id: NodeId, incarnation: u64 },
+
+    /// A session opens. When `opening` is known already, nothing changes and the answer names that session.
+    SessionOpened {
+        opening: OpeningKey,
+        record: Box<SessionRecord>,
+        decided_at_ms: u64,
+    },
+    /// What the owner learned of its session since it last wrote. `None` leaves a field as it is.
+    SessionUpdated {
+        key: SessionKey,
+        epoch: Epoch,
+        update: SessionUpdate,
+    },
+    /// The dialog is over (BYE, session timer, user removed).
+    SessionClosed { key: SessionKey, epoch: Epoch },
+    /// `to` takes the session over from whoever owned it at `from_epoch`.
+    Adopt {
+        key: SessionKey,
+        from_epoch: Epoch,
+        to: NodeId,
+    },
+    /// A PBX-changing command is about to go out. Refused for anyone but the owner at `epoch`.
+    Intent {
+        key: SessionKey,
+        epoch: Epoch,
+        request: RequestKey,
+        operation: IntentOperation,
+        decided_at_ms: u64,
+    },
+    /// What came of it: the CSTA body that the client was given.
+    IntentResult {
+        key: SessionKey,
+        request: RequestKey,
+        body: String,
+    },
+    /// Opening results and intents decided before this time are dropped. Proposed by the leader alone.
+    Expire { before_ms: u64 },
+
+    /// A cluster-wide setting (`session_timer_secs`, `cti_heartbeat_secs` …); `None` restores the default.
+    SettingChanged { name: String, value: Option<String> },
+
+    /// The gateways, in order. New ones join the rotation; users of those left out are moved.
+    CasGatewaysSet { gateways: Vec<CasId>, at_ms: u64 },
+    /// An administrator or a breaker takes a gateway out of the rotation, or puts it back.
+    CasEligible { cas: CasId, eligible: bool },
+    /// Users whose subscription is enabled: each one without an assignment gets the next eligible gateway.
+    CasAssign { users: Vec<String>, at_ms: u64 },
+    /// Users whose subscription failed at the gateway they had at `epoch`: each gets another.
+    CasFailed { users: Vec<(String, u32)>, at_ms: u64 },
+    /// Users whose subscription is disabled.
+    CasUnassign { users: Vec<String> },
+
+    /// Several commands in one entry, applied in order.
+    Batch(Vec<Command>),
+}
+
+/// The fields of a session that are written without being waited for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionUpdate {
+    pub connection: Option<(ConnectionId, IpAddr)>,
+    pub remote_target: Option<String>,
+    pub expires_at_ms: Option<u64>,
+    pub monitor_active: Option<bool>,
+    pub cti_connection: Option<String>,
+    /// Calls to write, by the client's callID; `None` removes one.
+    pub calls: Vec<(String, Option<CallRecord>)>,
+}
+
+/// The answer to a proposer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Applied {
+    Done,
+    /// `SessionOpened` under a key that is known: this is the session it opened, if it still exists.
+    AlreadyOpened {
+        session: SessionKey,
+        record: Option<Box<SessionRecord>>,
+    },
+    /// `Adopt`: the session as it stands now, whoever owns it.
+    Session(Box<SessionRecord>),
+    /// `Intent` for a request that has one already.
+    IntentKnown(Box<IntentRecord>),
+    /// `CasAssign`, `CasFailed`: the users' assignments afterwards, in the command's order.
+    Assignments(Vec<(String, Option<Assignment>)>),
+    Batch(Vec<Applied>),
+    Refused(Refusal),
+}
+
+/// Why a command changed nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    UnknownSession,
+    UnknownNode,
+    /// The session has changed hands since `epoch`.
+    StaleEpoch,
+    /// A bound of [`super::StateLimits`] is reached.
+    LimitReached,
+    /// No gateway is eligible.
+    NoCas,
+}
+
+/// What a command changed, in order, for those who act on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    NodeChanged(NodeId),
+    SessionOpened(SessionKey),
+    /// The session has a new owner; `from` had it before.
+    SessionMoved {
+        key: SessionKey,
+        from: NodeId,
+        to: NodeId,
+        epoch: Epoch,
+    },
+    SessionUpdated(SessionKey),
+    SessionClosed {
+        key: SessionKey,
+        owner: NodeId,
+    },
+    SettingChanged {
+        name: String,
+    },
+    CasAssignmentChanged {
+        user: String,
+    },
+    CasGatewaysChanged,
+    /// A snapshot replaced the state: whoever follows changes reads it anew.
+    Replaced,
+}

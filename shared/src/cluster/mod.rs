@@ -1,0 +1,21 @@
+//! The replicated state: what every member of the cluster agrees on.
+//!
+//! Owns the commands that may stand in the Raft log and the one function that applies them. Does not own the
+//! log, the network or any clock: `apply` takes no time and draws no random number, and every map is ordered,
+//! so that all members that applied the same log hold the same bytes. Whatever varies between machines is
+//! decided by the proposer and travels inside the command.
+
+pub mod assignment;
+pub mod command;
+pub mod node;
+pub mod session;
+pub mod state;
+
+pub use assignment::{Assignment, AssignmentReason, CasGateway, CasId};
+pub use command::{Applied, Change, Command, Refusal};
+pub use node::{NodeId, NodeRecord, NodeState, successor};
+pub use session::{
+    CallRecord, CallState, ConnectionId, DialogRecord, Epoch, IntentOperation, IntentRecord, MonitorRecord,
+    OpeningKey, OpeningResult, RequestKey, SessionKey, SessionRecord,
+};
+pub use state::{ClusterState, StateLimits};

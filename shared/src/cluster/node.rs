@@ -1,0 +1,84 @@
+//! The set of nodes, and the one function that says who inherits a session.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::session::SessionKey;
+
+/// A member of the cluster: a node, or a witness. The number is the member's Raft id as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NodeId(pub u64);
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "n{}", self.0)
+    }
+}
+
+impl NodeId {
+    /// The node that a To-tag or a Via branch names: `n1-…` is node 1. `None` when there is no such prefix.
+    #[must_use]
+    pub fn from_tag(tag: &[u8]) -> Option<Self> {
+        let digits = tag.strip_prefix(b"n")?;
+        let end = digits.iter().position(|&byte| byte == b'-')?;
+        let digits = &digits[..end];
+        if digits.is_empty() || digits.len() > 6 || !digits.iter().all(u8::is_ascii_digit) {
+            return None;
+        }
+        Some(Self(
+            digits
+                .iter()
+                .fold(0, |sum, &digit| sum * 10 + u64::from(digit - b'0')),
+        ))
+    }
+
+    /// As [`Self::from_tag`], for a Via branch: `z9hG4bKn1-…` (RFC 3261 §8.1.1.7 asks for the cookie).
+    #[must_use]
+    pub fn from_branch(branch: &[u8]) -> Option<Self> {
+        Self::from_tag(branch.strip_prefix(b"z9hG4bK")?)
+    }
+}
+
+/// Whether a node may be given sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeState {
+    /// Registered and running.
+    Live,
+    /// Finishing what it has before a planned stop: takes no new session.
+    Draining,
+    /// Committed as lost; its sessions have heirs.
+    Lost,
+}
+
+/// What the cluster knows of one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    pub id: NodeId,
+    /// Where the front end reaches the node's SIP listener.
+    pub sip_address: SocketAddr,
+    /// A random number per process start: a `NodeLost` about an earlier life of the node does not hit this one.
+    pub incarnation: u64,
+    pub state: NodeState,
+}
+
+/// Who inherits `session`: rendezvous hashing, so that the loss of one node moves only that node's sessions and
+/// spreads them evenly. One function, used by `apply` and by a front end that lags behind it.
+#[must_use]
+pub fn successor(session: &SessionKey, live: impl IntoIterator<Item = NodeId>) -> Option<NodeId> {
+    live.into_iter()
+        .max_by_key(|node| (rendezvous_weight(session, *node), *node))
+}
+
+/// FNV-1a over the key and the node, then a finalizer: stable across versions, machines and endianness, which
+/// the standard library's hasher does not promise.
+fn rendezvous_weight(session: &SessionKey, node: NodeId) -> u64 {
+    let bytes = session.as_str().bytes().chain(node.0.to_le_bytes());
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash ^ (hash >> 33)
+}

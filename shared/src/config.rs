@@ -1,0 +1,1 @@
+//! TOML text to typed values; all problems at once.

@@ -1,0 +1,5 @@
+//! The only asynchronous code of this crate: sockets, files and the clock.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this is where the clock is read; everything outside io/ gets time as an input"
+)]

@@ -1,0 +1,10 @@
+//! What both Tandem binaries speak.
+//!
+//! [`cluster`] is the replicated state. Decisions are pure and stand outside [`io`]; everything asynchronous
+//! stands inside it.
+
+pub mod cluster;
+pub mod config;
+pub mod io;
+pub mod proxy_protocol;
+pub mod sip;

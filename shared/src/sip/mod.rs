@@ -1,0 +1,1 @@
+//! SIP as bytes and types (RFC 3261): no roles, no state beyond one message.
