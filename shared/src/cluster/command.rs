@@ -67,7 +67,7 @@ pub enum Command {
     /// Opening results and intents decided before this time are dropped. Proposed by the leader alone.
     Expire { before_ms: u64 },
 
-    /// A cluster-wide setting (`session_timer_secs`, `cti_heartbeat_secs` …); `None` restores the default.
+    /// A cluster-wide setting ([`super::SettingName`]); `None` restores the default.
     SettingChanged { name: String, value: Option<String> },
 
     /// The gateways, in order. New ones join the rotation; users of those left out are moved.
@@ -127,6 +127,12 @@ pub enum Refusal {
     LimitReached,
     /// No gateway is eligible.
     NoCas,
+    /// There is no gateway of this name.
+    UnknownCas,
+    /// There is no setting of this name.
+    UnknownSetting,
+    /// The setting exists and does not take this value.
+    ValueNotAccepted,
 }
 
 /// What a command changed, in order, for those who act on it.

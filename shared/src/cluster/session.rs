@@ -190,6 +190,8 @@ pub enum IntentOperation {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IntentRecord {
     pub operation: IntentOperation,
+    /// The session's epoch when it was decided: whether its proposer is still the owner.
+    pub epoch: Epoch,
     /// Unix time in milliseconds, the proposer's clock.
     pub decided_at_ms: u64,
     /// The CSTA body of the answer once there is one.

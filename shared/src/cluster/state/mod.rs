@@ -1,0 +1,155 @@
+//! `ClusterState::apply`: the one function that turns the log into what everybody knows.
+//!
+//! Owns the replicated tables and their indexes; a file per table decides what a command does to it. Does not
+//! own the log, the clock or any connection. What always holds: the index by owner agrees with the sessions,
+//! every session's owner is live whenever any node is, an epoch never falls, and every table is bounded by
+//! [`StateLimits`].
+
+mod assignments;
+mod intents;
+mod nodes;
+#[cfg(test)]
+mod property_tests;
+mod sessions;
+mod settings;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::settings::SettingName;
+use super::assignment::{Assignment, CasGateway};
+use super::command::{Applied, Change, Command};
+use super::node::{NodeId, NodeRecord, NodeState};
+use super::session::{IntentRecord, OpeningKey, OpeningResult, RequestKey, SessionKey, SessionRecord};
+
+/// Everything that is replicated.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterState {
+    limits: StateLimits,
+    nodes: BTreeMap<NodeId, NodeRecord>,
+    sessions: BTreeMap<SessionKey, SessionRecord>,
+    owned: BTreeMap<NodeId, BTreeSet<SessionKey>>,
+    openings: BTreeMap<OpeningKey, OpeningResult>,
+    openings_by_age: BTreeSet<(u64, OpeningKey)>,
+    intents: BTreeMap<SessionKey, BTreeMap<RequestKey, IntentRecord>>,
+    intents_by_age: BTreeSet<(u64, SessionKey, RequestKey)>,
+    settings: BTreeMap<SettingName, String>,
+    assignments: BTreeMap<String, Assignment>,
+    gateways: Vec<CasGateway>,
+    /// Index into `gateways` of the one whose turn is next.
+    next_gateway: usize,
+}
+
+/// Bounds of the replicated tables. They travel with the snapshot, so that all members refuse alike.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateLimits {
+    pub sessions_max: usize,
+    pub calls_per_session_max: usize,
+    /// At the bound the oldest intent is forgotten.
+    pub intents_max: usize,
+    /// At the bound the oldest result is forgotten.
+    pub opening_results_max: usize,
+    pub users_assigned_max: usize,
+}
+
+impl Default for StateLimits {
+    fn default() -> Self {
+        Self {
+            sessions_max: 100_000,
+            calls_per_session_max: 64,
+            intents_max: 50_000,
+            opening_results_max: 100_000,
+            users_assigned_max: 200_000,
+        }
+    }
+}
+
+impl ClusterState {
+    #[must_use]
+    pub fn new(limits: StateLimits) -> Self {
+        Self {
+            limits,
+            nodes: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            owned: BTreeMap::new(),
+            openings: BTreeMap::new(),
+            openings_by_age: BTreeSet::new(),
+            intents: BTreeMap::new(),
+            intents_by_age: BTreeSet::new(),
+            settings: BTreeMap::new(),
+            assignments: BTreeMap::new(),
+            gateways: Vec::new(),
+            next_gateway: 0,
+        }
+    }
+
+    /// Applies one committed command. Deterministic: same state, same command, same result on every member.
+    pub fn apply(&mut self, command: Command) -> (Applied, Vec<Change>) {
+        let mut changes = Vec::new();
+        let applied = self.apply_one(command, &mut changes);
+        (applied, changes)
+    }
+
+    fn apply_one(&mut self, command: Command, changes: &mut Vec<Change>) -> Applied {
+        match command {
+            Command::NodeRegistered {
+                id,
+                sip_address,
+                incarnation,
+            } => self.register_node(id, sip_address, incarnation, changes),
+            Command::NodeLost { id, incarnation } => {
+                self.retire_node(id, incarnation, NodeState::Lost, changes)
+            }
+            Command::NodeDraining { id, incarnation } => {
+                self.retire_node(id, incarnation, NodeState::Draining, changes)
+            }
+            Command::SessionOpened {
+                opening,
+                record,
+                decided_at_ms,
+            } => self.open_session(opening, record, decided_at_ms, changes),
+            Command::SessionUpdated { key, epoch, update } => {
+                self.update_session(&key, epoch, update, changes)
+            }
+            Command::SessionClosed { key, epoch } => self.close_session(&key, epoch, changes),
+            Command::Adopt { key, from_epoch, to } => self.adopt(&key, from_epoch, to, changes),
+            Command::Intent {
+                key,
+                epoch,
+                request,
+                operation,
+                decided_at_ms,
+            } => self.record_intent(
+                &key,
+                request,
+                IntentRecord {
+                    operation,
+                    epoch,
+                    decided_at_ms,
+                    result: None,
+                },
+            ),
+            Command::IntentResult { key, request, body } => self.record_intent_result(&key, &request, body),
+            Command::Expire { before_ms } => self.expire(before_ms),
+            Command::SettingChanged { name, value } => self.change_setting(name, value, changes),
+            Command::CasGatewaysSet { gateways, at_ms } => self.set_gateways(gateways, at_ms, changes),
+            Command::CasEligible { cas, eligible } => self.set_eligible(&cas, eligible, changes),
+            Command::CasAssign { users, at_ms } => self.assign_users(users, at_ms, changes),
+            Command::CasFailed { users, at_ms } => self.move_failed_users(users, at_ms, changes),
+            Command::CasUnassign { users } => self.unassign_users(&users, changes),
+            Command::Batch(commands) => Applied::Batch(
+                commands
+                    .into_iter()
+                    .map(|command| self.apply_one(command, changes))
+                    .collect(),
+            ),
+        }
+    }
+
+    fn expire(&mut self, before_ms: u64) -> Applied {
+        self.expire_openings(before_ms);
+        self.expire_intents(before_ms);
+        Applied::Done
+    }
+}
