@@ -3,3 +3,5 @@
     clippy::disallowed_methods,
     reason = "this is where the clock is read; everything outside io/ gets time as an input"
 )]
+
+pub mod raft;

@@ -1,0 +1,133 @@
+//! What a member is told at its start.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::cluster::{NodeId, StateLimits};
+
+/// One member's configuration. `members` and `name` are the same on all of them.
+#[derive(Debug, Clone)]
+pub struct ClusterConfig {
+    /// Names the cluster: members of another one are refused, and certificates carry it.
+    pub name: String,
+    pub id: NodeId,
+    pub role: MemberRole,
+    /// A random number per process start; the node registers with the same one.
+    pub incarnation: u64,
+    /// All members, this one among them.
+    pub members: Vec<Member>,
+    /// Where this member listens for the others; `None`: at its own address among `members`.
+    pub listen: Option<SocketAddr>,
+    /// Log and snapshots. Unused when files other than the real ones are given.
+    pub data_directory: PathBuf,
+    pub limits: StateLimits,
+    pub timings: Timings,
+    /// Take the lead at once when the leader's process is seen dead, without waiting for timeouts.
+    pub fast_take_over: bool,
+    /// Proposals of this member that may be unanswered at a time; more are refused as overload.
+    pub proposals_in_flight_max: usize,
+    /// Size of one file of the log; written with zeros in advance.
+    pub log_segment_bytes: u64,
+    /// A snapshot is made after this many entries.
+    pub snapshot_after_entries: u64,
+    /// Entries kept behind a snapshot, so that a member that was away shortly needs no snapshot.
+    pub entries_kept: u64,
+    /// Seeds openraft's random timeouts; drawn at random outside simulations.
+    pub seed: u64,
+    /// Unix time in milliseconds, for `Command::Expire`.
+    pub wall_clock_ms: fn() -> u64,
+}
+
+impl ClusterConfig {
+    /// A member with default limits on everything but its identity.
+    #[must_use]
+    pub fn new(
+        name: impl Into<String>,
+        id: NodeId,
+        members: Vec<Member>,
+        data_directory: impl Into<PathBuf>,
+        limits: StateLimits,
+    ) -> Self {
+        let role = members
+            .iter()
+            .find(|member| member.id == id)
+            .map_or(MemberRole::Node, |member| member.role);
+        Self {
+            name: name.into(),
+            id,
+            role,
+            incarnation: rand::random(),
+            members,
+            listen: None,
+            data_directory: data_directory.into(),
+            limits,
+            timings: Timings::default(),
+            fast_take_over: true,
+            proposals_in_flight_max: 4096,
+            log_segment_bytes: 16 << 20,
+            snapshot_after_entries: 20_000,
+            entries_kept: 5_000,
+            seed: rand::random(),
+            wall_clock_ms: system_clock_ms,
+        }
+    }
+}
+
+/// One of the cluster's members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    pub id: NodeId,
+    pub role: MemberRole,
+    /// Where its peers reach it.
+    pub address: SocketAddr,
+}
+
+/// What a member is there for. Both kinds vote and hold the whole log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberRole {
+    /// Owns sessions; leads.
+    Node,
+    /// Runs inside a front end; leads only to bring a lagging node up to date.
+    Witness,
+}
+
+/// How long things take. Elections must have the same figures on every member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timings {
+    pub heartbeat: Duration,
+    pub election_min: Duration,
+    /// Also the lease: how long after the leader's last word a follower refuses to vote for another.
+    pub election_max: Duration,
+    /// How often members ask each other how they are.
+    pub status_interval: Duration,
+    /// A node that was silent for this long is lost.
+    pub silent_after: Duration,
+    /// The witness campaigns after this long without a leader, whatever it knows of the nodes.
+    pub witness_patience: Duration,
+    pub connect_timeout: Duration,
+    /// How often the leader proposes `Command::Expire`, and the age of what it drops.
+    pub expire_interval: Duration,
+    pub expire_age: Duration,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(60),
+            election_min: Duration::from_millis(250),
+            election_max: Duration::from_millis(500),
+            status_interval: Duration::from_millis(200),
+            silent_after: Duration::from_secs(2),
+            witness_patience: Duration::from_secs(2),
+            connect_timeout: Duration::from_millis(500),
+            expire_interval: Duration::from_secs(10),
+            expire_age: Duration::from_secs(64),
+        }
+    }
+}
+
+fn system_clock_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

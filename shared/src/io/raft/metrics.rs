@@ -1,0 +1,95 @@
+//! What a member tells Prometheus.
+
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    exponential_buckets,
+};
+
+use super::status::{ClusterStatus, RaftRole};
+
+/// The metrics of this process's member. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct RaftMetrics {
+    role: IntGaugeVec,
+    is_leader: IntGauge,
+    term: IntGauge,
+    applied_index: IntGauge,
+    pub(super) commit_seconds: Histogram,
+    pub(super) fsync_seconds: Histogram,
+    pub(super) proposals: IntCounterVec,
+    pub(super) take_overs: IntCounter,
+    pub(super) nodes_lost: IntCounter,
+}
+
+impl RaftMetrics {
+    /// Makes the metrics and registers them. Registering twice is an error of the caller.
+    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let metrics = Self::unregistered()?;
+        registry.register(Box::new(metrics.role.clone()))?;
+        registry.register(Box::new(metrics.is_leader.clone()))?;
+        registry.register(Box::new(metrics.term.clone()))?;
+        registry.register(Box::new(metrics.applied_index.clone()))?;
+        registry.register(Box::new(metrics.commit_seconds.clone()))?;
+        registry.register(Box::new(metrics.fsync_seconds.clone()))?;
+        registry.register(Box::new(metrics.proposals.clone()))?;
+        registry.register(Box::new(metrics.take_overs.clone()))?;
+        registry.register(Box::new(metrics.nodes_lost.clone()))?;
+        Ok(metrics)
+    }
+
+    fn unregistered() -> prometheus::Result<Self> {
+        let metrics = Self {
+            role: IntGaugeVec::new(
+                Opts::new("tandem_raft_role", "1 for the role in which this member is."),
+                &["role"],
+            )?,
+            is_leader: IntGauge::new("tandem_raft_is_leader", "1 while this member leads.")?,
+            term: IntGauge::new("tandem_raft_term", "Raft term of this member.")?,
+            applied_index: IntGauge::new(
+                "tandem_raft_applied_index",
+                "Index of the last log entry in the local state.",
+            )?,
+            commit_seconds: histogram(
+                "tandem_raft_commit_seconds",
+                "From proposing a command on this member until it was applied.",
+            )?,
+            fsync_seconds: histogram(
+                "tandem_raft_fsync_seconds",
+                "One write of the log to disk, fdatasync included.",
+            )?,
+            proposals: IntCounterVec::new(
+                Opts::new("tandem_raft_proposals_total", "Commands proposed on this member."),
+                &["outcome"],
+            )?,
+            take_overs: IntCounter::new(
+                "tandem_raft_take_overs_total",
+                "Elections started because the leader's process was seen dead.",
+            )?,
+            nodes_lost: IntCounter::new(
+                "tandem_raft_nodes_lost_total",
+                "Nodes that this member, as leader, proposed to declare lost.",
+            )?,
+        };
+        for outcome in ["applied", "overloaded", "timeout", "stopped"] {
+            metrics.proposals.with_label_values(&[outcome]).reset();
+        }
+        Ok(metrics)
+    }
+
+    pub(super) fn observe(&self, status: &ClusterStatus) {
+        for role in RaftRole::ALL {
+            self.role
+                .with_label_values(&[role.label()])
+                .set(i64::from(role == status.role));
+        }
+        self.is_leader.set(i64::from(status.role == RaftRole::Leader));
+        self.term.set(i64::try_from(status.term).unwrap_or(i64::MAX));
+        self.applied_index
+            .set(i64::try_from(status.last_applied).unwrap_or(i64::MAX));
+    }
+}
+
+fn histogram(name: &str, help: &str) -> prometheus::Result<Histogram> {
+    // 0.1 ms to 1.6 s.
+    Histogram::with_opts(HistogramOpts::new(name, help).buckets(exponential_buckets(0.0001, 2.0, 15)?))
+}

@@ -1,0 +1,25 @@
+//! The Raft group: every member's log, its connections to the others, and the one handle, [`Cluster`], through
+//! which the rest of a binary proposes commands and reads the replicated state.
+//!
+//! Owns the durable log and snapshots, the wire protocol between members, elections and everything that makes
+//! them quick. Does not own what a command means (`cluster::state`) nor when a member should campaign or hand
+//! its lead over (`cluster::witness`). openraft is a pre-release and stays behind this module.
+//!
+//! What always holds: a command that [`Cluster::propose`] called applied is on the disks of a majority; vote and
+//! entries reach the disk in the order in which openraft wrote them; a member whose disk failed stops for good.
+
+mod changes;
+mod config;
+mod files;
+mod handle;
+mod metrics;
+mod status;
+mod transport;
+
+pub use changes::ChangeReceiver;
+pub use config::{ClusterConfig, Member, MemberRole, Timings};
+pub use files::{File, Files, RealFiles};
+pub use handle::{Cluster, ProposeError, StartError, StopReason};
+pub use metrics::RaftMetrics;
+pub use status::{Authority, ClusterStatus, RaftRole};
+pub use transport::{TcpTransport, Transport};

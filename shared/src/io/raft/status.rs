@@ -1,0 +1,71 @@
+//! How a member stands, as the rest of its process sees it.
+
+use crate::cluster::NodeId;
+
+/// One member's view of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterStatus {
+    pub role: RaftRole,
+    /// The leader, as long as it is heard of; never one whose process is known to be dead.
+    pub leader: Option<NodeId>,
+    pub term: u64,
+    /// Index of the last entry in the local state.
+    pub last_applied: u64,
+    pub authority: Authority,
+}
+
+impl ClusterStatus {
+    pub(super) fn starting() -> Self {
+        Self {
+            role: RaftRole::Learner,
+            leader: None,
+            term: 0,
+            last_applied: 0,
+            authority: Authority::Isolated,
+        }
+    }
+}
+
+/// Raft's roles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RaftRole {
+    Leader,
+    Follower,
+    Candidate,
+    /// Not yet a voter: the cluster has not been formed.
+    Learner,
+    /// Stopped, by request or by a failed disk.
+    Stopped,
+}
+
+impl RaftRole {
+    pub const ALL: [Self; 5] = [
+        Self::Leader,
+        Self::Follower,
+        Self::Candidate,
+        Self::Learner,
+        Self::Stopped,
+    ];
+
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Leader => "leader",
+            Self::Follower => "follower",
+            Self::Candidate => "candidate",
+            Self::Learner => "learner",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// Whether a node may act for the sessions it owns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Authority {
+    /// In contact with a majority.
+    Quorum,
+    /// No contact with a majority for a lease, and the front ends hear no leader either: an owner may go on.
+    NoLeader,
+    /// No contact with a majority, while a front end hears a leader or none answers: start nothing.
+    Isolated,
+}
