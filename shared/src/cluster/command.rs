@@ -82,7 +82,7 @@ pub enum Command {
     CasUnassign { users: Vec<String> },
 
     /// Several commands in one entry, applied in order.
-    Batch(Vec<Command>),
+    Batch(Vec<Self>),
 }
 
 /// The fields of a session that are written without being waited for.
@@ -112,7 +112,7 @@ pub enum Applied {
     IntentKnown(Box<IntentRecord>),
     /// `CasAssign`, `CasFailed`: the users' assignments afterwards, in the command's order.
     Assignments(Vec<(String, Option<Assignment>)>),
-    Batch(Vec<Applied>),
+    Batch(Vec<Self>),
     Refused(Refusal),
 }
 

@@ -4,4 +4,8 @@
     reason = "this is where the clock is read; everything outside io/ gets time as an input"
 )]
 
+pub mod admin;
 pub mod raft;
+pub mod shutdown;
+pub mod telemetry;
+pub mod tls;

@@ -1,1 +1,0 @@
-//! TOML text to typed values; all problems at once.

@@ -1,0 +1,191 @@
+//! `[cluster]`: who the members are, and how they know each other.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use super::{Section, TlsFiles};
+use crate::cluster::NodeId;
+
+/// `[cluster]`, without the keys that only one binary has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterSection {
+    /// Stands in every member's certificate: members of another cluster are strangers.
+    pub name: String,
+    /// The peer listener of this member.
+    pub listen: SocketAddr,
+    /// All members, this one among them.
+    pub members: Vec<ClusterMember>,
+    pub security: PeerSecurity,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClusterMember {
+    pub id: NodeId,
+    pub kind: MemberKind,
+    /// Its peer listener.
+    pub address: SocketAddr,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberKind {
+    /// Owns sessions.
+    Node,
+    /// Votes or follows, inside `lb`; never owns a session.
+    Witness,
+}
+
+/// How peers authenticate each other (CL-7).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PeerSecurity {
+    MutualTls(TlsFiles),
+    /// Only where every address is loopback, and only when asked for by name.
+    PlaintextOnLoopback,
+}
+
+impl ClusterSection {
+    /// Takes the common keys out of `[cluster]`; whatever else a binary has there it takes itself. `own` is this
+    /// member's id and kind, once they are known to be valid.
+    pub fn read(section: &mut Section, own: Option<(NodeId, MemberKind)>) -> Option<Self> {
+        let name = read_name(section);
+        let listen = section.address("listen");
+        let members = read_members(section);
+        let security = read_security(section, listen, &members);
+        check_members(section, &members, own);
+        Some(Self {
+            name,
+            listen: listen?,
+            members,
+            security: security?,
+        })
+    }
+
+    #[must_use]
+    pub fn member(&self, id: NodeId) -> Option<&ClusterMember> {
+        self.members.iter().find(|member| member.id == id)
+    }
+}
+
+fn read_name(section: &mut Section) -> String {
+    let name = section.text_or("name", "main");
+    let is_label = name.len() <= 40
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        && !name.starts_with('-')
+        && !name.ends_with('-');
+    if !is_label {
+        section.problem(
+            "name",
+            format!("{name:?} is not accepted"),
+            "up to 40 of a-z, 0-9 and inner hyphens",
+        );
+    }
+    name
+}
+
+fn read_members(section: &mut Section) -> Vec<ClusterMember> {
+    section
+        .sections("member")
+        .iter_mut()
+        .filter_map(read_member)
+        .collect()
+}
+
+fn read_member(member: &mut Section) -> Option<ClusterMember> {
+    let id = member.number("id", MEMBER_IDS);
+    let kind = member.required_choice(
+        "kind",
+        &[("node", MemberKind::Node), ("witness", MemberKind::Witness)],
+    );
+    let address = member.address("address");
+    Some(ClusterMember {
+        id: NodeId(id?),
+        kind: kind?,
+        address: address?,
+    })
+}
+
+fn read_security(
+    section: &mut Section,
+    listen: Option<SocketAddr>,
+    members: &[ClusterMember],
+) -> Option<PeerSecurity> {
+    let plaintext = section.flag_or("plaintext_on_loopback", false);
+    let tls = section.optional_section("tls");
+    match (plaintext, tls) {
+        (false, Some(mut tls)) => TlsFiles::read(&mut tls, "authority").map(PeerSecurity::MutualTls),
+        (false, None) => {
+            section.problem(
+                "tls",
+                "is missing",
+                "certificate, key and authority; or plaintext_on_loopback = true",
+            );
+            None
+        }
+        (true, None) => {
+            let addresses = members.iter().map(|member| member.address).chain(listen);
+            if let Some(exposed) = addresses.into_iter().find(|address| !address.ip().is_loopback()) {
+                let what = format!("{exposed} is not loopback, and peers would not be authenticated there");
+                section.problem("plaintext_on_loopback", what, "false, with [cluster.tls]");
+            }
+            Some(PeerSecurity::PlaintextOnLoopback)
+        }
+        (true, Some(mut tls)) => {
+            TlsFiles::read(&mut tls, "authority");
+            section.problem(
+                "plaintext_on_loopback",
+                "contradicts [cluster.tls]",
+                "one of the two",
+            );
+            None
+        }
+    }
+}
+
+fn check_members(section: &Section, members: &[ClusterMember], own: Option<(NodeId, MemberKind)>) {
+    let ids: BTreeSet<NodeId> = members.iter().map(|member| member.id).collect();
+    if ids.len() < members.len() {
+        section.problem("member", "two members have the same id", "an id per member");
+    }
+    let addresses: BTreeSet<SocketAddr> = members.iter().map(|member| member.address).collect();
+    if addresses.len() < members.len() {
+        section.problem(
+            "member",
+            "two members have the same address",
+            "an address per member",
+        );
+    }
+    let nodes = members
+        .iter()
+        .filter(|member| member.kind == MemberKind::Node)
+        .count();
+    if !(1..=NODES_MAX).contains(&nodes) {
+        let accepted = format!("1 to {NODES_MAX} members of kind \"node\"");
+        section.problem("member", format!("there are {nodes} nodes"), accepted);
+    }
+    if members.len() - nodes > WITNESSES_MAX {
+        let accepted = format!("at most {WITNESSES_MAX} members of kind \"witness\"");
+        section.problem("member", "there are too many witnesses", accepted);
+    }
+    if let Some((id, kind)) = own
+        && !members
+            .iter()
+            .any(|member| (member.id, member.kind) == (id, kind))
+    {
+        let word = match kind {
+            MemberKind::Node => "node",
+            MemberKind::Witness => "witness",
+        };
+        section.problem(
+            "member",
+            format!("this {word}, id {}, is not among them", id.0),
+            "all members, this one too",
+        );
+    }
+}
+
+/// Six digits: what stands in a To-tag (`n1-…`).
+const MEMBER_IDS: std::ops::RangeInclusive<u64> = 1..=999_999;
+/// LB-7.
+const NODES_MAX: usize = 7;
+const WITNESSES_MAX: usize = 2;

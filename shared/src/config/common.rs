@@ -1,0 +1,84 @@
+//! The sections that both binaries have: `[log]`, `[admin]`, and tables that name certificate files.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::Section;
+
+/// `[log]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    pub format: LogFormat,
+    /// Directives of `tracing`'s filter: `info`, or `info,tandem_lb=debug`. The environment's `TANDEM_LOG` wins.
+    pub filter: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A line for people.
+    Text,
+    /// An object per line, for collectors.
+    Json,
+}
+
+impl LogConfig {
+    pub fn read(root: &mut Section) -> Self {
+        let mut log = root.section("log");
+        let format = log.choice("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]);
+        let filter = log.text_or("filter", "info");
+        if filter.parse::<tracing_subscriber::EnvFilter>().is_err() {
+            log.problem(
+                "filter",
+                format!("{filter:?} is not accepted"),
+                "directives such as \"info,tandem_lb=debug\"",
+            );
+        }
+        Self { format, filter }
+    }
+}
+
+/// `[admin]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminConfig {
+    /// Loopback only (OPS-7): there is no authentication on it.
+    pub listen: SocketAddr,
+}
+
+impl AdminConfig {
+    pub fn read(root: &mut Section, default: SocketAddr) -> Self {
+        let mut admin = root.section("admin");
+        let listen = admin.address_or("listen", default);
+        if !listen.ip().is_loopback() {
+            admin.problem(
+                "listen",
+                format!("{listen} can be reached from elsewhere"),
+                "a loopback address",
+            );
+        }
+        Self { listen }
+    }
+}
+
+/// Where a certificate chain, its key and the authority of its peers lie, all PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Our certificate first, then its intermediates.
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// Whoever it signed may connect.
+    pub authority: PathBuf,
+}
+
+impl TlsFiles {
+    /// Takes `certificate`, `key` and `authority_key` out of `section`. `None` when one is missing, which is noted.
+    pub fn read(section: &mut Section, authority_key: &str) -> Option<Self> {
+        let certificate = section.path("certificate");
+        let key = section.path("key");
+        let authority = section.path(authority_key);
+        Some(Self {
+            certificate: certificate?,
+            key: key?,
+            authority: authority?,
+        })
+    }
+}

@@ -1,0 +1,338 @@
+//! rustls configurations from PEM files, and who a verified certificate says its holder is.
+//!
+//! Files are read and checked when a configuration is built, so that what is wrong with them is said at the start
+//! and not at the first handshake.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use thiserror::Error;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::cluster::NodeId;
+use crate::config::TlsFiles;
+
+/// For the peer listener: TLS 1.3 only, and the peer must show a certificate of our authority.
+///
+/// # Errors
+/// When a file cannot be used; see [`TlsError`].
+pub fn peer_server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
+    server_config(files, PEER_VERSIONS)
+}
+
+/// For connections to peers. Connect with [`peer_server_name`] of the node that is meant: the handshake then checks
+/// that it is that node which answers.
+///
+/// # Errors
+/// As [`peer_server_config`].
+pub fn peer_client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, TlsError> {
+    client_config(files, PEER_VERSIONS)
+}
+
+/// For SIP listeners (RCC-9): TLS 1.2 and 1.3, mutual.
+///
+/// # Errors
+/// As [`peer_server_config`].
+pub fn sip_server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
+    server_config(files, SIP_VERSIONS)
+}
+
+/// For SIP connections that we open, with the listener's certificate.
+///
+/// # Errors
+/// As [`peer_server_config`].
+pub fn sip_client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, TlsError> {
+    client_config(files, SIP_VERSIONS)
+}
+
+/// What is wrong with a file, where it lies, and what to do about it. Keys never appear in it.
+#[derive(Debug, Error)]
+pub enum TlsError {
+    #[error("cannot read {}: check the path and that this user may read it", .path.display())]
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{} is not PEM: export it again in PEM form", .path.display())]
+    NotPem {
+        path: PathBuf,
+        #[source]
+        source: rustls::pki_types::pem::Error,
+    },
+    #[error("{} holds no certificate: put \"BEGIN CERTIFICATE\" blocks into it, ours first", .path.display())]
+    NoCertificate { path: PathBuf },
+    #[error("{} holds no private key: put one \"BEGIN PRIVATE KEY\" block into it, without a password", .path.display())]
+    NoKey { path: PathBuf },
+    #[error("a certificate in {} is damaged: issue or export it again", .path.display())]
+    DamagedCertificate {
+        path: PathBuf,
+        #[source]
+        source: CertificateError,
+    },
+    #[error("{} cannot serve as an authority: it must hold CA certificates", .path.display())]
+    NotAnAuthority { path: PathBuf },
+    #[error("{} and {} do not belong together: use the key that the certificate was issued for",
+        .certificate.display(), .key.display())]
+    Mismatch {
+        certificate: PathBuf,
+        key: PathBuf,
+        #[source]
+        source: rustls::Error,
+    },
+}
+
+/// The certificate is not one that we can read.
+#[derive(Debug, Clone, Error)]
+#[error("the certificate cannot be read: {reason}")]
+pub struct CertificateError {
+    reason: String,
+}
+
+fn server_config(
+    files: &TlsFiles,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let material = Material::load(files)?;
+    let provider = provider();
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(material.authority), provider.clone())
+            .build()
+            .map_err(|_| TlsError::NotAnAuthority {
+                path: files.authority.clone(),
+            })?;
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .expect("ring supports every version we name")
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(material.certificates, material.key)
+        .map_err(|source| mismatch(files, source))?;
+    Ok(Arc::new(config))
+}
+
+fn client_config(
+    files: &TlsFiles,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let material = Material::load(files)?;
+    let provider = provider();
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(Arc::new(material.authority), provider.clone())
+            .build()
+            .map_err(|_| TlsError::NotAnAuthority {
+                path: files.authority.clone(),
+            })?;
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .expect("ring supports every version we name")
+        .with_webpki_verifier(verifier)
+        .with_client_auth_cert(material.certificates, material.key)
+        .map_err(|source| mismatch(files, source))?;
+    Ok(Arc::new(config))
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn mismatch(files: &TlsFiles, source: rustls::Error) -> TlsError {
+    TlsError::Mismatch {
+        certificate: files.certificate.clone(),
+        key: files.key.clone(),
+        source,
+    }
+}
+
+/// What the three files hold, read and checked.
+struct Material {
+    certificates: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    authority: RootCertStore,
+}
+
+impl Material {
+    fn load(files: &TlsFiles) -> Result<Self, TlsError> {
+        let certificates = load_certificates(&files.certificate)?;
+        let key = load_key(&files.key)?;
+        let authority = load_authority(&files.authority)?;
+        Ok(Self {
+            certificates,
+            key,
+            authority,
+        })
+    }
+}
+
+fn load_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let text = read(path)?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let certificates = certificates.map_err(|source| TlsError::NotPem {
+        path: path.to_path_buf(),
+        source,
+    })?;
+    if certificates.is_empty() {
+        return Err(TlsError::NoCertificate {
+            path: path.to_path_buf(),
+        });
+    }
+    for certificate in &certificates {
+        parse_certificate(certificate).map_err(|source| TlsError::DamagedCertificate {
+            path: path.to_path_buf(),
+            source,
+        })?;
+    }
+    Ok(certificates)
+}
+
+fn load_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|source| {
+        let path = path.to_path_buf();
+        if matches!(source, rustls::pki_types::pem::Error::NoItemsFound) {
+            TlsError::NoKey { path }
+        } else {
+            TlsError::NotPem { path, source }
+        }
+    })
+}
+
+fn load_authority(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut store = RootCertStore::empty();
+    for certificate in load_certificates(path)? {
+        let is_authority = parse_certificate(&certificate).is_ok_and(|certificate| certificate.is_ca());
+        if !is_authority || store.add(certificate).is_err() {
+            return Err(TlsError::NotAnAuthority {
+                path: path.to_path_buf(),
+            });
+        }
+    }
+    Ok(store)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|source| TlsError::Unreadable {
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
+fn parse_certificate<'a>(
+    certificate: &'a CertificateDer<'_>,
+) -> Result<X509Certificate<'a>, CertificateError> {
+    match X509Certificate::from_der(certificate) {
+        Ok((_, parsed)) => Ok(parsed),
+        Err(error) => Err(CertificateError {
+            reason: error.to_string(),
+        }),
+    }
+}
+
+/// The name that stands in the certificate of a cluster member: `n1.main.tandem`.
+#[must_use]
+pub fn member_name(id: NodeId, cluster_name: &str) -> String {
+    format!("{id}.{cluster_name}.tandem")
+}
+
+/// As [`member_name`], to connect with.
+///
+/// # Errors
+/// When the cluster's name is not a DNS label; `config::ClusterSection` sees to it that it is.
+pub fn peer_server_name(
+    id: NodeId,
+    cluster_name: &str,
+) -> Result<ServerName<'static>, rustls::pki_types::InvalidDnsNameError> {
+    ServerName::try_from(member_name(id, cluster_name))
+}
+
+/// Whether the holder of a verified certificate is member `id` of this cluster.
+///
+/// # Errors
+/// Tells the name that was expected and those that the certificate has.
+pub fn check_peer(
+    certificate: &CertificateDer<'_>,
+    id: NodeId,
+    cluster_name: &str,
+) -> Result<(), PeerRefused> {
+    let expected = member_name(id, cluster_name);
+    let found = peer_names(certificate)?.subject_alternative_names;
+    if found.iter().any(|name| name.eq_ignore_ascii_case(&expected)) {
+        Ok(())
+    } else {
+        Err(PeerRefused::OtherName { expected, found })
+    }
+}
+
+#[derive(Debug, Clone, Error)]
+pub enum PeerRefused {
+    #[error(transparent)]
+    Unreadable(#[from] CertificateError),
+    #[error("the certificate names {found:?} and not {expected}: issue one whose DNS names contain it")]
+    OtherName { expected: String, found: Vec<String> },
+}
+
+/// Who a certificate says its holder is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeerNames {
+    pub common_name: Option<String>,
+    /// DNS names, IP addresses and URIs, as text, in the certificate's order.
+    pub subject_alternative_names: Vec<String>,
+}
+
+/// Reads the names out of a certificate that the handshake has verified.
+///
+/// # Errors
+/// When the certificate cannot be read.
+pub fn peer_names(certificate: &CertificateDer<'_>) -> Result<PeerNames, CertificateError> {
+    let certificate = parse_certificate(certificate)?;
+    let common_name = certificate.subject().iter_common_name().next();
+    let common_name = common_name.and_then(|name| name.as_str().ok()).map(str::to_owned);
+    let extension = certificate
+        .subject_alternative_name()
+        .map_err(|error| CertificateError {
+            reason: error.to_string(),
+        })?;
+    let names = extension.map(|extension| {
+        extension
+            .value
+            .general_names
+            .iter()
+            .filter_map(name_text)
+            .collect()
+    });
+    Ok(PeerNames {
+        common_name,
+        subject_alternative_names: names.unwrap_or_default(),
+    })
+}
+
+fn name_text(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(name) | GeneralName::URI(name) | GeneralName::RFC822Name(name) => {
+            Some((*name).to_owned())
+        }
+        GeneralName::IPAddress(bytes) => address_text(bytes),
+        GeneralName::OtherName(..)
+        | GeneralName::X400Address(_)
+        | GeneralName::DirectoryName(_)
+        | GeneralName::EDIPartyName(_)
+        | GeneralName::RegisteredID(_)
+        | GeneralName::Invalid(..) => None,
+    }
+}
+
+fn address_text(bytes: &[u8]) -> Option<String> {
+    if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
+        return Some(std::net::Ipv4Addr::from(octets).to_string());
+    }
+    let octets = <[u8; 16]>::try_from(bytes).ok()?;
+    Some(std::net::Ipv6Addr::from(octets).to_string())
+}
+
+static PEER_VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+static SIP_VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
