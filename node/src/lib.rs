@@ -1,1 +1,3 @@
 //! Tandem.
+
+pub mod csta;

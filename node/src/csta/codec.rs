@@ -1,0 +1,677 @@
+//! CSTA documents ↔ types. Reading is lenient about what peers disagree on: any prefix, any or no namespace
+//! (editions 3 to 6), unknown elements skipped, elements in any order. Writing is edition 3 to the letter.
+
+use thiserror::Error;
+
+use super::event::{Cause, Device, Event, EventKind, Parties, RedirectionDevice};
+use super::service::{AutoOriginate, Features, Request, Response, Service, SnapshotConnection, SystemStatus};
+use super::xml::{Element, Writer, shorten};
+use super::{
+    ApplicationSession, ConnectionIdentifier, CstaErrorCode, CstaMessage, ErrorCategory, LocalConnectionState,
+};
+
+/// What is wrong with a document. Always its sender's fault.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum DecodeError {
+    #[error("document of {bytes} bytes is larger than a CSTA document may be")]
+    TooLarge { bytes: usize },
+    #[error("not UTF-8 at byte {position}")]
+    NotUtf8 { position: usize },
+    #[error("not well-formed XML near byte {position}: {detail}")]
+    Malformed { position: usize, detail: String },
+    #[error("elements are nested too deep")]
+    TooDeep,
+    #[error("too many elements")]
+    TooManyElements,
+    #[error("a document type declaration is not accepted")]
+    DocumentTypeRefused,
+    #[error("reference &{name}; is not accepted")]
+    UnknownEntity { name: String },
+    #[error("no root element")]
+    Empty,
+    #[error("{document} lacks {element}")]
+    Missing { document: String, element: &'static str },
+    #[error("{element} cannot be \"{value}\"")]
+    InvalidValue { element: &'static str, value: String },
+}
+
+impl DecodeError {
+    /// For metrics.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::TooLarge { .. } => "too_large",
+            Self::NotUtf8 { .. } => "not_utf8",
+            Self::Malformed { .. } => "malformed",
+            Self::TooDeep => "too_deep",
+            Self::TooManyElements => "too_many_elements",
+            Self::DocumentTypeRefused => "document_type",
+            Self::UnknownEntity { .. } => "unknown_entity",
+            Self::Empty => "empty",
+            Self::Missing { .. } => "element_missing",
+            Self::InvalidValue { .. } => "invalid_value",
+        }
+    }
+}
+
+/// Reads one CSTA document of at most 65,527 bytes.
+pub fn decode(bytes: &[u8]) -> Result<CstaMessage, DecodeError> {
+    let root = Element::parse(bytes)?;
+    if root.name == "CSTAErrorCode" {
+        return decode_error_code(&root).map(CstaMessage::Error);
+    }
+    if let Some(kind) = EventKind::from_name(root.name) {
+        return decode_event(kind, &root).map(CstaMessage::Event);
+    }
+    if let Some(message) = decode_application_session(&root)? {
+        return Ok(CstaMessage::ApplicationSession(message));
+    }
+    if let Some(service) = root.name.strip_suffix("Response") {
+        return decode_response(service, &root);
+    }
+    if root.name.ends_with("Event") {
+        return Ok(CstaMessage::OtherEvent {
+            name: shorten(root.name).to_owned(),
+            monitor_cross_ref_id: root.child_text(CROSS_REF_ID).map(str::to_owned),
+        });
+    }
+    decode_request(&root).map(CstaMessage::Request)
+}
+
+impl CstaMessage {
+    #[must_use]
+    pub fn encode(&self) -> String {
+        match self {
+            Self::Request(request) => request.encode(),
+            Self::Response(response) => response.encode(),
+            Self::Error(error) => error.encode(),
+            Self::Event(event) => event.encode(),
+            Self::OtherEvent {
+                name,
+                monitor_cross_ref_id,
+            } => document(name, |writer| {
+                if let Some(cross_ref_id) = monitor_cross_ref_id {
+                    writer.leaf(CROSS_REF_ID, cross_ref_id);
+                }
+            }),
+            Self::OtherResponse { name } => document(name, |_| {}),
+            Self::ApplicationSession(message) => message.encode(),
+        }
+    }
+}
+
+fn decode_request(root: &Element<'_>) -> Result<Request, DecodeError> {
+    Ok(match root.name {
+        "RequestSystemStatus" => Request::RequestSystemStatus { line: line(root) },
+        "GetCSTAFeatures" => Request::GetCstaFeatures { line: line(root) },
+        "MonitorStart" => Request::MonitorStart {
+            device: monitored_device(root)?,
+        },
+        "MonitorStop" => Request::MonitorStop {
+            cross_ref_id: text(root, CROSS_REF_ID)?,
+        },
+        "SnapshotDevice" => Request::SnapshotDevice {
+            device: snapshot_object(root)?,
+        },
+        "MakeCall" => Request::MakeCall {
+            calling_device: text(root, "callingDevice")?,
+            called_directory_number: text(root, "calledDirectoryNumber")?,
+            auto_originate: auto_originate(root)?,
+        },
+        "AnswerCall" => Request::AnswerCall {
+            call_to_be_answered: connection(root, "callToBeAnswered")?,
+        },
+        "ClearConnection" => Request::ClearConnection {
+            connection_to_be_cleared: connection(root, "connectionToBeCleared")?,
+        },
+        "SystemStatus" => Request::SystemStatus {
+            status: system_status(root)?,
+        },
+        other => Request::Unsupported {
+            service: shorten(other).to_owned(),
+        },
+    })
+}
+
+impl Request {
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let root = if let Self::Unsupported { service } = self {
+            service
+        } else {
+            self.name()
+        };
+        document(root, |writer| self.write_content(writer))
+    }
+
+    fn write_content(&self, writer: &mut Writer) {
+        match self {
+            Self::RequestSystemStatus { line } | Self::GetCstaFeatures { line } => {
+                if let Some(line) = line {
+                    write_line(writer, line);
+                }
+            }
+            Self::MonitorStart { device } => {
+                writer.element("monitorObject", |writer| writer.leaf("deviceObject", device));
+            }
+            Self::MonitorStop { cross_ref_id } => writer.leaf(CROSS_REF_ID, cross_ref_id),
+            Self::SnapshotDevice { device } => writer.leaf("snapshotObject", device),
+            Self::MakeCall {
+                calling_device,
+                called_directory_number,
+                auto_originate,
+            } => {
+                writer.leaf("callingDevice", calling_device);
+                writer.leaf("calledDirectoryNumber", called_directory_number);
+                writer.leaf("autoOriginate", auto_originate.word());
+            }
+            Self::AnswerCall { call_to_be_answered } => {
+                write_connection(writer, "callToBeAnswered", call_to_be_answered);
+            }
+            Self::ClearConnection {
+                connection_to_be_cleared,
+            } => {
+                write_connection(writer, "connectionToBeCleared", connection_to_be_cleared);
+            }
+            Self::SystemStatus { status } => writer.leaf(SYSTEM_STATUS, status.word()),
+            Self::Unsupported { .. } => {}
+        }
+    }
+}
+
+fn decode_response(service: &str, root: &Element<'_>) -> Result<CstaMessage, DecodeError> {
+    Ok(CstaMessage::Response(match service {
+        "RequestSystemStatus" => Response::RequestSystemStatus {
+            status: system_status(root)?,
+        },
+        "GetCSTAFeatures" => Response::GetCstaFeatures(features(root)),
+        "MonitorStart" => Response::MonitorStart {
+            cross_ref_id: text(root, CROSS_REF_ID)?,
+        },
+        "MonitorStop" => Response::MonitorStop,
+        "SnapshotDevice" => Response::SnapshotDevice {
+            connections: snapshot(root)?,
+        },
+        "MakeCall" => Response::MakeCall {
+            calling_device: connection(root, "callingDevice")?,
+        },
+        "AnswerCall" => Response::AnswerCall,
+        "ClearConnection" => Response::ClearConnection,
+        "SystemStatus" => Response::SystemStatus,
+        _ => {
+            return Ok(CstaMessage::OtherResponse {
+                name: shorten(root.name).to_owned(),
+            });
+        }
+    }))
+}
+
+impl Response {
+    /// The root element's name; of a fixed set, so it may label a metric.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::RequestSystemStatus { .. } => "RequestSystemStatusResponse",
+            Self::GetCstaFeatures(_) => "GetCSTAFeaturesResponse",
+            Self::MonitorStart { .. } => "MonitorStartResponse",
+            Self::MonitorStop => "MonitorStopResponse",
+            Self::SnapshotDevice { .. } => "SnapshotDeviceResponse",
+            Self::MakeCall { .. } => "MakeCallResponse",
+            Self::AnswerCall => "AnswerCallResponse",
+            Self::ClearConnection => "ClearConnectionResponse",
+            Self::SystemStatus => "SystemStatusResponse",
+        }
+    }
+
+    #[must_use]
+    pub fn encode(&self) -> String {
+        document(self.name(), |writer| match self {
+            Self::RequestSystemStatus { status } => writer.leaf(SYSTEM_STATUS, status.word()),
+            Self::GetCstaFeatures(features) => write_features(writer, features),
+            Self::MonitorStart { cross_ref_id } => writer.leaf(CROSS_REF_ID, cross_ref_id),
+            Self::SnapshotDevice { connections } => write_snapshot(writer, connections),
+            Self::MakeCall { calling_device } => write_connection(writer, "callingDevice", calling_device),
+            Self::MonitorStop | Self::AnswerCall | Self::ClearConnection | Self::SystemStatus => {}
+        })
+    }
+}
+
+fn decode_error_code(root: &Element<'_>) -> Result<CstaErrorCode, DecodeError> {
+    root.children
+        .iter()
+        .find_map(|child| {
+            let category = ErrorCategory::from_element(child.name)?;
+            Some(CstaErrorCode {
+                category,
+                value: shorten(&child.text).to_owned().into(),
+            })
+        })
+        .ok_or_else(|| missing(root, "an error category"))
+}
+
+impl CstaErrorCode {
+    #[must_use]
+    pub fn encode(&self) -> String {
+        document("CSTAErrorCode", |writer| {
+            writer.leaf(self.category.element(), &self.value)
+        })
+    }
+}
+
+fn decode_event(kind: EventKind, root: &Element<'_>) -> Result<Event, DecodeError> {
+    let shape = kind.shape();
+    Ok(Event {
+        kind,
+        monitor_cross_ref_id: text(root, CROSS_REF_ID)?,
+        connection: connection(root, shape.connection)?,
+        subject: shape.subject.and_then(|name| device(root, name)),
+        new_destination: (kind == EventKind::Diverted)
+            .then(|| device(root, "newDestination"))
+            .flatten(),
+        calling: (shape.parties != Parties::None)
+            .then(|| device(root, "callingDevice"))
+            .flatten(),
+        called: (shape.parties != Parties::None)
+            .then(|| device(root, "calledDevice"))
+            .flatten(),
+        last_redirection: (shape.parties == Parties::All)
+            .then(|| last_redirection(root))
+            .flatten(),
+        local_connection_info: root
+            .child_text("localConnectionInfo")
+            .map(|word| connection_state("localConnectionInfo", word))
+            .transpose()?,
+        cause: cause(root)?,
+    })
+}
+
+impl Event {
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let shape = self.kind.shape();
+        document(shape.root, |writer| {
+            writer.leaf(CROSS_REF_ID, &self.monitor_cross_ref_id);
+            write_connection(writer, shape.connection, &self.connection);
+            if let Some(name) = shape.subject {
+                write_device(writer, name, self.subject.as_ref());
+            }
+            if self.kind == EventKind::Diverted {
+                write_device(writer, "newDestination", self.new_destination.as_ref());
+            }
+            if shape.parties != Parties::None {
+                write_device(writer, "callingDevice", self.calling.as_ref());
+                write_device(writer, "calledDevice", self.called.as_ref());
+            }
+            if shape.parties == Parties::All {
+                write_last_redirection(writer, self.last_redirection.as_ref());
+            }
+            if let Some(state) = self.local_connection_info {
+                writer.leaf("localConnectionInfo", state.word());
+            }
+            writer.leaf("cause", self.cause.word());
+        })
+    }
+}
+
+fn decode_application_session(root: &Element<'_>) -> Result<Option<ApplicationSession>, DecodeError> {
+    Ok(Some(match root.name {
+        "StartApplicationSession" => ApplicationSession::Start {
+            application_id: root
+                .descendant(&["applicationInfo", "applicationID"])
+                .map(|element| element.text.to_string())
+                .ok_or_else(|| missing(root, "applicationID"))?,
+            requested_duration_secs: seconds(root, "requestedSessionDuration")?,
+        },
+        "StartApplicationSessionPosResponse" => ApplicationSession::Started {
+            session_id: text(root, "sessionID")?,
+            actual_duration_secs: seconds(root, "actualSessionDuration")?,
+        },
+        "StartApplicationSessionNegResponse" => ApplicationSession::StartRefused {
+            reason: session_error(root),
+        },
+        "ResetApplicationSessionTimer" => ApplicationSession::ResetTimer {
+            session_id: text(root, "sessionID")?,
+            requested_duration_secs: seconds(root, "requestedSessionDuration")?,
+        },
+        "ResetApplicationSessionTimerPosResponse" => ApplicationSession::TimerReset {
+            actual_duration_secs: seconds(root, "actualSessionDuration")?,
+        },
+        "ResetApplicationSessionTimerNegResponse" => ApplicationSession::TimerResetRefused {
+            reason: session_error(root),
+        },
+        "StopApplicationSession" => ApplicationSession::Stop {
+            session_id: text(root, "sessionID")?,
+        },
+        "StopApplicationSessionPosResponse" => ApplicationSession::Stopped,
+        "StopApplicationSessionNegResponse" => ApplicationSession::StopRefused,
+        "ApplicationSessionTerminated" => ApplicationSession::Terminated,
+        _ => return Ok(None),
+    }))
+}
+
+impl ApplicationSession {
+    #[must_use]
+    pub fn encode(&self) -> String {
+        Writer::document(self.name(), SESSION_NAMESPACE, |writer| match self {
+            Self::Start {
+                application_id,
+                requested_duration_secs,
+            } => {
+                writer.element("applicationInfo", |writer| {
+                    writer.leaf("applicationID", application_id)
+                });
+                writer.element("requestedProtocolVersions", |writer| {
+                    writer.leaf("protocolVersion", NAMESPACE)
+                });
+                writer.leaf("requestedSessionDuration", &requested_duration_secs.to_string());
+            }
+            Self::Started {
+                session_id,
+                actual_duration_secs,
+            } => {
+                writer.leaf("sessionID", session_id);
+                writer.leaf("actualProtocolVersion", NAMESPACE);
+                writer.leaf("actualSessionDuration", &actual_duration_secs.to_string());
+            }
+            Self::StartRefused { reason } | Self::TimerResetRefused { reason } => {
+                writer.element("errorCode", |writer| writer.leaf("definedError", reason));
+            }
+            Self::ResetTimer {
+                session_id,
+                requested_duration_secs,
+            } => {
+                writer.leaf("sessionID", session_id);
+                writer.leaf("requestedSessionDuration", &requested_duration_secs.to_string());
+            }
+            Self::TimerReset { actual_duration_secs } => {
+                writer.leaf("actualSessionDuration", &actual_duration_secs.to_string());
+            }
+            Self::Stop { session_id } => {
+                writer.leaf("sessionID", session_id);
+                writer.element("sessionEndReason", |writer| {
+                    writer.leaf("appEndReason", "shutdown")
+                });
+            }
+            Self::Stopped | Self::StopRefused | Self::Terminated => {}
+        })
+    }
+}
+
+/// `extensions/privateData/private/line`: Microsoft's RCC extension.
+fn line(root: &Element<'_>) -> Option<String> {
+    root.descendant(&["extensions", "privateData", "private", "line"])
+        .map(|line| line.text.to_string())
+        .filter(|line| !line.is_empty())
+}
+
+fn write_line(writer: &mut Writer, line: &str) {
+    writer.element("extensions", |writer| {
+        writer.element("privateData", |writer| {
+            writer.element("private", |writer| {
+                writer.element_in("line", LINE_NAMESPACE, |writer| writer.characters(line));
+            });
+        });
+    });
+}
+
+fn monitored_device(root: &Element<'_>) -> Result<String, DecodeError> {
+    let object = root
+        .child("monitorObject")
+        .ok_or_else(|| missing(root, "monitorObject"))?;
+    text(object, "deviceObject")
+}
+
+/// The DeviceID itself; some peers wrap it in a deviceObject as MonitorStart does.
+fn snapshot_object(root: &Element<'_>) -> Result<String, DecodeError> {
+    let object = root
+        .child("snapshotObject")
+        .ok_or_else(|| missing(root, "snapshotObject"))?;
+    if object.text.is_empty() {
+        text(object, "deviceObject")
+    } else {
+        Ok(object.text.to_string())
+    }
+}
+
+fn auto_originate(root: &Element<'_>) -> Result<AutoOriginate, DecodeError> {
+    root.child_text("autoOriginate")
+        .map_or(Ok(AutoOriginate::default()), |word| {
+            AutoOriginate::from_word(word).ok_or_else(|| invalid("autoOriginate", word))
+        })
+}
+
+fn system_status(root: &Element<'_>) -> Result<SystemStatus, DecodeError> {
+    let word = text(root, SYSTEM_STATUS)?;
+    SystemStatus::from_word(&word).ok_or_else(|| invalid(SYSTEM_STATUS, &word))
+}
+
+fn features(root: &Element<'_>) -> Features {
+    let listed = |group: &str| {
+        let lists = root.child(group).map_or(&[][..], |group| &group.children);
+        lists
+            .iter()
+            .flat_map(|list| &list.children)
+            .map(|element| element.name)
+            .collect::<Vec<_>>()
+    };
+    let (services, events) = (listed("supportedServices"), listed("supportedEvents"));
+    Features {
+        services: Service::ALL
+            .into_iter()
+            .filter(|service| services.contains(&service.element()))
+            .collect(),
+        events: EventKind::ALL
+            .into_iter()
+            .filter(|kind| events.contains(&kind.element()))
+            .collect(),
+    }
+}
+
+fn write_features(writer: &mut Writer, features: &Features) {
+    writer.element("supportedServices", |writer| {
+        let mut services = features.services.iter().copied().peekable();
+        while let Some(list) = services.peek().map(|service| service.list()) {
+            writer.element(list, |writer| {
+                while let Some(service) = services.next_if(|service| service.list() == list) {
+                    write_service(writer, service);
+                }
+            });
+        }
+    });
+    writer.element("supportedEvents", |writer| {
+        if !features.events.is_empty() {
+            writer.element("callControlEvtsList", |writer| {
+                features
+                    .events
+                    .iter()
+                    .for_each(|kind| writer.empty(kind.element()));
+            });
+        }
+    });
+}
+
+fn write_service(writer: &mut Writer, service: Service) {
+    let option = match service {
+        Service::MonitorStart => Some("monitorObjectDevice"),
+        Service::MakeCall => Some("autoOriginateDoNotPrompt"),
+        Service::GetCstaFeatures
+        | Service::RequestSystemStatus
+        | Service::MonitorStop
+        | Service::SnapshotDevice
+        | Service::AnswerCall
+        | Service::ClearConnection => None,
+    };
+    match option {
+        Some(option) => writer.element(service.element(), |writer| writer.leaf(option, "true")),
+        None => writer.empty(service.element()),
+    }
+}
+
+fn snapshot(root: &Element<'_>) -> Result<Vec<SnapshotConnection>, DecodeError> {
+    let Some(data) = root.descendant(&["crossRefIDorSnapshotData", "snapshotData"]) else {
+        return Ok(Vec::new());
+    };
+    data.children
+        .iter()
+        .filter(|element| element.name == "snapshotDeviceResponseInfo")
+        .map(|info| {
+            Ok(SnapshotConnection {
+                connection: connection(info, "connectionIdentifier")?,
+                states: info
+                    .descendant(&["localCallState", "compoundCallState"])
+                    .map_or(Ok(Vec::new()), compound_call_state)?,
+            })
+        })
+        .collect()
+}
+
+fn compound_call_state(element: &Element<'_>) -> Result<Vec<LocalConnectionState>, DecodeError> {
+    let states = element
+        .children
+        .iter()
+        .filter(|child| child.name == "localConnectionState");
+    states
+        .map(|state| connection_state("localConnectionState", &state.text))
+        .collect()
+}
+
+fn write_snapshot(writer: &mut Writer, connections: &[SnapshotConnection]) {
+    writer.element("crossRefIDorSnapshotData", |writer| {
+        writer.element("snapshotData", |writer| {
+            for snapshot in connections {
+                writer.element("snapshotDeviceResponseInfo", |writer| {
+                    write_connection(writer, "connectionIdentifier", &snapshot.connection);
+                    writer.element("localCallState", |writer| {
+                        write_call_state(writer, &snapshot.states)
+                    });
+                });
+            }
+        });
+    });
+}
+
+fn write_call_state(writer: &mut Writer, states: &[LocalConnectionState]) {
+    if states.is_empty() {
+        return writer.empty("unknown");
+    }
+    writer.element("compoundCallState", |writer| {
+        states
+            .iter()
+            .for_each(|state| writer.leaf("localConnectionState", state.word()));
+    });
+}
+
+fn connection(parent: &Element<'_>, name: &'static str) -> Result<ConnectionIdentifier, DecodeError> {
+    let element = parent.child(name).ok_or_else(|| missing(parent, name))?;
+    Ok(ConnectionIdentifier {
+        call_id: text(element, "callID")?,
+        device_id: element.child_text("deviceID").map(str::to_owned),
+    })
+}
+
+fn write_connection(writer: &mut Writer, name: &str, connection: &ConnectionIdentifier) {
+    writer.element(name, |writer| {
+        writer.leaf("callID", &connection.call_id);
+        if let Some(device_id) = &connection.device_id {
+            writer.leaf("deviceID", device_id);
+        }
+    });
+}
+
+/// `None` also for a form of device that we do not know: a party that cannot be shown must not cost the event.
+fn device(root: &Element<'_>, name: &str) -> Option<Device> {
+    let choice = root.child(name)?.children.first()?;
+    match choice.name {
+        "deviceIdentifier" => Some(Device::Identifier(choice.text.to_string())),
+        "notKnown" => Some(Device::NotKnown),
+        "restricted" => Some(Device::Restricted),
+        _ => None,
+    }
+}
+
+fn write_device(writer: &mut Writer, name: &str, device: Option<&Device>) {
+    let Some(device) = device else { return };
+    writer.element(name, |writer| match device {
+        Device::Identifier(identifier) => writer.leaf("deviceIdentifier", identifier),
+        Device::NotKnown => writer.empty("notKnown"),
+        Device::Restricted => writer.empty("restricted"),
+    });
+}
+
+fn last_redirection(root: &Element<'_>) -> Option<RedirectionDevice> {
+    let choice = root.child(LAST_REDIRECTION)?.children.first()?;
+    match choice.name {
+        "numberDialed" => Some(RedirectionDevice::NumberDialed(choice.text.to_string())),
+        "notKnown" => Some(RedirectionDevice::NotKnown),
+        "notRequired" => Some(RedirectionDevice::NotRequired),
+        "notSpecified" => Some(RedirectionDevice::NotSpecified),
+        "restricted" => Some(RedirectionDevice::Restricted),
+        _ => None,
+    }
+}
+
+fn write_last_redirection(writer: &mut Writer, device: Option<&RedirectionDevice>) {
+    let Some(device) = device else { return };
+    writer.element(LAST_REDIRECTION, |writer| match device {
+        RedirectionDevice::NumberDialed(number) => writer.leaf("numberDialed", number),
+        RedirectionDevice::NotKnown => writer.empty("notKnown"),
+        RedirectionDevice::NotRequired => writer.empty("notRequired"),
+        RedirectionDevice::NotSpecified => writer.empty("notSpecified"),
+        RedirectionDevice::Restricted => writer.empty("restricted"),
+    });
+}
+
+fn connection_state(element: &'static str, word: &str) -> Result<LocalConnectionState, DecodeError> {
+    LocalConnectionState::from_word(word).ok_or_else(|| invalid(element, word))
+}
+
+/// Mandatory in the schema, but not every peer sends it.
+fn cause(root: &Element<'_>) -> Result<Cause, DecodeError> {
+    root.child_text("cause").map_or(Ok(Cause::NORMAL), |word| {
+        Cause::from_word(word).ok_or_else(|| invalid("cause", word))
+    })
+}
+
+fn seconds(root: &Element<'_>, name: &'static str) -> Result<u32, DecodeError> {
+    let word = text(root, name)?;
+    word.parse().map_err(|_| invalid(name, &word))
+}
+
+/// The text under errorCode, whichever of its two forms it takes; empty when there is none.
+fn session_error(root: &Element<'_>) -> String {
+    let code = root.child("errorCode").and_then(|code| code.children.first());
+    code.map(|code| shorten(&code.text).to_owned())
+        .unwrap_or_default()
+}
+
+fn text(parent: &Element<'_>, name: &'static str) -> Result<String, DecodeError> {
+    parent
+        .child_text(name)
+        .map(str::to_owned)
+        .ok_or_else(|| missing(parent, name))
+}
+
+fn missing(document: &Element<'_>, element: &'static str) -> DecodeError {
+    DecodeError::Missing {
+        document: shorten(document.name).to_owned(),
+        element,
+    }
+}
+
+fn invalid(element: &'static str, value: &str) -> DecodeError {
+    DecodeError::InvalidValue {
+        element,
+        value: shorten(value).to_owned(),
+    }
+}
+
+fn document(root: &str, content: impl FnOnce(&mut Writer)) -> String {
+    Writer::document(root, NAMESPACE, content)
+}
+
+const NAMESPACE: &str = "http://www.ecma-international.org/standards/ecma-323/csta/ed3";
+const SESSION_NAMESPACE: &str = "http://www.ecma-international.org/standards/ecma-354/appl_session";
+const LINE_NAMESPACE: &str = "http://schemas.microsoft.com/Lcs/2005/04/RCCExtension";
+const CROSS_REF_ID: &str = "monitorCrossRefID";
+const SYSTEM_STATUS: &str = "systemStatus";
+const LAST_REDIRECTION: &str = "lastRedirectionDevice";
