@@ -1,1 +1,453 @@
-//! PROXY protocol, version 2.
+//! PROXY protocol, version 2: who is behind a connection between front end and node.
+//!
+//! What travels beyond the addresses stands in TLVs:
+//!
+//! | type | name | value |
+//! |---|---|---|
+//! | 0x02 | PP2_TYPE_AUTHORITY | server name of an outbound connection (to be checked in its certificate) |
+//! | 0x03 | PP2_TYPE_CRC32C | checksum of the whole header; written always, checked when present |
+//! | 0x04 | PP2_TYPE_NOOP | ignored |
+//! | 0x05 | PP2_TYPE_UNIQUE_ID | random 128-bit id of the client connection |
+//! | 0x20 | PP2_TYPE_SSL | present: the client spoke TLS; holds the CN of its verified certificate |
+//! | 0xE0 | subject alternative name | one DNS name or URI of the verified certificate; one TLV for each |
+//! | 0xE1 | purpose | one byte: 0 pair (also when absent), 1 re-sent requests, 2 outbound |
+//!
+//! Other types are skipped. Owns no sockets: [`ProxyHeader::parse`] is called again when more bytes have come.
+//! What always holds: a header is at most [`HEADER_BYTES_MAX`] long, and no length is believed beyond it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// The first bytes of a connection between front end and node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProxyHeader {
+    /// The sender speaks for itself: a probe.
+    Local,
+    Proxied(ProxiedConnection),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxiedConnection {
+    /// The client.
+    pub source: SocketAddr,
+    /// Where the client connected to; for [`Purpose::Outbound`], where to connect to.
+    pub destination: SocketAddr,
+    pub transport: Transport,
+    pub connection_id: Option<[u8; 16]>,
+    /// From the verified certificate of a TLS client.
+    pub peer: Option<PeerIdentity>,
+    pub purpose: Purpose,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transport {
+    Tcp,
+    Tls,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeerIdentity {
+    pub common_name: Option<String>,
+    pub subject_alternative_names: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Purpose {
+    /// One client connection's pair.
+    Pair,
+    /// Requests sent again after their node died; carries answers only.
+    Resent,
+    /// From a node: connect to the destination on its behalf.
+    Outbound { server_name: Option<String> },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Parsed {
+    /// So far this is the beginning of a header.
+    Incomplete,
+    Complete {
+        header: ProxyHeader,
+        length: usize,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ProxyProtocolError {
+    #[error("the connection does not begin with a PROXY protocol version 2 header")]
+    SignatureMissing,
+    #[error("PROXY protocol version or command {0:#04x} is not supported")]
+    CommandUnsupported(u8),
+    #[error("address family or protocol {0:#04x} is not supported: TCP over IPv4 or IPv6 is")]
+    FamilyUnsupported(u8),
+    #[error("a header of {0} bytes is over the limit of {HEADER_BYTES_MAX}")]
+    TooLong(usize),
+    #[error("the header is too short for its addresses")]
+    AddressesTruncated,
+    #[error("TLV {0:#04x} is truncated")]
+    TlvTruncated(u8),
+    #[error("TLV {0:#04x} is malformed")]
+    TlvMalformed(u8),
+    #[error("TLV {0:#04x} stands more than once")]
+    TlvDuplicate(u8),
+    #[error("the checksum does not match")]
+    ChecksumMismatch,
+}
+
+impl ProxyHeader {
+    #[must_use]
+    pub fn write(&self) -> Vec<u8> {
+        let (command, family, payload) = match self {
+            Self::Local => (COMMAND_LOCAL, FAMILY_UNSPECIFIED, Vec::new()),
+            Self::Proxied(connection) => connection.write_payload(),
+        };
+        let mut header = Vec::with_capacity(FIXED_BYTES + payload.len() + CHECKSUM_TLV_BYTES);
+        header.extend_from_slice(SIGNATURE);
+        header.extend_from_slice(&[command, family]);
+        let length = payload.len() + CHECKSUM_TLV_BYTES;
+        header.extend_from_slice(&u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes());
+        header.extend_from_slice(&payload);
+        put_tlv(&mut header, TLV_CRC32C, &[0; 4]);
+        let checksum = crc32c(&header);
+        let at = header.len() - 4;
+        header[at..].copy_from_slice(&checksum.to_be_bytes());
+        header
+    }
+
+    /// Reads a header from the beginning of a stream. Strict: this end is told who is trusted by it.
+    pub fn parse(bytes: &[u8]) -> Result<Parsed, ProxyProtocolError> {
+        let compared = bytes.len().min(SIGNATURE.len());
+        if bytes[..compared] != SIGNATURE[..compared] {
+            return Err(ProxyProtocolError::SignatureMissing);
+        }
+        let Some(&[command, family, high, low]) = bytes.get(SIGNATURE.len()..FIXED_BYTES) else {
+            return Ok(Parsed::Incomplete);
+        };
+        let length = FIXED_BYTES + usize::from(u16::from_be_bytes([high, low]));
+        if length > HEADER_BYTES_MAX {
+            return Err(ProxyProtocolError::TooLong(length));
+        }
+        if !matches!(command, COMMAND_LOCAL | COMMAND_PROXY) {
+            return Err(ProxyProtocolError::CommandUnsupported(command));
+        }
+        let Some(whole) = bytes.get(..length) else {
+            return Ok(Parsed::Incomplete);
+        };
+        let header = match command {
+            COMMAND_LOCAL => Self::Local,
+            _ => Self::Proxied(parse_connection(family, whole)?),
+        };
+        Ok(Parsed::Complete { header, length })
+    }
+}
+
+impl ProxiedConnection {
+    fn write_payload(&self) -> (u8, u8, Vec<u8>) {
+        let mut payload = Vec::with_capacity(256);
+        let family = put_addresses(&mut payload, self.source, self.destination);
+        if let Some(id) = &self.connection_id {
+            put_tlv(&mut payload, TLV_UNIQUE_ID, id);
+        }
+        if self.transport == Transport::Tls {
+            put_tlv(&mut payload, TLV_SSL, &ssl_value(self.peer.as_ref()));
+        }
+        let purpose = match &self.purpose {
+            Purpose::Pair => PURPOSE_PAIR,
+            Purpose::Resent => PURPOSE_RESENT,
+            Purpose::Outbound { server_name } => {
+                if let Some(name) = server_name {
+                    put_tlv(&mut payload, TLV_AUTHORITY, name.as_bytes());
+                }
+                PURPOSE_OUTBOUND
+            }
+        };
+        put_tlv(&mut payload, TLV_PURPOSE, &[purpose]);
+        put_names(&mut payload, self.peer.as_ref());
+        (COMMAND_PROXY, family, payload)
+    }
+}
+
+/// As many names as fit: a certificate may hold more than a header.
+fn put_names(payload: &mut Vec<u8>, peer: Option<&PeerIdentity>) {
+    for name in peer.iter().flat_map(|peer| &peer.subject_alternative_names) {
+        let needed = FIXED_BYTES + payload.len() + TLV_HEADER_BYTES + name.len() + CHECKSUM_TLV_BYTES;
+        if needed <= HEADER_BYTES_MAX {
+            put_tlv(payload, TLV_SUBJECT_ALTERNATIVE_NAME, name.as_bytes());
+        }
+    }
+}
+
+fn put_addresses(payload: &mut Vec<u8>, source: SocketAddr, destination: SocketAddr) -> u8 {
+    let family = match (source.ip(), destination.ip()) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            payload.extend_from_slice(&source.octets());
+            payload.extend_from_slice(&destination.octets());
+            FAMILY_TCP_IPV4
+        }
+        // A mixed pair travels as IPv6, mapped; the reader turns it back.
+        (source, destination) => {
+            payload.extend_from_slice(&to_ipv6(source).octets());
+            payload.extend_from_slice(&to_ipv6(destination).octets());
+            FAMILY_TCP_IPV6
+        }
+    };
+    payload.extend_from_slice(&source.port().to_be_bytes());
+    payload.extend_from_slice(&destination.port().to_be_bytes());
+    family
+}
+
+fn to_ipv6(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    }
+}
+
+fn put_tlv(bytes: &mut Vec<u8>, kind: u8, value: &[u8]) {
+    let length = value.len().min(TLV_VALUE_BYTES_MAX);
+    bytes.push(kind);
+    bytes.extend_from_slice(&u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes());
+    bytes.extend_from_slice(&value[..length]);
+}
+
+/// PP2_TYPE_SSL: which certificate the client showed, whether it verified (0: yes), and its CN within.
+fn ssl_value(peer: Option<&PeerIdentity>) -> Vec<u8> {
+    let (client, verify) = match peer {
+        Some(_) => (SSL_CLIENT_SSL | SSL_CLIENT_CERTIFICATE, 0_u32),
+        None => (SSL_CLIENT_SSL, 1),
+    };
+    let mut value = vec![client];
+    value.extend_from_slice(&verify.to_be_bytes());
+    if let Some(name) = peer.and_then(|peer| peer.common_name.as_ref()) {
+        put_tlv(
+            &mut value,
+            TLV_SSL_COMMON_NAME,
+            &name.as_bytes()[..name.len().min(COMMON_NAME_BYTES_MAX)],
+        );
+    }
+    value
+}
+
+fn parse_connection(family: u8, whole: &[u8]) -> Result<ProxiedConnection, ProxyProtocolError> {
+    let payload = &whole[FIXED_BYTES..];
+    let (source, destination, tlvs) = match family {
+        FAMILY_TCP_IPV4 => parse_addresses::<4>(payload),
+        FAMILY_TCP_IPV6 => parse_addresses::<16>(payload),
+        other => return Err(ProxyProtocolError::FamilyUnsupported(other)),
+    }
+    .ok_or(ProxyProtocolError::AddressesTruncated)?;
+    let mut found = Tlvs::default();
+    let mut rest = tlvs;
+    while let Some((kind, value, behind)) = split_tlv(rest)? {
+        if kind == TLV_CRC32C {
+            check_checksum(whole, value)?;
+        }
+        found.take(kind, value)?;
+        rest = behind;
+    }
+    Ok(found.into_connection(source, destination))
+}
+
+trait FromOctets {
+    fn into_ip(self) -> IpAddr;
+}
+
+impl FromOctets for [u8; 4] {
+    fn into_ip(self) -> IpAddr {
+        Ipv4Addr::from(self).into()
+    }
+}
+
+impl FromOctets for [u8; 16] {
+    fn into_ip(self) -> IpAddr {
+        Ipv6Addr::from(self).to_canonical()
+    }
+}
+
+type Addresses<'a> = (SocketAddr, SocketAddr, &'a [u8]);
+
+fn parse_addresses<const OCTETS: usize>(payload: &[u8]) -> Option<Addresses<'_>>
+where
+    [u8; OCTETS]: FromOctets,
+{
+    let (source, rest) = payload.split_first_chunk::<OCTETS>()?;
+    let (destination, rest) = rest.split_first_chunk::<OCTETS>()?;
+    let (source_port, rest) = rest.split_first_chunk::<2>()?;
+    let (destination_port, rest) = rest.split_first_chunk::<2>()?;
+    let source = SocketAddr::new(source.into_ip(), u16::from_be_bytes(*source_port));
+    let destination = SocketAddr::new(destination.into_ip(), u16::from_be_bytes(*destination_port));
+    Some((source, destination, rest))
+}
+
+type Tlv<'a> = (u8, &'a [u8], &'a [u8]);
+
+/// Type, value, and what stands behind.
+fn split_tlv(bytes: &[u8]) -> Result<Option<Tlv<'_>>, ProxyProtocolError> {
+    let Some((&kind, rest)) = bytes.split_first() else {
+        return Ok(None);
+    };
+    let truncated = ProxyProtocolError::TlvTruncated(kind);
+    let (length, rest) = rest.split_first_chunk::<2>().ok_or(truncated)?;
+    let (value, behind) = rest
+        .split_at_checked(usize::from(u16::from_be_bytes(*length)))
+        .ok_or(truncated)?;
+    Ok(Some((kind, value, behind)))
+}
+
+#[derive(Default)]
+struct Tlvs {
+    connection_id: Option<[u8; 16]>,
+    authority: Option<String>,
+    ssl: Option<Ssl>,
+    purpose: Option<u8>,
+    subject_alternative_names: Vec<String>,
+}
+
+struct Ssl {
+    verified: bool,
+    common_name: Option<String>,
+}
+
+impl Tlvs {
+    fn take(&mut self, kind: u8, value: &[u8]) -> Result<(), ProxyProtocolError> {
+        let malformed = ProxyProtocolError::TlvMalformed(kind);
+        match kind {
+            TLV_UNIQUE_ID => {
+                let id = value.try_into().map_err(|_| malformed)?;
+                put_once(&mut self.connection_id, id, kind)
+            }
+            TLV_AUTHORITY => put_once(&mut self.authority, text(value, kind)?, kind),
+            TLV_SSL => put_once(&mut self.ssl, parse_ssl(value)?, kind),
+            TLV_PURPOSE => match value {
+                &[purpose @ PURPOSE_PAIR..=PURPOSE_OUTBOUND] => put_once(&mut self.purpose, purpose, kind),
+                _ => Err(malformed),
+            },
+            TLV_SUBJECT_ALTERNATIVE_NAME => {
+                self.subject_alternative_names.push(text(value, kind)?);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn into_connection(self, source: SocketAddr, destination: SocketAddr) -> ProxiedConnection {
+        let transport = if self.ssl.is_some() {
+            Transport::Tls
+        } else {
+            Transport::Tcp
+        };
+        // Names count only when the certificate that holds them has verified.
+        let peer = self.ssl.filter(|ssl| ssl.verified).map(|ssl| PeerIdentity {
+            common_name: ssl.common_name,
+            subject_alternative_names: self.subject_alternative_names,
+        });
+        let purpose = match self.purpose {
+            Some(PURPOSE_RESENT) => Purpose::Resent,
+            Some(PURPOSE_OUTBOUND) => Purpose::Outbound {
+                server_name: self.authority,
+            },
+            _ => Purpose::Pair,
+        };
+        ProxiedConnection {
+            source,
+            destination,
+            transport,
+            connection_id: self.connection_id,
+            peer,
+            purpose,
+        }
+    }
+}
+
+fn put_once<T>(place: &mut Option<T>, value: T, kind: u8) -> Result<(), ProxyProtocolError> {
+    match place.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(ProxyProtocolError::TlvDuplicate(kind)),
+    }
+}
+
+fn text(value: &[u8], kind: u8) -> Result<String, ProxyProtocolError> {
+    String::from_utf8(value.to_vec()).map_err(|_| ProxyProtocolError::TlvMalformed(kind))
+}
+
+fn parse_ssl(value: &[u8]) -> Result<Ssl, ProxyProtocolError> {
+    let malformed = ProxyProtocolError::TlvMalformed(TLV_SSL);
+    let (&client, rest) = value.split_first().ok_or(malformed)?;
+    let (verify, mut rest) = rest.split_first_chunk::<4>().ok_or(malformed)?;
+    let shown = client & (SSL_CLIENT_CERTIFICATE | SSL_CLIENT_CERTIFICATE_EARLIER) != 0;
+    let mut common_name = None;
+    while let Some((kind, value, behind)) = split_tlv(rest)? {
+        if kind == TLV_SSL_COMMON_NAME {
+            put_once(&mut common_name, text(value, kind)?, kind)?;
+        }
+        rest = behind;
+    }
+    Ok(Ssl {
+        verified: shown && *verify == [0; 4],
+        common_name,
+    })
+}
+
+/// The checksum covers the whole header with its own four bytes taken as zero.
+fn check_checksum(whole: &[u8], value: &[u8]) -> Result<(), ProxyProtocolError> {
+    let written: [u8; 4] = value
+        .try_into()
+        .map_err(|_| ProxyProtocolError::TlvMalformed(TLV_CRC32C))?;
+    let at = value.as_ptr().addr() - whole.as_ptr().addr();
+    let mut zeroed = whole.to_vec();
+    zeroed[at..at + 4].fill(0);
+    if crc32c(&zeroed) == u32::from_be_bytes(written) {
+        Ok(())
+    } else {
+        Err(ProxyProtocolError::ChecksumMismatch)
+    }
+}
+
+/// CRC-32C (Castagnoli, RFC 3720 appendix B.4), bit by bit: a header is short, and comes once per connection.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let mut register = u32::MAX;
+    for &byte in bytes {
+        register ^= u32::from(byte);
+        for _ in 0..8 {
+            register = if register & 1 == 1 {
+                (register >> 1) ^ CASTAGNOLI_REVERSED
+            } else {
+                register >> 1
+            };
+        }
+    }
+    !register
+}
+
+/// Longest header, its fixed part included, that is written or read.
+pub const HEADER_BYTES_MAX: usize = 4096;
+
+const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+const FIXED_BYTES: usize = 16;
+const TLV_HEADER_BYTES: usize = 3;
+const CHECKSUM_TLV_BYTES: usize = TLV_HEADER_BYTES + 4;
+/// With these two bounds, addresses and all TLVs but the names always fit.
+const TLV_VALUE_BYTES_MAX: usize = 1024;
+const COMMON_NAME_BYTES_MAX: usize = 512;
+
+const COMMAND_LOCAL: u8 = 0x20;
+const COMMAND_PROXY: u8 = 0x21;
+const FAMILY_UNSPECIFIED: u8 = 0x00;
+const FAMILY_TCP_IPV4: u8 = 0x11;
+const FAMILY_TCP_IPV6: u8 = 0x21;
+
+const TLV_AUTHORITY: u8 = 0x02;
+const TLV_CRC32C: u8 = 0x03;
+const TLV_UNIQUE_ID: u8 = 0x05;
+const TLV_SSL: u8 = 0x20;
+const TLV_SSL_COMMON_NAME: u8 = 0x22;
+const TLV_SUBJECT_ALTERNATIVE_NAME: u8 = 0xE0;
+const TLV_PURPOSE: u8 = 0xE1;
+
+const SSL_CLIENT_SSL: u8 = 0x01;
+const SSL_CLIENT_CERTIFICATE: u8 = 0x02;
+const SSL_CLIENT_CERTIFICATE_EARLIER: u8 = 0x04;
+
+const PURPOSE_PAIR: u8 = 0;
+const PURPOSE_RESENT: u8 = 1;
+const PURPOSE_OUTBOUND: u8 = 2;
+
+const CASTAGNOLI_REVERSED: u32 = 0x82F6_3B78;
