@@ -1,0 +1,16 @@
+//! The simulated peers: communicators behind an OCS, one PBX, and the CTI managers in front of it.
+//!
+//! Owns what the outside world says and the books that it keeps. Does not own any Tandem process, nor any
+//! Tandem code but SIP framing. What a peer finds wrong stands in its violations and is never repaired: a
+//! story asks for an empty list. The pure part of each peer (`switch`, `front_end`, `communicator`) has no
+//! socket; `pbx`, `cti_manager` and `ocs` are their shells.
+
+pub mod books;
+pub mod communicator;
+pub mod csta;
+pub mod cti_manager;
+pub mod front_end;
+pub mod line_protocol;
+pub mod ocs;
+pub mod pbx;
+pub mod switch;
