@@ -170,7 +170,8 @@ impl CallBook {
             }
         }
         call.history.push(name.to_owned());
-        let before = std::mem::replace(&mut call.stage, stage.max(call.stage));
+        let before = call.stage;
+        call.stage = stage.max(before);
         if !known && !matches!(stage, Stage::Originated | Stage::Delivered) {
             return Err(format!(
                 "{name} for call {id}, which the client has never heard of"

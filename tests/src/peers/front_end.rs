@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tandem_shared::sip::framer::RawMessage;
+use tandem_shared::sip::RawMessage;
 use tandem_shared::sip::message::{Message, Request, Response};
 
 use super::books::{Answer, SentRequest};

@@ -1,0 +1,1 @@
+//! Real processes, TCP, Raft and signals: one story per file.
