@@ -7,5 +7,6 @@
 pub mod admin;
 pub mod raft;
 pub mod shutdown;
+pub mod sip_stream;
 pub mod telemetry;
 pub mod tls;

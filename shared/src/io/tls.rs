@@ -18,6 +18,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::cluster::NodeId;
 use crate::config::TlsFiles;
+use crate::proxy_protocol::PeerIdentity;
 
 /// For the peer listener: TLS 1.3 only, and the peer must show a certificate of our authority.
 ///
@@ -260,7 +261,7 @@ pub fn check_peer(
     cluster_name: &str,
 ) -> Result<(), PeerRefused> {
     let expected = member_name(id, cluster_name);
-    let found = peer_names(certificate)?.subject_alternative_names;
+    let found = peer_identity(certificate)?.subject_alternative_names;
     if found.iter().any(|name| name.eq_ignore_ascii_case(&expected)) {
         Ok(())
     } else {
@@ -276,19 +277,12 @@ pub enum PeerRefused {
     OtherName { expected: String, found: Vec<String> },
 }
 
-/// Who a certificate says its holder is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PeerNames {
-    pub common_name: Option<String>,
-    /// DNS names, IP addresses and URIs, as text, in the certificate's order.
-    pub subject_alternative_names: Vec<String>,
-}
-
-/// Reads the names out of a certificate that the handshake has verified.
+/// Who a certificate, which the handshake has verified, says its holder is: its CN, and its DNS names, URIs and
+/// addresses as text.
 ///
 /// # Errors
 /// When the certificate cannot be read.
-pub fn peer_names(certificate: &CertificateDer<'_>) -> Result<PeerNames, CertificateError> {
+pub fn peer_identity(certificate: &CertificateDer<'_>) -> Result<PeerIdentity, CertificateError> {
     let certificate = parse_certificate(certificate)?;
     let common_name = certificate.subject().iter_common_name().next();
     let common_name = common_name.and_then(|name| name.as_str().ok()).map(str::to_owned);
@@ -305,7 +299,7 @@ pub fn peer_names(certificate: &CertificateDer<'_>) -> Result<PeerNames, Certifi
             .filter_map(name_text)
             .collect()
     });
-    Ok(PeerNames {
+    Ok(PeerIdentity {
         common_name,
         subject_alternative_names: names.unwrap_or_default(),
     })

@@ -1,0 +1,64 @@
+//! A socket that speaks SIP: frames in, a bounded queue out.
+//!
+//! Owns the deadlines of half-received messages, the accounting of the send queue and the coalescing of writes.
+//! Does not own what a frame means, nor when a connection is opened or given up. What always holds: reading a frame
+//! may be cancelled without losing a byte, sending never waits, and a queue holds no more than its bound.
+
+mod proxy_header;
+mod reader;
+mod sender;
+
+use std::io;
+use std::time::Duration;
+
+use prometheus::IntCounter;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+
+pub use proxy_header::{ProxyHeaderError, read_proxy_header};
+pub use reader::{MessageDeadlines, Received, SipReader};
+pub use sender::{SendEnded, SendLimits, SendRefused, SipSender, SipWriter, send_queue};
+
+/// What passes through a connection. Connections of one kind share counters.
+#[derive(Debug, Clone)]
+pub struct StreamCounters {
+    pub bytes_received: IntCounter,
+    pub messages_received: IntCounter,
+    pub bytes_sent: IntCounter,
+    pub messages_sent: IntCounter,
+}
+
+impl StreamCounters {
+    /// Counters that no registry shows.
+    ///
+    /// # Panics
+    /// Never: the names are valid.
+    #[must_use]
+    pub fn unregistered() -> Self {
+        let counter = || IntCounter::new("unregistered_total", "Shown nowhere.").expect("the name is valid");
+        Self {
+            bytes_received: counter(),
+            messages_received: counter(),
+            bytes_sent: counter(),
+            messages_sent: counter(),
+        }
+    }
+}
+
+/// Sets what every SIP connection wants of TCP: no delay of small messages, and an end to a connection whose other
+/// side has silently gone: unacknowledged data is given up after `silence_max`, an idle connection is probed.
+///
+/// # Errors
+/// When the operating system refuses an option.
+pub fn tune_socket(stream: &TcpStream, silence_max: Duration) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(silence_max))
+}
+
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
