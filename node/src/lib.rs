@@ -1,3 +1,4 @@
 //! Tandem.
 
 pub mod csta;
+pub mod cti;
