@@ -10,6 +10,7 @@ pub mod command;
 pub mod node;
 pub mod session;
 pub mod state;
+pub mod witness;
 
 pub use assignment::{Assignment, AssignmentReason, CasGateway, CasId};
 pub use command::{Applied, Change, Command, Refusal};

@@ -5,7 +5,6 @@
 )]
 
 pub mod admin;
-pub mod process;
 pub mod raft;
 pub mod shutdown;
 pub mod sip_stream;

@@ -1,32 +1,41 @@
 //! The handle of this process's member.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use openraft::{Config, SnapshotPolicy};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
 
-use crate::cluster::{Applied, ClusterState, Command};
+use crate::cluster::{Applied, ClusterState, Command, NodeId};
 
-use super::changes::{ChangeReceiver, ChangeSender};
-use super::config::ClusterConfig;
+use super::changes::ChangeReceiver;
+use super::config::{ClusterConfig, Member as ConfiguredMember, MemberRole};
 use super::files::Files;
+use super::frame::Hello;
+use super::guardian::Guardian;
+use super::link::{Link, LinkEvent, LinkOptions, link};
+use super::log_store::LogStore;
+use super::member::Member;
 use super::metrics::RaftMetrics;
-use super::status::ClusterStatus;
+use super::network::{Network, PeerLinks};
+use super::server::serve;
+use super::state_machine::StateMachine;
+use super::status::{ClusterStatus, RaftRole};
 use super::transport::Transport;
+use super::type_config::{Raft, Runtime};
 
 /// This process's member of the cluster. Clones are handles to the same one.
 #[derive(Clone)]
 pub struct Cluster {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    state: RwLock<ClusterState>,
-    changes: ChangeSender,
-    status: watch::Sender<ClusterStatus>,
+    member: Arc<Member>,
     address: SocketAddr,
+    finished: watch::Receiver<bool>,
 }
 
 impl Cluster {
@@ -38,74 +47,249 @@ impl Cluster {
         files: Arc<dyn Files>,
         metrics: RaftMetrics,
     ) -> Result<Self, StartError> {
-        let _ = (transport, files, metrics);
-        let address = config
-            .listen
-            .or_else(|| {
-                config
-                    .members
-                    .iter()
-                    .find(|member| member.id == config.id)
-                    .map(|member| member.address)
-            })
-            .ok_or(StartError::NotAMember)?;
+        let own = config.members.iter().find(|member| member.id == config.id);
+        let own = own.ok_or(StartError::NotAMember)?;
+        let address = config.listen.unwrap_or(own.address);
+        // Listening first: another process on the same files finds the address taken.
+        let listener = transport
+            .listen(address)
+            .await
+            .map_err(|source| StartError::Listen { address, source })?;
+        let mut tasks = JoinSet::new();
+        let (events, noted) = mpsc::channel(LINK_EVENTS_WAITING_MAX);
+        let peers = link_peers(&config, &transport, &events, &mut tasks);
+        let member = open_member(config, files, metrics, peers).await?;
+        tasks.spawn(serve(transport, listener, member.clone()));
+        tasks.spawn(Guardian::new(member.clone(), noted).run());
+        let (finish, finished) = watch::channel(false);
+        tokio::spawn(run_until_stopped(member.clone(), tasks, finish));
         Ok(Self {
-            inner: Arc::new(Inner {
-                state: RwLock::new(ClusterState::new(config.limits)),
-                changes: ChangeSender::new(),
-                status: watch::Sender::new(ClusterStatus::starting()),
-                address,
-            }),
+            member,
+            address,
+            finished,
         })
     }
 
-    /// Proposes a command, on whichever member leads, and waits until it is applied.
+    /// Proposes a command, on whichever member leads, and waits until it is applied, there and here.
     ///
     /// Tries again while the lead changes hands, until `deadline` is over; the command may then have been
     /// committed all the same, or be committed later.
     pub async fn propose(&self, command: Command, deadline: Duration) -> Result<Applied, ProposeError> {
-        let _ = (command, deadline);
-        Err(ProposeError::Stopped)
+        self.member.propose(command, deadline).await
     }
 
     /// Reads the local state. Keep it short: commands wait meanwhile.
     pub fn with_state<R>(&self, read: impl FnOnce(&ClusterState) -> R) -> R {
-        let state = self
-            .inner
-            .state
-            .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        read(&state)
+        self.member.machine.with_state(read)
     }
 
     /// Every change from now on, in order.
     #[must_use]
     pub fn changes(&self) -> ChangeReceiver {
-        self.inner.changes.subscribe()
+        self.member.machine.changes()
     }
 
     #[must_use]
     pub fn status(&self) -> watch::Receiver<ClusterStatus> {
-        self.inner.status.subscribe()
+        self.member.status.subscribe()
     }
 
     /// Where this member listens for the others.
     #[must_use]
     pub fn listen_address(&self) -> SocketAddr {
-        self.inner.address
+        self.address
     }
 
     /// Hands the lead to another node, if this member has it, and campaigns no more.
-    pub async fn drain(&self) {}
+    pub async fn drain(&self) {
+        self.member.draining.store(true, Ordering::Relaxed);
+        self.member.raft.runtime_config().elect(false);
+        let nodes = self.other_nodes();
+        for attempt in 0..DRAIN_ATTEMPTS_MAX {
+            let metrics = self.member.raft_metrics();
+            let matched = |id: &NodeId| {
+                let replication = metrics.replication.as_ref()?;
+                (*replication.get(&id.0)?).map(|last| last.index())
+            };
+            let mut heirs: Vec<NodeId> = nodes.clone();
+            heirs.sort_by_key(|id| std::cmp::Reverse(matched(id)));
+            let Some(heir) = heirs.get(attempt % nodes.len().max(1)) else {
+                return;
+            };
+            if !self.leads() || self.member.raft.trigger().transfer_leader(heir.0).await.is_err() {
+                return;
+            }
+            let mut status = self.status();
+            let handed_over = status.wait_for(|status| status.role != RaftRole::Leader);
+            if timeout(DRAIN_ATTEMPT, handed_over).await.is_ok() {
+                return;
+            }
+        }
+        tracing::warn!("no other node took the lead");
+    }
 
     /// Stops the member. [`Self::drain`] comes first in a planned stop.
-    pub async fn shutdown(&self) {}
+    pub async fn shutdown(&self) {
+        self.member.request_stop(StopReason::Requested);
+        let mut finished = self.finished.clone();
+        // An error means that the runtime has dropped the member, which is as good.
+        let _ = finished.wait_for(|finished| *finished).await;
+    }
 
-    /// Resolves when the member has stopped, by request or because its disk failed.
+    /// Resolves when the member stops, by request or because its disk failed.
     pub async fn stopped(&self) -> StopReason {
-        std::future::pending().await
+        let mut stop = self.member.stop.subscribe();
+        match stop.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or(StopReason::Requested),
+            Err(_) => StopReason::Requested,
+        }
+    }
+
+    fn leads(&self) -> bool {
+        self.member.raft_metrics().state.is_leader()
+    }
+
+    fn other_nodes(&self) -> Vec<NodeId> {
+        let config = &self.member.config;
+        let nodes = config
+            .members
+            .iter()
+            .filter(|member| member.role == MemberRole::Node);
+        nodes
+            .map(|member| member.id)
+            .filter(|id| *id != config.id)
+            .collect()
     }
 }
+
+fn link_peers<T: Transport>(
+    config: &ClusterConfig,
+    transport: &T,
+    events: &mpsc::Sender<(NodeId, LinkEvent)>,
+    tasks: &mut JoinSet<()>,
+) -> BTreeMap<u64, PeerLinks> {
+    let mut open = |peer: &ConfiguredMember, events: Option<mpsc::Sender<(NodeId, LinkEvent)>>| -> Link {
+        let hello = Hello {
+            cluster: config.name.clone(),
+            from: config.id.0,
+            to: peer.id.0,
+        };
+        let (link, keeper) = link(
+            transport.clone(),
+            LinkOptions {
+                hello,
+                address: peer.address,
+                connect_timeout: config.timings.connect_timeout,
+                events,
+            },
+        );
+        tasks.spawn(keeper);
+        link
+    };
+    let others = config.members.iter().filter(|member| member.id != config.id);
+    others
+        .map(|peer| {
+            let links = PeerLinks {
+                control: open(peer, Some(events.clone())),
+                append: open(peer, None),
+                snapshot: open(peer, None),
+                proposals: open(peer, None),
+            };
+            (peer.id.0, links)
+        })
+        .collect()
+}
+
+async fn open_member(
+    config: ClusterConfig,
+    files: Arc<dyn Files>,
+    metrics: RaftMetrics,
+    peers: BTreeMap<u64, PeerLinks>,
+) -> Result<Arc<Member>, StartError> {
+    let log = LogStore::open(
+        files.clone(),
+        config.log_segment_bytes,
+        metrics.fsync_seconds.clone(),
+    )
+    .await
+    .map_err(StartError::Storage)?;
+    let machine = StateMachine::new(config.limits.clone(), files);
+    let raft_config = openraft_config(&config)?;
+    let network = Network { peers: peers.clone() };
+    let raft = Raft::new(
+        config.id.0,
+        Arc::new(raft_config),
+        network,
+        log.clone(),
+        machine.clone(),
+    );
+    let raft = Runtime::scope(config.seed, raft)
+        .await
+        .map_err(|fatal| StartError::Refused(fatal.to_string()))?;
+    Ok(Arc::new(Member {
+        proposals: Semaphore::new(config.proposals_in_flight_max),
+        config,
+        raft,
+        log,
+        machine,
+        metrics,
+        peers,
+        status: watch::Sender::new(ClusterStatus::starting()),
+        stop: watch::Sender::new(None),
+        draining: AtomicBool::new(false),
+        started: Instant::now(),
+        heard_us: AtomicU64::new(0),
+    }))
+}
+
+fn openraft_config(config: &ClusterConfig) -> Result<Config, StartError> {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let timings = &config.timings;
+    let raft = Config {
+        cluster_name: config.name.clone(),
+        heartbeat_interval: millis(timings.heartbeat),
+        election_timeout_min: millis(timings.election_min),
+        election_timeout_max: millis(timings.election_max),
+        enable_pre_vote: Some(true),
+        enable_elect: config.role == MemberRole::Node,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_after_entries),
+        max_in_snapshot_log_to_keep: config.entries_kept,
+        // A member further behind gets a snapshot; must exceed what lies between two snapshots.
+        replication_lag_threshold: config.snapshot_after_entries + config.entries_kept,
+        purge_batch_size: PURGE_BATCH,
+        install_snapshot_timeout: millis(SNAPSHOT_CHUNK_TIMEOUT),
+        backoff: BACKOFF.to_owned(),
+        ..Config::default()
+    };
+    raft.validate()
+        .map_err(|error| StartError::Refused(error.to_string()))
+}
+
+/// Owns the member's tasks.
+async fn run_until_stopped(member: Arc<Member>, mut tasks: JoinSet<()>, finish: watch::Sender<bool>) {
+    let mut stop = member.stop.subscribe();
+    // The sender lives in `member`.
+    let _ = stop.wait_for(Option::is_some).await;
+    // The others see refused connections and need not wait for timeouts.
+    tasks.shutdown().await;
+    if let Err(error) = member.raft.shutdown().await {
+        tracing::warn!(%error, "openraft did not stop in order");
+    }
+    member.status.send_modify(|status| {
+        status.role = RaftRole::Stopped;
+        status.leader = None;
+    });
+    member.metrics.observe(&member.status.borrow());
+    finish.send_replace(true);
+}
+
+const LINK_EVENTS_WAITING_MAX: usize = 1024;
+const DRAIN_ATTEMPT: Duration = Duration::from_millis(500);
+const DRAIN_ATTEMPTS_MAX: usize = 4;
+const PURGE_BATCH: u64 = 256;
+const SNAPSHOT_CHUNK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pauses of openraft before it tries an unreachable peer again; the links notice its return faster than that.
+const BACKOFF: &str = "20ms 50ms ...100ms";
 
 /// Why a member could not start.
 #[derive(Debug, thiserror::Error)]

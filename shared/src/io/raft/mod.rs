@@ -11,10 +11,22 @@
 mod changes;
 mod config;
 mod files;
+mod frame;
+mod guardian;
 mod handle;
+mod link;
+mod log_store;
+mod member;
 mod metrics;
+mod network;
+mod record;
+mod segments;
+mod server;
+mod snapshot_store;
+mod state_machine;
 mod status;
 mod transport;
+mod type_config;
 
 pub use changes::ChangeReceiver;
 pub use config::{ClusterConfig, Member, MemberRole, Timings};

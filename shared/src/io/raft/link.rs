@@ -1,0 +1,247 @@
+//! One connection to one peer, kept up: requests out, answers in.
+//!
+//! Each peer has several links, so that heartbeats never stand behind entries or a snapshot. Requests made while
+//! there is no connection fail at once.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::cluster::NodeId;
+
+use super::frame::{Frame, FrameReader, Hello, Kind, Welcome, decode, encode};
+use super::transport::Transport;
+
+/// The asking end of a link. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    calls: mpsc::Sender<Call>,
+}
+
+/// There is no connection, or it broke before the answer came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the peer cannot be reached")]
+pub(super) struct Unreachable;
+
+#[derive(Debug)]
+struct Call {
+    kind: Kind,
+    body: Bytes,
+    answer: oneshot::Sender<Bytes>,
+}
+
+impl Link {
+    /// Asks, and waits for the answer as long as the connection stands: callers bring their own deadline.
+    pub(super) async fn ask(&self, kind: Kind, body: Bytes) -> Result<Bytes, Unreachable> {
+        let (answer, answered) = oneshot::channel();
+        let call = Call { kind, body, answer };
+        self.calls.send(call).await.map_err(|_| Unreachable)?;
+        answered.await.map_err(|_| Unreachable)
+    }
+}
+
+/// What a link learns about its peer's process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LinkEvent {
+    /// Connected; the number tells one life of the process from another.
+    Connected { incarnation: u64 },
+    /// An established connection ended.
+    Broken,
+    /// The machine answers, the process does not.
+    Refused,
+}
+
+pub(super) struct LinkOptions {
+    pub(super) hello: Hello,
+    pub(super) address: SocketAddr,
+    pub(super) connect_timeout: Duration,
+    /// For the one link per peer that watches its process.
+    pub(super) events: Option<mpsc::Sender<(NodeId, LinkEvent)>>,
+}
+
+/// Makes a link and the task that keeps it up.
+pub(super) fn link<T: Transport>(
+    transport: T,
+    options: LinkOptions,
+) -> (Link, impl Future<Output = ()> + Send + 'static) {
+    let (calls, queue) = mpsc::channel(CALLS_WAITING_MAX);
+    let keeper = Keeper {
+        transport,
+        options,
+        queue,
+    };
+    (Link { calls }, keeper.run())
+}
+
+struct Keeper<T> {
+    transport: T,
+    options: LinkOptions,
+    queue: mpsc::Receiver<Call>,
+}
+
+impl<T: Transport> Keeper<T> {
+    async fn run(mut self) {
+        let mut failures = 0;
+        loop {
+            match self.connect().await {
+                Ok((reader, writer, welcome)) => {
+                    failures = 0;
+                    let incarnation = welcome.incarnation;
+                    self.tell(LinkEvent::Connected { incarnation }).await;
+                    self.serve(reader, writer).await;
+                    self.tell(LinkEvent::Broken).await;
+                }
+                Err(error) => {
+                    if error.kind() == io::ErrorKind::ConnectionRefused {
+                        self.tell(LinkEvent::Refused).await;
+                    }
+                    failures += 1;
+                }
+            }
+            if !self.pause(failures).await {
+                return;
+            }
+        }
+    }
+
+    async fn connect(&self) -> io::Result<(Reader<T>, Writer<T>, Welcome)> {
+        timeout(self.options.connect_timeout, self.shake_hands()).await?
+    }
+
+    async fn shake_hands(&self) -> io::Result<(Reader<T>, Writer<T>, Welcome)> {
+        let peer = NodeId(self.options.hello.to);
+        let stream = self.transport.connect(peer, self.options.address).await?;
+        let (reader, mut writer) = tokio::io::split(stream);
+        let mut reader = FrameReader::new(reader);
+        let mut bytes = BytesMut::new();
+        let hello = Frame {
+            kind: Kind::Hello,
+            request: 0,
+            body: encode(&self.options.hello)?,
+        };
+        hello.write(&mut bytes);
+        writer.write_all(&bytes).await?;
+        let answer = reader.next().await?;
+        if answer.kind != Kind::Answer {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "the peer refused the connection",
+            ));
+        }
+        Ok((reader, writer, decode(&answer.body)?))
+    }
+
+    /// Until the connection ends. What was not answered is answered by the end of its channel.
+    async fn serve(&mut self, reader: Reader<T>, writer: Writer<T>) {
+        let waiting = Mutex::new(BTreeMap::new());
+        let result = tokio::select! {
+            biased;
+            result = take_answers(reader, &waiting) => result,
+            result = send_calls(writer, &mut self.queue, &waiting) => result,
+        };
+        if let Err(error) = result {
+            tracing::debug!(peer = self.options.hello.to, %error, "connection to a member ended");
+        }
+    }
+
+    /// Waits before the next attempt while refusing calls; false when nobody can call any more.
+    async fn pause(&mut self, failures: u32) -> bool {
+        // The first attempt after a break comes at once: it tells a dead process from a broken path.
+        let delay = PAUSE_STEP * failures.min(PAUSE_STEPS_MAX);
+        let end = Instant::now() + delay;
+        loop {
+            tokio::select! {
+                biased;
+                () = sleep_until(end) => return true,
+                call = self.queue.recv() => if call.is_none() {
+                    return false;
+                },
+            }
+        }
+    }
+
+    async fn tell(&self, event: LinkEvent) {
+        if let Some(events) = &self.options.events {
+            // Nobody listens any more: the member is stopping.
+            let _ = events.send((NodeId(self.options.hello.to), event)).await;
+        }
+    }
+}
+
+type Reader<T> = FrameReader<tokio::io::ReadHalf<<T as Transport>::Stream>>;
+type Writer<T> = tokio::io::WriteHalf<<T as Transport>::Stream>;
+type Waiting = Mutex<BTreeMap<u64, oneshot::Sender<Bytes>>>;
+
+async fn take_answers<S: tokio::io::AsyncRead + Unpin>(
+    mut reader: FrameReader<S>,
+    waiting: &Waiting,
+) -> io::Result<()> {
+    loop {
+        let frame = reader.next().await?;
+        if frame.kind != Kind::Answer {
+            return Err(io::Error::other("the peer ended the conversation"));
+        }
+        let answer = locked(waiting).remove(&frame.request);
+        if let Some(answer) = answer {
+            // The asker's deadline may have passed.
+            let _ = answer.send(frame.body);
+        }
+    }
+}
+
+async fn send_calls<W: AsyncWrite + Unpin>(
+    mut writer: W,
+    queue: &mut mpsc::Receiver<Call>,
+    waiting: &Waiting,
+) -> io::Result<()> {
+    let mut bytes = BytesMut::new();
+    let mut next_request = 1;
+    while let Some(call) = queue.recv().await {
+        let mut next = Some(call);
+        while let Some(call) = next {
+            let frame = Frame {
+                kind: call.kind,
+                request: next_request,
+                body: call.body,
+            };
+            next_request += 1;
+            let mut waiting = locked(waiting);
+            if waiting.len() >= CALLS_UNANSWERED_MAX {
+                waiting.retain(|_, answer| !answer.is_closed());
+            }
+            if waiting.len() >= CALLS_UNANSWERED_MAX {
+                // Dropping the call tells its asker.
+                next = None;
+                continue;
+            }
+            waiting.insert(frame.request, call.answer);
+            drop(waiting);
+            frame.write(&mut bytes);
+            next = (bytes.len() < WRITE_BYTES)
+                .then(|| queue.try_recv().ok())
+                .flatten();
+        }
+        writer.write_all_buf(&mut bytes).await?;
+        writer.flush().await?;
+    }
+    Ok(())
+}
+
+fn locked(waiting: &Waiting) -> std::sync::MutexGuard<'_, BTreeMap<u64, oneshot::Sender<Bytes>>> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const CALLS_WAITING_MAX: usize = 4096;
+/// Calls whose answer is outstanding; more fail at once.
+const CALLS_UNANSWERED_MAX: usize = 16384;
+/// Calls are gathered into one write up to this size.
+const WRITE_BYTES: usize = 64 << 10;
+const PAUSE_STEP: Duration = Duration::from_millis(20);
+const PAUSE_STEPS_MAX: u32 = 10;

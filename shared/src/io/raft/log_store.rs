@@ -1,0 +1,352 @@
+//! openraft's log storage: entries in memory for reading, [`Segments`] behind one queue for keeping.
+//!
+//! Vote and entries go through the same queue in the order in which openraft wrote them. Everything that waits in
+//! the queue when a sync returns becomes the next batch. After an error of the disk every later write fails too.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::io;
+use std::ops::RangeBounds;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use openraft::entry::RaftEntry;
+use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::{LogState, OptionalSend, RaftLogReader};
+use prometheus::Histogram;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::files::Files;
+use super::record::{EncodedRecord, PAYLOAD_BYTES_MAX, Record};
+use super::segments::Segments;
+use super::type_config::{Entry, LogId, TypeConfig, VoteRecord};
+
+/// The log of one member. Clones read and write the same one.
+#[derive(Clone)]
+pub(super) struct LogStore {
+    kept: Arc<RwLock<Kept>>,
+    /// Bounded by openraft, which has a bounded number of proposals and replications under way.
+    jobs: mpsc::UnboundedSender<Job>,
+}
+
+/// What the log holds, for readers.
+#[derive(Default)]
+struct Kept {
+    vote: Option<VoteRecord>,
+    entries: BTreeMap<u64, Entry>,
+    purged: Option<LogId>,
+    committed: Option<LogId>,
+}
+
+struct Job {
+    records: Vec<EncodedRecord>,
+    index_max: Option<u64>,
+    purge_to: Option<u64>,
+    done: Done,
+}
+
+enum Done {
+    Appended(IOFlushed<TypeConfig>),
+    Stored(oneshot::Sender<io::Result<()>>),
+    /// Nobody waits; the record goes along with the next batch.
+    Whenever,
+}
+
+impl LogStore {
+    /// Recovers the log and starts its writer.
+    pub(super) async fn open(
+        files: Arc<dyn Files>,
+        segment_bytes: u64,
+        sync_seconds: Histogram,
+    ) -> io::Result<Self> {
+        let (segments, records) = Segments::recover(files.clone(), segment_bytes).await?;
+        let kept = Kept::replay(records)?;
+        let (jobs, queue) = mpsc::unbounded_channel();
+        let writer = Writer {
+            segments,
+            queue,
+            failed: None,
+            sync_seconds,
+        };
+        files.spawn("raft-log", Box::pin(writer.run()))?;
+        Ok(Self {
+            kept: Arc::new(RwLock::new(kept)),
+            jobs,
+        })
+    }
+
+    /// Id of the last entry, on disk or on its way there.
+    pub(super) fn last_log_id(&self) -> Option<LogId> {
+        self.read(Kept::last_log_id)
+    }
+
+    fn read<R>(&self, read: impl FnOnce(&Kept) -> R) -> R {
+        read(&self.kept.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Kept)) {
+        change(&mut self.kept.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn enqueue(&self, job: Job) -> io::Result<()> {
+        self.jobs.send(job).map_err(|_| io::Error::other(WRITER_GONE))
+    }
+
+    async fn store(&self, record: EncodedRecord, purge_to: Option<u64>) -> io::Result<()> {
+        let (done, stored) = oneshot::channel();
+        self.enqueue(Job {
+            records: vec![record],
+            index_max: None,
+            purge_to,
+            done: Done::Stored(done),
+        })?;
+        stored.await.map_err(|_| io::Error::other(WRITER_GONE))?
+    }
+}
+
+impl Kept {
+    fn replay(records: Vec<Record>) -> io::Result<Self> {
+        let mut kept = Self::default();
+        for record in records {
+            match record {
+                Record::Entry(entry) => {
+                    kept.entries.insert(entry.log_id.index(), entry);
+                }
+                Record::Vote(vote) => kept.vote = Some(vote),
+                Record::TruncatedAfter(index) => kept.truncate_after(index),
+                Record::PurgedTo(id) => kept.purged = Some(id),
+                Record::Committed(id) => kept.committed = Some(id),
+            }
+        }
+        if let Some(purged) = kept.purged {
+            kept.purge(purged);
+        }
+        // The record of what is committed may have reached the disk before the entries did.
+        kept.committed = kept.committed.min(kept.last_log_id());
+        kept.without_gaps()
+    }
+
+    fn without_gaps(self) -> io::Result<Self> {
+        let first = self.purged.map_or(0, |id| id.index() + 1);
+        let expected = first..first + self.entries.len() as u64;
+        if self.entries.keys().copied().eq(expected) {
+            Ok(self)
+        } else {
+            Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "entries of the log are missing; give the machine a new member id and an empty data directory",
+            ))
+        }
+    }
+
+    fn last_log_id(&self) -> Option<LogId> {
+        let last = self.entries.last_key_value().map(|(_, entry)| entry.log_id);
+        last.or(self.purged)
+    }
+
+    fn truncate_after(&mut self, index: Option<u64>) {
+        self.entries.split_off(&index.map_or(0, |index| index + 1));
+    }
+
+    fn purge(&mut self, to: LogId) {
+        self.purged = Some(to);
+        self.entries = self.entries.split_off(&(to.index() + 1));
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> io::Result<Vec<Entry>> {
+        Ok(self.read(|kept| {
+            kept.entries
+                .range(range)
+                .map(|(_, entry)| entry.clone())
+                .collect()
+        }))
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<VoteRecord>> {
+        Ok(self.read(|kept| kept.vote))
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
+        Ok(self.read(|kept| LogState {
+            last_purged_log_id: kept.purged,
+            last_log_id: kept.last_log_id(),
+        }))
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &VoteRecord) -> io::Result<()> {
+        let record = EncodedRecord::vote(vote).map_err(io::Error::other)?;
+        self.store(record, None).await?;
+        self.change(|kept| kept.vote = Some(*vote));
+        Ok(())
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        let Some(committed) = committed else {
+            return Ok(());
+        };
+        self.change(|kept| kept.committed = Some(committed));
+        let record = EncodedRecord::committed(committed).map_err(io::Error::other)?;
+        self.enqueue(Job {
+            records: vec![record],
+            index_max: None,
+            purge_to: None,
+            done: Done::Whenever,
+        })
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        Ok(self.read(|kept| kept.committed))
+    }
+
+    async fn append<I>(&mut self, entries: I, done: IOFlushed<TypeConfig>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut records = Vec::new();
+        let mut appended = Vec::new();
+        for entry in entries {
+            let record = EncodedRecord::entry(&entry).map_err(io::Error::other)?;
+            if record.payload.len() > PAYLOAD_BYTES_MAX {
+                return Err(io::Error::other("an entry is larger than the log takes"));
+            }
+            records.push(record);
+            appended.push(entry);
+        }
+        let index_max = appended.last().map(RaftEntry::index);
+        self.change(|kept| {
+            kept.entries
+                .extend(appended.into_iter().map(|entry| (entry.index(), entry)));
+        });
+        self.enqueue(Job {
+            records,
+            index_max,
+            purge_to: None,
+            done: Done::Appended(done),
+        })
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        let index = last.map(|id| id.index());
+        self.change(|kept| kept.truncate_after(index));
+        let record = EncodedRecord::truncated_after(index).map_err(io::Error::other)?;
+        self.store(record, None).await
+    }
+
+    async fn purge(&mut self, to: LogId) -> io::Result<()> {
+        self.change(|kept| kept.purge(to));
+        let record = EncodedRecord::purged_to(to).map_err(io::Error::other)?;
+        self.store(record, Some(to.index())).await
+    }
+}
+
+/// The one who writes.
+struct Writer {
+    segments: Segments,
+    queue: mpsc::UnboundedReceiver<Job>,
+    failed: Option<String>,
+    sync_seconds: Histogram,
+}
+
+impl Writer {
+    async fn run(mut self) {
+        let mut waiting = Vec::new();
+        while self.queue.recv_many(&mut waiting, JOBS_PER_BATCH_MAX).await > 0 {
+            while waiting.iter().any(Job::is_waited_for) {
+                let jobs = std::mem::take(&mut waiting);
+                self.perform(jobs).await;
+                while waiting.len() < JOBS_PER_BATCH_MAX
+                    && let Ok(job) = self.queue.try_recv()
+                {
+                    waiting.push(job);
+                }
+            }
+            keep_the_last(&mut waiting);
+        }
+        // The process stops in order: what nobody waited for is worth a write.
+        self.perform(waiting).await;
+    }
+
+    async fn perform(&mut self, jobs: Vec<Job>) {
+        if jobs.is_empty() {
+            return;
+        }
+        let mut records = Vec::new();
+        let mut dones = Vec::new();
+        let (mut index_max, mut purge_to) = (None, None);
+        for job in jobs {
+            records.extend(job.records);
+            index_max = index_max.max(job.index_max);
+            purge_to = purge_to.max(job.purge_to);
+            dones.push(job.done);
+        }
+        let result = self.write(&records, index_max, purge_to).await;
+        for done in dones {
+            done.tell(&result);
+        }
+    }
+
+    async fn write(
+        &mut self,
+        records: &[EncodedRecord],
+        index_max: Option<u64>,
+        purge_to: Option<u64>,
+    ) -> Result<(), String> {
+        if let Some(failure) = &self.failed {
+            return Err(failure.clone());
+        }
+        let started = Instant::now();
+        let mut result = self.segments.append(records, index_max).await;
+        self.sync_seconds.observe(started.elapsed().as_secs_f64());
+        if let (Ok(()), Some(index)) = (&result, purge_to) {
+            result = self.segments.purge(index);
+        }
+        result.map_err(|error| {
+            tracing::error!(%error, "the log cannot be written; this member stops");
+            self.failed = Some(error.to_string());
+            error.to_string()
+        })
+    }
+}
+
+impl Job {
+    fn is_waited_for(&self) -> bool {
+        !matches!(self.done, Done::Whenever)
+    }
+}
+
+impl Done {
+    fn tell(self, result: &Result<(), String>) {
+        let result = result.clone().map_err(io::Error::other);
+        match self {
+            Self::Appended(done) => done.io_completed(result),
+            // Whoever asked may have been stopped meanwhile.
+            Self::Stored(done) => drop(done.send(result)),
+            Self::Whenever => {}
+        }
+    }
+}
+
+/// Of several records that nobody waits for, the last says it all.
+fn keep_the_last(waiting: &mut Vec<Job>) {
+    let last = waiting.pop();
+    waiting.clear();
+    waiting.extend(last);
+}
+
+/// Jobs that one batch takes along.
+const JOBS_PER_BATCH_MAX: usize = 1024;
+const WRITER_GONE: &str = "the writer of the log has stopped";

@@ -1,0 +1,213 @@
+//! openraft's requests to other members, over the links.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use bytes::Bytes;
+use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, Snapshot};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+use super::frame::{Kind, SNAPSHOT_CHUNK_BYTES, SnapshotChunk, decode, encode};
+use super::link::Link;
+use super::snapshot_store::encode_meta;
+use super::type_config::{LeaderId, TypeConfig, VoteRecord};
+
+/// The links to one peer. Separate, so that a vote or a heartbeat waits for nothing.
+#[derive(Debug, Clone)]
+pub(super) struct PeerLinks {
+    /// Votes, heartbeats, status.
+    pub(super) control: Link,
+    /// Entries.
+    pub(super) append: Link,
+    pub(super) snapshot: Link,
+    /// Commands for the leader.
+    pub(super) proposals: Link,
+}
+
+/// Which of openraft's links a request takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Channel {
+    Control,
+    Append,
+    Snapshot,
+}
+
+impl PeerLinks {
+    fn link(&self, channel: Channel) -> &Link {
+        match channel {
+            Channel::Control => &self.control,
+            Channel::Append => &self.append,
+            Channel::Snapshot => &self.snapshot,
+        }
+    }
+}
+
+/// Makes openraft's clients.
+pub(super) struct Network {
+    pub(super) peers: BTreeMap<u64, PeerLinks>,
+}
+
+/// One of openraft's clients of one peer.
+pub(super) struct PeerClient {
+    /// `None` for a member that the configuration does not know.
+    links: Option<PeerLinks>,
+    /// This client's entries are heartbeats.
+    heartbeats: bool,
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = PeerClient;
+
+    async fn new_client(&mut self, target: u64, _node: &()) -> PeerClient {
+        PeerClient {
+            links: self.peers.get(&target).cloned(),
+            heartbeats: false,
+        }
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &()) -> PeerClient {
+        let client = self.new_client(target, node).await;
+        PeerClient {
+            heartbeats: true,
+            ..client
+        }
+    }
+}
+
+impl PeerClient {
+    fn links(&self) -> io::Result<&PeerLinks> {
+        self.links
+            .as_ref()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "a member that is not configured"))
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        channel: Channel,
+        kind: Kind,
+        request: &impl Serialize,
+        option: &RPCOption,
+    ) -> io::Result<T> {
+        let answered = self.links()?.link(channel).ask(kind, encode(request)?);
+        let body = timeout(option.soft_ttl(), answered).await?;
+        decode(&body.map_err(io::Error::other)?)
+    }
+
+    /// Sends one piece after the other; the answer to the last one is the result.
+    async fn send_snapshot(
+        &self,
+        vote: VoteRecord,
+        snapshot: Snapshot<LeaderId, u64, (), Bytes>,
+        option: &RPCOption,
+    ) -> io::Result<SnapshotResponse<TypeConfig>> {
+        let data = snapshot.snapshot;
+        let mut chunk = SnapshotChunk {
+            offset: 0,
+            total: data.len() as u64,
+            vote: postcard::to_stdvec(&vote).map_err(io::Error::other)?,
+            meta: encode_meta(&snapshot.meta)?,
+            data: Bytes::new(),
+        };
+        let mut start = 0;
+        loop {
+            let end = data.len().min(start + SNAPSHOT_CHUNK_BYTES);
+            chunk.offset = start as u64;
+            chunk.data = data.slice(start..end);
+            let answer: Option<SnapshotResponse<TypeConfig>> = self
+                .ask(Channel::Snapshot, Kind::Snapshot, &chunk, option)
+                .await?;
+            if let Some(response) = answer {
+                return Ok(response);
+            }
+            if end == data.len() {
+                return Err(io::Error::other("the peer did not take the snapshot"));
+            }
+            start = end;
+        }
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for PeerClient {
+    type SnapshotData = Bytes;
+
+    async fn append_entries(
+        &mut self,
+        mut request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let entries = request.entries.len();
+        let channel = if self.heartbeats {
+            Channel::Control
+        } else {
+            Channel::Append
+        };
+        loop {
+            match self.ask(channel, Kind::Append, &request, &option).await {
+                Err(error) if error.kind() == io::ErrorKind::FileTooLarge && request.entries.len() > 1 => {
+                    request.entries.truncate(request.entries.len() / 2);
+                }
+                Ok(AppendEntriesResponse::Success) if request.entries.len() < entries => {
+                    let last = request.entries.last().map(|entry| entry.log_id);
+                    return Ok(AppendEntriesResponse::PartialSuccess(last));
+                }
+                result => return result.map_err(unreachable),
+            }
+        }
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let answer = self.ask(Channel::Control, Kind::Vote, &request, &option);
+        answer.await.map_err(unreachable)
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let answer = self.ask(Channel::Control, Kind::PreVote, &request, &option);
+        answer.await.map_err(unreachable)
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: VoteRecord,
+        snapshot: Snapshot<LeaderId, u64, (), Bytes>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        tokio::select! {
+            biased;
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            result = self.send_snapshot(vote, snapshot, &option) => {
+                result.map_err(|error| StreamingError::Unreachable(Unreachable::new(&error)))
+            }
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let answer = self.ask(Channel::Control, Kind::TransferLeader, &request, &option);
+        answer.await.map_err(unreachable)
+    }
+}
+
+/// Every failure makes openraft pause before the next attempt: none of them is gone a microsecond later.
+fn unreachable(error: io::Error) -> RPCError<TypeConfig> {
+    RPCError::Unreachable(Unreachable::new(&error))
+}

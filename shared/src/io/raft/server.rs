@@ -1,0 +1,185 @@
+//! The answering end: accepts members' connections and hands their requests to the local member.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::cluster::NodeId;
+
+use super::frame::{Frame, FrameReader, Hello, Kind, Welcome, decode, encode};
+use super::member::{Member, SnapshotTransfer};
+use super::transport::Transport;
+
+/// Accepts until it is dropped, and all connections with it.
+pub(super) async fn serve<T: Transport>(transport: T, mut listener: T::Listener, member: Arc<Member>) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let Ok(permit) = permits.clone().acquire_owned().await else {
+            return;
+        };
+        match transport.accept(&mut listener).await {
+            Ok(incoming) => {
+                let connection = converse(transport.clone(), incoming, member.clone());
+                connections.spawn(async move {
+                    if let Err(error) = connection.await {
+                        tracing::debug!(%error, "connection from a member ended");
+                    }
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a member's connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn converse<T: Transport>(transport: T, incoming: T::Incoming, member: Arc<Member>) -> io::Result<()> {
+    let greeting = timeout(HELLO_TIMEOUT, greet(&transport, incoming, &member));
+    let (reader, writer) = greeting.await??;
+    let (frames, queue) = mpsc::channel(REQUESTS_AHEAD_MAX);
+    tokio::select! {
+        biased;
+        result = read_requests(reader, frames) => result,
+        result = answer_requests(writer, queue, &member) => result,
+    }
+}
+
+type Halves<S> = (FrameReader<tokio::io::ReadHalf<S>>, tokio::io::WriteHalf<S>);
+
+/// Nothing is believed before the other end has named the cluster, itself and us, and proved the second.
+async fn greet<T: Transport>(
+    transport: &T,
+    incoming: T::Incoming,
+    member: &Member,
+) -> io::Result<Halves<T::Stream>> {
+    let stream = transport.secure(incoming).await?;
+    let mut reader = FrameReader::new(stream);
+    let frame = reader.next().await?;
+    let hello: Hello = decode(&frame.body)?;
+    let accepted = frame.kind == Kind::Hello
+        && member.is_addressed(&hello)
+        && transport.is_from(reader.stream(), NodeId(hello.from));
+    let (reader, mut writer) = reader.split();
+    let answer = Frame {
+        kind: if accepted { Kind::Answer } else { Kind::Refused },
+        request: frame.request,
+        body: encode(&Welcome {
+            incarnation: member.incarnation(),
+        })?,
+    };
+    write_frames(&mut writer, [answer]).await?;
+    if !accepted {
+        tracing::warn!(
+            cluster = hello.cluster,
+            from = hello.from,
+            to = hello.to,
+            "refused a connection"
+        );
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    Ok((reader, writer))
+}
+
+async fn read_requests<S: tokio::io::AsyncRead + Unpin>(
+    mut reader: FrameReader<S>,
+    frames: mpsc::Sender<Frame>,
+) -> io::Result<()> {
+    loop {
+        let frame = reader.next().await?;
+        if frames.send(frame).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+async fn answer_requests<W: AsyncWrite + Unpin>(
+    mut writer: W,
+    mut queue: mpsc::Receiver<Frame>,
+    member: &Member,
+) -> io::Result<()> {
+    let mut under_way = FuturesUnordered::new();
+    let mut transfer = SnapshotTransfer::default();
+    loop {
+        tokio::select! {
+            biased;
+            Some(answer) = under_way.next() => {
+                let mut answers = vec![answer?];
+                while answers.len() < ANSWERS_PER_WRITE
+                    && let Some(Some(answer)) = futures::FutureExt::now_or_never(under_way.next())
+                {
+                    answers.push(answer?);
+                }
+                write_frames(&mut writer, answers).await?;
+            }
+            frame = queue.recv(), if under_way.len() < REQUESTS_UNDER_WAY_MAX => {
+                let Some(frame) = frame else {
+                    return Ok(());
+                };
+                if frame.kind == Kind::Snapshot {
+                    // In order, and nothing else comes on that connection.
+                    let body = member.take_snapshot(&mut transfer, &frame.body).await?;
+                    write_frames(&mut writer, [answer(frame.request, body)]).await?;
+                } else {
+                    under_way.push(handle(member, frame));
+                }
+            }
+        }
+    }
+}
+
+async fn handle(member: &Member, frame: Frame) -> io::Result<Frame> {
+    let body = match frame.kind {
+        Kind::Append => member.append(&frame.body).await?,
+        Kind::Vote => member.vote(&frame.body).await?,
+        Kind::PreVote => member.pre_vote(&frame.body).await?,
+        Kind::TransferLeader => member.transfer_leader(&frame.body).await?,
+        Kind::Propose => member.propose_forwarded(&frame.body).await?,
+        Kind::Status => encode(&member.peer_status())?,
+        Kind::Hello | Kind::Snapshot | Kind::Answer | Kind::Refused => {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a request out of place",
+            ));
+        }
+    };
+    Ok(answer(frame.request, body))
+}
+
+fn answer(request: u64, body: Bytes) -> Frame {
+    Frame {
+        kind: Kind::Answer,
+        request,
+        body,
+    }
+}
+
+async fn write_frames<W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    frames: impl IntoIterator<Item = Frame>,
+) -> io::Result<()> {
+    let mut bytes = BytesMut::new();
+    for frame in frames {
+        frame.write(&mut bytes);
+    }
+    writer.write_all_buf(&mut bytes).await?;
+    writer.flush().await
+}
+
+const CONNECTIONS_MAX: usize = 256;
+const REQUESTS_AHEAD_MAX: usize = 256;
+const REQUESTS_UNDER_WAY_MAX: usize = 4096;
+const ANSWERS_PER_WRITE: usize = 64;
+const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -1,0 +1,63 @@
+//! openraft's types, as this project uses them.
+
+use std::fmt;
+
+use openraft::impls::{InlineBatch, OneshotResponder};
+use openraft::{AnyError, EntryPayload, RaftTypeConfig, Vote};
+use openraft_rt::deterministic_rng::DeterministicRng;
+use openraft_rt_tokio::TokioRuntime;
+
+use crate::cluster::{Applied, Command};
+
+use super::state_machine::StateMachine;
+
+/// tokio, with random numbers from a seed: simulations choose it, everybody else draws it.
+pub(super) type Runtime = DeterministicRng<TokioRuntime>;
+pub(super) type LeaderId = openraft::impls::leader_id_adv::LeaderId<u64, u64>;
+pub(super) type Raft = openraft::Raft<TypeConfig, StateMachine>;
+pub(super) type Entry = openraft::alias::DefaultEntryOf<TypeConfig>;
+pub(super) type LogId = openraft::alias::LogIdOf<TypeConfig>;
+pub(super) type VoteRecord = openraft::alias::VoteOf<TypeConfig>;
+pub(super) type Membership = openraft::Membership<u64, ()>;
+pub(super) type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
+pub(super) type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
+pub(super) type Payload = EntryPayload<Command, u64, ()>;
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct TypeConfig;
+
+impl RaftTypeConfig for TypeConfig {
+    type D = Command;
+    type R = Applied;
+    type NodeId = u64;
+    // Addresses are configuration, the same on all members, and not part of the log.
+    type Node = ();
+    type Term = u64;
+    type LeaderId = LeaderId;
+    type Vote = Vote<LeaderId>;
+    type Entry = openraft::alias::DefaultEntryOf<Self>;
+    type Payload = Payload;
+    type Responder<T>
+        = OneshotResponder<Self, T>
+    where
+        T: Send + 'static;
+    type Batch<T>
+        = InlineBatch<T>
+    where
+        T: Send + 'static;
+    type AsyncRuntime = Runtime;
+    type ErrorSource = AnyError;
+}
+
+/// openraft prints commands in its traces; contents do not belong there.
+impl fmt::Display for Command {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("command")
+    }
+}
+
+impl fmt::Display for Applied {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("applied")
+    }
+}
