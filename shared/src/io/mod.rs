@@ -5,6 +5,7 @@
 )]
 
 pub mod admin;
+pub mod process;
 pub mod raft;
 pub mod shutdown;
 pub mod sip_stream;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -256,21 +255,89 @@ impl Drop for Vital {
     }
 }
 
-/// What a binary tells whoever started it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExitStatus {
-    Drained,
-    Failed,
-    /// `EX_CONFIG` of sysexits.h: starting again without mending the file is of no use, and systemd is told so.
-    BadConfiguration,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl From<ExitStatus> for ExitCode {
-    fn from(status: ExitStatus) -> Self {
-        Self::from(match status {
-            ExitStatus::Drained => 0,
-            ExitStatus::Failed => 1,
-            ExitStatus::BadConfiguration => 78,
-        })
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_passes_every_stage_in_order_and_ends_when_the_tasks_do() {
+        let shutdown = Shutdown::new();
+        let (stage, mut seen) = tokio::sync::mpsc::unbounded_channel();
+        for next in [Stage::LookAway, Stage::StopAccepting, Stage::Drain, Stage::Close] {
+            let (shutdown, stage) = (shutdown.clone(), stage.clone());
+            tokio::spawn(async move {
+                shutdown.reached(next).await;
+                stage.send(shutdown.stage()).unwrap();
+            });
+        }
+        let finishing = shutdown.clone();
+        shutdown.spawn("client", async move {
+            finishing.reached(Stage::Drain).await;
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(shutdown.running(), [("client", 1)]);
+        let outcome = shutdown.drain(&DrainTimings::default(), async {}).await;
+        assert_eq!(outcome, DrainOutcome::Drained);
+        assert_eq!(shutdown.running(), []);
+        tokio::task::yield_now().await;
+        let mut stages = Vec::new();
+        while let Ok(stage) = seen.try_recv() {
+            stages.push(stage);
+        }
+        assert_eq!(
+            (stages.len(), stages.first(), stages.last()),
+            (4, Some(&Stage::LookAway), Some(&Stage::Close))
+        );
+        assert!(stages.is_sorted());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_outlives_the_deadline_is_cut_and_named() {
+        let shutdown = Shutdown::new();
+        let _stuck = [
+            shutdown.track("client"),
+            shutdown.track("client"),
+            shutdown.track("witness"),
+        ];
+        let outcome = shutdown.drain(&DrainTimings::default(), async {}).await;
+        assert_eq!(outcome, DrainOutcome::Cut(vec![("client", 2), ("witness", 1)]));
+        assert_eq!(shutdown.stage(), Stage::Close);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hand_over_that_hangs_does_not_hold_the_drain_up() {
+        let shutdown = Shutdown::new();
+        let outcome = shutdown
+            .drain(&DrainTimings::default(), std::future::pending())
+            .await;
+        assert_eq!(outcome, DrainOutcome::Cut(Vec::new()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_vital_task_that_panics_starts_a_drain_and_a_common_one_does_not() {
+        let shutdown = Shutdown::new();
+        let _ = shutdown.spawn("common", async { panic!("planted") }).await;
+        assert_eq!(*shutdown.shared.reason.borrow(), None);
+        let _ = shutdown.spawn_vital("vital", async { panic!("planted") }).await;
+        assert_eq!(
+            shutdown.requested().await.unwrap(),
+            ShutdownReason::TaskEnded("vital")
+        );
+        assert_eq!(shutdown.running(), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stages_never_go_back_and_the_first_reason_stands() {
+        let shutdown = Shutdown::new();
+        shutdown.advance(Stage::Drain);
+        shutdown.advance(Stage::LookAway);
+        assert_eq!(shutdown.stage(), Stage::Drain);
+        shutdown.request(ShutdownReason::TaskEnded("first"));
+        shutdown.request(ShutdownReason::TaskEnded("second"));
+        assert_eq!(
+            shutdown.requested().await.unwrap(),
+            ShutdownReason::TaskEnded("first")
+        );
     }
 }

@@ -1,15 +1,14 @@
 //! TCP bytes → whole messages. Resumable: no byte of a head is looked at twice, however the stream is cut.
 //!
 //! Strict where framing is at stake, because a wrong cut on a shared connection harms thousands of users; content
-//! with everything else, because bytes are only passed on. `spec` for each case is the table of tests below.
-
-use std::fmt;
+//! with everything else, because bytes are only passed on. The tests below go through the cases one by one.
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::raw_message::RawMessage;
-use super::scan::{ContentLength, HeadIndex, RefusalReason};
-use super::start_line::{StartLine, StartLineKind, parse_start_line};
+use super::fault::{FramingError, RefusalReason};
+use super::head_scan::{HeadOutcome, HeadScan, body_length};
+use super::raw_message::{NotOneMessage, RawMessage};
+use super::scan::HeadIndex;
 
 /// Bounds on one message. Beyond any of them the connection is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,88 +63,6 @@ pub enum Phase {
     Body,
 }
 
-/// Why nobody can say any more where the next message begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum FramingError {
-    NotSip,
-    TlsOnPlainPort,
-    /// A start line with the rest of an earlier body before it.
-    LeftoverBytes,
-    StartLineTooLong,
-    HeaderLineTooLong,
-    HeadTooLarge,
-    TooManyHeaders,
-    BodyTooLarge,
-    ContentLengthMissing,
-    ContentLengthMalformed,
-    ContentLengthDuplicate,
-}
-
-impl FramingError {
-    /// All of them, for metrics that want every label from the start.
-    pub const ALL: [Self; 11] = [
-        Self::NotSip,
-        Self::TlsOnPlainPort,
-        Self::LeftoverBytes,
-        Self::StartLineTooLong,
-        Self::HeaderLineTooLong,
-        Self::HeadTooLarge,
-        Self::TooManyHeaders,
-        Self::BodyTooLarge,
-        Self::ContentLengthMissing,
-        Self::ContentLengthMalformed,
-        Self::ContentLengthDuplicate,
-    ];
-
-    #[must_use]
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::NotSip => "not_sip",
-            Self::TlsOnPlainPort => "tls_on_plain_port",
-            Self::LeftoverBytes => "leftover_bytes",
-            Self::StartLineTooLong => "start_line_too_long",
-            Self::HeaderLineTooLong => "header_line_too_long",
-            Self::HeadTooLarge => "head_too_large",
-            Self::TooManyHeaders => "too_many_headers",
-            Self::BodyTooLarge => "body_too_large",
-            Self::ContentLengthMissing => "content_length_missing",
-            Self::ContentLengthMalformed => "content_length_malformed",
-            Self::ContentLengthDuplicate => "content_length_duplicate",
-        }
-    }
-
-    fn status(self) -> u16 {
-        match self {
-            Self::StartLineTooLong | Self::HeaderLineTooLong | Self::HeadTooLarge | Self::BodyTooLarge => 513,
-            Self::NotSip
-            | Self::TlsOnPlainPort
-            | Self::LeftoverBytes
-            | Self::TooManyHeaders
-            | Self::ContentLengthMissing
-            | Self::ContentLengthMalformed
-            | Self::ContentLengthDuplicate => 400,
-        }
-    }
-}
-
-impl fmt::Display for FramingError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::NotSip => "this is not SIP",
-            Self::TlsOnPlainPort => "TLS on a port without TLS",
-            Self::LeftoverBytes => "bytes beyond the declared body stand before the start line",
-            Self::StartLineTooLong => "the start line is too long",
-            Self::HeaderLineTooLong => "a header is too long",
-            Self::HeadTooLarge => "the head is too large",
-            Self::TooManyHeaders => "there are too many headers",
-            Self::BodyTooLarge => "the body is too large",
-            Self::ContentLengthMissing => "Content-Length is missing",
-            Self::ContentLengthMalformed => "Content-Length is malformed",
-            Self::ContentLengthDuplicate => "Content-Length stands more than once",
-        })
-    }
-}
-
 /// Cuts one stream. Feed it through [`Framer::buffer_mut`], then call [`Framer::next_frame`] until it has no more.
 #[derive(Debug)]
 pub struct Framer {
@@ -160,15 +77,6 @@ enum State {
     Head(HeadScan),
     Body { index: HeadIndex, length: usize },
     Lost,
-}
-
-#[derive(Debug)]
-struct HeadScan {
-    index: HeadIndex,
-    /// Where the header begins that is not complete yet.
-    line_start: usize,
-    /// Up to here no line feed is left to be found.
-    searched: usize,
 }
 
 impl Framer {
@@ -217,7 +125,7 @@ impl Framer {
 
     /// Forgets one to three bytes of a ping that never came whole: a late rest must not complete it.
     pub fn discard_half_ping(&mut self) {
-        if self.phase() == Phase::KeepAlive {
+        if self.phase() == Phase::KeepAlive && PING.starts_with(&self.buffer) {
             self.buffer.clear();
         }
     }
@@ -241,11 +149,7 @@ impl Framer {
                 _ => return Step::Lost(FramingError::NotSip),
             }
         }
-        self.state = State::Head(HeadScan {
-            index: HeadIndex::new(),
-            line_start: 0,
-            searched: 0,
-        });
+        self.state = State::Head(HeadScan::new());
         Step::GoOn
     }
 
@@ -309,142 +213,9 @@ impl Framer {
     }
 }
 
-impl HeadScan {
-    fn advance(&mut self, bytes: &[u8], limits: &FramerLimits) -> HeadOutcome {
-        loop {
-            let found = memchr::memchr(b'\n', &bytes[self.searched..]).map(|at| self.searched + at);
-            let line_end = found.map_or(bytes.len(), |line_feed| line_feed + 1);
-            if let Err(reason) = self.check_limits(line_end, limits) {
-                return HeadOutcome::Lost(reason);
-            }
-            let Some(line_feed) = found else {
-                self.searched = bytes.len();
-                return HeadOutcome::Incomplete;
-            };
-            match self.end_of_line(bytes, line_feed) {
-                LineEnd::GoOn => {}
-                LineEnd::NeedsNextByte => {
-                    self.searched = line_feed;
-                    return HeadOutcome::Incomplete;
-                }
-                LineEnd::HeadComplete => return HeadOutcome::Complete,
-                LineEnd::Lost(reason) => return HeadOutcome::Lost(reason),
-            }
-            if self.index.header_count > limits.header_count_max {
-                return HeadOutcome::Lost(FramingError::TooManyHeaders);
-            }
-        }
-    }
-
-    /// Whichever bound lies first in the stream is the one that counts, so the outcome does not hang on the cuts.
-    fn check_limits(&self, end: usize, limits: &FramerLimits) -> Result<(), FramingError> {
-        let (line_max, line_reason) = if self.line_start == 0 {
-            (limits.start_line_bytes_max, FramingError::StartLineTooLong)
-        } else {
-            (limits.header_line_bytes_max, FramingError::HeaderLineTooLong)
-        };
-        let line_end_max = self.line_start + line_max;
-        if end <= line_end_max.min(limits.head_bytes_max) {
-            Ok(())
-        } else if line_end_max <= limits.head_bytes_max {
-            Err(line_reason)
-        } else {
-            Err(FramingError::HeadTooLarge)
-        }
-    }
-
-    fn end_of_line(&mut self, bytes: &[u8], line_feed: usize) -> LineEnd {
-        let next = line_feed + 1;
-        let text_end = self.text_end(bytes, line_feed);
-        if self.line_start == 0 {
-            return match self.take_start_line(&bytes[..text_end]) {
-                Ok(()) => self.begin_line(next),
-                Err(reason) => LineEnd::Lost(reason),
-            };
-        }
-        if text_end == self.line_start {
-            self.index.head_length = next;
-            self.line_start = next;
-            return LineEnd::HeadComplete;
-        }
-        match bytes.get(next) {
-            None => LineEnd::NeedsNextByte,
-            // RFC 3261 §7.3.1: a line that begins with white space goes on with the header before it.
-            Some(b' ' | b'\t') => {
-                self.searched = next;
-                LineEnd::GoOn
-            }
-            Some(_) => {
-                self.index.add_header(bytes, self.line_start, text_end);
-                self.begin_line(next)
-            }
-        }
-    }
-
-    fn begin_line(&mut self, at: usize) -> LineEnd {
-        self.line_start = at;
-        self.searched = at;
-        LineEnd::GoOn
-    }
-
-    /// Where the text before a line feed ends, and notes lines that end in LF alone.
-    fn text_end(&mut self, bytes: &[u8], line_feed: usize) -> usize {
-        if line_feed > self.line_start && bytes[line_feed - 1] == b'\r' {
-            return line_feed - 1;
-        }
-        self.index.bare_line_feed = true;
-        line_feed
-    }
-
-    fn take_start_line(&mut self, line: &[u8]) -> Result<(), FramingError> {
-        match parse_start_line(line) {
-            StartLineKind::Good(start_line) => self.index.start_line = Some(start_line),
-            StartLineKind::Refused(start_line, reason) => {
-                self.index.start_line = Some(start_line);
-                self.index.refuse(reason);
-            }
-            // Read on: the head behind it may be enough to say 400 before the connection closes.
-            StartLineKind::Leftover => {}
-            StartLineKind::NotSip => return Err(FramingError::NotSip),
-        }
-        self.index.headers_start = line.len();
-        Ok(())
-    }
-}
-
-/// The head is complete: how long is the body, and can that be believed?
-fn body_length(index: &HeadIndex, bytes: &[u8], limits: &FramerLimits) -> Result<usize, FramingError> {
-    if has_leftover(index, bytes) {
-        return Err(FramingError::LeftoverBytes);
-    }
-    match index.content_length {
-        ContentLength::Missing => Err(FramingError::ContentLengthMissing),
-        ContentLength::Malformed => Err(FramingError::ContentLengthMalformed),
-        ContentLength::Duplicate => Err(FramingError::ContentLengthDuplicate),
-        ContentLength::Is(length) => match usize::try_from(length) {
-            Ok(length) if length <= limits.body_bytes_max => Ok(length),
-            _ => Err(FramingError::BodyTooLarge),
-        },
-    }
-}
-
-/// `23456INVITE sip:…` with `CSeq: 1 INVITE`: the end of a body that was longer than it said.
-fn has_leftover(index: &HeadIndex, bytes: &[u8]) -> bool {
-    let method = match index.start_line {
-        None => return true,
-        Some(StartLine::Response { .. }) => return false,
-        Some(StartLine::Request { method, .. }) => method.of_bytes(bytes),
-    };
-    index.cseq.is_some_and(|cseq| {
-        let expected = cseq.method.of_bytes(bytes);
-        method.len() > expected.len() && method.ends_with(expected)
-    })
-}
-
 impl RawMessage {
     /// Parses bytes that are one whole message and nothing else.
-    pub fn parse(bytes: Bytes) -> Result<Self, super::raw_message::NotOneMessage> {
-        use super::raw_message::NotOneMessage;
+    pub fn parse(bytes: Bytes) -> Result<Self, NotOneMessage> {
         let mut framer = Framer::new(FramerLimits::default());
         framer.buffer = BytesMut::from(bytes);
         let frame = framer.next_frame().ok_or(NotOneMessage::Incomplete)?;
@@ -465,19 +236,404 @@ enum Step {
     Lost(FramingError),
 }
 
-enum HeadOutcome {
-    Incomplete,
-    Complete,
-    Lost(FramingError),
-}
-
-enum LineEnd {
-    GoOn,
-    NeedsNextByte,
-    HeadComplete,
-    Lost(FramingError),
-}
-
 const PING: &[u8] = b"\r\n\r\n";
 /// First byte of a TLS record that holds a handshake message (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HEAD: &str = "Via: SIP/2.0/TCP 10.0.0.9:5060;branch=z9hG4bKa1\r\n\
+        From: <sip:joe@example.com>;tag=f1\r\n\
+        To: <sip:8000@gw.example.com>\r\n\
+        Call-ID: c1\r\n\
+        CSeq: 1 INVITE\r\n";
+
+    fn invite(more_headers: &str, body: &str) -> String {
+        format!("INVITE sip:8000@gw.example.com SIP/2.0\r\n{HEAD}{more_headers}\r\n{body}")
+    }
+
+    fn good() -> String {
+        invite("Content-Length: 5\r\n", "<a/>\n")
+    }
+
+    fn frames(stream: impl AsRef<[u8]>) -> Vec<String> {
+        let stream = stream.as_ref();
+        frames_of(std::iter::once(stream))
+    }
+
+    /// What came out, in words that compare whole.
+    fn frames_of<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
+        let mut framer = Framer::new(FramerLimits::default());
+        let mut frames = Vec::new();
+        for piece in pieces {
+            framer.buffer_mut().extend_from_slice(piece);
+            frames.extend(std::iter::from_fn(|| framer.next_frame()).map(|frame| describe(&frame)));
+        }
+        frames
+    }
+
+    fn describe(frame: &Frame) -> String {
+        match frame {
+            Frame::Message(message) => format!("message {}", String::from_utf8_lossy(message.bytes())),
+            Frame::KeepAlivePing => "ping".to_owned(),
+            Frame::Refused { reason, .. } => format!("refused {} {}", reason.status(), reason.label()),
+            Frame::Lost { answer, reason } => match answer {
+                Some((_, status)) => format!("lost {status} {}", reason.label()),
+                None => format!("lost {}", reason.label()),
+            },
+        }
+    }
+
+    fn message(text: &str) -> String {
+        format!("message {text}")
+    }
+
+    #[test]
+    fn a_hundred_pipelined_messages_come_out_in_order() {
+        let messages: Vec<String> = (0..100)
+            .map(|number| invite(&format!("X: {number}\r\nl: 2\r\n"), "ab"))
+            .collect();
+        let expected: Vec<String> = messages.iter().map(|text| message(text)).collect();
+        assert_eq!(frames(messages.concat()), expected);
+    }
+
+    #[test]
+    fn bytes_may_come_one_by_one() {
+        let stream = format!("{}\r\n\r\n{}", good(), good());
+        assert_eq!(
+            frames_of(stream.as_bytes().chunks(1)),
+            [message(&good()), "ping".into(), message(&good())]
+        );
+    }
+
+    #[test]
+    fn a_missing_content_length_loses_the_framing() {
+        assert_eq!(frames(invite("", "")), ["lost 400 content_length_missing"]);
+    }
+
+    #[test]
+    fn bytes_beyond_the_declared_body_lose_the_framing() {
+        let short = invite("Content-Length: 2\r\n", "0123456789");
+        let expected = message(&invite("Content-Length: 2\r\n", "01"));
+        assert_eq!(
+            frames(format!("{short}{}", good())),
+            [expected.clone(), "lost 400 leftover_bytes".into()]
+        );
+        let markup = invite("Content-Length: 2\r\n", "01<x>");
+        assert_eq!(
+            frames(format!("{markup}{}", good())),
+            [expected.clone(), "lost 400 leftover_bytes".into()]
+        );
+        let lines = invite("Content-Length: 2\r\n", "01v=0\r\n");
+        assert_eq!(
+            frames(format!("{lines}{}", good())),
+            [expected, "lost not_sip".into()]
+        );
+    }
+
+    #[test]
+    fn a_body_that_does_not_come_is_waited_for() {
+        let mut framer = Framer::new(FramerLimits::default());
+        framer
+            .buffer_mut()
+            .extend_from_slice(invite("Content-Length: 1000000\r\n", "01").as_bytes());
+        assert!(framer.next_frame().is_none());
+        assert_eq!(framer.phase(), Phase::Body);
+        assert!(
+            framer.buffer_mut().capacity() < 10_000,
+            "memory by declared length"
+        );
+    }
+
+    #[test]
+    fn a_malformed_length_loses_the_framing() {
+        for value in ["-5", "+5", "0x5", "5, 5", "", " ", "5 5", "5\r\n 5", "5;", "٥"] {
+            let stream = invite(&format!("Content-Length: {value}\r\n"), "01234");
+            assert_eq!(frames(stream), ["lost 400 content_length_malformed"], "{value:?}");
+        }
+    }
+
+    #[test]
+    fn leading_zeros_are_legal() {
+        let text = invite(&format!("Content-Length: {}5\r\n", "0".repeat(300)), "01234");
+        assert_eq!(frames(&text), [message(&text)]);
+    }
+
+    #[test]
+    fn a_huge_length_is_refused_at_once() {
+        for value in ["1048577", "99999999999999", "99999999999999999999999999999999"] {
+            let stream = invite(&format!("Content-Length: {value}\r\n"), "");
+            assert_eq!(frames(stream), ["lost 513 body_too_large"], "{value}");
+        }
+    }
+
+    #[test]
+    fn two_lengths_lose_the_framing_even_when_equal() {
+        for second in [
+            "Content-Length: 5",
+            "Content-Length: 13",
+            "l: 0",
+            "L : 5",
+            "content-length: x",
+        ] {
+            let stream = invite(&format!("Content-Length: 5\r\n{second}\r\n"), "01234");
+            assert_eq!(frames(stream), ["lost 400 content_length_duplicate"], "{second}");
+        }
+    }
+
+    #[test]
+    fn a_look_alike_of_the_length_costs_a_refusal_and_no_more() {
+        let look_alikes = [
+            "Content_Length: 50",
+            "Subject: x\r\n Content-Length: 50",
+            "Subject: x\r\n\tl : 50",
+        ];
+        for look_alike in look_alikes {
+            let refused = "refused 400 content_length_look_alike".to_owned();
+            let before = invite(&format!("{look_alike}\r\nContent-Length: 5\r\n"), "01234");
+            assert_eq!(
+                frames(before + &good()),
+                [refused.clone(), message(&good())],
+                "{look_alike}"
+            );
+            let after = invite(&format!("Content-Length: 5\r\n{look_alike}\r\n"), "01234");
+            assert_eq!(
+                frames(after + &good()),
+                [refused, message(&good())],
+                "{look_alike}"
+            );
+            let alone = invite(&format!("{look_alike}\r\n"), "");
+            assert_eq!(frames(alone), ["lost 400 content_length_missing"], "{look_alike}");
+        }
+    }
+
+    #[test]
+    fn the_length_may_be_folded_spaced_compact_and_in_any_case() {
+        for line in [
+            "Content-Length:\r\n 5",
+            "Content-Length \t: 5",
+            "l:5",
+            "cOnTeNt-LeNgTh: 5",
+            "L:\t5 ",
+        ] {
+            let text = invite(&format!("{line}\r\n"), "01234");
+            assert_eq!(frames(&text), [message(&text)], "{line:?}");
+        }
+    }
+
+    #[test]
+    fn lines_may_end_in_line_feeds_alone() {
+        let text = good().replace("\r\n", "\n");
+        assert_eq!(frames(&text), [message(&text)]);
+        assert!(RawMessage::parse(text.into()).unwrap().has_bare_line_feeds());
+        assert!(!RawMessage::parse(good().into()).unwrap().has_bare_line_feeds());
+    }
+
+    #[test]
+    fn odd_bytes_in_a_header_pass_unchanged() {
+        let mut text = invite("Subject: a\rb\0c_\r\nContent-Length: 0\r\n", "").into_bytes();
+        let at = text.iter().position(|&byte| byte == b'_').unwrap();
+        text[at] = 0xff;
+        assert_eq!(RawMessage::parse(text.clone().into()).unwrap().bytes(), &text);
+    }
+
+    #[test]
+    fn pings_are_counted_between_messages_and_other_line_ends_ignored() {
+        assert_eq!(frames("\r\n\r\n"), ["ping"]);
+        assert_eq!(frames("\r\n\r\n\r\n\r\n"), ["ping", "ping"]);
+        assert_eq!(frames(format!("\r\n{}", good())), [message(&good())]);
+        assert_eq!(
+            frames(format!("\r\n\r\n\r\n{}", good())),
+            ["ping".into(), message(&good())]
+        );
+        assert_eq!(frames(format!("\n\n\r\n{}", good())), [message(&good())]);
+        for cut in 1..4 {
+            let (first, second) = b"\r\n\r\n".split_at(cut);
+            assert_eq!(frames_of([first, second]), ["ping"]);
+        }
+    }
+
+    #[test]
+    fn half_a_ping_is_told_from_silence_and_can_be_forgotten() {
+        let mut framer = Framer::new(FramerLimits::default());
+        assert_eq!(framer.phase(), Phase::Boundary);
+        framer.buffer_mut().extend_from_slice(b"\r\n\r");
+        assert!(framer.next_frame().is_none());
+        assert_eq!(framer.phase(), Phase::KeepAlive);
+        framer.discard_half_ping();
+        assert_eq!(framer.phase(), Phase::Boundary);
+        framer
+            .buffer_mut()
+            .extend_from_slice(format!("\n{}", good()).as_bytes());
+        assert!(matches!(framer.next_frame(), Some(Frame::Message(_))));
+    }
+
+    #[test]
+    fn other_protocols_are_lost_without_a_word() {
+        let post = format!("POST / HTTP/1.1\r\nContent-Length: 900\r\n\r\n{}", good());
+        for stream in [
+            "GET / HTTP/1.1\r\n",
+            &post,
+            "PRI * HTTP/2.0\r\n",
+            "\0\0\0\0",
+            "hello\r\n",
+            "\rX",
+            "\u{e9}",
+        ] {
+            assert_eq!(frames(stream), ["lost not_sip"], "{stream:?}");
+        }
+        assert_eq!(frames([0x16, 3, 1]), ["lost tls_on_plain_port"]);
+        assert_eq!(frames([0x16]), ["lost tls_on_plain_port"]);
+    }
+
+    #[test]
+    fn nothing_follows_a_lost_framing() {
+        let stream = format!("GET / HTTP/1.1\r\n\r\n{}", good());
+        assert_eq!(
+            frames_of([stream.as_bytes(), good().as_bytes()]),
+            ["lost not_sip"]
+        );
+    }
+
+    #[test]
+    fn large_heads_and_bodies_pass_up_to_the_limits() {
+        let wide = invite(
+            &format!("X: {}\r\nl: 40000\r\n", "x".repeat(16_000)),
+            &"b".repeat(40_000),
+        );
+        assert_eq!(frames(&wide), [message(&wide)]);
+        let many = invite(&"X: 1\r\n".repeat(500), "").replace("\r\n\r\n", "\r\nl: 0\r\n\r\n");
+        assert_eq!(frames(&many), [message(&many)]);
+    }
+
+    #[test]
+    fn beyond_a_limit_the_answer_is_513_where_one_can_be_written() {
+        let line = invite(&format!("X: {}\r\nl: 0\r\n", "x".repeat(17_000)), "");
+        assert_eq!(frames(line), ["lost 513 header_line_too_long"]);
+        let folded = invite(&format!("X: {}\r\nl: 0\r\n", "x\r\n ".repeat(5_000)), "");
+        assert_eq!(frames(folded), ["lost 513 header_line_too_long"]);
+        let header = format!("X: {}\r\n", "x".repeat(10_000));
+        assert_eq!(frames(invite(&header.repeat(7), "")), ["lost 513 head_too_large"]);
+        let unfinished = format!("INVITE sip:a SIP/2.0\r\nX: {}", "x".repeat(17_000));
+        assert_eq!(frames(unfinished), ["lost header_line_too_long"]);
+        assert_eq!(frames("a".repeat(8 * 1024 + 1)), ["lost start_line_too_long"]);
+    }
+
+    #[test]
+    fn too_many_headers_are_refused() {
+        assert_eq!(
+            frames(invite(&"X: 1\r\n".repeat(1000), "")),
+            ["lost 400 too_many_headers"]
+        );
+    }
+
+    #[test]
+    fn another_version_is_505_and_the_next_message_still_read() {
+        let other = good().replace("SIP/2.0\r\n", "SIP/7.0\r\n");
+        assert_eq!(
+            frames(other + &good()),
+            ["refused 505 version_not_supported".into(), message(&good())]
+        );
+    }
+
+    #[test]
+    fn a_broken_start_line_costs_one_refusal() {
+        let lines = [
+            "INVITE  sip:8000@gw.example.com SIP/2.0",
+            "INVITE sip:8000@gw.example.com SIP/2.0 ",
+            "INVITE sip:8000@gw.example.com; lr SIP/2.0",
+            "INVITE SIP/2.0",
+        ];
+        for line in lines {
+            let broken = good().replace("INVITE sip:8000@gw.example.com SIP/2.0", line);
+            let expected = ["refused 400 start_line_malformed".into(), message(&good())];
+            assert_eq!(frames(broken + &good()), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_valid_in_every_odd_way_passes() {
+        let text = "INVITE sip:8000@gw.example.com;unknown SIP/2.0\r\n\
+            TO :\r\n sip:8000@gw.example.com ;   tag    = n1-77\r\n\
+            from   : \"A \\\\\\\" <sip:x;tag=no>\"       <sip:joe@example.com>\r\n  ;\r\n  tag = f1\r\n\
+            MaX-fOrWaRdS: 0068\r\n\
+            I: odd@10.0.0.9\r\n\
+            Content-Length   : 3\r\n\
+            cseq: 0009\r\n  INVITE\r\n\
+            Via  : SIP  /   2.0\r\n /UDP\r\n    10.0.0.9;branch=390skdjuw\r\n\
+            s :\r\n\
+            Strange: ;;,,;;,;\r\n\
+            v:  SIP  / 2.0  / TCP     one.example.com   ;\r\n  branch  =   z9hG4bKx  ,\r\n SIP / 2.0 / UDP b\r\n\
+            \r\nabc";
+        assert_eq!(frames(text), [message(text)]);
+        let raw = RawMessage::parse(Bytes::from_static(text.as_bytes())).unwrap();
+        assert_eq!(raw.from_tag(), Some(&b"f1"[..]));
+        assert_eq!(raw.to_tag(), Some(&b"n1-77"[..]));
+        assert_eq!((raw.cseq_number(), raw.cseq_method()), (9, &b"INVITE"[..]));
+        assert_eq!(raw.via_branch(), Some(&b"390skdjuw"[..]));
+        assert_eq!(raw.headers().count(), 10);
+    }
+
+    #[test]
+    fn a_response_that_loses_the_framing_is_not_answered() {
+        let response = format!("SIP/2.0 200 OK\r\n{HEAD}\r\n");
+        assert_eq!(frames(response), ["lost content_length_missing"]);
+    }
+
+    #[test]
+    fn an_ack_that_loses_the_framing_is_not_answered() {
+        assert_eq!(
+            frames(invite("", "").replace("INVITE", "ACK")),
+            ["lost content_length_missing"]
+        );
+    }
+
+    fn stream_pieces() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            4 => Just(good().into_bytes()),
+            1 => Just(good().replace("\r\n", "\n").into_bytes()),
+            1 => Just(b"\r\n\r\n".to_vec()),
+            1 => Just(b"\r\n".to_vec()),
+            1 => Just(invite("X: a\r\n b\r\n\tl: 7\r\nl: 3\r\n", "abc").into_bytes()),
+            1 => Just(invite("Content-Length: 2\r\n", "abcdef").into_bytes()),
+            1 => Just(invite("", "abc").into_bytes()),
+            1 => Just(invite(&format!("X: {}\r\n", "x".repeat(16_380)).repeat(5), "").into_bytes()),
+            1 => proptest::collection::vec(any::<u8>(), 0..40),
+        ];
+        proptest::collection::vec(piece, 0..6).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn the_cuts_of_a_stream_do_not_matter(
+            stream in stream_pieces(),
+            cuts in proptest::collection::vec(any::<proptest::sample::Index>(), 0..8),
+        ) {
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
+            cuts.extend([0, stream.len()]);
+            cuts.sort_unstable();
+            let pieces = cuts.windows(2).map(|cut| &stream[cut[0]..cut[1]]);
+            prop_assert_eq!(frames(&stream), frames_of(pieces));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400), at in 0_usize..300) {
+            let mut stream = good().into_bytes();
+            stream.splice(at.min(stream.len())..(at + 2).min(stream.len()), bytes);
+            frames(&stream);
+        }
+
+        #[test]
+        fn every_damaged_byte_is_survived(at in any::<proptest::sample::Index>(), byte in any::<u8>()) {
+            let mut stream = good().into_bytes();
+            let at = at.index(stream.len());
+            stream[at] = byte;
+            frames(&stream);
+        }
+    }
+}

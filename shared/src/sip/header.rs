@@ -130,6 +130,18 @@ impl Headers {
         self.entries.push(Header { name, value });
     }
 
+    /// Adds to the first value of that name, which else stays as received.
+    pub(super) fn extend_value(&mut self, name: &str, suffix: &str) {
+        let name = canonical_name(name);
+        if let Some(header) = self
+            .entries
+            .iter_mut()
+            .find(|header| header.name.eq_ignore_ascii_case(&name))
+        {
+            header.value = [&header.value[..], suffix.as_bytes()].concat().into();
+        }
+    }
+
     fn named(&self, name: &str) -> impl Iterator<Item = &Header> {
         let name = canonical_name(name).into_owned();
         self.entries
@@ -138,14 +150,13 @@ impl Headers {
     }
 }
 
+/// No value of ours may begin a line of its own.
 fn one_line(value: &[u8]) -> Bytes {
-    match unfold(trim(value)) {
-        Cow::Borrowed(value) if !value.contains(&b'\r') => Bytes::copy_from_slice(value),
-        unfolded => unfolded
-            .iter()
-            .map(|&byte| if byte == b'\r' { b' ' } else { byte })
-            .collect(),
-    }
+    let unfolded = unfold(trim(value));
+    unfolded
+        .iter()
+        .map(|&byte| if byte == b'\r' { b' ' } else { byte })
+        .collect()
 }
 
 /// The long name as the standards spell it; a name that we do not know stays as it is.
@@ -250,3 +261,67 @@ const LISTS: &[&str] = &[
     "Via",
     "Warning",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_in_any_case_and_length() {
+        let mut headers = Headers::new();
+        headers.append("i", "c1");
+        headers.append("content-TYPE", "application/csta+xml");
+        headers.append("ms-keep-alive", "UAC;hop-hop=yes");
+        assert_eq!(headers.get("Call-ID").as_deref(), Some("c1"));
+        assert_eq!(headers.get("c").as_deref(), Some("application/csta+xml"));
+        assert_eq!(headers.get("MS-Keep-Alive").as_deref(), Some("UAC;hop-hop=yes"));
+        let names: Vec<&str> = headers.iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["Call-ID", "Content-Type", "ms-keep-alive"]);
+    }
+
+    #[test]
+    fn lists_are_split_and_other_commas_are_not() {
+        let mut headers = Headers::new();
+        headers.append("Route", "<sip:a;x=1,2>, \"b, c\" <sip:b>");
+        headers.append("Route", "<sip:c>");
+        headers.append("Supported", "timer,, gruu ,");
+        headers.append("Date", "Sun, 22 Nov 2026 03:00:00 GMT");
+        assert_eq!(
+            headers.get_all("route"),
+            ["<sip:a;x=1,2>", "\"b, c\" <sip:b>", "<sip:c>"]
+        );
+        assert_eq!(headers.get_all("k"), ["timer", "gruu"]);
+        assert_eq!(headers.get_all("Date").len(), 1);
+        assert!(headers.lists("Supported", "Timer") && !headers.lists("Require", "timer"));
+    }
+
+    #[test]
+    fn setting_replaces_every_line_where_the_first_stood() {
+        let mut headers = Headers::new();
+        for (name, value) in [("Via", "1"), ("To", "2"), ("Via", "3"), ("Extra", "4")] {
+            headers.append(name, value);
+        }
+        headers.set("v", "5");
+        headers.set("Expires", "6");
+        let lines: Vec<(&str, &[u8])> = headers.iter().collect();
+        assert_eq!(
+            lines,
+            [
+                ("Via", &b"5"[..]),
+                ("To", b"2"),
+                ("Extra", b"4"),
+                ("Expires", b"6")
+            ]
+        );
+        headers.remove("VIA");
+        assert_eq!(headers.len(), 3);
+        assert!(!headers.contains("Via"));
+    }
+
+    #[test]
+    fn a_value_of_ours_cannot_begin_a_line() {
+        let mut headers = Headers::new();
+        headers.append("Subject", "a\r\nEvil: b\rc");
+        assert_eq!(headers.get_bytes("Subject"), Some(&b"a Evil: b c"[..]));
+    }
+}

@@ -1,14 +1,12 @@
 //! The typed view of a message, for whoever answers it.
 
-use std::convert::Infallible;
-use std::fmt;
-use std::str::FromStr;
-
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::header::Headers;
+use super::method::{CSeq, CSeqError, Method};
 use super::name_addr::{NameAddr, NameAddrError};
 use super::raw_message::RawMessage;
+use super::reason::reason_phrase;
 use super::syntax::to_text;
 use super::via::{Via, ViaError};
 
@@ -42,8 +40,8 @@ pub enum ParseError {
     StartLineMalformed,
     #[error("{0} is missing")]
     HeaderMissing(&'static str),
-    #[error("CSeq is malformed")]
-    CSeqMalformed,
+    #[error("{0}")]
+    CSeq(#[from] CSeqError),
     #[error("{0}")]
     Address(#[from] NameAddrError),
     #[error("{0}")]
@@ -160,13 +158,8 @@ impl Response {
 
     /// Adds the tag to To unless it has one. Nothing else of the value changes.
     pub fn set_to_tag(&mut self, tag: &str) {
-        let Some(to) = self.headers.get_bytes("To") else {
-            return;
-        };
-        let has_tag = self.to().map_or(true, |to| to.tag().is_some());
-        if !has_tag {
-            let tagged = [to, b";tag=", tag.as_bytes()].concat();
-            self.headers.set("To", tagged);
+        if self.to().is_ok_and(|to| to.tag().is_none()) {
+            self.headers.extend_value("To", &format!(";tag={tag}"));
         }
     }
 
@@ -195,146 +188,6 @@ impl Response {
 
     pub fn top_via(&self) -> Result<Via, ParseError> {
         top_via(&self.headers)
-    }
-}
-
-/// Methods are case-sensitive, and anyone may invent one (RFC 3261 §7.1).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Method {
-    Invite,
-    Ack,
-    Bye,
-    Cancel,
-    Options,
-    Info,
-    Update,
-    Register,
-    Subscribe,
-    Notify,
-    Message,
-    Refer,
-    Prack,
-    Publish,
-    Other(String),
-}
-
-impl Method {
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        match self {
-            Self::Invite => "INVITE",
-            Self::Ack => "ACK",
-            Self::Bye => "BYE",
-            Self::Cancel => "CANCEL",
-            Self::Options => "OPTIONS",
-            Self::Info => "INFO",
-            Self::Update => "UPDATE",
-            Self::Register => "REGISTER",
-            Self::Subscribe => "SUBSCRIBE",
-            Self::Notify => "NOTIFY",
-            Self::Message => "MESSAGE",
-            Self::Refer => "REFER",
-            Self::Prack => "PRACK",
-            Self::Publish => "PUBLISH",
-            Self::Other(name) => name,
-        }
-    }
-}
-
-impl From<&str> for Method {
-    fn from(name: &str) -> Self {
-        match name {
-            "INVITE" => Self::Invite,
-            "ACK" => Self::Ack,
-            "BYE" => Self::Bye,
-            "CANCEL" => Self::Cancel,
-            "OPTIONS" => Self::Options,
-            "INFO" => Self::Info,
-            "UPDATE" => Self::Update,
-            "REGISTER" => Self::Register,
-            "SUBSCRIBE" => Self::Subscribe,
-            "NOTIFY" => Self::Notify,
-            "MESSAGE" => Self::Message,
-            "REFER" => Self::Refer,
-            "PRACK" => Self::Prack,
-            "PUBLISH" => Self::Publish,
-            other => Self::Other(other.to_owned()),
-        }
-    }
-}
-
-impl FromStr for Method {
-    type Err = Infallible;
-
-    fn from_str(name: &str) -> Result<Self, Infallible> {
-        Ok(Self::from(name))
-    }
-}
-
-impl fmt::Display for Method {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.as_str())
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct CSeq {
-    pub number: u32,
-    pub method: Method,
-}
-
-impl CSeq {
-    pub fn parse(text: &str) -> Result<Self, ParseError> {
-        let mut parts = text.split_whitespace();
-        let (Some(number), Some(method), None) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(ParseError::CSeqMalformed);
-        };
-        let number = number.parse().map_err(|_| ParseError::CSeqMalformed)?;
-        Ok(Self {
-            number,
-            method: Method::from(method),
-        })
-    }
-}
-
-impl fmt::Display for CSeq {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} {}", self.number, self.method)
-    }
-}
-
-/// The standard phrase for a status (RFC 3261 §21 and its extensions); the name of its class where there is none.
-#[must_use]
-pub fn reason_phrase(status: u16) -> String {
-    if let Some((_, phrase)) = PHRASES.iter().find(|(code, _)| *code == status) {
-        return (*phrase).to_owned();
-    }
-    match rsip::StatusCode::from(status) {
-        rsip::StatusCode::Other(..) => class_phrase(status).to_owned(),
-        known => split_words(known.to_string().split_once(' ').map_or("", |(_, name)| name)),
-    }
-}
-
-/// rsip names its codes in one word: `BusyHere`.
-fn split_words(name: &str) -> String {
-    let mut words = String::with_capacity(name.len() + 8);
-    for character in name.chars() {
-        if character.is_ascii_uppercase() && !words.is_empty() {
-            words.push(' ');
-        }
-        words.push(character);
-    }
-    words
-}
-
-fn class_phrase(status: u16) -> &'static str {
-    match status / 100 {
-        1 => "Session Progress",
-        2 => "OK",
-        3 => "Redirection",
-        4 => "Bad Request",
-        5 => "Server Internal Error",
-        _ => "Decline",
     }
 }
 
@@ -370,7 +223,9 @@ fn address(headers: &Headers, name: &'static str) -> Result<NameAddr, ParseError
 }
 
 fn cseq(headers: &Headers) -> Result<CSeq, ParseError> {
-    CSeq::parse(&headers.get("CSeq").ok_or(ParseError::HeaderMissing("CSeq"))?)
+    Ok(CSeq::parse(
+        &headers.get("CSeq").ok_or(ParseError::HeaderMissing("CSeq"))?,
+    )?)
 }
 
 fn top_via(headers: &Headers) -> Result<Via, ParseError> {
@@ -380,12 +235,209 @@ fn top_via(headers: &Headers) -> Result<Via, ParseError> {
     )?)
 }
 
-/// Where capitals do not tell the standards' spelling.
-const PHRASES: &[(u16, &str)] = &[
-    (200, "OK"),
-    (414, "Request-URI Too Long"),
-    (416, "Unsupported URI Scheme"),
-    (481, "Call/Transaction Does Not Exist"),
-    (504, "Server Time-out"),
-    (606, "Not Acceptable"),
-];
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn raw(bytes: impl Into<Vec<u8>>) -> RawMessage {
+        RawMessage::parse(bytes.into().into()).unwrap()
+    }
+
+    fn request(bytes: impl Into<Vec<u8>>) -> Request {
+        match Message::parse(&raw(bytes)).unwrap() {
+            Message::Request(request) => request,
+            Message::Response(_) => panic!("a response"),
+        }
+    }
+
+    const INVITE: &str = "INVITE sip:b@h;opaque=user:epid:abc;gruu SIP/2.0\r\n\
+        v: SIP/2.0/TLS one;branch=z9hG4bK1 , SIP/2.0/TLS 10.1.1.5:50123\r\n\
+        Record-Route: <sip:pool;lr;ms-key-info=AAEAAQ==>,<sip:edge;lr>\r\n\
+        f: \"Joe\"\r\n\t<sip:joe@example.com> ; tag = 1;epid=ab\r\n\
+        t: <sip:8000@gw.example.com>\r\n\
+        i: 5D3Dg0E65a9F86\r\n\
+        CSeq: 0001  INVITE\r\n\
+        m: <sip:joe@example.com;opaque=user:epid:abc;gruu>\r\n\
+        Subject : x\r\n\
+        k: timer, ms-early-media\r\n\
+        Content-Type: application/csta+xml\r\n\
+        l: 4\r\n\r\n<a/>";
+
+    #[test]
+    fn an_invite_of_a_client_is_read_whole() {
+        let request = request(INVITE);
+        assert_eq!(
+            (&request.method, &*request.uri),
+            (&Method::Invite, "sip:b@h;opaque=user:epid:abc;gruu")
+        );
+        assert_eq!(request.body, "<a/>");
+        let from = request.from().unwrap();
+        assert_eq!(
+            (from.tag(), from.params.get("epid"), &*from.uri),
+            (Some("1"), Some("ab"), "sip:joe@example.com")
+        );
+        assert_eq!(request.to().unwrap().tag(), None);
+        assert_eq!(
+            request.cseq(),
+            Ok(CSeq {
+                number: 1,
+                method: Method::Invite
+            })
+        );
+        assert_eq!(request.top_via().unwrap().branch(), Some("z9hG4bK1"));
+        assert_eq!(request.headers.get_all("Via").len(), 2);
+        assert_eq!(
+            request.headers.get_all("Record-Route")[0],
+            "<sip:pool;lr;ms-key-info=AAEAAQ==>"
+        );
+        assert_eq!(
+            request.headers.get("From").as_deref(),
+            Some("\"Joe\" <sip:joe@example.com> ; tag = 1;epid=ab")
+        );
+        assert_eq!(request.headers.get("Subject").as_deref(), Some("x"));
+        assert!(request.headers.lists("Supported", "timer"));
+    }
+
+    #[test]
+    fn an_answer_repeats_what_identifies_the_request_byte_for_byte() {
+        let mut response = request(INVITE).response(200, "");
+        response.set_to_tag("n1-77");
+        response.set_to_tag("n1-78");
+        response.headers.append("Contact", "<sip:8000@gw1>");
+        response.body = Bytes::from_static(b"<b/>");
+        let expected = "SIP/2.0 200 OK\r\n\
+            Via: SIP/2.0/TLS one;branch=z9hG4bK1 , SIP/2.0/TLS 10.1.1.5:50123\r\n\
+            Record-Route: <sip:pool;lr;ms-key-info=AAEAAQ==>,<sip:edge;lr>\r\n\
+            From: \"Joe\"\r\n\t<sip:joe@example.com> ; tag = 1;epid=ab\r\n\
+            To: <sip:8000@gw.example.com>;tag=n1-77\r\n\
+            Call-ID: 5D3Dg0E65a9F86\r\n\
+            CSeq: 0001  INVITE\r\n\
+            Contact: <sip:8000@gw1>\r\n\
+            Content-Length: 4\r\n\r\n<b/>";
+        assert_eq!(response.write(), expected);
+    }
+
+    #[test]
+    fn a_latin_1_byte_is_text_to_us_and_leaves_as_it_came() {
+        let latin: Vec<u8> = INVITE
+            .bytes()
+            .map(|byte| if byte == b'J' { 0xdc } else { byte })
+            .collect();
+        let request = request(latin);
+        assert_eq!(request.from().unwrap().display_name.as_deref(), Some("Üoe"));
+        assert!(
+            request
+                .response(200, "")
+                .write()
+                .windows(4)
+                .any(|bytes| bytes == b"\"\xdco\x65")
+        );
+    }
+
+    #[test]
+    fn a_body_may_hold_any_byte() {
+        let body: Vec<u8> = (0..=255).collect();
+        let mut bytes = INVITE.replace("l: 4\r\n\r\n<a/>", "l: 256\r\n\r\n").into_bytes();
+        bytes.extend_from_slice(&body);
+        let request = request(bytes);
+        assert_eq!(request.body, body);
+        assert!(request.write().ends_with(&body));
+    }
+
+    #[test]
+    fn methods_and_headers_nobody_knows_survive() {
+        let text = INVITE
+            .replace("INVITE", "BENOTIFY")
+            .replace("Subject : x", "ms-Strange:;;,");
+        let request = request(text);
+        assert_eq!(request.method, Method::Other("BENOTIFY".to_owned()));
+        assert_eq!(request.cseq().unwrap().method, request.method);
+        assert_eq!(request.headers.get("MS-strange").as_deref(), Some(";;,"));
+        assert_eq!(Method::from("invite"), Method::Other("invite".to_owned()));
+    }
+
+    #[test]
+    fn a_reason_phrase_stays_as_it_came() {
+        let text = INVITE.replace(
+            "INVITE sip:b@h;opaque=user:epid:abc;gruu SIP/2.0",
+            "SIP/2.0 486 Besetzt Ü",
+        );
+        let Ok(Message::Response(response)) = Message::parse(&raw(text)) else {
+            panic!("no response")
+        };
+        assert_eq!((response.status, &*response.reason), (486, "Besetzt Ü"));
+        assert!(
+            response
+                .write()
+                .starts_with("SIP/2.0 486 Besetzt Ü\r\n".as_bytes())
+        );
+    }
+
+    #[test]
+    fn a_request_uri_that_is_no_sip_uri_is_left_alone() {
+        let request = request(INVITE.replace(
+            "sip:b@h;opaque=user:epid:abc;gruu",
+            "tel:4711;phone-context=dialstring",
+        ));
+        assert_eq!(request.uri, "tel:4711;phone-context=dialstring");
+    }
+
+    #[test]
+    fn the_length_is_always_ours() {
+        let mut request = Request::new(Method::Info, "sip:a@b");
+        request.headers.append("Content-Length", "99");
+        request.headers.append("l", "98");
+        request.body = Bytes::from_static(b"12345");
+        assert_eq!(
+            request.write(),
+            "INFO sip:a@b SIP/2.0\r\nContent-Length: 5\r\n\r\n12345"
+        );
+    }
+
+    #[test]
+    fn rsip_reads_what_we_write() {
+        let written = request(INVITE).response(200, "").write();
+        let theirs = rsip::Response::try_from(&written[..]);
+        // rsip refuses folding; without it, both read the same.
+        assert!(theirs.is_err());
+        let unfolded = request(INVITE.replace("\r\n\t", " ")).response(200, "").write();
+        let theirs = rsip::Response::try_from(&unfolded[..]).unwrap();
+        assert_eq!(theirs.status_code, rsip::StatusCode::OK);
+        assert_eq!(theirs.headers.iter().count(), raw(unfolded).headers().count());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_message_read_and_written_reads_the_same(
+            uri in "sip:[a-z;?=]{1,12}",
+            value in "[!-~][ -~]{0,30}",
+            body in proptest::collection::vec(any::<u8>(), 0..64),
+        ) {
+            let mut first = request(INVITE);
+            first.uri = uri;
+            first.headers.append("Extra", value.trim());
+            first.body = body.into();
+            let written = first.write();
+            let second = request(written.to_vec());
+            prop_assert_eq!(second.write(), written);
+            prop_assert_eq!(second.headers.get("Extra"), first.headers.get("Extra"));
+            prop_assert_eq!(second.body, first.body);
+        }
+
+        #[test]
+        fn no_damage_makes_it_panic(at in any::<proptest::sample::Index>(), byte in any::<u8>()) {
+            let mut bytes = INVITE.as_bytes().to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            if let Ok(raw) = RawMessage::parse(bytes.into())
+                && let Ok(Message::Request(request)) = Message::parse(&raw)
+            {
+                let _ = (request.from(), request.to(), request.cseq(), request.top_via());
+                prop_assert!(RawMessage::parse(request.response(400, "").write()).is_ok());
+            }
+        }
+    }
+}

@@ -10,23 +10,29 @@
 //! rsip is used behind these types only, and never for bytes off the wire.
 
 pub mod answer;
+pub mod fault;
 pub mod framer;
+mod head_scan;
 pub mod header;
 pub mod message;
+pub mod method;
 pub mod name_addr;
 pub mod raw_message;
-pub mod scan;
+pub mod reason;
+mod scan;
 mod start_line;
 mod syntax;
 pub mod uri;
 pub mod via;
 
 pub use answer::write_answer;
-pub use framer::{Frame, Framer, FramerLimits, FramingError, Phase};
+pub use fault::{FramingError, RefusalReason};
+pub use framer::{Frame, Framer, FramerLimits, Phase};
 pub use header::Headers;
-pub use message::{CSeq, Message, Method, ParseError, Request, Response};
+pub use message::{Message, ParseError, Request, Response};
+pub use method::{CSeq, Method};
 pub use name_addr::NameAddr;
 pub use raw_message::{NotOneMessage, RawMessage, TransactionKey};
-pub use scan::RefusalReason;
+pub use reason::reason_phrase;
 pub use uri::{Parameters, SipUri, TelUri, Uri};
 pub use via::Via;

@@ -118,3 +118,89 @@ fn unquote(quoted: &str) -> String {
     }
     plain
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parsed(text: &str) -> (Option<String>, String, Option<String>) {
+        let address = NameAddr::parse(text).unwrap();
+        let tag = address.tag().map(str::to_owned);
+        (address.display_name, address.uri, tag)
+    }
+
+    fn expected(
+        name: Option<&str>,
+        uri: &str,
+        tag: Option<&str>,
+    ) -> (Option<String>, String, Option<String>) {
+        (name.map(str::to_owned), uri.to_owned(), tag.map(str::to_owned))
+    }
+
+    #[test]
+    fn addresses_are_read_in_every_form() {
+        let cases = [
+            ("<sip:a@b>;tag=1", expected(None, "sip:a@b", Some("1"))),
+            ("sip:a@b;tag=1", expected(None, "sip:a@b", Some("1"))),
+            ("<sip:a@b> ; tag = 1", expected(None, "sip:a@b", Some("1"))),
+            (
+                "\"J \\\"R\\\\ ;tag=x\"  <sip:a@b;tag=no>;TAG=1",
+                expected(Some("J \"R\\ ;tag=x"), "sip:a@b;tag=no", Some("1")),
+            ),
+            (
+                "Joe Bloggs <sip:a@b>",
+                expected(Some("Joe Bloggs"), "sip:a@b", None),
+            ),
+            (
+                "<sip:a@b;opaque=user:epid:abc;gruu>",
+                expected(None, "sip:a@b;opaque=user:epid:abc;gruu", None),
+            ),
+            ("Jürgen <sip:a@b>", expected(Some("Jürgen"), "sip:a@b", None)),
+            (
+                "\"Jürgen, 2;3\" <sip:a@b>;tag=1",
+                expected(Some("Jürgen, 2;3"), "sip:a@b", Some("1")),
+            ),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(parsed(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn quoted_parameters_keep_what_they_hold() {
+        let text = "<sip:a@b>;+sip.instance=\"<urn:uuid:0;1,2>\";proxy=replace;q=0.5";
+        let contact = NameAddr::parse(text).unwrap();
+        assert_eq!(contact.params.get("+sip.instance"), Some("\"<urn:uuid:0;1,2>\""));
+        assert_eq!(contact.params.get("proxy"), Some("replace"));
+        assert_eq!(contact.write(), text);
+    }
+
+    #[test]
+    fn what_does_not_balance_is_an_error() {
+        for text in ["\"a <sip:a@b>", "<sip:a@b", "", "<>", ";tag=1", "\"a\" <>;tag=1"] {
+            assert!(NameAddr::parse(text).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_written_is_read_the_same(
+            name in proptest::option::of("[a-z\"\\\\<>;, é]{1,8}[a-z]"),
+            uri in "sip:[a-z;?]{0,6}@[a-z]{1,5}",
+            tag in "[a-z0-9]{1,8}",
+        ) {
+            let address = NameAddr { display_name: name, ..NameAddr::new(uri) }.with_tag(&tag);
+            prop_assert_eq!(NameAddr::parse(&address.write()), Ok(address));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "[ -~é\"<>;=\\\\,]{0,40}") {
+            if let Ok(address) = NameAddr::parse(&text) {
+                let _ = address.parsed();
+            }
+        }
+    }
+}

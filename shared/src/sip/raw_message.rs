@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use super::framer::FramingError;
-use super::scan::{HeadIndex, RefusalReason, split_header};
+use super::fault::{FramingError, RefusalReason};
+use super::scan::{HeadIndex, split_header};
 use super::start_line::StartLine;
 
 /// A message as received. Cloning it copies no bytes. Fields that are missing (in a refused message) read as empty.
@@ -131,7 +131,8 @@ impl RawMessage {
     /// RFC 3261 §17: a request other than ACK; and there is a Via to send the answer by.
     #[must_use]
     pub fn may_be_answered(&self) -> bool {
-        self.method().is_some_and(|method| method != b"ACK") && self.index.via.is_some()
+        let is_ack = self.method() == Some(b"ACK") || self.cseq_method() == b"ACK";
+        self.is_request() && !is_ack && self.index.via.is_some()
     }
 
     /// Some line of the head ended in LF alone.
@@ -221,5 +222,276 @@ impl<'a> Iterator for HeaderLines<'a> {
         let line = &self.rest[..end];
         self.rest = self.rest.get(end + 1..).unwrap_or(b"");
         Some(line.strip_suffix(b"\r").unwrap_or(line))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(line: &str, replacement: &str) -> Result<RawMessage, NotOneMessage> {
+        let text = "INFO sip:8000@gw.example.com SIP/2.0\r\n\
+            Via: SIP/2.0/TCP 10.0.0.9:5060;branch=z9hG4bKa1\r\n\
+            Via: SIP/2.0/TLS 10.1.1.5:50123\r\n\
+            From: <sip:joe@example.com>;tag=f1;epid=ab12\r\n\
+            To: <sip:8000@gw.example.com>;tag=n1-77\r\n\
+            Call-ID: c1\r\n\
+            CSeq: 2 INFO\r\n\
+            Content-Length: 0\r\n\r\n";
+        assert!(text.contains(line), "{line}");
+        RawMessage::parse(Bytes::from(text.replace(line, replacement)))
+    }
+
+    fn refused(line: &str, replacement: &str) -> Option<RefusalReason> {
+        match with(line, replacement) {
+            Err(NotOneMessage::Refused(reason)) => Some(reason),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    #[test]
+    fn the_fields_of_a_request_are_found() {
+        let raw = with("INFO", "INFO").unwrap();
+        assert!(raw.is_request() && raw.contains_required_fields() && raw.may_be_answered());
+        assert_eq!(raw.method(), Some(&b"INFO"[..]));
+        assert_eq!(raw.request_uri(), Some(&b"sip:8000@gw.example.com"[..]));
+        assert_eq!(raw.status(), None);
+        assert_eq!(raw.call_id(), b"c1");
+        assert_eq!((raw.cseq_number(), raw.cseq_method()), (2, &b"INFO"[..]));
+        assert_eq!(raw.top_via(), b"SIP/2.0/TCP 10.0.0.9:5060;branch=z9hG4bKa1");
+        assert_eq!(raw.via_branch(), Some(&b"z9hG4bKa1"[..]));
+        assert_eq!(
+            (raw.from_tag(), raw.to_tag()),
+            (Some(&b"f1"[..]), Some(&b"n1-77"[..]))
+        );
+        assert_eq!(raw.from_value(), b"<sip:joe@example.com>;tag=f1;epid=ab12");
+        assert!(!raw.is_opening_invite());
+    }
+
+    #[test]
+    fn the_fields_of_a_response_are_found() {
+        let line = "INFO sip:8000@gw.example.com SIP/2.0";
+        let raw = with(line, "sip/2.0 486 Besetzt Ü").unwrap();
+        assert!(!raw.is_request() && !raw.may_be_answered());
+        assert_eq!(
+            (raw.status(), raw.reason()),
+            (Some(486), Some("Besetzt Ü".as_bytes()))
+        );
+        assert_eq!(with(line, "SIP/2.0 200").unwrap().status(), Some(200));
+        for broken in [
+            "SIP/2.0 99 x",
+            "SIP/2.0 4294967301 x",
+            "SIP/2.0 -20 x",
+            "SIP/2.0 700 x",
+            "SIP/2.0 20A",
+        ] {
+            assert_eq!(
+                refused(line, broken),
+                Some(RefusalReason::StartLineMalformed),
+                "{broken}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_tag_is_never_taken_from_a_display_name_or_a_uri() {
+        let from = "From: <sip:joe@example.com>;tag=f1;epid=ab12";
+        let cases: [(&str, Option<&str>); 8] = [
+            (
+                "From: \"Joe;tag=no\" <sip:joe@example.com;tag=no>;tag=f1",
+                Some("f1"),
+            ),
+            ("From: \"Joe \\\"<;tag=no\" <sip:joe@example.com>", None),
+            ("From: <sip:joe@example.com;tag=no>", None),
+            ("From: sip:joe@example.com;tag=f1", Some("f1")),
+            (
+                "f: <sip:joe@example.com> ;\ttag\r\n = f1 ; x=\"a;tag=no\"",
+                Some("f1"),
+            ),
+            ("From: <sip:joe@example.com>;x=\"a;tag=no\";TAG=f1", Some("f1")),
+            ("From: Joe <sip:joe@example.com>;epid=tag;xtag=no", None),
+            ("From: <sip:joe@example.com>;tag=f=1", Some("f=1")),
+        ];
+        for (line, expected) in cases {
+            let raw = with(from, line).unwrap();
+            assert_eq!(raw.from_tag(), expected.map(str::as_bytes), "{line}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_does_not_balance_is_refused() {
+        let to = "To: <sip:8000@gw.example.com>;tag=n1-77";
+        for line in [
+            "To: \"8000 <sip:8000@gw.example.com>",
+            "To: <sip:8000@gw.example.com;tag=n1-77",
+            "To: ;tag=n1-77",
+            "To: <sip:8000@gw.example.com>;tag=",
+            "To: <sip:8000@gw.example.com>;tag",
+        ] {
+            assert_eq!(refused(to, line), Some(RefusalReason::AddressMalformed), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_top_via_is_the_first_value_of_the_first_line() {
+        let via = "Via: SIP/2.0/TCP 10.0.0.9:5060;branch=z9hG4bKa1";
+        let cases: [(&str, &str, Option<&str>); 5] = [
+            (
+                "v: SIP/2.0/TLS 10.1.1.5:50123",
+                "SIP/2.0/TLS 10.1.1.5:50123",
+                None,
+            ),
+            (
+                "Via: SIP/2.0/TCP a;branch=1,SIP/2.0/TCP b;branch=2",
+                "SIP/2.0/TCP a;branch=1",
+                Some("1"),
+            ),
+            (
+                "Via: SIP/2.0/TCP a;x=\"1,2;branch=no\" ;Branch = 1 , b",
+                "SIP/2.0/TCP a;x=\"1,2;branch=no\" ;Branch = 1",
+                Some("1"),
+            ),
+            (
+                "Via: SIP/2.0/TCP [2001:db8::9]:5060;branch=",
+                "SIP/2.0/TCP [2001:db8::9]:5060;branch=",
+                None,
+            ),
+            (
+                "Via: SIP/2.0/TCP a\r\n ;branch\r\n =1",
+                "SIP/2.0/TCP a\r\n ;branch\r\n =1",
+                Some("1"),
+            ),
+        ];
+        for (line, value, branch) in cases {
+            let raw = with(via, line).unwrap();
+            assert_eq!(
+                (raw.top_via(), raw.via_branch()),
+                (value.as_bytes(), branch.map(str::as_bytes)),
+                "{line}"
+            );
+        }
+        assert_eq!(refused(via, "Via:"), Some(RefusalReason::ViaMalformed));
+        assert_eq!(
+            refused(via, "Via: SIP/2.0/TCP a;x=\""),
+            Some(RefusalReason::ViaMalformed)
+        );
+    }
+
+    #[test]
+    fn required_headers_are_required_once() {
+        for (line, name) in [
+            ("Call-ID: c1\r\n", "i: c2\r\n"),
+            ("CSeq: 2 INFO\r\n", "CSEQ: 2 INFO\r\n"),
+            (
+                "From: <sip:joe@example.com>;tag=f1;epid=ab12\r\n",
+                "f: <sip:a@b>\r\n",
+            ),
+            ("To: <sip:8000@gw.example.com>;tag=n1-77\r\n", "t: <sip:a@b>\r\n"),
+        ] {
+            assert_eq!(refused(line, ""), Some(RefusalReason::HeaderMissing), "{line}");
+            let twice = format!("{line}{name}");
+            assert_eq!(
+                refused(line, &twice),
+                Some(RefusalReason::HeaderDuplicate),
+                "{line}"
+            );
+        }
+        assert_eq!(
+            refused("Call-ID: c1", "Call-ID:"),
+            Some(RefusalReason::HeaderMissing)
+        );
+        let vias = "Via: SIP/2.0/TCP 10.0.0.9:5060;branch=z9hG4bKa1\r\nVia: SIP/2.0/TLS 10.1.1.5:50123\r\n";
+        assert_eq!(refused(vias, ""), Some(RefusalReason::HeaderMissing));
+    }
+
+    #[test]
+    fn the_cseq_method_is_the_request_method() {
+        let cseq = "CSeq: 2 INFO";
+        assert_eq!(
+            refused(cseq, "CSeq: 2 BYE"),
+            Some(RefusalReason::CSeqMethodMismatch)
+        );
+        assert_eq!(
+            refused(cseq, "CSeq: 2 info"),
+            Some(RefusalReason::CSeqMethodMismatch)
+        );
+        for line in [
+            "CSeq: INFO",
+            "CSeq: 2INFO",
+            "CSeq: 36893488147419103232 INFO",
+            "CSeq: -1 INFO",
+            "CSeq: 2 IN FO",
+        ] {
+            assert_eq!(refused(cseq, line), Some(RefusalReason::CSeqMalformed), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_header_without_a_name_is_refused() {
+        for line in [
+            "Call-ID: c1\r\nnonsense",
+            "Call-ID: c1\r\n: x",
+            "Call-ID: c1\r\nContent Length: 5",
+        ] {
+            assert_eq!(
+                refused("Call-ID: c1", line),
+                Some(RefusalReason::HeaderMalformed),
+                "{line}"
+            );
+        }
+        let line = "INFO sip:8000@gw.example.com SIP/2.0";
+        assert_eq!(
+            refused(line, &format!("{line}\r\n Subject: x")),
+            Some(RefusalReason::HeaderMalformed)
+        );
+    }
+
+    #[test]
+    fn methods_nobody_knows_pass() {
+        for method in [
+            "SERVICE",
+            "BENOTIFY",
+            "!interesting-Method0123456789_*+`.%indeed'~",
+        ] {
+            let text = format!(
+                "{method} sip:a SIP/2.0\r\nv: x\r\nf: <sip:a>\r\nt: <sip:b>\r\ni: 1\r\nCSeq: 0 {method}\r\nl: 0\r\n\r\n"
+            );
+            assert_eq!(
+                RawMessage::parse(text.into()).unwrap().method(),
+                Some(method.as_bytes())
+            );
+        }
+    }
+
+    #[test]
+    fn a_transaction_is_told_by_the_whole_via_even_without_a_branch() {
+        let via = "Via: SIP/2.0/TCP 10.0.0.9:5060;branch=z9hG4bKa1";
+        let key = |line| with(via, line).unwrap().transaction_key();
+        assert_eq!(
+            key("Via: SIP/2.0/TLS 10.1.1.5:50123"),
+            key("Via:  SIP/2.0/TLS 10.1.1.5:50123 ")
+        );
+        assert_ne!(
+            key("Via: SIP/2.0/TLS 10.1.1.5:50123"),
+            key("Via: SIP/2.0/TLS 10.1.1.5:50124")
+        );
+        let cancelled = with("CSeq: 2 INFO", "CSeq: 3 INFO").unwrap().transaction_key();
+        assert_ne!(cancelled, with("CSeq", "CSeq").unwrap().transaction_key());
+    }
+
+    #[test]
+    fn what_is_not_exactly_one_message_is_said_so() {
+        assert_eq!(
+            with("Content-Length: 0", "Content-Length: 1").unwrap_err(),
+            NotOneMessage::Incomplete
+        );
+        assert_eq!(
+            with("\r\n\r\n", "\r\n\r\nx").unwrap_err(),
+            NotOneMessage::TrailingBytes
+        );
+        assert_eq!(
+            RawMessage::parse(Bytes::from_static(b"\r\n\r\n")).unwrap_err(),
+            NotOneMessage::KeepAlive
+        );
     }
 }

@@ -1,91 +1,8 @@
 //! The few fields a front end routes by, as offsets into the bytes: found line by line, without allocating.
 
-use std::fmt;
-
+use super::fault::RefusalReason;
 use super::start_line::StartLine;
 use super::syntax::{find_outside, is_token, is_white, parameter, split_address, trim};
-
-/// Why a message whose framing is intact must not be passed on. A request is answered, and the connection goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum RefusalReason {
-    StartLineMalformed,
-    VersionNotSupported,
-    HeaderMalformed,
-    /// `Content_Length`, or a folded line that reads like a length header: somebody hopes to be read in two ways.
-    ContentLengthLookAlike,
-    HeaderDuplicate,
-    HeaderMissing,
-    AddressMalformed,
-    ViaMalformed,
-    CSeqMalformed,
-    CSeqMethodMismatch,
-}
-
-impl RefusalReason {
-    /// All of them, for metrics that want every label from the start.
-    pub const ALL: [Self; 10] = [
-        Self::StartLineMalformed,
-        Self::VersionNotSupported,
-        Self::HeaderMalformed,
-        Self::ContentLengthLookAlike,
-        Self::HeaderDuplicate,
-        Self::HeaderMissing,
-        Self::AddressMalformed,
-        Self::ViaMalformed,
-        Self::CSeqMalformed,
-        Self::CSeqMethodMismatch,
-    ];
-
-    #[must_use]
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::StartLineMalformed => "start_line_malformed",
-            Self::VersionNotSupported => "version_not_supported",
-            Self::HeaderMalformed => "header_malformed",
-            Self::ContentLengthLookAlike => "content_length_look_alike",
-            Self::HeaderDuplicate => "header_duplicate",
-            Self::HeaderMissing => "header_missing",
-            Self::AddressMalformed => "address_malformed",
-            Self::ViaMalformed => "via_malformed",
-            Self::CSeqMalformed => "cseq_malformed",
-            Self::CSeqMethodMismatch => "cseq_method_mismatch",
-        }
-    }
-
-    /// The status to refuse a request with.
-    #[must_use]
-    pub fn status(self) -> u16 {
-        match self {
-            Self::VersionNotSupported => 505,
-            Self::StartLineMalformed
-            | Self::HeaderMalformed
-            | Self::ContentLengthLookAlike
-            | Self::HeaderDuplicate
-            | Self::HeaderMissing
-            | Self::AddressMalformed
-            | Self::ViaMalformed
-            | Self::CSeqMalformed
-            | Self::CSeqMethodMismatch => 400,
-        }
-    }
-}
-
-impl fmt::Display for RefusalReason {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::StartLineMalformed => "the start line is malformed",
-            Self::VersionNotSupported => "the SIP version is not 2.0",
-            Self::HeaderMalformed => "a header line is malformed",
-            Self::ContentLengthLookAlike => "something looks like a second Content-Length",
-            Self::HeaderDuplicate => "a header that may stand once stands twice",
-            Self::HeaderMissing => "Via, From, To, Call-ID or CSeq is missing",
-            Self::AddressMalformed => "From or To is malformed",
-            Self::ViaMalformed => "the top Via is malformed",
-            Self::CSeqMalformed => "CSeq is malformed",
-            Self::CSeqMethodMismatch => "the CSeq method is not the request's",
-        })
-    }
-}
 
 /// Part of a message, as offsets. A message is far shorter than 4 GiB: the framer's limits see to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -358,8 +275,11 @@ fn tag_of(value: &[u8]) -> Result<Option<&[u8]>, RefusalReason> {
     if address.is_empty() {
         return Err(RefusalReason::AddressMalformed);
     }
-    let tag = parameter(parameters, b"tag").map_err(malformed)?;
-    Ok(tag.filter(|tag| !tag.is_empty()))
+    match parameter(parameters, b"tag").map_err(malformed)? {
+        // RFC 3261 §25.1: a tag is a token. With an empty one, dialogs could not be told apart.
+        Some(b"") => Err(RefusalReason::AddressMalformed),
+        tag => Ok(tag),
+    }
 }
 
 fn parse_cseq(value: &[u8]) -> Option<(u32, &[u8])> {

@@ -1,6 +1,7 @@
 //! The first line of a message: request, response, something broken, or not SIP at all.
 
-use super::scan::{RefusalReason, Span};
+use super::fault::RefusalReason;
+use super::scan::Span;
 use super::syntax::is_token;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,12 +15,13 @@ pub(super) enum StartLineKind {
     Good(StartLine),
     /// SIP beyond doubt, so the framing behind it can be believed, but not fit to be passed on.
     Refused(StartLine, RefusalReason),
-    /// Ends like a start line and begins like something else: what a lying Content-Length left over.
-    Leftover,
     NotSip,
 }
 
-/// `line` is the first line of `message`, without its line end.
+/// `line` is the first line of a message, without its line end.
+///
+/// A request line whose method is no token is still taken for one: it ends like a start line, and what stands before
+/// it may be what a lying Content-Length left over.
 pub(super) fn parse_start_line(line: &[u8]) -> StartLineKind {
     if line.len() >= 4 && line[..4].eq_ignore_ascii_case(b"SIP/") {
         parse_status_line(line)
@@ -41,16 +43,17 @@ fn parse_request_line(line: &[u8]) -> StartLineKind {
         .iter()
         .position(|&byte| matches!(byte, b' ' | b'\t'))
         .unwrap_or(before_version);
-    if !is_token(&trimmed[..method_end]) {
-        return StartLineKind::Leftover;
-    }
     let uri = trimmed.get(method_end + 1..before_version).unwrap_or(b"");
     let start_line = StartLine::Request {
         method: Span::new(0, method_end),
         uri: Span::new(method_end + 1, method_end + 1 + uri.len()),
     };
     let spaces_only = !trimmed.contains(&b'\t');
-    let well_formed = spaces_only && !uri.is_empty() && !uri.contains(&b' ') && trimmed.len() == line.len();
+    let well_formed = is_token(&trimmed[..method_end])
+        && spaces_only
+        && !uri.is_empty()
+        && !uri.contains(&b' ')
+        && trimmed.len() == line.len();
     classify(start_line, version, well_formed)
 }
 

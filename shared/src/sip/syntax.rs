@@ -111,9 +111,8 @@ pub(super) fn name_and_value(parameter: &[u8]) -> (&[u8], Option<&[u8]>) {
 /// Without angle brackets every `;` belongs to the header (RFC 3261 §20.10); within them, or within a quoted
 /// display name, none does.
 pub(super) fn split_address(value: &[u8]) -> Result<(&[u8], &[u8]), Unbalanced> {
-    let end = match find_outside(value, b';')? {
-        Some(semicolon) => semicolon,
-        None => return Ok((trim(value), b"")),
+    let Some(end) = find_outside(value, b';')? else {
+        return Ok((trim(value), b""));
     };
     Ok((trim(&value[..end]), &value[end + 1..]))
 }

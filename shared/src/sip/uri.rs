@@ -109,14 +109,10 @@ impl SipUri {
     }
 
     fn parse(secure: bool, rest: &str) -> Result<Self, UriError> {
-        // The user part may hold `;` and `?`, so the `@` is looked for first; a host holds none, but header
-        // values may. The last `@` ahead of any that could belong to headers is the one.
         let (user_info, after_user) = split_user_info(rest);
-        let (user, password) = match user_info.map(|info| {
-            info.split_once(':')
-                .map_or((info, None), |(user, password)| (user, Some(password)))
-        }) {
-            Some((user, password)) => (Some(user.to_owned()), password.map(str::to_owned)),
+        let (user, password) = match user_info.map(|info| (info, info.split_once(':'))) {
+            Some((_, Some((user, password)))) => (Some(user.to_owned()), Some(password.to_owned())),
+            Some((user, None)) => (Some(user.to_owned()), None),
             None => (None, None),
         };
         let (before_headers, headers) = match after_user.split_once('?') {
@@ -301,17 +297,15 @@ pub(super) fn parse_host_port(text: &str) -> Result<(String, Option<u16>), UriEr
     Ok((host.to_owned(), port))
 }
 
-/// Where the user part ends: at the last `@`, unless that one stands in the headers of a URI whose user part ended before.
+/// Ends the user part at the first `@` with a host behind it. The user part may hold `;` and `?`
+/// (RFC 3261 §25.1, user-unreserved), so neither of them ends it.
 fn split_user_info(rest: &str) -> (Option<&str>, &str) {
-    let mut candidates = rest.rmatch_indices('@').map(|(at, _)| at);
-    let chosen = candidates.find(|&at| {
+    let has_host = |&(at, _): &(usize, &str)| {
         let after = &rest[at + 1..];
-        let host_port = &after[..after.find([';', '?']).unwrap_or(after.len())];
-        parse_host_port(host_port).is_ok() && !rest[..at].contains('@')
-    });
-    let chosen = chosen.or_else(|| rest.rfind('@'));
-    match chosen {
-        Some(at) => (Some(&rest[..at]), &rest[at + 1..]),
+        parse_host_port(&after[..after.find([';', '?']).unwrap_or(after.len())]).is_ok()
+    };
+    match rest.match_indices('@').find(has_host) {
+        Some((at, _)) => (Some(&rest[..at]), &rest[at + 1..]),
         None => (None, rest),
     }
 }
@@ -361,4 +355,149 @@ fn from_hex(digits: &[u8]) -> Option<u8> {
             .and_then(|value| u8::try_from(value).ok())
     };
     Some(value(high)? * 16 + value(low)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sip(text: &str) -> SipUri {
+        match Uri::parse(text) {
+            Ok(Uri::Sip(uri)) => uri,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_user_part_ends_at_the_at_sign_and_nowhere_before() {
+        let cases = [
+            ("sip:john.doe@example.com", Some("john.doe"), None, "example.com"),
+            (
+                "sip:a;par=u%40x@example.com",
+                Some("a;par=u%40x"),
+                None,
+                "example.com",
+            ),
+            ("sip:a?b@example.com", Some("a?b"), None, "example.com"),
+            (
+                "sip:a:secret:2@example.com",
+                Some("a"),
+                Some("secret:2"),
+                "example.com",
+            ),
+            (
+                "sip:+32-2-555;phone-context=x@gw",
+                Some("+32-2-555;phone-context=x"),
+                None,
+                "gw",
+            ),
+            ("sip:example.com;lr", None, None, "example.com"),
+            ("sip:a@[2001:db8::1]:5060", Some("a"), None, "[2001:db8::1]"),
+            ("sip:b@h?Route=x%40y", Some("b"), None, "h"),
+        ];
+        for (text, user, password, host) in cases {
+            let uri = sip(text);
+            assert_eq!(
+                (uri.user.as_deref(), uri.password.as_deref(), &*uri.host),
+                (user, password, host),
+                "{text}"
+            );
+            assert_eq!(uri.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn parameters_keep_order_spelling_and_what_they_hold() {
+        let text = "sip:b@h:5061;opaque=user:epid:abc;gruu;ms-key-info=AAEAAQ==;Transport=TLS?a=b&c=d";
+        let uri = sip(text);
+        assert_eq!(uri.params.get("OPAQUE"), Some("user:epid:abc"));
+        assert_eq!(uri.params.get("gruu"), Some(""));
+        assert_eq!(uri.params.get("ms-key-info"), Some("AAEAAQ=="));
+        assert_eq!(uri.params.get("transport"), Some("TLS"));
+        assert_eq!((uri.port, uri.headers.as_deref()), (Some(5061), Some("a=b&c=d")));
+        assert_eq!(uri.to_string(), text);
+    }
+
+    #[test]
+    fn tel_uris_keep_their_parameters() {
+        let text = "tel:73124;phone-context=dialstring;device=SEP0002;partition=x";
+        let Ok(Uri::Tel(uri)) = Uri::parse(text) else {
+            panic!("no tel")
+        };
+        assert_eq!(
+            (&*uri.number, uri.params.get("device")),
+            ("73124", Some("SEP0002"))
+        );
+        assert_eq!(uri.to_string(), text);
+        let Ok(Uri::Tel(uri)) = Uri::parse("TEL:+32 2".replace(' ', "-").as_str()) else {
+            panic!("no tel")
+        };
+        assert_eq!(uri.number, "+32-2");
+    }
+
+    #[test]
+    fn other_schemes_stay_whole() {
+        assert_eq!(
+            Uri::parse("urn:uuid:1;x"),
+            Ok(Uri::Other("urn:uuid:1;x".to_owned()))
+        );
+        assert!(sip("SIPS:a@b").secure);
+    }
+
+    #[test]
+    fn what_is_no_uri_is_an_error() {
+        let broken = [
+            "",
+            "sip:",
+            "sip:@",
+            "sip:a@",
+            "a@b",
+            ":x",
+            "1x:y",
+            "sip:a b@c",
+            "<sip:a@b>",
+            "sip:a@b:x",
+            "sip:a@b:70000",
+            "sip:a@[::1",
+            "sip:a@[x]",
+            "sip:a@[::1]5060",
+            "tel:",
+            "tel:;x",
+            "sip:a@b\r\nEvil: c",
+            "sip:a@h:",
+        ];
+        for text in broken {
+            assert!(Uri::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_compare_without_escapes_and_case_of_the_host() {
+        assert_eq!(sip("sip:%6aoe@EXAMPLE.com:5060;x").address(), "joe@example.com");
+        assert_eq!(unescape("100%"), "100%");
+        assert_eq!(unescape("%zz%4"), "%zz%4");
+        assert_eq!(unescape("%ff"), "%ff");
+        assert_eq!(unescape("%é1"), "%é1");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_read_is_written_so_that_it_is_read_the_same(
+            text in "(sip|sips|tel|x):[a-z0-9;=%?.+:@\\[\\]-]{1,24}",
+        ) {
+            if let Ok(uri) = Uri::parse(&text) {
+                prop_assert_eq!(Uri::parse(&uri.to_string()), Ok(uri));
+            }
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in any::<String>(), tail in any::<String>()) {
+            let _ = Uri::parse(&text);
+            let _ = Uri::parse(&format!("sip:{text}@{tail}"));
+            let _ = unescape(&text);
+        }
+    }
 }

@@ -70,3 +70,51 @@ impl fmt::Display for Via {
         self.params.fmt(formatter)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_via_is_read_however_it_is_spaced() {
+        let via =
+            Via::parse("SIP  / 2.0  / tcp     one.example.com : 5060  ; branch = z9hG4bKx;RPORT;x=\"a;b\"")
+                .unwrap();
+        assert_eq!(
+            (&*via.protocol, &*via.transport, &*via.host, via.port),
+            ("SIP/2.0", "TCP", "one.example.com", Some(5060))
+        );
+        assert_eq!(via.branch(), Some("z9hG4bKx"));
+        assert!(via.params.contains("rport"));
+        assert_eq!(via.params.get("X"), Some("\"a;b\""));
+        assert_eq!(
+            via.to_string(),
+            "SIP/2.0/TCP one.example.com:5060;branch=z9hG4bKx;RPORT;x=\"a;b\""
+        );
+    }
+
+    #[test]
+    fn a_via_may_lack_a_branch_and_hold_an_ipv6_address() {
+        let via =
+            Via::parse("SIP/2.0/TLS [2001:db8::9]:50123;ms-received-port=1;ms-received-cid=1F00").unwrap();
+        assert_eq!(
+            (&*via.host, via.port, via.branch()),
+            ("[2001:db8::9]", Some(50123), None)
+        );
+    }
+
+    #[test]
+    fn a_broken_via_is_an_error() {
+        for text in [
+            "",
+            "SIP/2.0",
+            "SIP/2.0/TCP",
+            "SIP//TCP a",
+            "SIP/2.0/ a;b",
+            "SIP/2.0/TCP a:b",
+            "SIP/2.0/TCP [::1",
+        ] {
+            assert!(Via::parse(text).is_err(), "{text}");
+        }
+    }
+}
