@@ -2,3 +2,5 @@
 
 pub mod csta;
 pub mod cti;
+pub mod directory;
+pub mod io;

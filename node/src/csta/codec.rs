@@ -434,10 +434,10 @@ fn snapshot_object(root: &Element<'_>) -> Result<String, DecodeError> {
 }
 
 fn auto_originate(root: &Element<'_>) -> Result<AutoOriginate, DecodeError> {
-    root.child_text("autoOriginate")
-        .map_or(Ok(AutoOriginate::default()), |word| {
-            AutoOriginate::from_word(word).ok_or_else(|| invalid("autoOriginate", word))
-        })
+    root.child_text("autoOriginate").map_or_else(
+        || Ok(AutoOriginate::default()),
+        |word| AutoOriginate::from_word(word).ok_or_else(|| invalid("autoOriginate", word)),
+    )
 }
 
 fn system_status(root: &Element<'_>) -> Result<SystemStatus, DecodeError> {

@@ -251,7 +251,7 @@ impl CstaLink {
 
     fn take_frame(&mut self, frame: &Frame, now: Instant, outputs: &mut Vec<LinkOutput>) {
         match csta::decode(&frame.body) {
-            Ok(CstaMessage::Request(request)) => self.answer(frame.invoke_id, request, outputs),
+            Ok(CstaMessage::Request(request)) => answer(frame.invoke_id, request, outputs),
             Ok(CstaMessage::Response(response)) => self.complete(frame.invoke_id, Ok(response), now, outputs),
             Ok(CstaMessage::Error(error)) => self.complete(frame.invoke_id, Err(error), now, outputs),
             Ok(CstaMessage::Event(event)) => outputs.push(LinkOutput::Event(event)),
@@ -261,35 +261,6 @@ impl CstaLink {
                 self.take_session(frame.invoke_id, message, now, outputs);
             }
             Err(error) => self.take_undecodable(frame.invoke_id, error, outputs),
-        }
-    }
-
-    /// The CTI manager asks. Some drop the link when SystemStatus stays without an answer.
-    fn answer(&mut self, invoke_id: u16, request: Request, outputs: &mut Vec<LinkOutput>) {
-        let normal = Response::RequestSystemStatus {
-            status: SystemStatus::Normal,
-        };
-        match request {
-            Request::RequestSystemStatus { .. } => write(invoke_id, &normal.encode(), outputs),
-            Request::SystemStatus { status } => {
-                write(invoke_id, &Response::SystemStatus.encode(), outputs);
-                if !status.is_usable() {
-                    outputs.push(LinkOutput::Failed(LinkFailure::SwitchNotUsable));
-                }
-            }
-            Request::MonitorStop { cross_ref_id } => {
-                write(invoke_id, &Response::MonitorStop.encode(), outputs);
-                outputs.push(LinkOutput::MonitorStopped { cross_ref_id });
-            }
-            Request::GetCstaFeatures { .. }
-            | Request::MonitorStart { .. }
-            | Request::SnapshotDevice { .. }
-            | Request::MakeCall { .. }
-            | Request::AnswerCall { .. }
-            | Request::ClearConnection { .. }
-            | Request::Unsupported { .. } => {
-                write(invoke_id, &CstaErrorCode::SERVICE_NOT_SUPPORTED.encode(), outputs);
-            }
         }
     }
 
@@ -549,6 +520,35 @@ impl CstaLink {
                     result: Err(CtiFailure::TooLarge),
                 });
             }
+        }
+    }
+}
+
+/// The CTI manager asks. Some drop the link when SystemStatus stays without an answer.
+fn answer(invoke_id: u16, request: Request, outputs: &mut Vec<LinkOutput>) {
+    let normal = Response::RequestSystemStatus {
+        status: SystemStatus::Normal,
+    };
+    match request {
+        Request::RequestSystemStatus { .. } => write(invoke_id, &normal.encode(), outputs),
+        Request::SystemStatus { status } => {
+            write(invoke_id, &Response::SystemStatus.encode(), outputs);
+            if !status.is_usable() {
+                outputs.push(LinkOutput::Failed(LinkFailure::SwitchNotUsable));
+            }
+        }
+        Request::MonitorStop { cross_ref_id } => {
+            write(invoke_id, &Response::MonitorStop.encode(), outputs);
+            outputs.push(LinkOutput::MonitorStopped { cross_ref_id });
+        }
+        Request::GetCstaFeatures { .. }
+        | Request::MonitorStart { .. }
+        | Request::SnapshotDevice { .. }
+        | Request::MakeCall { .. }
+        | Request::AnswerCall { .. }
+        | Request::ClearConnection { .. }
+        | Request::Unsupported { .. } => {
+            write(invoke_id, &CstaErrorCode::SERVICE_NOT_SUPPORTED.encode(), outputs);
         }
     }
 }
