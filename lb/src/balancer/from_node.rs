@@ -1,0 +1,127 @@
+//! What a node writes.
+
+use std::time::Instant;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tandem_shared::cluster::NodeId;
+use tandem_shared::sip::RawMessage;
+
+use super::Balancer;
+use super::input::{PairId, PairPurpose};
+use super::output::{Count, DropReason, Output, RedispatchReason, ResentOutcome};
+use super::pending::{EntryId, Place, RequestKind};
+
+impl Balancer {
+    pub(super) fn node_message(&mut self, id: PairId, message: RawMessage, now: Instant) {
+        let Some(pair) = self.pairs.get(id) else { return };
+        let (node, purpose) = (pair.node, pair.purpose);
+        self.pairs.heard(id, now);
+        if !message.is_request() {
+            return self.node_response(id, node, &message, now);
+        }
+        match purpose {
+            PairPurpose::Ordinary => self.fence(id, node, message, now),
+            PairPurpose::Resent => self.count(Count::Dropped(DropReason::RequestOnResentPair)),
+        }
+    }
+
+    pub(super) fn pair_pinged(&mut self, pair: PairId, now: Instant) {
+        self.pairs.heard(pair, now);
+        self.outputs.push(Output::SendToNode {
+            pair,
+            bytes: Bytes::from_static(b"\r\n"),
+            entry: None,
+        });
+    }
+
+    fn node_response(&mut self, pair: PairId, node: NodeId, response: &RawMessage, now: Instant) {
+        let Some(id) = self.pending.request_of(response, pair) else {
+            return self.pass_back(response);
+        };
+        let Some(entry) = self.pending.get(id) else { return };
+        match entry.place {
+            // RFC 3261 §13.3.1.4: a 2xx is repeated until its ACK comes.
+            Place::Answered { node: by, .. } if by == node => self.pass_back(response),
+            Place::Answered { .. } | Place::AnsweredHere => {
+                self.count(Count::Dropped(DropReason::SecondAnswer));
+            }
+            Place::At { .. } | Place::Waiting { .. } => self.answer_arrived(id, pair, node, response, now),
+        }
+    }
+
+    fn answer_arrived(
+        &mut self,
+        id: EntryId,
+        pair: PairId,
+        node: NodeId,
+        response: &RawMessage,
+        now: Instant,
+    ) {
+        let status = response.status().unwrap_or_default();
+        let Some(entry) = self.pending.get_mut(id) else {
+            return;
+        };
+        let opens = entry.kind == RequestKind::Opening;
+        match status {
+            100..200 => {
+                if let (true, Some(tag)) = (opens, response.to_tag()) {
+                    entry.early_tag = Some(response.bytes().slice_ref(tag));
+                }
+                self.pass_back(response);
+            }
+            503 if opens => self.declined(id, pair, node, response, now),
+            _ => {
+                self.pass_back(response);
+                self.settle(id, Place::Answered { pair, node }, ResentOutcome::Answered, now);
+            }
+        }
+    }
+
+    /// A node cannot take a session now; another one may.
+    fn declined(&mut self, id: EntryId, pair: PairId, node: NodeId, response: &RawMessage, now: Instant) {
+        let tried = self
+            .pending
+            .get(id)
+            .map(|entry| entry.tried.clone())
+            .unwrap_or_default();
+        let early = self
+            .pending
+            .get(id)
+            .is_some_and(|entry| entry.early_tag.is_some());
+        if early || !self.has_untried_node(&tried) {
+            self.pass_back(response);
+            self.settle(id, Place::Answered { pair, node }, ResentOutcome::Answered, now);
+            return;
+        }
+        self.count(Count::Redispatched(RedispatchReason::Unavailable));
+        self.detach(id, Some(now));
+        self.pending.set_place(
+            id,
+            Place::Waiting {
+                until: now + self.shared.settings.wait,
+            },
+        );
+        self.place(id, None, now);
+    }
+
+    /// To the client, unchanged; only 503 is ours alone to say, and a node's becomes 500.
+    fn pass_back(&mut self, response: &RawMessage) {
+        match response.status() {
+            Some(503) => self.send_to_client(as_server_error(response)),
+            Some(_) | None => self.send_to_client(response.bytes().clone()),
+        }
+    }
+}
+
+/// RFC 3261 §16.7 step 6: 503 of one element behind a proxy is 500 to the client.
+fn as_server_error(response: &RawMessage) -> Bytes {
+    let bytes = response.bytes();
+    let rest = bytes
+        .iter()
+        .position(|&byte| byte == b'\n')
+        .map_or(&bytes[..0], |end| &bytes[end + 1..]);
+    let mut changed = BytesMut::with_capacity(bytes.len());
+    changed.put_slice(b"SIP/2.0 500 Server Internal Error\r\n");
+    changed.put_slice(rest);
+    changed.freeze()
+}

@@ -1,0 +1,492 @@
+//! One node: alive, dying, down or suspended.
+
+use std::time::{Duration, Instant};
+
+use super::node_table::KeepaliveState;
+
+/// LB-1's parameters, and what keeps a flapping node out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthSettings {
+    /// Between probes of a node that answers.
+    pub period: Duration,
+    /// Failed checks in a row that take a node out of service (at least 1).
+    pub failures: u32,
+    /// Between probes of a node that does not answer: dying or down.
+    pub retry_period: Duration,
+    /// Successful probes in a row that bring a node back (at least 1).
+    pub successes: u32,
+    /// How long the second departure within `flap_window` keeps a node out; each further one doubles it.
+    pub hold_down: Duration,
+    pub hold_down_max: Duration,
+    /// A departure this long after the one before counts as the first again.
+    pub flap_window: Duration,
+    /// After a return, the share of new sessions grows to the full over this time; zero turns that off, which
+    /// is the default, because the round robin is exact only while all shares are equal.
+    pub slow_start: Duration,
+}
+
+/// What happened to a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HealthInput {
+    ProbeSucceeded,
+    ProbeFailed,
+    /// A connection that carries traffic could not be opened, or broke: a failed check, confirmed by a probe.
+    ConnectionFailed,
+    /// Requests stay unanswered. A frozen process still accepts probes, so no probe can confirm this.
+    RequestsUnanswered,
+    /// The cluster has committed that the node is gone.
+    NodeLost,
+    /// The cluster has committed that the node is up: a new life, to be probed at once.
+    NodeRegistered,
+    /// The cluster is not to be heard any more; what it said last binds no longer.
+    ClusterSilent,
+    /// No new sessions from here on, by the operator's word or because the node prepares to stop.
+    Suspended,
+    /// The end of `Suspended`.
+    Resumed,
+    DeadlineReached,
+}
+
+/// What to do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HealthOutput {
+    /// Connect to the traffic port and report what came of it.
+    Probe,
+    /// The state or the share has changed: publish a new table.
+    Publish,
+}
+
+/// One node's health. One timer serves all of it: two that disagreed are a known way to flap.
+#[derive(Debug, Clone)]
+pub struct NodeHealth {
+    settings: HealthSettings,
+    level: Level,
+    suspended: bool,
+    /// Committed as lost: probes alone do not bring it back.
+    lost: bool,
+    probing: bool,
+    next_probe: Instant,
+    /// Departures in a row, each within the window of the one before, and the last of them.
+    departures: u32,
+    departed: Option<Instant>,
+    /// The first return after the start is none: a front end that has just started has no reason to be careful.
+    ramp: Option<Ramp>,
+    seen_alive: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Alive,
+    /// So many failed checks in a row.
+    Dying(u32),
+    /// So many successful probes in a row.
+    Down(u32),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ramp {
+    since: Instant,
+    published_step: u32,
+}
+
+impl NodeHealth {
+    /// Out of service until the first successful probe, which is due at once.
+    #[must_use]
+    pub fn new(settings: HealthSettings, now: Instant) -> Self {
+        Self {
+            settings,
+            level: Level::Down(0),
+            suspended: false,
+            lost: false,
+            probing: false,
+            next_probe: now,
+            departures: 0,
+            departed: None,
+            ramp: None,
+            seen_alive: false,
+        }
+    }
+
+    #[must_use]
+    pub fn handle(&mut self, input: HealthInput, now: Instant) -> Vec<HealthOutput> {
+        let before = (self.state(), self.share_step(now));
+        match input {
+            HealthInput::ProbeSucceeded => self.probe_succeeded(now),
+            HealthInput::ProbeFailed => self.probe_failed(now),
+            HealthInput::ConnectionFailed => self.connection_failed(now),
+            HealthInput::RequestsUnanswered => self.check_failed(now),
+            HealthInput::NodeLost => self.node_lost(now),
+            HealthInput::NodeRegistered => self.node_registered(now),
+            HealthInput::ClusterSilent => self.lost = false,
+            HealthInput::Suspended => self.suspended = true,
+            HealthInput::Resumed => self.suspended = false,
+            HealthInput::DeadlineReached => {}
+        }
+        let mut outputs = self.probe_if_due(now);
+        if self.publish_is_due(before, now) {
+            outputs.push(HealthOutput::Publish);
+        }
+        outputs
+    }
+
+    /// When `handle` next wants `DeadlineReached`.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let probe = (!self.probing).then_some(self.next_probe);
+        let step = self
+            .ramp
+            .map(|ramp| ramp.since + self.settings.slow_start * (ramp.published_step + 1) / SHARE_STEPS);
+        probe.into_iter().chain(step).min()
+    }
+
+    #[must_use]
+    pub fn state(&self) -> KeepaliveState {
+        match self.level {
+            Level::Down(_) => KeepaliveState::Down,
+            Level::Alive | Level::Dying(_) if self.suspended => KeepaliveState::Suspended,
+            Level::Alive => KeepaliveState::Alive,
+            Level::Dying(_) => KeepaliveState::Dying,
+        }
+    }
+
+    /// The share of new sessions, in steps of [`SHARE_STEPS`]: less than all of them during a slow start.
+    #[must_use]
+    pub fn share_step(&self, now: Instant) -> u32 {
+        let Some(ramp) = self.ramp else { return SHARE_STEPS };
+        let elapsed = now.saturating_duration_since(ramp.since).as_millis();
+        let whole = self.settings.slow_start.as_millis().max(1);
+        let step = elapsed * u128::from(SHARE_STEPS) / whole;
+        u32::try_from(step).unwrap_or(SHARE_STEPS).clamp(1, SHARE_STEPS)
+    }
+
+    /// When it left service last; `None` while it is in service, was never, or is committed as lost. Decides who
+    /// is the last resort.
+    #[must_use]
+    pub fn last_resort_rank(&self) -> Option<Instant> {
+        match self.level {
+            Level::Down(_) if !self.lost && !self.suspended => self.departed,
+            Level::Down(_) | Level::Alive | Level::Dying(_) => None,
+        }
+    }
+
+    fn probe_succeeded(&mut self, now: Instant) {
+        self.probing = false;
+        match self.level {
+            Level::Alive | Level::Dying(_) => self.level = Level::Alive,
+            Level::Down(successes) => self.count_success(successes + 1, now),
+        }
+        self.schedule_probe(now);
+    }
+
+    fn count_success(&mut self, successes: u32, now: Instant) {
+        self.level = Level::Down(successes.min(self.settings.successes));
+        let wanted = if self.seen_alive {
+            self.settings.successes
+        } else {
+            1
+        };
+        if successes < wanted || self.lost || self.is_held_down(now) {
+            return;
+        }
+        if self.seen_alive && !self.settings.slow_start.is_zero() {
+            self.ramp = Some(Ramp {
+                since: now,
+                published_step: 1,
+            });
+        }
+        self.level = Level::Alive;
+        self.seen_alive = true;
+    }
+
+    fn probe_failed(&mut self, now: Instant) {
+        self.probing = false;
+        self.check_failed(now);
+        self.schedule_probe(now);
+    }
+
+    /// Live traffic may bring a node to the brink; the probe that follows at once decides. One client's broken
+    /// connection must not take a node from all the others.
+    fn connection_failed(&mut self, now: Instant) {
+        match self.level {
+            Level::Alive => self.level = Level::Dying(1.min(self.settings.failures - 1)),
+            Level::Dying(failures) => {
+                self.level = Level::Dying((failures + 1).min(self.settings.failures - 1));
+            }
+            Level::Down(_) => return,
+        }
+        self.next_probe = now;
+    }
+
+    fn check_failed(&mut self, now: Instant) {
+        let failures = match self.level {
+            Level::Alive => 1,
+            Level::Dying(failures) => failures + 1,
+            Level::Down(_) => {
+                self.level = Level::Down(0);
+                return;
+            }
+        };
+        if failures < self.settings.failures {
+            self.level = Level::Dying(failures);
+            self.next_probe = self.next_probe.min(now + self.settings.retry_period);
+        } else {
+            self.leave_service(now);
+        }
+    }
+
+    fn leave_service(&mut self, now: Instant) {
+        let in_window = self
+            .departed
+            .is_some_and(|last| now < last + self.settings.flap_window);
+        self.departures = if in_window { self.departures + 1 } else { 1 };
+        self.departed = Some(now);
+        self.ramp = None;
+        self.level = Level::Down(0);
+    }
+
+    fn is_held_down(&self, now: Instant) -> bool {
+        self.departed
+            .is_some_and(|departed| now < departed + self.hold_down())
+    }
+
+    /// Nothing for the first departure, then the base, then twice as long each time.
+    fn hold_down(&self) -> Duration {
+        match self.departures {
+            0 | 1 => Duration::ZERO,
+            departures => {
+                let doubled = self
+                    .settings
+                    .hold_down
+                    .saturating_mul(1 << (departures - 2).min(16));
+                doubled.min(self.settings.hold_down_max)
+            }
+        }
+    }
+
+    fn node_lost(&mut self, now: Instant) {
+        self.lost = true;
+        match self.level {
+            Level::Alive | Level::Dying(_) => self.leave_service(now),
+            Level::Down(_) => self.level = Level::Down(0),
+        }
+    }
+
+    fn node_registered(&mut self, now: Instant) {
+        self.lost = false;
+        self.next_probe = now;
+    }
+
+    fn schedule_probe(&mut self, now: Instant) {
+        let period = match self.level {
+            Level::Alive => self.settings.period,
+            Level::Dying(_) | Level::Down(_) => self.settings.retry_period,
+        };
+        self.next_probe = now + period;
+    }
+
+    fn probe_if_due(&mut self, now: Instant) -> Vec<HealthOutput> {
+        if self.probing || now < self.next_probe {
+            return Vec::new();
+        }
+        self.probing = true;
+        vec![HealthOutput::Probe]
+    }
+
+    fn publish_is_due(&mut self, before: (KeepaliveState, u32), now: Instant) -> bool {
+        let step = self.share_step(now);
+        let grown = self.ramp.is_some_and(|ramp| step > ramp.published_step);
+        if let Some(ramp) = &mut self.ramp {
+            ramp.published_step = step;
+        }
+        if step == SHARE_STEPS {
+            self.ramp = None;
+        }
+        grown || before != (self.state(), step)
+    }
+}
+
+/// A slow start gives a node one more tenth of its share at a time.
+pub const SHARE_STEPS: u32 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use HealthInput::*;
+
+    fn settings() -> HealthSettings {
+        HealthSettings {
+            period: secs(5),
+            failures: 3,
+            retry_period: secs(1),
+            successes: 2,
+            hold_down: secs(5),
+            hold_down_max: secs(300),
+            flap_window: secs(300),
+            slow_start: Duration::ZERO,
+        }
+    }
+
+    fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    fn alive(now: Instant) -> NodeHealth {
+        let mut health = NodeHealth::new(settings(), now);
+        assert_eq!(health.handle(DeadlineReached, now), [HealthOutput::Probe]);
+        assert_eq!(health.handle(ProbeSucceeded, now), [HealthOutput::Publish]);
+        assert_eq!(health.state(), KeepaliveState::Alive);
+        health
+    }
+
+    fn probe(health: &mut NodeHealth, result: HealthInput) -> Instant {
+        let due = health.next_deadline().expect("a probe is due");
+        assert_eq!(health.handle(DeadlineReached, due), [HealthOutput::Probe]);
+        drop(health.handle(result, due));
+        due
+    }
+
+    #[test]
+    fn a_node_is_in_service_after_its_first_successful_probe() {
+        let now = Instant::now();
+        assert_eq!(alive(now).next_deadline(), Some(now + secs(5)));
+    }
+
+    #[test]
+    fn three_failures_take_a_node_out_and_two_successes_bring_it_back() {
+        let now = Instant::now();
+        let mut health = alive(now);
+        assert_eq!(probe(&mut health, ProbeFailed), now + secs(5));
+        assert_eq!(health.state(), KeepaliveState::Dying);
+        assert_eq!(probe(&mut health, ProbeFailed), now + secs(6));
+        assert_eq!(health.state(), KeepaliveState::Dying);
+        assert_eq!(probe(&mut health, ProbeFailed), now + secs(7));
+        assert_eq!(health.state(), KeepaliveState::Down);
+        assert_eq!(probe(&mut health, ProbeSucceeded), now + secs(8));
+        assert_eq!(health.state(), KeepaliveState::Down);
+        assert_eq!(probe(&mut health, ProbeSucceeded), now + secs(9));
+        assert_eq!(health.state(), KeepaliveState::Alive);
+        assert_eq!(health.next_deadline(), Some(now + secs(14)));
+    }
+
+    #[test]
+    fn a_success_forgives_earlier_failures() {
+        let mut health = alive(Instant::now());
+        probe(&mut health, ProbeFailed);
+        probe(&mut health, ProbeFailed);
+        probe(&mut health, ProbeSucceeded);
+        probe(&mut health, ProbeFailed);
+        assert_eq!(health.state(), KeepaliveState::Dying);
+    }
+
+    #[test]
+    fn broken_connections_bring_a_node_to_the_brink_and_the_probe_decides() {
+        let now = Instant::now();
+        let mut health = alive(now);
+        assert_eq!(
+            health.handle(ConnectionFailed, now),
+            [HealthOutput::Probe, HealthOutput::Publish]
+        );
+        for _ in 0..1_000 {
+            assert_eq!(health.handle(ConnectionFailed, now), []);
+        }
+        assert_eq!(health.state(), KeepaliveState::Dying);
+        drop(health.handle(ProbeFailed, now));
+        assert_eq!(health.state(), KeepaliveState::Down);
+    }
+
+    #[test]
+    fn unanswered_requests_alone_take_a_frozen_node_out() {
+        let now = Instant::now();
+        let mut health = alive(now);
+        for _ in 0..3 {
+            drop(health.handle(RequestsUnanswered, now));
+        }
+        assert_eq!(health.state(), KeepaliveState::Down);
+    }
+
+    #[test]
+    fn a_node_committed_as_lost_returns_only_when_it_registers() {
+        let now = Instant::now();
+        let mut health = alive(now);
+        assert_eq!(health.handle(NodeLost, now), [HealthOutput::Publish]);
+        for _ in 0..5 {
+            probe(&mut health, ProbeSucceeded);
+        }
+        assert_eq!(
+            (health.state(), health.last_resort_rank()),
+            (KeepaliveState::Down, None)
+        );
+        let later = now + secs(60);
+        assert_eq!(health.handle(NodeRegistered, later), [HealthOutput::Probe]);
+        drop(health.handle(ProbeSucceeded, later));
+        assert_eq!(health.state(), KeepaliveState::Alive);
+    }
+
+    #[test]
+    fn without_the_cluster_probes_decide_again() {
+        let now = Instant::now();
+        let mut health = alive(now);
+        drop(health.handle(NodeLost, now));
+        drop(health.handle(ClusterSilent, now));
+        probe(&mut health, ProbeSucceeded);
+        probe(&mut health, ProbeSucceeded);
+        assert_eq!(health.state(), KeepaliveState::Alive);
+    }
+
+    #[test]
+    fn each_departure_in_a_short_time_doubles_the_hold_down() {
+        let now = Instant::now();
+        let mut health = alive(now);
+        let absence = |health: &mut NodeHealth| {
+            while health.state() != KeepaliveState::Down {
+                probe(health, ProbeFailed);
+            }
+            let departed = health.departed.expect("it has departed");
+            loop {
+                let at = probe(health, ProbeSucceeded);
+                if health.state() == KeepaliveState::Alive {
+                    return at - departed;
+                }
+            }
+        };
+        assert_eq!(absence(&mut health), secs(2));
+        assert_eq!(absence(&mut health), secs(5));
+        assert_eq!(absence(&mut health), secs(10));
+        assert_eq!(absence(&mut health), secs(20));
+    }
+
+    #[test]
+    fn a_suspended_node_stays_alive_for_what_it_has() {
+        let now = Instant::now();
+        let mut health = alive(now);
+        assert_eq!(health.handle(Suspended, now), [HealthOutput::Publish]);
+        assert_eq!(health.state(), KeepaliveState::Suspended);
+        assert_eq!(health.handle(Resumed, now), [HealthOutput::Publish]);
+    }
+
+    #[test]
+    fn a_slow_start_grows_the_share_by_tenths_and_only_after_a_return() {
+        let now = Instant::now();
+        let slow = HealthSettings {
+            slow_start: secs(10),
+            ..settings()
+        };
+        let mut health = NodeHealth::new(slow, now);
+        drop(health.handle(DeadlineReached, now));
+        drop(health.handle(ProbeSucceeded, now));
+        assert_eq!(health.share_step(now), SHARE_STEPS);
+        for _ in 0..3 {
+            probe(&mut health, ProbeFailed);
+        }
+        probe(&mut health, ProbeSucceeded);
+        let back = probe(&mut health, ProbeSucceeded);
+        assert_eq!(health.share_step(back), 1);
+        assert_eq!(
+            health.handle(DeadlineReached, back + secs(2)),
+            [HealthOutput::Publish]
+        );
+        assert_eq!(health.share_step(back + secs(5)), 5);
+        drop(health.handle(DeadlineReached, back + secs(10)));
+        assert_eq!(health.share_step(back + secs(11)), SHARE_STEPS);
+    }
+}

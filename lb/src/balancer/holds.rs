@@ -1,0 +1,103 @@
+//! Dialogs whose re-sent requests are unanswered: what the client sends in them meanwhile waits its turn, or a
+//! later command could overtake an earlier one that another node is about to repeat.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
+
+use bytes::Bytes;
+use tandem_shared::sip::RawMessage;
+
+/// Waiting requests by To-tag; bounded in number.
+#[derive(Debug)]
+pub(super) struct Holds {
+    dialogs: HashMap<Bytes, Hold>,
+    waiting: usize,
+    waiting_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Hold {
+    /// Re-sent requests without an answer.
+    unanswered: usize,
+    waiting: VecDeque<(Instant, RawMessage)>,
+}
+
+impl Holds {
+    #[must_use]
+    pub(super) fn new(waiting_max: usize) -> Self {
+        Self {
+            dialogs: HashMap::new(),
+            waiting: 0,
+            waiting_max,
+        }
+    }
+
+    #[must_use]
+    pub(super) fn is_held(&self, tag: &[u8]) -> bool {
+        self.dialogs.contains_key(tag)
+    }
+
+    /// One more request of the dialog is to be sent again.
+    pub(super) fn begin(&mut self, tag: &Bytes) {
+        self.dialogs.entry(tag.clone()).or_default().unanswered += 1;
+    }
+
+    /// One of them is answered. Returns what waited for it, if it was the last.
+    pub(super) fn end(&mut self, tag: &[u8]) -> VecDeque<(Instant, RawMessage)> {
+        let Some(hold) = self.dialogs.get_mut(tag) else {
+            return VecDeque::new();
+        };
+        hold.unanswered -= 1;
+        if hold.unanswered > 0 {
+            return VecDeque::new();
+        }
+        let waiting = self
+            .dialogs
+            .remove(tag)
+            .map(|hold| hold.waiting)
+            .unwrap_or_default();
+        self.waiting -= waiting.len();
+        waiting
+    }
+
+    /// Lets a request wait until then; gives it back when there is no room.
+    pub(super) fn wait(&mut self, tag: &[u8], request: RawMessage, until: Instant) -> Result<(), RawMessage> {
+        match self.dialogs.get_mut(tag) {
+            Some(hold) if self.waiting < self.waiting_max => {
+                hold.waiting.push_back((until, request));
+                self.waiting += 1;
+                Ok(())
+            }
+            Some(_) | None => Err(request),
+        }
+    }
+
+    /// Takes out what has waited for too long.
+    pub(super) fn take_overdue(&mut self, now: Instant) -> Vec<RawMessage> {
+        let mut overdue = Vec::new();
+        for hold in self.dialogs.values_mut() {
+            while let Some((_, request)) = hold.waiting.pop_front_if(|(until, _)| *until <= now) {
+                overdue.push(request);
+            }
+        }
+        self.waiting -= overdue.len();
+        overdue
+    }
+
+    #[must_use]
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        if self.waiting == 0 {
+            return None;
+        }
+        self.dialogs
+            .values()
+            .filter_map(|hold| hold.waiting.front())
+            .map(|&(until, _)| until)
+            .min()
+    }
+
+    #[must_use]
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
+    }
+}

@@ -1,0 +1,273 @@
+//! Which node gets this message.
+//!
+//! Owns one client connection's pairs with the nodes, its unanswered requests and every decision about them; also
+//! the health of nodes and whose turn it is. Does not own sockets, the clock or chance. Always holds: every request
+//! of the client is answered once at most; a message is passed on unchanged or not at all; what a node had written
+//! before it was lost is heard before its requests go elsewhere; nothing grows without a bound.
+
+mod from_client;
+mod from_node;
+pub mod health;
+mod holds;
+pub mod input;
+pub mod node_set;
+pub mod node_table;
+pub mod output;
+pub mod ownership;
+mod pairs;
+pub mod pending;
+mod placement;
+mod recovery;
+mod routing;
+pub mod selection;
+pub mod settings;
+mod suspects;
+mod tags;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use tandem_shared::sip::{RawMessage, write_answer};
+
+use self::holds::Holds;
+pub use self::input::{Input, PairId, PairLoss, PairPurpose, StandingPair};
+use self::node_table::SharedTable;
+use self::output::Count;
+pub use self::output::{CloseReason, Output};
+use self::ownership::Ownership;
+use self::pairs::Pairs;
+use self::pending::PendingTable;
+use self::selection::Turns;
+use self::settings::{BalancerSettings, ByteBudget};
+use self::suspects::Suspects;
+use self::tags::TagSource;
+
+/// What all connections of a listener share.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    pub settings: Arc<BalancerSettings>,
+    pub turns: Arc<Turns>,
+    pub ownership: Arc<Ownership>,
+    pub kept_in_all: Arc<ByteBudget>,
+}
+
+/// One client connection.
+#[derive(Debug)]
+pub struct Balancer {
+    shared: Shared,
+    table: SharedTable,
+    pairs: Pairs,
+    pending: PendingTable,
+    holds: Holds,
+    suspects: Suspects,
+    tags: TagSource,
+    phase: Phase,
+    /// The client has proved to speak SIP: pairs with all nodes are wanted.
+    pairs_wanted: bool,
+    outputs: Vec<Output>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// Closed as soon as nothing is outstanding, or at `until`.
+    Finishing {
+        until: Option<Instant>,
+        reason: CloseReason,
+    },
+    Closed,
+}
+
+impl Balancer {
+    /// `seed` is all the chance that this connection's answers need.
+    #[must_use]
+    pub fn new(shared: Shared, table: SharedTable, seed: u64) -> Self {
+        let settings = &shared.settings;
+        let kept_in_all = Arc::clone(&shared.kept_in_all);
+        Self {
+            pending: PendingTable::new(
+                settings.pending_requests_max,
+                settings.kept_bytes_max,
+                kept_in_all,
+            ),
+            holds: Holds::new(settings.waiting_requests_max),
+            suspects: Suspects::default(),
+            table,
+            pairs: Pairs::default(),
+            tags: TagSource::new(seed),
+            phase: Phase::Serving,
+            pairs_wanted: false,
+            outputs: Vec::new(),
+            shared,
+        }
+    }
+
+    /// A connection that a node asked for: the node's end of it is that node's pair.
+    #[must_use]
+    pub fn with_standing_pair(mut self, standing: StandingPair, now: Instant) -> Self {
+        if let Some(node) = self.table.node(standing.node) {
+            self.pairs.add_standing(standing, node.address, now);
+        }
+        self
+    }
+
+    #[must_use]
+    pub fn handle(&mut self, input: Input, now: Instant) -> Vec<Output> {
+        if self.phase == Phase::Closed {
+            return Vec::new();
+        }
+        match input {
+            Input::ClientGone => self.forget_all(),
+            Input::ClientMessage(message) => self.client_message(message, now),
+            Input::ClientMessageRefused { message, status } => self.refuse(&message, status),
+            Input::ClientFramingLost { answer } => self.framing_lost(answer),
+            Input::ClientPinged => self.send_to_client(Bytes::from_static(b"\r\n")),
+            Input::ClientHalfClosed => {
+                self.finish(
+                    CloseReason::HalfClosed,
+                    Some(now + self.shared.settings.half_close),
+                );
+            }
+            Input::PairOpened(pair) => self.pair_opened(pair, now),
+            Input::PairMessage { pair, message } => self.node_message(pair, message, now),
+            Input::PairPinged(pair) => self.pair_pinged(pair, now),
+            Input::PairLost { pair, loss } => self.pair_lost(pair, loss, now),
+            Input::PairQueueFull { pair, entry } => self.pair_queue_full(pair, entry, now),
+            Input::NodeTableChanged(table) => self.node_table_changed(table, now),
+            Input::DrainStarted => self.finish(CloseReason::Drained, None),
+            Input::DeadlineReached => self.deadline_reached(now),
+        }
+        self.review_suspects(now);
+        self.close_when_finished(now);
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// When `handle` next wants `DeadlineReached`.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let finish = match self.phase {
+            Phase::Serving => None,
+            Phase::Finishing { until, .. } => until,
+            Phase::Closed => return None,
+        };
+        let deadlines = [
+            finish,
+            self.pending.next_expiry(),
+            self.pending.waiting().map(|(_, until)| until).min(),
+            self.holds.next_deadline(),
+            self.suspects.next_deadline(),
+            self.pairs.next_retry(),
+            self.next_pair_deadline(),
+        ];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Requests of the client without a final answer.
+    #[must_use]
+    pub fn unanswered(&self) -> usize {
+        self.pending.unanswered() + self.holds.waiting()
+    }
+
+    fn deadline_reached(&mut self, now: Instant) {
+        self.expire_requests(now);
+        self.answer_overdue(now);
+        self.retry_refused_nodes(now);
+        self.give_up_frozen_nodes(now);
+        self.close_idle_resent_pairs(now);
+    }
+
+    fn refuse(&mut self, message: &RawMessage, status: u16) {
+        if message.may_be_answered() {
+            self.answer(message, status);
+        }
+    }
+
+    fn framing_lost(&mut self, answer: Option<(RawMessage, u16)>) {
+        if let Some((message, status)) = answer {
+            self.refuse(&message, status);
+        }
+        self.close(CloseReason::FramingLost);
+    }
+
+    fn finish(&mut self, reason: CloseReason, until: Option<Instant>) {
+        if self.phase == Phase::Serving {
+            self.phase = Phase::Finishing { until, reason };
+        }
+    }
+
+    fn close_when_finished(&mut self, now: Instant) {
+        let Phase::Finishing { until, reason } = self.phase else {
+            return;
+        };
+        if self.unanswered() == 0 || until.is_some_and(|until| until <= now) {
+            self.close(reason);
+        }
+    }
+
+    fn close(&mut self, reason: CloseReason) {
+        self.forget_all();
+        self.outputs.push(Output::CloseClient(reason));
+    }
+
+    /// The client is gone: nothing is pending any more.
+    fn forget_all(&mut self) {
+        for id in self.pending.ids() {
+            self.detach(id, None);
+            drop(self.pending.remove(id));
+        }
+        self.phase = Phase::Closed;
+    }
+
+    /// Answers a request in our own name (RFC 3261 §8.2.6). A To-tag of ours marks the ACK as ours too.
+    fn answer(&mut self, request: &RawMessage, status: u16) {
+        let tag = self.tags.to_tag();
+        self.answer_with_tag(request, status, &tag);
+    }
+
+    fn answer_with_tag(&mut self, request: &RawMessage, status: u16, tag: &str) {
+        let bytes = self.own_answer(request, status, tag);
+        self.count(Count::Generated(status));
+        self.send_to_client(bytes);
+    }
+
+    fn own_answer(&mut self, request: &RawMessage, status: u16, tag: &str) -> Bytes {
+        match status {
+            // OCS takes 503 as the death of its next hop for everybody, for as long as we tell it.
+            503 => {
+                let retry_after = self.tags.retry_after_secs().to_string();
+                write_answer(
+                    request,
+                    status,
+                    reason_phrase(status),
+                    tag,
+                    &[("Retry-After", &retry_after)],
+                )
+            }
+            _ => write_answer(request, status, reason_phrase(status), tag, &[]),
+        }
+    }
+
+    fn send_to_client(&mut self, bytes: Bytes) {
+        self.outputs.push(Output::SendToClient(bytes));
+    }
+
+    fn count(&mut self, count: Count) {
+        self.outputs.push(Output::Count(count));
+    }
+}
+
+/// RFC 3261 §21, for the answers that the front end gives itself.
+fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        400 => "Bad Request",
+        481 => "Call/Transaction Does Not Exist",
+        500 => "Server Internal Error",
+        503 => "Service Unavailable",
+        505 => "Version Not Supported",
+        513 => "Message Too Large",
+        _ => "Error",
+    }
+}

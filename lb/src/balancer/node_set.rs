@@ -1,0 +1,345 @@
+//! All nodes together: who exists, and the table that follows from everybody's health.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use tandem_shared::cluster::{NodeId, NodeRecord, NodeState};
+
+use super::health::{HealthInput, HealthOutput, HealthSettings, NodeHealth};
+use super::node_table::{KeepaliveState, NodeEntry, NodeTable};
+
+/// A node as the configuration names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfiguredNode {
+    pub id: NodeId,
+    pub address: SocketAddr,
+    pub weight: u32,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeSetOutput {
+    Probe { node: NodeId, address: SocketAddr },
+    Publish(NodeTable),
+}
+
+/// Configured nodes, and those that the replicated state adds.
+#[derive(Debug)]
+pub struct NodeSet {
+    settings: HealthSettings,
+    nodes_max: usize,
+    members: BTreeMap<NodeId, Member>,
+}
+
+#[derive(Debug)]
+struct Member {
+    address: SocketAddr,
+    weight: u32,
+    health: NodeHealth,
+    /// The life of the node that the cluster spoke of last.
+    incarnation: Option<u64>,
+}
+
+impl NodeSet {
+    #[must_use]
+    pub fn new(
+        settings: HealthSettings,
+        nodes_max: usize,
+        configured: impl IntoIterator<Item = ConfiguredNode>,
+        now: Instant,
+    ) -> Self {
+        let mut set = Self {
+            settings,
+            nodes_max,
+            members: BTreeMap::new(),
+        };
+        for node in configured {
+            set.add(node, now);
+        }
+        set
+    }
+
+    /// Something happened to one node; inputs about unknown nodes are ignored.
+    #[must_use]
+    pub fn handle(&mut self, node: NodeId, input: HealthInput, now: Instant) -> Vec<NodeSetOutput> {
+        let Some(member) = self.members.get_mut(&node) else {
+            return Vec::new();
+        };
+        let address = member.address;
+        let outputs = member.health.handle(input, now);
+        outputs
+            .into_iter()
+            .map(|output| self.translate(output, node, address, now))
+            .collect()
+    }
+
+    /// What the replicated state says of a node: the first word about one that nobody configured adds it.
+    #[must_use]
+    pub fn node_changed(&mut self, record: &NodeRecord, now: Instant) -> Vec<NodeSetOutput> {
+        let mut outputs = self.know(record, now);
+        let Some(member) = self.members.get_mut(&record.id) else {
+            return outputs;
+        };
+        let new_life = member.incarnation.replace(record.incarnation) != Some(record.incarnation);
+        let inputs: &[HealthInput] = match record.state {
+            NodeState::Lost => &[HealthInput::NodeLost],
+            NodeState::Draining => &[HealthInput::Suspended],
+            NodeState::Live if new_life => &[HealthInput::NodeRegistered, HealthInput::Resumed],
+            NodeState::Live => &[HealthInput::Resumed],
+        };
+        for &input in inputs {
+            outputs.extend(self.handle(record.id, input, now));
+        }
+        outputs
+    }
+
+    /// The witness has stopped: from here on probes decide alone.
+    #[must_use]
+    pub fn cluster_silent(&mut self, now: Instant) -> Vec<NodeSetOutput> {
+        let nodes: Vec<NodeId> = self.members.keys().copied().collect();
+        nodes
+            .into_iter()
+            .flat_map(|node| self.handle(node, HealthInput::ClusterSilent, now))
+            .collect()
+    }
+
+    /// Calls in every deadline that has passed.
+    #[must_use]
+    pub fn deadline_reached(&mut self, now: Instant) -> Vec<NodeSetOutput> {
+        let is_due = |member: &Member| {
+            member
+                .health
+                .next_deadline()
+                .is_some_and(|deadline| deadline <= now)
+        };
+        let due: Vec<NodeId> = self
+            .members
+            .iter()
+            .filter(|(_, member)| is_due(member))
+            .map(|(&node, _)| node)
+            .collect();
+        due.into_iter()
+            .flat_map(|node| self.handle(node, HealthInput::DeadlineReached, now))
+            .collect()
+    }
+
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.members
+            .values()
+            .filter_map(|member| member.health.next_deadline())
+            .min()
+    }
+
+    #[must_use]
+    pub fn table(&self, now: Instant) -> NodeTable {
+        let last_resort = self.last_resort();
+        let entry = |(&id, member): (&NodeId, &Member)| NodeEntry {
+            id,
+            address: member.address,
+            state: member.health.state(),
+            last_resort: last_resort == Some(id),
+            weight: weight_with_share(member.weight, member.health.share_step(now)),
+        };
+        NodeTable::new(self.members.iter().map(entry).collect())
+    }
+
+    /// While nobody is in service, the node that failed last is used all the same: a connection attempt costs
+    /// less than refusing everybody.
+    fn last_resort(&self) -> Option<NodeId> {
+        let serves = |member: &Member| {
+            matches!(
+                member.health.state(),
+                KeepaliveState::Alive | KeepaliveState::Dying
+            )
+        };
+        if self.members.values().any(serves) {
+            return None;
+        }
+        let ranked = self
+            .members
+            .iter()
+            .filter_map(|(&id, member)| Some((member.health.last_resort_rank()?, id)));
+        ranked.max().map(|(_, id)| id)
+    }
+
+    fn know(&mut self, record: &NodeRecord, now: Instant) -> Vec<NodeSetOutput> {
+        let usable = !record.sip_address.ip().is_unspecified() && record.sip_address.port() != 0;
+        let may_add = usable && self.members.len() < self.nodes_max;
+        match self.members.get_mut(&record.id) {
+            Some(member) if usable && member.address != record.sip_address => {
+                member.address = record.sip_address;
+                vec![NodeSetOutput::Publish(self.table(now))]
+            }
+            None if may_add => {
+                self.add(
+                    ConfiguredNode {
+                        id: record.id,
+                        address: record.sip_address,
+                        weight: 1,
+                    },
+                    now,
+                );
+                Vec::new()
+            }
+            Some(_) | None => Vec::new(),
+        }
+    }
+
+    fn add(&mut self, node: ConfiguredNode, now: Instant) {
+        let ConfiguredNode { id, address, weight } = node;
+        let health = NodeHealth::new(self.settings.clone(), now);
+        self.members.insert(
+            id,
+            Member {
+                address,
+                weight,
+                health,
+                incarnation: None,
+            },
+        );
+    }
+
+    fn translate(
+        &self,
+        output: HealthOutput,
+        node: NodeId,
+        address: SocketAddr,
+        now: Instant,
+    ) -> NodeSetOutput {
+        match output {
+            HealthOutput::Probe => NodeSetOutput::Probe { node, address },
+            HealthOutput::Publish => NodeSetOutput::Publish(self.table(now)),
+        }
+    }
+}
+
+/// Tenths of the weight; the schedule divides by what all have in common.
+fn weight_with_share(weight: u32, share_step: u32) -> u32 {
+    weight * share_step
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn settings() -> HealthSettings {
+        HealthSettings {
+            period: Duration::from_secs(5),
+            failures: 1,
+            retry_period: Duration::from_secs(1),
+            successes: 1,
+            hold_down: Duration::ZERO,
+            hold_down_max: Duration::ZERO,
+            flap_window: Duration::ZERO,
+            slow_start: Duration::ZERO,
+        }
+    }
+
+    fn configured(id: u64) -> ConfiguredNode {
+        ConfiguredNode {
+            id: NodeId(id),
+            address: address(id),
+            weight: 1,
+        }
+    }
+
+    fn address(id: u64) -> SocketAddr {
+        ([10, 0, 0, id as u8], 5060).into()
+    }
+
+    fn record(id: u64, incarnation: u64, state: NodeState) -> NodeRecord {
+        NodeRecord {
+            id: NodeId(id),
+            sip_address: address(id),
+            incarnation,
+            state,
+        }
+    }
+
+    fn two_alive(now: Instant) -> NodeSet {
+        let mut set = NodeSet::new(settings(), 7, [configured(1), configured(2)], now);
+        assert_eq!(set.deadline_reached(now).len(), 2);
+        for id in [1, 2] {
+            drop(set.handle(NodeId(id), HealthInput::ProbeSucceeded, now));
+        }
+        set
+    }
+
+    fn in_service(set: &NodeSet, now: Instant) -> Vec<u64> {
+        set.table(now).turns().iter().map(|node| node.0).collect()
+    }
+
+    #[test]
+    fn the_last_node_is_never_taken_out_by_failed_checks() {
+        let now = Instant::now();
+        let mut set = two_alive(now);
+        drop(set.handle(NodeId(1), HealthInput::RequestsUnanswered, now));
+        assert_eq!(in_service(&set, now), [2]);
+        let later = now + Duration::from_millis(1);
+        drop(set.handle(NodeId(2), HealthInput::RequestsUnanswered, later));
+        assert_eq!(in_service(&set, later), [2]);
+        assert_eq!(set.table(later).serving_count(), 0);
+        drop(set.handle(NodeId(1), HealthInput::ProbeSucceeded, later));
+        assert_eq!(in_service(&set, later), [1]);
+    }
+
+    #[test]
+    fn a_committed_loss_takes_even_the_last_node_out() {
+        let now = Instant::now();
+        let mut set = two_alive(now);
+        drop(set.node_changed(&record(1, 7, NodeState::Lost), now));
+        drop(set.node_changed(&record(2, 7, NodeState::Lost), now));
+        assert_eq!(in_service(&set, now), Vec::<u64>::new());
+    }
+
+    #[test]
+    fn a_node_that_joins_is_probed_and_then_gets_traffic() {
+        let now = Instant::now();
+        let mut set = two_alive(now);
+        let outputs = set.node_changed(&record(3, 1, NodeState::Live), now);
+        assert_eq!(
+            outputs,
+            [NodeSetOutput::Probe {
+                node: NodeId(3),
+                address: address(3)
+            }]
+        );
+        drop(set.handle(NodeId(3), HealthInput::ProbeSucceeded, now));
+        assert_eq!(in_service(&set, now), [1, 2, 3]);
+    }
+
+    #[test]
+    fn the_number_of_nodes_is_bounded() {
+        let now = Instant::now();
+        let mut set = NodeSet::new(settings(), 2, [configured(1), configured(2)], now);
+        assert_eq!(set.node_changed(&record(3, 1, NodeState::Live), now), []);
+    }
+
+    #[test]
+    fn a_node_that_prepares_to_stop_gets_no_new_session_until_it_registers_again() {
+        let now = Instant::now();
+        let mut set = two_alive(now);
+        drop(set.node_changed(&record(1, 7, NodeState::Draining), now));
+        assert_eq!(in_service(&set, now), [2]);
+        drop(set.node_changed(&record(1, 8, NodeState::Live), now));
+        assert_eq!(in_service(&set, now), [1, 2]);
+    }
+
+    #[test]
+    fn a_node_that_moves_is_published_under_its_new_address() {
+        let now = Instant::now();
+        let mut set = two_alive(now);
+        let moved = NodeRecord {
+            sip_address: address(9),
+            ..record(1, 7, NodeState::Live)
+        };
+        drop(set.node_changed(&moved, now));
+        assert_eq!(
+            set.table(now).node(NodeId(1)).map(|node| node.address),
+            Some(address(9))
+        );
+    }
+}

@@ -1,0 +1,161 @@
+//! Sessions that have moved: who owns them now, as the replicated state says.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arc_swap::ArcSwap;
+use tandem_shared::cluster::{NodeId, SessionKey};
+
+type Overrides = HashMap<Box<[u8]>, NodeId>;
+type Lookup = Box<dyn Fn(&SessionKey) -> Option<NodeId> + Send + Sync>;
+
+/// Read by every connection for every request inside a dialog, written by the witness alone: readers take no
+/// lock, and a writer copies one shard.
+pub struct Ownership {
+    shards: Box<[ArcSwap<Overrides>]>,
+    hasher: RandomState,
+    size: AtomicUsize,
+    lookup: OnceLock<Lookup>,
+}
+
+impl Default for Ownership {
+    fn default() -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| ArcSwap::default()).collect(),
+            hasher: RandomState::new(),
+            size: AtomicUsize::new(0),
+            lookup: OnceLock::new(),
+        }
+    }
+}
+
+impl Ownership {
+    /// The owner of a session that has moved; `None` while the node that issued the tag owns it, or for a tag
+    /// that nobody knows.
+    #[must_use]
+    pub fn moved_to(&self, tag: &[u8]) -> Option<NodeId> {
+        self.shard(tag).load().get(tag).copied()
+    }
+
+    /// The owner according to the whole replicated state. Takes its lock: for the rare case only.
+    #[must_use]
+    pub fn look_up(&self, tag: &[u8]) -> Option<NodeId> {
+        let key = SessionKey::new(std::str::from_utf8(tag).ok()?);
+        self.lookup.get().and_then(|lookup| lookup(&key))
+    }
+
+    /// Where [`Self::look_up`] asks, once the replicated state is there. The first caller wins.
+    pub fn set_lookup(&self, lookup: impl Fn(&SessionKey) -> Option<NodeId> + Send + Sync + 'static) {
+        drop(self.lookup.set(Box::new(lookup)));
+    }
+
+    /// Replaces everything.
+    pub fn replace(&self, moved: impl Iterator<Item = (SessionKey, NodeId)>) {
+        let mut shards: Vec<Overrides> = (0..SHARDS).map(|_| Overrides::new()).collect();
+        for (key, owner) in moved {
+            let tag = key.as_str().as_bytes();
+            shards[self.shard_index(tag)].insert(tag.into(), owner);
+        }
+        self.size
+            .store(shards.iter().map(HashMap::len).sum(), Ordering::Relaxed);
+        for (shard, overrides) in self.shards.iter().zip(shards) {
+            shard.store(Arc::new(overrides));
+        }
+    }
+
+    /// Applies what changed, in order: `None` says the session is gone. Each shard is copied once at most.
+    pub fn update(&self, changes: impl Iterator<Item = (SessionKey, Option<NodeId>)>) {
+        let mut touched: HashMap<usize, Overrides> = HashMap::new();
+        for (key, owner) in changes {
+            let tag = key.as_str().as_bytes();
+            let index = self.shard_index(tag);
+            if owner.is_none()
+                && !touched.contains_key(&index)
+                && !self.shards[index].load().contains_key(tag)
+            {
+                continue;
+            }
+            let shard = touched
+                .entry(index)
+                .or_insert_with(|| Overrides::clone(&self.shards[index].load()));
+            match owner {
+                Some(owner) => drop(shard.insert(tag.into(), owner)),
+                None => drop(shard.remove(tag)),
+            }
+        }
+        for (index, overrides) in touched {
+            self.shards[index].store(Arc::new(overrides));
+        }
+        self.size.store(
+            self.shards.iter().map(|shard| shard.load().len()).sum(),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// Sessions in the table.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    fn shard(&self, tag: &[u8]) -> &ArcSwap<Overrides> {
+        &self.shards[self.shard_index(tag)]
+    }
+
+    fn shard_index(&self, tag: &[u8]) -> usize {
+        (self.hasher.hash_one(tag) % SHARDS as u64) as usize
+    }
+}
+
+impl std::fmt::Debug for Ownership {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Ownership")
+            .field("size", &self.size())
+            .finish_non_exhaustive()
+    }
+}
+
+const SHARDS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(tag: &str) -> SessionKey {
+        SessionKey::new(tag)
+    }
+
+    #[test]
+    fn a_moved_session_is_found_until_it_closes() {
+        let ownership = Ownership::default();
+        ownership.update([(key("n1-a"), Some(NodeId(2))), (key("n1-b"), Some(NodeId(3)))].into_iter());
+        assert_eq!(ownership.moved_to(b"n1-a"), Some(NodeId(2)));
+        ownership.update([(key("n1-a"), None), (key("n1-unknown"), None)].into_iter());
+        assert_eq!(ownership.moved_to(b"n1-a"), None);
+        assert_eq!(ownership.size(), 1);
+    }
+
+    #[test]
+    fn a_snapshot_replaces_what_was_known() {
+        let ownership = Ownership::default();
+        ownership.update([(key("n1-a"), Some(NodeId(2)))].into_iter());
+        ownership.replace([(key("n1-b"), NodeId(2))].into_iter());
+        assert_eq!(
+            (ownership.moved_to(b"n1-a"), ownership.moved_to(b"n1-b")),
+            (None, Some(NodeId(2)))
+        );
+    }
+
+    #[test]
+    fn the_whole_state_is_asked_only_when_it_is_there() {
+        let ownership = Ownership::default();
+        assert_eq!(ownership.look_up(b"n7-a"), None);
+        ownership.set_lookup(|key| (key.as_str() == "n7-a").then_some(NodeId(1)));
+        assert_eq!(ownership.look_up(b"n7-a"), Some(NodeId(1)));
+        assert_eq!(ownership.look_up(b"\xff"), None);
+    }
+}

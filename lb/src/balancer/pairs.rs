@@ -1,0 +1,216 @@
+//! The connections to nodes that belong to one client connection.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use tandem_shared::cluster::NodeId;
+
+use super::input::{PairId, PairPurpose, StandingPair};
+
+/// One connection.
+#[derive(Debug, Clone)]
+pub(super) struct Pair {
+    pub(super) node: NodeId,
+    pub(super) address: SocketAddr,
+    pub(super) purpose: PairPurpose,
+    pub(super) state: PairState,
+    pub(super) stood_since: Option<Instant>,
+    /// Requests that it carries and that are unanswered.
+    pub(super) unanswered: usize,
+    /// Since when the node has owed us a byte, or the pair has been idle.
+    pub(super) quiet_since: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PairState {
+    /// The first attempt: what is sent waits in its queue.
+    Opening,
+    /// An attempt after a loss: until it is known whether the node lives, nothing is sent.
+    Reopening,
+    Standing,
+    /// We want to be rid of it, after hearing what the node has written.
+    Draining {
+        frozen: bool,
+    },
+}
+
+/// Whether messages may be sent to a node through its ordinary pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    Ready,
+    /// It will be known soon.
+    Uncertain,
+    /// The node could not be reached a moment ago.
+    Refused,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Pairs {
+    pairs: BTreeMap<PairId, Pair>,
+    by_node: BTreeMap<(NodeId, PairPurpose), PairId>,
+    /// Nodes that could not be reached, and when to try again.
+    refused: BTreeMap<NodeId, Instant>,
+    next_id: u32,
+}
+
+impl Pairs {
+    /// The pair of an outbound connection: the node dialled it, so it stands.
+    pub(super) fn add_standing(&mut self, standing: StandingPair, address: SocketAddr, now: Instant) {
+        let StandingPair { pair, node } = standing;
+        self.next_id = self.next_id.max(pair.0 + 1);
+        self.add(
+            pair,
+            Pair {
+                node,
+                address,
+                purpose: PairPurpose::Ordinary,
+                state: PairState::Standing,
+                stood_since: Some(now),
+                unanswered: 0,
+                quiet_since: now,
+            },
+        );
+    }
+
+    /// A new pair in the given state.
+    pub(super) fn open(
+        &mut self,
+        node: NodeId,
+        address: SocketAddr,
+        purpose: PairPurpose,
+        state: PairState,
+        now: Instant,
+    ) -> PairId {
+        let id = PairId(self.next_id);
+        self.next_id += 1;
+        self.add(
+            id,
+            Pair {
+                node,
+                address,
+                purpose,
+                state,
+                stood_since: None,
+                unanswered: 0,
+                quiet_since: now,
+            },
+        );
+        id
+    }
+
+    #[must_use]
+    pub(super) fn get(&self, id: PairId) -> Option<&Pair> {
+        self.pairs.get(&id)
+    }
+
+    #[must_use]
+    pub(super) fn find(&self, node: NodeId, purpose: PairPurpose) -> Option<(PairId, &Pair)> {
+        let id = *self.by_node.get(&(node, purpose))?;
+        Some((id, self.pairs.get(&id)?))
+    }
+
+    pub(super) fn remove(&mut self, id: PairId) -> Option<Pair> {
+        let pair = self.pairs.remove(&id)?;
+        self.by_node.remove(&(pair.node, pair.purpose));
+        Some(pair)
+    }
+
+    pub(super) fn set_state(&mut self, id: PairId, state: PairState) {
+        if let Some(pair) = self.pairs.get_mut(&id) {
+            pair.state = state;
+        }
+    }
+
+    pub(super) fn opened(&mut self, id: PairId, now: Instant) {
+        if let Some(pair) = self.pairs.get_mut(&id) {
+            pair.state = PairState::Standing;
+            pair.stood_since = Some(now);
+            pair.quiet_since = now;
+        }
+    }
+
+    /// The node has written something.
+    pub(super) fn heard(&mut self, id: PairId, now: Instant) {
+        if let Some(pair) = self.pairs.get_mut(&id) {
+            pair.quiet_since = now;
+        }
+    }
+
+    pub(super) fn request_sent(&mut self, id: PairId, now: Instant) {
+        let Some(pair) = self.pairs.get_mut(&id) else {
+            return;
+        };
+        if pair.unanswered == 0 {
+            pair.quiet_since = now;
+        }
+        pair.unanswered += 1;
+    }
+
+    pub(super) fn request_settled(&mut self, id: PairId, now: Instant) {
+        let Some(pair) = self.pairs.get_mut(&id) else {
+            return;
+        };
+        pair.unanswered = pair.unanswered.saturating_sub(1);
+        if pair.unanswered == 0 {
+            pair.quiet_since = now;
+        }
+    }
+
+    pub(super) fn refuse(&mut self, node: NodeId, until: Instant) {
+        self.refused.insert(node, until);
+    }
+
+    pub(super) fn forgive(&mut self, node: NodeId) {
+        self.refused.remove(&node);
+    }
+
+    /// Whether the node may be sent something; a node without a pair may, since one will be opened.
+    #[must_use]
+    pub(super) fn access(&self, node: NodeId) -> Access {
+        match self.find(node, PairPurpose::Ordinary) {
+            Some((_, pair)) => match pair.state {
+                PairState::Opening | PairState::Standing => Access::Ready,
+                PairState::Reopening if self.refused.contains_key(&node) => Access::Refused,
+                PairState::Reopening | PairState::Draining { .. } => Access::Uncertain,
+            },
+            None if self.refused.contains_key(&node) => Access::Refused,
+            None => Access::Ready,
+        }
+    }
+
+    #[must_use]
+    pub(super) fn stands(&self, node: NodeId) -> bool {
+        self.find(node, PairPurpose::Ordinary)
+            .is_some_and(|(_, pair)| pair.state == PairState::Standing)
+    }
+
+    /// Nodes that were refused and may be tried again.
+    #[must_use]
+    pub(super) fn due_for_retry(&self, now: Instant) -> Vec<NodeId> {
+        let due = self.refused.iter().filter(|&(_, &until)| until <= now);
+        due.map(|(&node, _)| node)
+            .filter(|&node| self.find(node, PairPurpose::Ordinary).is_none())
+            .collect()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (PairId, &Pair)> {
+        self.pairs.iter().map(|(&id, pair)| (id, pair))
+    }
+
+    /// When a refused node without a pair is to be tried again.
+    #[must_use]
+    pub(super) fn next_retry(&self) -> Option<Instant> {
+        let without_pair = self
+            .refused
+            .iter()
+            .filter(|&(&node, _)| self.find(node, PairPurpose::Ordinary).is_none());
+        without_pair.map(|(_, &until)| until).min()
+    }
+
+    fn add(&mut self, id: PairId, pair: Pair) {
+        self.by_node.insert((pair.node, pair.purpose), id);
+        self.pairs.insert(id, pair);
+    }
+}

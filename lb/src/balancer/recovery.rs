@@ -1,0 +1,290 @@
+//! Pairs that open and break, nodes that go and return, and requests that outlive their node.
+
+use std::time::Instant;
+
+use tandem_shared::cluster::NodeId;
+
+use super::Balancer;
+use super::input::{PairId, PairLoss, PairPurpose};
+use super::node_table::{NodeEntry, SharedTable};
+use super::output::{Count, DropReason, Limit, LiveFailure, Output, RedispatchReason};
+use super::pairs::{Access, Pair, PairState};
+use super::pending::{EntryId, Place, RequestKind};
+
+impl Balancer {
+    /// A pair with every node that can be reached and has none: at the client's first message, and when a node
+    /// returns.
+    pub(super) fn open_missing_pairs(&mut self, now: Instant) {
+        let reachable: Vec<NodeId> = self
+            .table
+            .nodes()
+            .filter(|node| node.is_reachable())
+            .map(NodeEntry::id)
+            .collect();
+        for node in reachable {
+            let wanted = self.pairs.access(node) == Access::Ready;
+            if wanted && self.pairs.find(node, PairPurpose::Ordinary).is_none() {
+                self.open_pair(node, PairPurpose::Ordinary, PairState::Opening, now);
+            }
+        }
+    }
+
+    pub(super) fn pair_opened(&mut self, id: PairId, now: Instant) {
+        let Some(pair) = self.pairs.get(id) else { return };
+        let node = pair.node;
+        if matches!(pair.state, PairState::Draining { .. }) {
+            return;
+        }
+        self.pairs.opened(id, now);
+        self.pairs.forgive(node);
+        self.place_waiting(now);
+    }
+
+    pub(super) fn pair_lost(&mut self, id: PairId, loss: PairLoss, now: Instant) {
+        let Some(pair) = self.pairs.remove(id) else { return };
+        let stood = match pair.state {
+            PairState::Standing | PairState::Draining { .. } => loss != PairLoss::ConnectFailed,
+            PairState::Opening | PairState::Reopening => false,
+        };
+        let orphans = self.pending.at(id);
+        for &orphan in &orphans {
+            self.orphan(orphan, stood, now);
+        }
+        self.report_loss(&pair, loss);
+        self.reopen_or_refuse(&pair, loss, now);
+        if loss == PairLoss::FramingLost {
+            // What the node meant to say about them is lost with the framing; asking again would repeat the lie.
+            orphans
+                .into_iter()
+                .for_each(|orphan| self.give_up(orphan, 500, now));
+        }
+        self.place_waiting(now);
+    }
+
+    /// A request comes back from a lost pair. Those that a node may have seen are marked when they go out again.
+    fn orphan(&mut self, id: EntryId, may_have_been_seen: bool, now: Instant) {
+        self.detach(id, Some(now));
+        self.pending.set_place(
+            id,
+            Place::Waiting {
+                until: now + self.shared.settings.wait,
+            },
+        );
+        let Some(entry) = self.pending.get_mut(id) else {
+            return;
+        };
+        entry.may_have_been_seen |= may_have_been_seen;
+        if entry.early_tag.is_some() || entry.kept.message().is_none() {
+            return self.give_up(id, 500, now);
+        }
+        if entry.kind == RequestKind::Opening {
+            self.count(Count::Redispatched(RedispatchReason::NodeLost));
+        }
+        self.hold_dialog(id);
+    }
+
+    fn report_loss(&mut self, pair: &Pair, loss: PairLoss) {
+        match loss {
+            PairLoss::ConnectFailed | PairLoss::Broken => {
+                let failure = LiveFailure::ConnectionFailed;
+                self.outputs.push(Output::ReportFailure {
+                    node: pair.node,
+                    failure,
+                });
+            }
+            PairLoss::Drained | PairLoss::FramingLost => {}
+        }
+    }
+
+    /// A node whose pair broke may well live: one attempt tells, and until then nothing moves to its heir. A node
+    /// that was refused, lies or is frozen is left alone for a moment.
+    fn reopen_or_refuse(&mut self, pair: &Pair, loss: PairLoss, now: Instant) {
+        if pair.purpose == PairPurpose::Resent && loss != PairLoss::ConnectFailed {
+            return;
+        }
+        let retry = self.shared.settings.pair_retry;
+        let moved = self
+            .table
+            .node(pair.node)
+            .is_some_and(|node| node.address != pair.address);
+        let may_live = match (loss, pair.state) {
+            // Once at a time: a node that takes connections and breaks them is as good as one that refuses.
+            (PairLoss::Broken, _) => pair.stood_since.is_some_and(|since| since + retry <= now),
+            (PairLoss::Drained, PairState::Draining { frozen }) => !frozen,
+            (PairLoss::Drained, PairState::Opening | PairState::Reopening | PairState::Standing) => true,
+            (PairLoss::ConnectFailed | PairLoss::FramingLost, _) => moved,
+        };
+        if !may_live {
+            self.pairs.refuse(pair.node, now + retry);
+        } else if self.pairs_wanted && self.table.is_reachable(pair.node) {
+            self.open_pair(pair.node, PairPurpose::Ordinary, PairState::Reopening, now);
+        }
+    }
+
+    pub(super) fn pair_queue_full(&mut self, pair: PairId, entry: Option<EntryId>, now: Instant) {
+        self.count(Count::LimitReached(Limit::PairQueue));
+        let Some(id) = entry else { return };
+        let Some(request) = self.pending.get(id) else {
+            return;
+        };
+        if !matches!(request.place, Place::At { pair: at, .. } if at == pair) {
+            return;
+        }
+        let elsewhere = request.kind == RequestKind::Opening && self.has_untried_node(&request.tried);
+        self.detach(id, Some(now));
+        self.pending.set_place(
+            id,
+            Place::Waiting {
+                until: now + self.shared.settings.wait,
+            },
+        );
+        if elsewhere {
+            self.count(Count::Redispatched(RedispatchReason::QueueFull));
+            self.place(id, None, now);
+        } else {
+            self.give_up(id, 500, now);
+        }
+    }
+
+    pub(super) fn node_table_changed(&mut self, table: SharedTable, now: Instant) {
+        let before = std::mem::replace(&mut self.table, table);
+        let returned = |node: &&NodeEntry| node.is_reachable() && !before.is_reachable(node.id);
+        let returned: Vec<NodeId> = self.table.nodes().filter(returned).map(NodeEntry::id).collect();
+        returned.into_iter().for_each(|node| self.pairs.forgive(node));
+        let doomed: Vec<PairId> = self
+            .pairs
+            .iter()
+            .filter(|(_, pair)| !self.is_wanted(pair))
+            .map(|(id, _)| id)
+            .collect();
+        doomed.into_iter().for_each(|pair| self.part_with(pair, now));
+        if self.pairs_wanted {
+            self.open_missing_pairs(now);
+        }
+        self.place_waiting(now);
+    }
+
+    /// The node is in reach, and still where the pair leads.
+    fn is_wanted(&self, pair: &Pair) -> bool {
+        let node = self.table.node(pair.node);
+        node.is_some_and(|node| node.is_reachable() && node.address == pair.address)
+    }
+
+    fn part_with(&mut self, id: PairId, now: Instant) {
+        match self.pairs.get(id).map(|pair| pair.state) {
+            Some(PairState::Standing) => {
+                self.pairs.set_state(id, PairState::Draining { frozen: false });
+                self.outputs.push(Output::DrainPair(id));
+            }
+            Some(PairState::Opening | PairState::Reopening) => {
+                self.outputs.push(Output::ClosePair(id));
+                self.abandon(id, now);
+            }
+            Some(PairState::Draining { .. }) | None => {}
+        }
+    }
+
+    /// A pair that never stood: nothing was sent through it.
+    fn abandon(&mut self, id: PairId, now: Instant) {
+        drop(self.pairs.remove(id));
+        for orphan in self.pending.at(id) {
+            self.orphan(orphan, false, now);
+        }
+    }
+
+    pub(super) fn retry_refused_nodes(&mut self, now: Instant) {
+        for node in self.pairs.due_for_retry(now) {
+            if self.pairs_wanted && self.table.is_reachable(node) {
+                self.open_pair(node, PairPurpose::Ordinary, PairState::Reopening, now);
+            } else {
+                self.pairs.forgive(node);
+            }
+        }
+    }
+
+    /// Requests whose time is over: those that wait for a node are answered, those at a node are forgotten, since
+    /// the client has given them up as well.
+    pub(super) fn expire_requests(&mut self, now: Instant) {
+        let overdue = self.pending.waiting().filter(|&(_, until)| until <= now);
+        let overdue: Vec<EntryId> = overdue.map(|(id, _)| id).collect();
+        overdue.into_iter().for_each(|id| self.give_up(id, 500, now));
+        while let Some(id) = self.pending.expired(now) {
+            self.expire(id, now);
+        }
+    }
+
+    fn expire(&mut self, id: EntryId, now: Instant) {
+        self.detach(id, Some(now));
+        let Some(entry) = self.pending.remove(id) else {
+            return;
+        };
+        if entry.is_unanswered() {
+            self.count(Count::Dropped(DropReason::Unanswered));
+        }
+        if let (true, RequestKind::InDialog { tag }) = (entry.holds_dialog, &entry.kind) {
+            self.release_dialog(tag, now);
+        }
+    }
+
+    /// A frozen process keeps its connections: N requests unanswered and no byte for T are its only sign. With no
+    /// other node to go to, waiting is better.
+    pub(super) fn give_up_frozen_nodes(&mut self, now: Instant) {
+        let frozen =
+            |pair: &Pair| self.frozen_at(pair).is_some_and(|at| at <= now) && self.has_other(pair.node);
+        let frozen: Vec<(PairId, NodeId)> = self
+            .pairs
+            .iter()
+            .filter(|(_, pair)| frozen(pair))
+            .map(|(id, pair)| (id, pair.node))
+            .collect();
+        for (pair, node) in frozen {
+            self.pairs.set_state(pair, PairState::Draining { frozen: true });
+            self.outputs.push(Output::DrainPair(pair));
+            self.outputs.push(Output::ReportFailure {
+                node,
+                failure: LiveFailure::RequestsUnanswered,
+            });
+        }
+    }
+
+    pub(super) fn close_idle_resent_pairs(&mut self, now: Instant) {
+        let idle = |pair: &Pair| self.idle_at(pair).is_some_and(|at| at <= now);
+        let idle: Vec<PairId> = self
+            .pairs
+            .iter()
+            .filter(|(_, pair)| idle(pair))
+            .map(|(id, _)| id)
+            .collect();
+        for pair in idle {
+            self.outputs.push(Output::ClosePair(pair));
+            drop(self.pairs.remove(pair));
+        }
+    }
+
+    pub(super) fn next_pair_deadline(&self) -> Option<Instant> {
+        let frozen = self.pairs.iter().filter(|(_, pair)| self.has_other(pair.node));
+        let frozen = frozen.filter_map(|(_, pair)| self.frozen_at(pair));
+        frozen
+            .chain(self.pairs.iter().filter_map(|(_, pair)| self.idle_at(pair)))
+            .min()
+    }
+
+    fn frozen_at(&self, pair: &Pair) -> Option<Instant> {
+        let settings = &self.shared.settings;
+        let owes = pair.state == PairState::Standing && pair.unanswered >= settings.unanswered_requests;
+        owes.then(|| pair.quiet_since + settings.unanswered)
+    }
+
+    fn idle_at(&self, pair: &Pair) -> Option<Instant> {
+        let idle =
+            pair.purpose == PairPurpose::Resent && pair.state == PairState::Standing && pair.unanswered == 0;
+        idle.then(|| pair.quiet_since + self.shared.settings.resent_pair_idle)
+    }
+
+    fn has_other(&self, node: NodeId) -> bool {
+        self.table
+            .turns()
+            .iter()
+            .any(|&other| other != node && self.pairs.stands(other))
+    }
+}

@@ -1,0 +1,114 @@
+//! Where a request belongs: the rules, given what is known of nodes and sessions.
+
+use tandem_shared::cluster::{NodeId, SessionKey, successor};
+
+use super::Balancer;
+use super::node_table::NodeEntry;
+use super::pairs::Access;
+use super::pending::{EntryId, Place, RequestKind};
+use super::selection::RoundRobin;
+
+/// Where a request goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    Node(NodeId),
+    /// Wherever its INVITE is.
+    WithInvite(EntryId),
+    /// It will be known soon.
+    Wait,
+    /// Nowhere: the answer.
+    Answer(u16),
+}
+
+impl Balancer {
+    pub(super) fn target(&self, id: EntryId) -> Target {
+        let Some(entry) = self.pending.get(id) else {
+            return Target::Answer(500);
+        };
+        match &entry.kind {
+            RequestKind::Opening => self.session_target(&self.shared.turns.opening, &entry.tried),
+            RequestKind::OutsideDialog => self.session_target(&self.shared.turns.other, &entry.tried),
+            RequestKind::InDialog { tag } => self.dialog_target(tag),
+            RequestKind::Cancel { invite } => self.cancel_target(*invite),
+        }
+    }
+
+    /// A node in service whose turn it is and that has not had the request; or, when all have, one that stands again.
+    fn session_target(&self, position: &RoundRobin, tried: &[NodeId]) -> Target {
+        let turns = self.table.turns();
+        let is_ready = |node| self.pairs.access(node) == Access::Ready;
+        let node = position
+            .take(turns, |node| is_ready(node) && !tried.contains(&node))
+            .or_else(|| position.take(turns, is_ready));
+        match node {
+            Some(node) => Target::Node(node),
+            None if turns
+                .iter()
+                .any(|&node| self.pairs.access(node) == Access::Uncertain) =>
+            {
+                Target::Wait
+            }
+            None => Target::Answer(503),
+        }
+    }
+
+    /// Some node in service that has not had the request could take it now.
+    pub(super) fn has_untried_node(&self, tried: &[NodeId]) -> bool {
+        let may_take = |node: &NodeId| !tried.contains(node) && self.pairs.access(*node) == Access::Ready;
+        self.table.turns().iter().any(may_take)
+    }
+
+    /// The session's owner; while that one cannot be reached, its heir.
+    pub(super) fn dialog_target(&self, tag: &[u8]) -> Target {
+        let Some(owner) = self.owner(tag) else {
+            return Target::Answer(481);
+        };
+        let access = self.pairs.access(owner);
+        match access {
+            Access::Ready if self.table.is_reachable(owner) => Target::Node(owner),
+            Access::Uncertain => Target::Wait,
+            Access::Ready | Access::Refused => self.heir_target(tag, owner),
+        }
+    }
+
+    /// By the override, else by the tag; a tag of a node that nobody knows is looked up in the whole state.
+    fn owner(&self, tag: &[u8]) -> Option<NodeId> {
+        let issuer = NodeId::from_tag(tag).filter(|&node| self.table.node(node).is_some());
+        self.shared
+            .ownership
+            .moved_to(tag)
+            .or(issuer)
+            .or_else(|| self.shared.ownership.look_up(tag))
+    }
+
+    /// The heir that `apply` will choose as well, should it not have done so yet.
+    fn heir_target(&self, tag: &[u8], owner: NodeId) -> Target {
+        let Ok(tag) = std::str::from_utf8(tag) else {
+            return Target::Answer(481);
+        };
+        let others = || {
+            self.table
+                .nodes()
+                .filter(|node| node.is_in_service() && node.id != owner)
+                .map(NodeEntry::id)
+        };
+        let ready = others().filter(|&node| self.pairs.access(node) == Access::Ready);
+        match successor(&SessionKey::new(tag), ready) {
+            Some(heir) => Target::Node(heir),
+            None if others().any(|node| self.pairs.access(node) == Access::Uncertain) => Target::Wait,
+            None => Target::Answer(503),
+        }
+    }
+
+    /// RFC 3261 §9.1: CANCEL goes the way of its INVITE.
+    fn cancel_target(&self, invite: EntryId) -> Target {
+        let Some(entry) = self.pending.get(invite) else {
+            return Target::Answer(481);
+        };
+        match entry.place {
+            Place::Waiting { .. } => Target::Wait,
+            Place::At { .. } | Place::Answered { .. } => Target::WithInvite(invite),
+            Place::AnsweredHere => Target::Answer(481),
+        }
+    }
+}

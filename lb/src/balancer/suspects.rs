@@ -1,0 +1,109 @@
+//! The fence: requests from a node that, by the replicated state, does not own the session.
+//!
+//! Our copy of the state may lag behind the node's by the time that one message of the cluster takes, and an heir
+//! acts as soon as it knows itself the owner. So a suspect waits a moment before it is judged.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use tandem_shared::cluster::NodeId;
+use tandem_shared::sip::{RawMessage, write_answer};
+
+use super::input::{PairId, PairPurpose};
+use super::output::{Count, Output};
+use super::{Balancer, reason_phrase};
+
+/// Requests whose sender may not own their session, in order of arrival; bounded.
+#[derive(Debug, Default)]
+pub(super) struct Suspects {
+    queue: VecDeque<Suspect>,
+    review_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Suspect {
+    pair: PairId,
+    node: NodeId,
+    request: RawMessage,
+    judged_at: Instant,
+}
+
+impl Suspects {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.review_at
+    }
+}
+
+impl Balancer {
+    /// Passes a node's request on to the client, unless another live node owns its session.
+    pub(super) fn fence(&mut self, pair: PairId, node: NodeId, request: RawMessage, now: Instant) {
+        if !self.is_suspect(node, &request) {
+            return self.send_to_client(request.bytes().clone());
+        }
+        let judged_at = match self.suspects.queue.len() < SUSPECTS_MAX {
+            true => now + PATIENCE,
+            false => now,
+        };
+        self.suspects.queue.push_back(Suspect {
+            pair,
+            node,
+            request,
+            judged_at,
+        });
+    }
+
+    /// Lets go whoever turned out to be the owner, and answers those whose time is over. Keeps their order.
+    pub(super) fn review_suspects(&mut self, now: Instant) {
+        for suspect in std::mem::take(&mut self.suspects.queue) {
+            if !self.is_suspect(suspect.node, &suspect.request) {
+                self.send_to_client(suspect.request.bytes().clone());
+            } else if suspect.judged_at <= now {
+                self.reject(&suspect);
+            } else {
+                self.suspects.queue.push_back(suspect);
+            }
+        }
+        self.suspects.review_at = (!self.suspects.queue.is_empty()).then(|| now + REVIEW_PERIOD);
+    }
+
+    fn reject(&mut self, suspect: &Suspect) {
+        self.count(Count::Fenced(suspect.node));
+        if suspect.request.may_be_answered() && self.pairs.get(suspect.pair).is_some() {
+            let tag = self.tags.to_tag();
+            let bytes = write_answer(&suspect.request, 481, reason_phrase(481), &tag, &[]);
+            self.outputs.push(Output::SendToNode {
+                pair: suspect.pair,
+                bytes,
+                entry: None,
+            });
+        }
+    }
+
+    /// Another node owns the session and is alive, as far as we can see.
+    fn is_suspect(&self, node: NodeId, request: &RawMessage) -> bool {
+        let Some(tag) = request.from_tag() else {
+            return false;
+        };
+        let ownership = &self.shared.ownership;
+        let owner = ownership.moved_to(tag).or_else(|| {
+            let is_issuer = NodeId::from_tag(tag) == Some(node);
+            if is_issuer {
+                Some(node)
+            } else {
+                ownership.look_up(tag)
+            }
+        });
+        owner.is_some_and(|owner| owner != node && self.table.is_reachable(owner) && self.is_connected(owner))
+    }
+
+    /// Its process is not known to be gone: the pair with it has not broken.
+    fn is_connected(&self, node: NodeId) -> bool {
+        self.pairs.find(node, PairPurpose::Ordinary).is_none() && !self.pairs_wanted
+            || self.pairs.stands(node)
+    }
+}
+
+const SUSPECTS_MAX: usize = 256;
+/// More than a heartbeat of the cluster, much less than anybody's timeout.
+const PATIENCE: Duration = Duration::from_millis(300);
+const REVIEW_PERIOD: Duration = Duration::from_millis(20);
