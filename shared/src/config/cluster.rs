@@ -189,3 +189,118 @@ const MEMBER_IDS: std::ops::RangeInclusive<u64> = 1..=999_999;
 /// LB-7.
 const NODES_MAX: usize = 7;
 const WITNESSES_MAX: usize = 2;
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::{ConfigError, read_text};
+    use super::*;
+
+    const MEMBERS: &str = r#"
+        [[cluster.member]]
+        id = 1
+        kind = "node"
+        address = "127.0.0.1:7001"
+        [[cluster.member]]
+        id = 100
+        kind = "witness"
+        address = "127.0.0.1:7100"
+    "#;
+
+    fn read(cluster: &str, members: &str) -> Result<ClusterSection, Vec<String>> {
+        let text = format!("[cluster]\n{cluster}\n{members}");
+        let own = Some((NodeId(1), MemberKind::Node));
+        match read_text(Path::new("/etc/tandem/node.toml"), &text, |root| {
+            ClusterSection::read(&mut root.section("cluster"), own)
+        }) {
+            Ok(section) => Ok(section),
+            Err(ConfigError::Invalid { problems, .. }) => Err(problems
+                .iter()
+                .map(|problem| format!("{}: {}", problem.key, problem.what))
+                .collect()),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn a_cluster_on_loopback_may_do_without_certificates_when_it_says_so() {
+        let section = read(
+            "listen = \"127.0.0.1:7001\"\nplaintext_on_loopback = true",
+            MEMBERS,
+        )
+        .unwrap();
+        assert_eq!(
+            (section.name.as_str(), &section.security),
+            ("main", &PeerSecurity::PlaintextOnLoopback)
+        );
+        assert_eq!(section.member(NodeId(100)).unwrap().kind, MemberKind::Witness);
+        let unsaid = read("listen = \"127.0.0.1:7001\"", MEMBERS).unwrap_err();
+        assert_eq!(unsaid, ["cluster.tls: is missing"]);
+    }
+
+    #[test]
+    fn plaintext_is_refused_as_soon_as_one_address_is_not_loopback() {
+        let listen = read("listen = \"0.0.0.0:7001\"\nplaintext_on_loopback = true", MEMBERS).unwrap_err();
+        assert!(
+            listen[0].starts_with("cluster.plaintext_on_loopback: 0.0.0.0:7001"),
+            "{listen:?}"
+        );
+        let members = MEMBERS.replace("127.0.0.1:7100", "192.0.2.1:7100");
+        let member = read(
+            "listen = \"127.0.0.1:7001\"\nplaintext_on_loopback = true",
+            &members,
+        )
+        .unwrap_err();
+        assert!(
+            member[0].starts_with("cluster.plaintext_on_loopback: 192.0.2.1:7100"),
+            "{member:?}"
+        );
+    }
+
+    #[test]
+    fn certificates_are_found_beside_the_configuration_file() {
+        let tls = "[cluster.tls]\ncertificate = \"a.pem\"\nkey = \"/keys/a.pem\"\nauthority = \"ca.pem\"";
+        let section = read(&format!("listen = \"192.0.2.1:7001\"\n{tls}"), MEMBERS).unwrap();
+        let PeerSecurity::MutualTls(files) = section.security else {
+            panic!("{:?}", section.security);
+        };
+        assert_eq!(files.certificate, Path::new("/etc/tandem/a.pem"));
+        assert_eq!(files.key, Path::new("/keys/a.pem"));
+        let both = format!("listen = \"127.0.0.1:1\"\nplaintext_on_loopback = true\n{tls}");
+        let contradiction = read(&both, MEMBERS).unwrap_err();
+        assert_eq!(
+            contradiction,
+            ["cluster.plaintext_on_loopback: contradicts [cluster.tls]"]
+        );
+    }
+
+    #[test]
+    fn members_must_differ_and_include_this_one() {
+        let members = format!(
+            "{}{}",
+            MEMBERS.replace("id = 1\n", "id = 2\n"),
+            MEMBERS.replace("id = 1\n", "id = 3\n")
+        );
+        let problems = read(
+            "listen = \"127.0.0.1:7001\"\nplaintext_on_loopback = true",
+            &members,
+        )
+        .unwrap_err();
+        let expected = [
+            "cluster.member: this node, id 1, is not among them",
+            "cluster.member: two members have the same address",
+            "cluster.member: two members have the same id",
+        ];
+        assert_eq!(problems, expected);
+    }
+
+    #[test]
+    fn a_cluster_name_fits_into_a_certificate() {
+        for name in ["", "Main", "a.b", "-a", "a-", "ä"] {
+            let cluster = format!("name = {name:?}\nlisten = \"127.0.0.1:1\"\nplaintext_on_loopback = true");
+            let problems = read(&cluster, MEMBERS).unwrap_err();
+            assert!(problems[0].starts_with("cluster.name: "), "{problems:?}");
+        }
+    }
+}

@@ -7,6 +7,8 @@
 
 mod cluster;
 mod common;
+#[cfg(test)]
+mod property_tests;
 mod section;
 
 use std::cell::RefCell;
@@ -141,3 +143,107 @@ fn listing(problems: &[Problem]) -> String {
 /// Far more than any real file; enough to refuse `/dev/zero`.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 const PROBLEMS_MAX: usize = 200;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn problems_of<C>(text: &str, read: impl FnOnce(&mut Section) -> Option<C>) -> Vec<String> {
+        match read_text(Path::new("/etc/tandem/lb.toml"), text, read) {
+            Ok(_) => Vec::new(),
+            Err(ConfigError::Invalid { problems, .. }) => problems
+                .iter()
+                .map(|problem| format!("{}: {}", problem.key, problem.what))
+                .collect(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once_each_by_its_key() {
+        let text = r#"
+            [log]
+            format = "xml"
+            colour = true
+            [admin]
+            listen = "0.0.0.0:9090"
+            [cluster]
+            listen = 7
+            [[cluster.member]]
+            id = 0
+            kind = "node"
+            address = "nowhere"
+        "#;
+        let problems = problems_of(text, |root| {
+            LogConfig::read(root);
+            AdminConfig::read(root, ([127, 0, 0, 1], 9090).into());
+            ClusterSection::read(&mut root.section("cluster"), None)
+        });
+        assert_eq!(
+            problems,
+            [
+                "admin.listen: 0.0.0.0:9090 can be reached from elsewhere",
+                "cluster.listen: 7 is not accepted",
+                "cluster.member: there are 0 nodes",
+                "cluster.member[0].address: \"nowhere\" is not accepted",
+                "cluster.member[0].id: 0 is not accepted",
+                "cluster.tls: is missing",
+                "log.colour: is not a known key",
+                "log.format: \"xml\" is not accepted",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_message_names_the_file_and_what_would_be_accepted() {
+        let read = |root: &mut Section| root.number::<u16>("port", 1..=9);
+        let error = read_text(Path::new("/etc/x.toml"), "prot = 3", read).unwrap_err();
+        let expected = "/etc/x.toml: 2 problems\n  \
+            port: is missing; accepted: a whole number from 1 to 9\n  \
+            prot: is not a known key; accepted: one of port";
+        assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn what_is_not_toml_is_told_with_its_line() {
+        let error = read_text(Path::new("x.toml"), "a = 1\nb = = 2\n", |_| Some(())).unwrap_err();
+        assert!(error.to_string().contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named() {
+        let error = read_file(Path::new("/nowhere/lb.toml"), |_| Some(())).unwrap_err();
+        assert_eq!(error.to_string(), "cannot read /nowhere/lb.toml");
+    }
+
+    #[test]
+    fn values_come_out_as_what_they_are_and_defaults_where_there_is_none() {
+        let text = "period_ms = 250\ntimeout_secs = 3\nfile = \"users.toml\"\nallow = [\"10.0.0.0/8\"]\nmode = \"b\"";
+        let read = |root: &mut Section| {
+            let any = Duration::ZERO..=Duration::from_secs(60);
+            assert_eq!(
+                root.duration_or("period_ms", Duration::ZERO, any.clone()),
+                Duration::from_millis(250)
+            );
+            assert_eq!(
+                root.duration_or("timeout_secs", Duration::ZERO, any.clone()),
+                Duration::from_secs(3)
+            );
+            assert_eq!(
+                root.duration_or("other_ms", Duration::from_millis(7), any),
+                Duration::from_millis(7)
+            );
+            assert_eq!(root.path("file").unwrap(), Path::new("/etc/tandem/users.toml"));
+            let allow: Vec<ipnet::IpNet> = root.parsed_list("allow", "a network");
+            assert_eq!(allow.len(), 1);
+            assert_eq!(root.choice("mode", &[("a", 1), ("b", 2)]), 2);
+            assert_eq!(root.choice("other", &[("a", 1), ("b", 2)]), 1);
+            assert!(root.optional_section("tls").is_none());
+            assert!(root.sections("listener").is_empty());
+            Some(())
+        };
+        assert_eq!(problems_of(text, read), Vec::<String>::new());
+    }
+}

@@ -190,3 +190,222 @@ impl ClusterState {
 }
 
 const GATEWAYS_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_support::{apply_all, assign, cluster_of, gateways, spread, user};
+    use super::*;
+    use crate::cluster::command::Command;
+
+    const EIGHT: [&str; 8] = [
+        "cas-1", "cas-2", "cas-3", "cas-4", "cas-5", "cas-6", "cas-7", "cas-8",
+    ];
+
+    fn failed(state: &ClusterState, users: &[String]) -> Command {
+        let with_epoch = |user: &String| {
+            (
+                user.clone(),
+                state.assignment(user).map_or(0, |known| known.epoch),
+            )
+        };
+        Command::CasFailed {
+            users: users.iter().map(with_epoch).collect(),
+            at_ms: 3,
+        }
+    }
+
+    fn eligible(cas: &str, eligible: bool) -> Command {
+        Command::CasEligible {
+            cas: CasId(cas.to_owned()),
+            eligible,
+        }
+    }
+
+    fn cas_of(state: &ClusterState, number: u64) -> &str {
+        &state.assignment(&user(number)).unwrap().cas.0
+    }
+
+    #[test]
+    fn a_thousand_users_over_eight_gateways_are_125_each() {
+        let mut state = cluster_of(0);
+        apply_all(&mut state, [gateways(&EIGHT)]);
+        for first in (0..1000).step_by(7) {
+            apply_all(&mut state, [assign(first..(first + 7).min(1000))]);
+        }
+        let expected: BTreeMap<String, usize> = EIGHT.iter().map(|name| ((*name).to_owned(), 125)).collect();
+        assert_eq!(spread(&state), expected);
+    }
+
+    #[test]
+    fn a_user_stays_where_he_is() {
+        let mut state = cluster_of(0);
+        apply_all(&mut state, [gateways(&EIGHT), assign(0..20)]);
+        let before = state.clone();
+        let (applied, changes) = state.apply(assign(0..20));
+        assert_eq!((state.clone(), changes), (before, Vec::new()));
+        let Applied::Assignments(assignments) = applied else {
+            panic!("{applied:?}");
+        };
+        assert_eq!(assignments.len(), 20);
+        assert_eq!(assignments[9].1.as_ref(), state.assignment(&user(9)));
+        apply_all(&mut state, [gateways(&[&EIGHT[..], &["cas-9"]].concat())]);
+        assert_eq!(
+            cas_of(&state, 9),
+            "cas-2",
+            "a gateway that joins draws nobody away"
+        );
+    }
+
+    #[test]
+    fn users_of_a_gateway_that_fails_are_spread_over_the_others() {
+        let mut state = cluster_of(0);
+        apply_all(&mut state, [gateways(&EIGHT), assign(0..1000)]);
+        let users: Vec<String> = (0..1000)
+            .filter(|&number| cas_of(&state, number) == "cas-3")
+            .map(user)
+            .collect();
+        let report = failed(&state, &users);
+        apply_all(&mut state, [report.clone()]);
+        let counts = spread(&state);
+        assert!(!counts.contains_key("cas-3"), "{counts:?}");
+        assert!(
+            counts.values().all(|count| (142..=143).contains(count)),
+            "{counts:?}"
+        );
+        let assignment = state.assignment(&users[0]).unwrap();
+        assert_eq!(
+            (assignment.epoch, assignment.since_ms, assignment.reason),
+            (1, 3, AssignmentReason::Failed)
+        );
+        let before = state.clone();
+        apply_all(&mut state, [report]);
+        assert_eq!(
+            state, before,
+            "a failure reported under an older epoch is about the past"
+        );
+    }
+
+    #[test]
+    fn a_user_whom_nobody_else_can_take_stays() {
+        let mut state = cluster_of(0);
+        apply_all(
+            &mut state,
+            [
+                gateways(&["cas-1", "cas-2"]),
+                eligible("cas-2", false),
+                assign([1]),
+            ],
+        );
+        let before = state.clone();
+        let report = failed(&state, &[user(1), user(2)]);
+        let (applied, changes) = state.apply(report);
+        let kept = state.assignment(&user(1)).cloned();
+        assert_eq!(
+            applied,
+            Applied::Assignments(vec![(user(1), kept), (user(2), None)])
+        );
+        assert_eq!((state, changes), (before, Vec::new()));
+    }
+
+    #[test]
+    fn a_gateway_out_of_the_rotation_keeps_its_users_and_gets_no_new_ones() {
+        let mut state = cluster_of(0);
+        apply_all(
+            &mut state,
+            [
+                gateways(&["a", "b", "c"]),
+                assign(0..3),
+                eligible("b", false),
+                assign(3..9),
+            ],
+        );
+        let expected = BTreeMap::from([("a".to_owned(), 4), ("b".to_owned(), 1), ("c".to_owned(), 4)]);
+        assert_eq!(spread(&state), expected);
+        assert_eq!(state.apply(eligible("b", false)), (Applied::Done, Vec::new()));
+        assert_eq!(
+            state.apply(eligible("x", true)).0,
+            Applied::Refused(Refusal::UnknownCas)
+        );
+    }
+
+    #[test]
+    fn users_of_a_removed_gateway_move_on_evenly() {
+        let mut state = cluster_of(0);
+        apply_all(
+            &mut state,
+            [gateways(&EIGHT), assign(0..1000), gateways(&EIGHT[1..])],
+        );
+        let counts = spread(&state);
+        assert!(
+            counts.values().all(|count| (142..=143).contains(count)),
+            "{counts:?}"
+        );
+        assert_eq!(
+            state.assignment(&user(0)).unwrap().reason,
+            AssignmentReason::Removed
+        );
+        assert_eq!(state.assignment(&user(0)).unwrap().epoch, 1);
+        assert_eq!(state.assignment(&user(1)).unwrap().epoch, 0);
+    }
+
+    #[test]
+    fn the_rotation_goes_on_where_it_stood_when_gateways_change() {
+        let mut state = cluster_of(0);
+        apply_all(&mut state, [gateways(&["a", "b", "c"]), assign([1])]);
+        apply_all(&mut state, [gateways(&["z", "a", "b", "c", "a"]), assign([2])]);
+        assert_eq!(cas_of(&state, 2), "b");
+        assert_eq!(state.cas_gateways().len(), 4, "a name written twice counts once");
+        apply_all(&mut state, [gateways(&["z", "b"]), assign([3])]);
+        assert_eq!(
+            cas_of(&state, 1),
+            "z",
+            "c, whose turn it was, has gone; z comes after it"
+        );
+        assert_eq!(cas_of(&state, 3), "b");
+    }
+
+    #[test]
+    fn when_every_gateway_is_removed_users_wait_for_the_next() {
+        let mut state = cluster_of(0);
+        apply_all(&mut state, [gateways(&["a"]), assign([1]), gateways(&[])]);
+        assert_eq!(cas_of(&state, 1), "a");
+        assert_eq!(state.apply(assign([1])).0, Applied::Refused(Refusal::NoCas));
+        assert_eq!(state.apply(assign([])).0, Applied::Assignments(Vec::new()));
+        apply_all(&mut state, [gateways(&["b"])]);
+        assert_eq!(cas_of(&state, 1), "b");
+    }
+
+    #[test]
+    fn an_unassigned_user_is_forgotten() {
+        let mut state = cluster_of(0);
+        apply_all(&mut state, [gateways(&["a"]), assign([1])]);
+        let gone = vec![Change::CasAssignmentChanged { user: user(1) }];
+        let unassign = Command::CasUnassign {
+            users: vec![user(1), user(2)],
+        };
+        assert_eq!(state.apply(unassign), (Applied::Done, gone));
+        assert_eq!(state.assignment(&user(1)), None);
+    }
+
+    #[test]
+    fn the_number_of_users_and_gateways_is_bounded() {
+        let mut state = cluster_of(0);
+        state.limits.users_assigned_max = 3;
+        apply_all(&mut state, [gateways(&["a"]), assign(0..2)]);
+        assert_eq!(
+            state.apply(assign(1..4)).0,
+            Applied::Refused(Refusal::LimitReached)
+        );
+        assert_eq!(state.assignments().len(), 2, "all or nothing");
+        assert!(matches!(
+            state.apply(assign([1, 2, 2])).0,
+            Applied::Assignments(_)
+        ));
+        let many: Vec<String> = (0..=GATEWAYS_MAX).map(|number| number.to_string()).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(
+            state.apply(gateways(&many)).0,
+            Applied::Refused(Refusal::LimitReached)
+        );
+    }
+}

@@ -95,3 +95,138 @@ impl ClusterState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_support::{apply_all, cluster_of, key, lost, opened};
+    use super::*;
+    use crate::cluster::command::Command;
+    use crate::cluster::session::{Epoch, IntentOperation};
+
+    fn request(cseq: u32) -> RequestKey {
+        RequestKey {
+            top_via: format!("SIP/2.0/TCP ocs;branch={cseq}"),
+            cseq,
+        }
+    }
+
+    fn intent(cseq: u32, epoch: Epoch, decided_at_ms: u64) -> Command {
+        let operation = IntentOperation::MakeCall {
+            called: "4712".to_owned(),
+        };
+        Command::Intent {
+            key: key(1, 1),
+            epoch,
+            request: request(cseq),
+            operation,
+            decided_at_ms,
+        }
+    }
+
+    fn result(cseq: u32, body: &str) -> Command {
+        Command::IntentResult {
+            key: key(1, 1),
+            request: request(cseq),
+            body: body.to_owned(),
+        }
+    }
+
+    #[test]
+    fn an_heir_learns_of_the_intent_and_of_its_result() {
+        let mut state = cluster_of(2);
+        apply_all(
+            &mut state,
+            [opened(1, 1), intent(1, Epoch::FIRST, 10), lost(1, 1)],
+        );
+        let (applied, _) = state.apply(intent(1, Epoch(1), 20));
+        let Applied::IntentKnown(known) = applied else {
+            panic!("{applied:?}");
+        };
+        assert_eq!((known.decided_at_ms, known.result), (10, None));
+        apply_all(
+            &mut state,
+            [result(1, "<MakeCallResponse/>"), result(1, "<Other/>")],
+        );
+        let known = state.intent(&key(1, 1), &request(1)).unwrap();
+        assert_eq!(
+            known.result.as_deref(),
+            Some("<MakeCallResponse/>"),
+            "the first result stands"
+        );
+    }
+
+    #[test]
+    fn a_proposal_applied_twice_is_told_from_a_repeated_request() {
+        let mut state = cluster_of(1);
+        apply_all(&mut state, [opened(1, 1)]);
+        assert_eq!(state.apply(intent(1, Epoch::FIRST, 10)).0, Applied::Done);
+        assert_eq!(state.apply(intent(1, Epoch::FIRST, 10)).0, Applied::Done);
+        let repeated = state.apply(intent(1, Epoch::FIRST, 11)).0;
+        assert!(matches!(repeated, Applied::IntentKnown(_)), "{repeated:?}");
+        apply_all(&mut state, [result(1, "<MakeCallResponse/>")]);
+        let late = state.apply(intent(1, Epoch::FIRST, 10)).0;
+        assert!(
+            matches!(late, Applied::IntentKnown(_)),
+            "what has a result is done: {late:?}"
+        );
+        assert_eq!(state.intent_count(), 1);
+    }
+
+    #[test]
+    fn nobody_but_the_owner_writes_an_intent() {
+        let mut state = cluster_of(2);
+        apply_all(&mut state, [opened(1, 1), lost(1, 1)]);
+        assert_eq!(
+            state.apply(intent(1, Epoch::FIRST, 1)).0,
+            Applied::Refused(Refusal::StaleEpoch)
+        );
+        let key = key(1, 2);
+        let elsewhere = Command::IntentResult {
+            key,
+            request: request(1),
+            body: String::new(),
+        };
+        assert_eq!(
+            state.apply(elsewhere).0,
+            Applied::Refused(Refusal::UnknownSession)
+        );
+    }
+
+    #[test]
+    fn intents_are_bounded_expire_and_end_with_their_session() {
+        let mut state = cluster_of(1);
+        apply_all(&mut state, [opened(1, 1)]);
+        apply_all(
+            &mut state,
+            (1..=6).map(|cseq| intent(cseq, Epoch::FIRST, u64::from(cseq))),
+        );
+        assert_eq!(state.intent_count(), 4);
+        assert!(
+            state.intent(&key(1, 1), &request(2)).is_none(),
+            "the oldest go first"
+        );
+        apply_all(&mut state, [Command::Expire { before_ms: 5 }]);
+        assert_eq!(state.intent_count(), 2);
+        apply_all(
+            &mut state,
+            [Command::SessionClosed {
+                key: key(1, 1),
+                epoch: Epoch::FIRST,
+            }],
+        );
+        assert_eq!(state.intent_count(), 0);
+        assert!(state.intents.is_empty());
+    }
+
+    #[test]
+    fn a_result_whose_intent_is_forgotten_changes_nothing() {
+        let mut state = cluster_of(1);
+        apply_all(&mut state, [opened(1, 1)]);
+        let before = state.clone();
+        assert_eq!(
+            state.apply(result(1, "<MakeCallResponse/>")),
+            (Applied::Done, Vec::new())
+        );
+        assert_eq!(state, before);
+    }
+}

@@ -12,6 +12,8 @@ mod nodes;
 mod property_tests;
 mod sessions;
 mod settings;
+#[cfg(test)]
+mod test_support;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -122,3 +122,167 @@ impl ClusterState {
 
 /// Far above what one Raft group can hold; a bound all the same.
 const NODES_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::test_support::{
+        apply_all, cluster_of, draining, key, lost, opened, registered, small_limits,
+    };
+    use super::*;
+
+    #[test]
+    fn sessions_of_a_lost_node_go_to_their_heirs_in_order_with_their_epochs_raised() {
+        let mut state = cluster_of(3);
+        apply_all(&mut state, (0..300).map(|number| opened(1 + number % 3, number)));
+        let changes = apply_all(&mut state, [lost(2, 1)]);
+        assert_eq!(changes[0], Change::NodeChanged(NodeId(2)));
+        let mut heirs = BTreeMap::<NodeId, u32>::new();
+        let mut moved = Vec::new();
+        for change in &changes[1..] {
+            let Change::SessionMoved { key, from, to, epoch } = change else {
+                panic!("{change:?}");
+            };
+            assert_eq!(
+                (*from, *epoch, state.owner_of(key)),
+                (NodeId(2), Epoch(1), Some(*to))
+            );
+            *heirs.entry(*to).or_default() += 1;
+            moved.push(key.clone());
+        }
+        assert!(moved.is_sorted());
+        assert_eq!(moved.len(), 100);
+        assert!(heirs.keys().eq(&[NodeId(1), NodeId(3)]), "{heirs:?}");
+        assert!(heirs.values().all(|count| (30..=70).contains(count)), "{heirs:?}");
+        assert_eq!(state.session_count_of(NodeId(2)), 0);
+        assert_eq!(state.moved_sessions().count(), 100);
+    }
+
+    #[test]
+    fn a_loss_that_is_told_of_an_earlier_life_is_ignored() {
+        let mut state = cluster_of(2);
+        apply_all(&mut state, [registered(1, 2), opened(1, 1)]);
+        let before = state.clone();
+        assert_eq!(state.apply(lost(1, 1)), (Applied::Done, Vec::new()));
+        assert_eq!(state, before);
+        assert_eq!(
+            state.apply(lost(9, 1)),
+            (Applied::Refused(Refusal::UnknownNode), Vec::new())
+        );
+    }
+
+    #[test]
+    fn a_loss_told_twice_moves_sessions_once() {
+        let mut state = cluster_of(2);
+        apply_all(&mut state, [opened(1, 1), lost(1, 1)]);
+        assert_eq!(state.apply(lost(1, 1)), (Applied::Done, Vec::new()));
+        assert_eq!(state.session(&key(1, 1)).unwrap().epoch, Epoch(1));
+    }
+
+    #[test]
+    fn a_registration_told_twice_changes_nothing() {
+        let mut state = cluster_of(2);
+        apply_all(&mut state, [opened(1, 1)]);
+        let before = state.clone();
+        assert_eq!(state.apply(registered(1, 1)), (Applied::Done, Vec::new()));
+        assert_eq!(state, before);
+    }
+
+    #[test]
+    fn a_node_that_restarts_before_its_loss_was_noticed_gives_up_what_its_former_life_owned() {
+        let mut state = cluster_of(2);
+        apply_all(&mut state, (0..50).map(|number| opened(1, number)));
+        let changes = apply_all(&mut state, [registered(1, 2)]);
+        assert_eq!(changes.len(), 51);
+        assert!(state.sessions().all(|session| session.epoch == Epoch(1)));
+        assert!(state.session_count_of(NodeId(1)) > 0, "it is an heir of itself");
+        assert!(state.session_count_of(NodeId(2)) > 0);
+    }
+
+    #[test]
+    fn without_a_live_node_sessions_wait_for_the_first_that_registers() {
+        let mut state = cluster_of(2);
+        apply_all(&mut state, [opened(1, 1), opened(2, 2), lost(1, 1), lost(2, 1)]);
+        assert_eq!(state.live_nodes().count(), 0);
+        assert_eq!(
+            state.session_count_of(NodeId(2)),
+            2,
+            "the last one keeps what it had"
+        );
+        let changes = apply_all(&mut state, [registered(3, 1)]);
+        assert_eq!(changes.len(), 3);
+        assert_eq!(state.session_count_of(NodeId(3)), 2);
+    }
+
+    #[test]
+    fn a_node_that_drains_hands_over_and_takes_nothing_new_until_it_registers_again() {
+        let mut state = cluster_of(2);
+        apply_all(&mut state, [opened(1, 1), draining(1, 1)]);
+        assert_eq!(state.owner_of(&key(1, 1)), Some(NodeId(2)));
+        assert_eq!(
+            state.apply(opened(1, 2)).0,
+            Applied::Refused(Refusal::UnknownNode)
+        );
+        apply_all(&mut state, [lost(1, 1)]);
+        assert_eq!(state.nodes()[&NodeId(1)].state, NodeState::Lost);
+        apply_all(&mut state, [draining(1, 1)]);
+        assert_eq!(
+            state.nodes()[&NodeId(1)].state,
+            NodeState::Lost,
+            "who is lost does not drain"
+        );
+        apply_all(&mut state, [registered(1, 1)]);
+        assert_eq!(state.apply(opened(1, 2)).0, Applied::Done);
+    }
+
+    #[test]
+    fn the_last_node_keeps_its_sessions_while_it_drains() {
+        let mut state = cluster_of(1);
+        apply_all(&mut state, [opened(1, 1), draining(1, 1)]);
+        assert_eq!(state.owner_of(&key(1, 1)), Some(NodeId(1)));
+    }
+
+    #[test]
+    fn a_session_in_its_last_epoch_ends_instead_of_moving() {
+        let mut state = cluster_of(2);
+        apply_all(&mut state, [opened(1, 1)]);
+        let mut incarnation = 1;
+        while state.session(&key(1, 1)).unwrap().epoch < Epoch::MAX {
+            incarnation += 1;
+            apply_all(
+                &mut state,
+                [registered(1, incarnation), registered(2, incarnation)],
+            );
+        }
+        let owner = state.owner_of(&key(1, 1)).unwrap();
+        let changes = apply_all(&mut state, [lost(owner.0, incarnation)]);
+        assert_eq!(
+            changes,
+            [
+                Change::NodeChanged(owner),
+                Change::SessionClosed {
+                    key: key(1, 1),
+                    owner
+                }
+            ]
+        );
+    }
+
+    #[test]
+    fn the_set_of_nodes_is_bounded() {
+        let mut state = ClusterState::new(small_limits());
+        for id in 1..=NODES_MAX as u64 {
+            assert_eq!(state.apply(registered(id, 1)).0, Applied::Done);
+        }
+        assert_eq!(
+            state.apply(registered(999, 1)).0,
+            Applied::Refused(Refusal::LimitReached)
+        );
+        assert_eq!(
+            state.apply(registered(1, 2)).0,
+            Applied::Done,
+            "a known node may always come back"
+        );
+    }
+}

@@ -1,1 +1,235 @@
+//! Random histories: what must hold after every command.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::ClusterState;
+use super::test_support::{
+    draining, gateways, key, lost, opened, opening, record, registered, small_limits, user,
+};
+use crate::cluster::assignment::CasId;
+use crate::cluster::command::{Applied, Change, Command, SessionUpdate};
+use crate::cluster::node::NodeId;
+use crate::cluster::session::{Epoch, IntentOperation, RequestKey, SessionKey};
+
+proptest! {
+    #[test]
+    fn after_every_command_the_invariants_hold(commands in history()) {
+        let mut state = ClusterState::new(small_limits());
+        let mut epochs = BTreeMap::new();
+        for command in commands {
+            let description = format!("{command:?}");
+            let before = state.clone();
+            let (applied, changes) = state.apply(command);
+            check_invariants(&state, &description);
+            check_epochs(&state, &mut epochs);
+            if changes.is_empty() {
+                assert!(state.sessions().eq(before.sessions()), "an untold change: {description}");
+                assert_eq!(state.nodes(), before.nodes());
+                assert_eq!(state.assignments(), before.assignments());
+            }
+            if matches!(applied, Applied::Refused(_)) {
+                assert_eq!(state, before, "a refused command changed something: {description}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_command_applied_twice_changes_nothing_the_second_time(commands in history()) {
+        let mut state = ClusterState::new(small_limits());
+        for command in commands {
+            state.apply(command.clone());
+            let once = state.clone();
+            let (_, changes) = state.apply(command.clone());
+            assert_eq!(state, once, "{command:?}");
+            assert_eq!(changes, [], "{command:?}");
+        }
+    }
+
+    #[test]
+    fn changes_tell_who_owns_every_session(commands in history()) {
+        let mut state = ClusterState::new(small_limits());
+        let mut owners = BTreeMap::new();
+        for command in commands {
+            for change in state.apply(command).1 {
+                follow(&mut owners, change);
+            }
+            let told: BTreeMap<SessionKey, NodeId> = owners.clone();
+            let known = state.sessions().map(|session| (session.key.clone(), session.owner)).collect();
+            assert_eq!(told, known);
+        }
+    }
+
+    #[test]
+    fn a_state_from_a_snapshot_has_the_same_future(past in history(), future in history()) {
+        let mut state = ClusterState::new(small_limits());
+        for command in past {
+            state.apply(command);
+        }
+        let bytes = postcard::to_allocvec(&state).unwrap();
+        let mut restored: ClusterState = postcard::from_bytes(&bytes).unwrap();
+        assert_eq!(restored, state);
+        for command in future {
+            let bytes = postcard::to_allocvec(&command).unwrap();
+            let decoded: Command = postcard::from_bytes(&bytes).unwrap();
+            assert_eq!(restored.apply(decoded), state.apply(command));
+        }
+        assert_eq!(restored, state);
+    }
+
+    #[test]
+    fn a_batch_does_what_its_commands_do(commands in history()) {
+        let (mut one_by_one, mut at_once) =
+            (ClusterState::new(small_limits()), ClusterState::new(small_limits()));
+        let mut applied = Vec::new();
+        let mut changes = Vec::new();
+        for command in commands.clone() {
+            let (outcome, more) = one_by_one.apply(command);
+            applied.push(outcome);
+            changes.extend(more);
+        }
+        assert_eq!(at_once.apply(Command::Batch(commands)), (Applied::Batch(applied), changes));
+        assert_eq!(at_once, one_by_one);
+    }
+}
+
+fn check_invariants(state: &ClusterState, description: &str) {
+    let live: BTreeSet<NodeId> = state.live_nodes().collect();
+    for session in state.sessions() {
+        assert!(
+            live.is_empty() || live.contains(&session.owner),
+            "an orphan after {description}"
+        );
+        assert!(session.calls.len() <= state.limits.calls_per_session_max);
+        assert!(session.epoch <= Epoch::MAX);
+    }
+    let indexed: BTreeSet<(NodeId, SessionKey)> = state
+        .owned
+        .iter()
+        .flat_map(|(owner, keys)| keys.iter().map(|key| (*owner, key.clone())))
+        .collect();
+    let owned = state
+        .sessions()
+        .map(|session| (session.owner, session.key.clone()))
+        .collect();
+    assert_eq!(indexed, owned, "the index disagrees after {description}");
+    assert!(state.owned.values().all(|keys| !keys.is_empty()));
+
+    let openings = state
+        .openings
+        .iter()
+        .map(|(key, result)| (result.decided_at_ms, key.clone()))
+        .collect();
+    assert_eq!(state.openings_by_age, openings);
+    let mut intents = BTreeSet::new();
+    for (session, requests) in &state.intents {
+        assert!(
+            state.session(session).is_some() && !requests.is_empty(),
+            "a stray intent after {description}"
+        );
+        for (request, intent) in requests {
+            intents.insert((intent.decided_at_ms, session.clone(), request.clone()));
+        }
+    }
+    assert_eq!(state.intents_by_age, intents);
+
+    assert!(state.sessions.len() <= state.limits.sessions_max);
+    assert!(state.openings.len() <= state.limits.opening_results_max);
+    assert!(state.intents_by_age.len() <= state.limits.intents_max);
+    assert!(state.assignments.len() <= state.limits.users_assigned_max);
+    let can_take: Vec<_> = state.gateways.iter().filter(|gateway| gateway.eligible).collect();
+    let strays = state
+        .assignments
+        .values()
+        .any(|user| !state.gateways.iter().any(|cas| cas.id == user.cas));
+    assert!(
+        !strays || can_take.is_empty() || description.contains("eligible"),
+        "a stray after {description}"
+    );
+}
+
+/// An epoch never falls, and an owner never changes without it.
+fn check_epochs(state: &ClusterState, epochs: &mut BTreeMap<SessionKey, (Epoch, NodeId)>) {
+    epochs.retain(|key, _| state.session(key).is_some());
+    for session in state.sessions() {
+        let now = (session.epoch, session.owner);
+        let then = epochs.insert(session.key.clone(), now).unwrap_or(now);
+        assert!(then == now || then.0 < now.0, "{then:?} became {now:?}");
+    }
+}
+
+fn follow(owners: &mut BTreeMap<SessionKey, NodeId>, change: Change) {
+    match change {
+        Change::SessionOpened(key) => {
+            let issuer = key.issuer().unwrap();
+            assert_eq!(owners.insert(key, issuer), None);
+        }
+        Change::SessionMoved { key, from, to, .. } => assert_eq!(owners.insert(key, to), Some(from)),
+        Change::SessionClosed { key, owner } => assert_eq!(owners.remove(&key), Some(owner)),
+        Change::SessionUpdated(key) => assert!(owners.contains_key(&key)),
+        Change::NodeChanged(_)
+        | Change::SettingChanged { .. }
+        | Change::CasAssignmentChanged { .. }
+        | Change::CasGatewaysChanged => {}
+        Change::Replaced => panic!("apply never replaces the state"),
+    }
+}
+
+fn history() -> impl Strategy<Value = Vec<Command>> {
+    prop::collection::vec(command(), 0..60)
+}
+
+/// Few nodes, sessions and epochs, so that commands meet.
+fn command() -> impl Strategy<Value = Command> {
+    let node = || 1_u64..4;
+    let session = || (1_u64..4, 0_u64..3).prop_map(|(node, number)| key(node, number));
+    let epoch = || (0_u32..4).prop_map(Epoch);
+    let request = || {
+        (0_u32..4).prop_map(|cseq| RequestKey {
+            top_via: "via".to_owned(),
+            cseq,
+        })
+    };
+    prop_oneof![
+        4 => (node(), 1_u64..3).prop_map(|(id, incarnation)| registered(id, incarnation)),
+        3 => (node(), 1_u64..3).prop_map(|(id, incarnation)| lost(id, incarnation)),
+        1 => (node(), 1_u64..3).prop_map(|(id, incarnation)| draining(id, incarnation)),
+        8 => (node(), 0_u64..3).prop_map(|(owner, number)| opened(owner, number)),
+        2 => (node(), 0_u64..3, 0_u64..3).prop_map(|(owner, number, request)| Command::SessionOpened {
+            opening: opening(request),
+            record: Box::new(record(owner, number)),
+            decided_at_ms: request,
+        }),
+        3 => (session(), epoch(), 0_u64..9).prop_map(|(key, epoch, expires_at_ms)| {
+            let update = SessionUpdate { expires_at_ms: Some(expires_at_ms), ..SessionUpdate::default() };
+            Command::SessionUpdated { key, epoch, update }
+        }),
+        1 => (session(), epoch()).prop_map(|(key, epoch)| Command::SessionClosed { key, epoch }),
+        3 => (session(), epoch(), node()).prop_map(|(key, from_epoch, to)| {
+            Command::Adopt { key, from_epoch, to: NodeId(to) }
+        }),
+        3 => (session(), epoch(), request(), 0_u64..9).prop_map(|(key, epoch, request, decided_at_ms)| {
+            let operation = IntentOperation::AnswerCall { call_id: "1".to_owned() };
+            Command::Intent { key, epoch, request, operation, decided_at_ms }
+        }),
+        1 => (session(), request()).prop_map(|(key, request)| {
+            Command::IntentResult { key, request, body: "<Response/>".to_owned() }
+        }),
+        1 => (0_u64..9).prop_map(|before_ms| Command::Expire { before_ms }),
+        1 => (0_u64..9).prop_map(|value| Command::SettingChanged {
+            name: "session_timer_secs".to_owned(),
+            value: Some((value * 100).to_string()),
+        }),
+        2 => prop::sample::subsequence(vec!["a", "b", "c"], 0..=3).prop_map(|names| gateways(&names)),
+        1 => (prop::sample::select(vec!["a", "b", "c"]), any::<bool>()).prop_map(|(cas, eligible)| {
+            Command::CasEligible { cas: CasId(cas.to_owned()), eligible }
+        }),
+        3 => prop::collection::vec(0_u64..6, 0..4).prop_map(super::test_support::assign),
+        2 => prop::collection::vec((0_u64..6, 0_u32..3), 0..4).prop_map(|users| Command::CasFailed {
+            users: users.into_iter().map(|(number, epoch)| (user(number), epoch)).collect(),
+            at_ms: 3,
+        }),
+        1 => (0_u64..6).prop_map(|number| Command::CasUnassign { users: vec![user(number)] }),
+    ]
+}

@@ -260,3 +260,272 @@ fn write_update(session: &mut SessionRecord, update: SessionUpdate) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_support::{apply_all, cluster_of, key, lost, opened, opening, record, registered};
+    use super::*;
+    use crate::cluster::command::Command;
+    use crate::cluster::session::{CallRecord, CallState};
+
+    fn update(epoch: Epoch, update: SessionUpdate) -> Command {
+        Command::SessionUpdated {
+            key: key(1, 1),
+            epoch,
+            update,
+        }
+    }
+
+    fn adopt(from_epoch: Epoch, to: u64) -> Command {
+        Command::Adopt {
+            key: key(1, 1),
+            from_epoch,
+            to: NodeId(to),
+        }
+    }
+
+    fn call() -> CallRecord {
+        let (calling, called) = ("4711".to_owned(), "4712".to_owned());
+        CallRecord {
+            pbx_call_id: "9".to_owned(),
+            state: CallState::Connected,
+            calling,
+            called,
+        }
+    }
+
+    #[test]
+    fn a_repeated_opening_is_answered_with_the_session_it_opened() {
+        let mut state = cluster_of(2);
+        assert_eq!(
+            state.apply(opened(1, 1)),
+            (Applied::Done, vec![Change::SessionOpened(key(1, 1))])
+        );
+        let repeated = Command::SessionOpened {
+            opening: opening(1),
+            record: Box::new(record(2, 77)),
+            decided_at_ms: 5,
+        };
+        let known = Applied::AlreadyOpened {
+            session: key(1, 1),
+            record: Some(Box::new(record(1, 1))),
+        };
+        assert_eq!(state.apply(repeated.clone()), (known, Vec::new()));
+        apply_all(
+            &mut state,
+            [Command::SessionClosed {
+                key: key(1, 1),
+                epoch: Epoch::FIRST,
+            }],
+        );
+        let ended = Applied::AlreadyOpened {
+            session: key(1, 1),
+            record: None,
+        };
+        assert_eq!(state.apply(repeated).0, ended, "the result outlives the session");
+    }
+
+    #[test]
+    fn opening_results_expire_and_are_bounded_oldest_first() {
+        let mut state = cluster_of(1);
+        state.limits.opening_results_max = 3;
+        apply_all(&mut state, (1..=5).map(|number| opened(1, number)));
+        assert!(state.opening(&opening(2)).is_none());
+        assert!(state.opening(&opening(3)).is_some());
+        apply_all(&mut state, [Command::Expire { before_ms: 5 }]);
+        assert!(state.opening(&opening(4)).is_none());
+        assert!(
+            state.opening(&opening(5)).is_some(),
+            "expires what was decided before, not at, the time"
+        );
+        let again = state.apply(opened(1, 1)).0;
+        assert!(
+            matches!(again, Applied::AlreadyOpened { .. }),
+            "its key still stands: {again:?}"
+        );
+    }
+
+    #[test]
+    fn a_node_that_is_not_live_opens_nothing() {
+        let mut state = cluster_of(2);
+        apply_all(&mut state, [lost(1, 1)]);
+        assert_eq!(
+            state.apply(opened(1, 1)).0,
+            Applied::Refused(Refusal::UnknownNode)
+        );
+        assert!(state.opening(&opening(1)).is_none());
+    }
+
+    #[test]
+    fn the_number_of_sessions_is_bounded() {
+        let mut state = cluster_of(1);
+        state.limits.sessions_max = 2;
+        let outcomes: Vec<_> = (1..=3).map(|number| state.apply(opened(1, number)).0).collect();
+        assert_eq!(
+            outcomes,
+            [
+                Applied::Done,
+                Applied::Done,
+                Applied::Refused(Refusal::LimitReached)
+            ]
+        );
+    }
+
+    #[test]
+    fn an_update_writes_what_it_names_and_leaves_the_rest() {
+        let mut state = cluster_of(1);
+        apply_all(&mut state, [opened(1, 1)]);
+        let written = SessionUpdate {
+            cti_connection: Some("cti-2:4000".to_owned()),
+            calls: vec![("c1".to_owned(), Some(call())), ("c2".to_owned(), Some(call()))],
+            ..SessionUpdate::default()
+        };
+        let (applied, changes) = state.apply(update(Epoch::FIRST, written.clone()));
+        assert_eq!(
+            (applied, changes),
+            (Applied::Done, vec![Change::SessionUpdated(key(1, 1))])
+        );
+        assert_eq!(
+            state.apply(update(Epoch::FIRST, written)),
+            (Applied::Done, Vec::new()),
+            "nothing new"
+        );
+        let removal = SessionUpdate {
+            calls: vec![("c1".to_owned(), None)],
+            ..SessionUpdate::default()
+        };
+        apply_all(&mut state, [update(Epoch::FIRST, removal)]);
+        let session = state.session(&key(1, 1)).unwrap();
+        assert_eq!(session.cti_connection.as_deref(), Some("cti-2:4000"));
+        assert!(session.calls.keys().eq(["c2"]));
+        assert_eq!(session.dialog, record(1, 1).dialog);
+    }
+
+    #[test]
+    fn an_update_beyond_the_bound_of_calls_changes_nothing() {
+        let mut state = cluster_of(1);
+        apply_all(&mut state, [opened(1, 1)]);
+        let calls = (0..4).map(|number| (number.to_string(), Some(call()))).collect();
+        let expires_at_ms = Some(9);
+        let many = SessionUpdate {
+            calls,
+            expires_at_ms,
+            ..SessionUpdate::default()
+        };
+        let before = state.clone();
+        let refused = (Applied::Refused(Refusal::LimitReached), Vec::new());
+        assert_eq!(state.apply(update(Epoch::FIRST, many)), refused);
+        assert_eq!(state, before);
+    }
+
+    #[test]
+    fn a_former_owner_is_refused() {
+        let mut state = cluster_of(2);
+        apply_all(&mut state, [opened(1, 1), lost(1, 1)]);
+        let stale = Applied::Refused(Refusal::StaleEpoch);
+        assert_eq!(
+            state.apply(update(Epoch::FIRST, SessionUpdate::default())).0,
+            stale
+        );
+        let close = Command::SessionClosed {
+            key: key(1, 1),
+            epoch: Epoch::FIRST,
+        };
+        assert_eq!(state.apply(close).0, stale);
+        let close = Command::SessionClosed {
+            key: key(1, 1),
+            epoch: Epoch(1),
+        };
+        let closed = Change::SessionClosed {
+            key: key(1, 1),
+            owner: NodeId(2),
+        };
+        assert_eq!(state.apply(close.clone()), (Applied::Done, vec![closed]));
+        assert_eq!(state.apply(close).0, Applied::Refused(Refusal::UnknownSession));
+    }
+
+    #[test]
+    fn of_two_nodes_that_adopt_at_once_the_first_wins_and_the_second_learns_it() {
+        let mut state = cluster_of(3);
+        apply_all(&mut state, [opened(1, 1)]);
+        let (first, changes) = state.apply(adopt(Epoch::FIRST, 2));
+        let Applied::Session(session) = first else {
+            panic!("{first:?}");
+        };
+        assert_eq!((session.owner, session.epoch), (NodeId(2), Epoch(1)));
+        let (from, to) = (NodeId(1), NodeId(2));
+        assert_eq!(
+            changes,
+            [Change::SessionMoved {
+                key: key(1, 1),
+                from,
+                to,
+                epoch: Epoch(1)
+            }]
+        );
+        assert_eq!(
+            state.apply(adopt(Epoch::FIRST, 3)),
+            (Applied::Session(session.clone()), Vec::new())
+        );
+        assert_eq!(
+            state.apply(adopt(Epoch::FIRST, 2)),
+            (Applied::Session(session.clone()), Vec::new())
+        );
+        assert_eq!(
+            state.apply(adopt(Epoch(1), 2)),
+            (Applied::Session(session), Vec::new()),
+            "it has it"
+        );
+    }
+
+    #[test]
+    fn an_adopter_must_be_live() {
+        let mut state = cluster_of(2);
+        apply_all(&mut state, [opened(1, 1), lost(2, 1)]);
+        assert_eq!(
+            state.apply(adopt(Epoch::FIRST, 2)).0,
+            Applied::Refused(Refusal::UnknownNode)
+        );
+        assert_eq!(
+            state.apply(adopt(Epoch::FIRST, 9)).0,
+            Applied::Refused(Refusal::UnknownNode)
+        );
+        let unknown = Command::Adopt {
+            key: key(1, 9),
+            from_epoch: Epoch::FIRST,
+            to: NodeId(1),
+        };
+        assert_eq!(state.apply(unknown).0, Applied::Refused(Refusal::UnknownSession));
+    }
+
+    #[test]
+    fn a_session_in_its_last_epoch_cannot_be_adopted() {
+        let mut state = cluster_of(2);
+        let mut last = record(1, 1);
+        last.epoch = Epoch::MAX;
+        let record = Box::new(last);
+        apply_all(
+            &mut state,
+            [Command::SessionOpened {
+                opening: opening(1),
+                record,
+                decided_at_ms: 1,
+            }],
+        );
+        assert_eq!(
+            state.apply(adopt(Epoch::MAX, 2)).0,
+            Applied::Refused(Refusal::LimitReached)
+        );
+        assert_eq!(Epoch::MAX.cseq_block().1, i32::MAX as u32);
+    }
+
+    #[test]
+    fn a_session_that_returned_to_its_issuer_is_no_exception_any_more() {
+        let mut state = cluster_of(2);
+        apply_all(&mut state, [opened(1, 1), lost(1, 1), registered(1, 2)]);
+        let moved: Vec<_> = state.moved_sessions().collect();
+        assert_eq!(moved, [(&key(1, 1), NodeId(2))]);
+        apply_all(&mut state, [adopt(Epoch(1), 1)]);
+        assert_eq!(state.moved_sessions().count(), 0);
+    }
+}

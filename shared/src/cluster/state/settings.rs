@@ -139,3 +139,79 @@ impl ClusterState {
         Applied::Done
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_support::cluster_of;
+    use super::*;
+    use crate::cluster::command::Command;
+
+    fn set(name: &str, value: Option<&str>) -> Command {
+        Command::SettingChanged {
+            name: name.to_owned(),
+            value: value.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn a_setting_holds_until_it_is_given_back() {
+        let mut state = cluster_of(0);
+        assert_eq!(
+            (state.session_timer_secs(), state.setting("session_timer_secs")),
+            (1800, None)
+        );
+        let changed = vec![Change::SettingChanged {
+            name: "session_timer_secs".to_owned(),
+        }];
+        assert_eq!(
+            state.apply(set("session_timer_secs", Some("600"))),
+            (Applied::Done, changed.clone())
+        );
+        assert_eq!(
+            (state.session_timer_secs(), state.setting("session_timer_secs")),
+            (600, Some("600"))
+        );
+        assert_eq!(
+            state.apply(set("session_timer_secs", Some("600"))),
+            (Applied::Done, Vec::new())
+        );
+        assert_eq!(
+            state.apply(set("session_timer_secs", None)),
+            (Applied::Done, changed)
+        );
+        assert_eq!(
+            (state.session_timer_secs(), state.setting("session_timer_secs")),
+            (1800, None)
+        );
+    }
+
+    #[test]
+    fn unknown_names_and_values_out_of_range_are_refused() {
+        let mut state = cluster_of(0);
+        let before = state.clone();
+        assert_eq!(
+            state.apply(set("session_timer", None)).0,
+            Applied::Refused(Refusal::UnknownSetting)
+        );
+        for value in ["89", "86401", "-1", "", "ten", "600.5"] {
+            let refused = Applied::Refused(Refusal::ValueNotAccepted);
+            assert_eq!(
+                state.apply(set("session_timer_secs", Some(value))).0,
+                refused,
+                "{value}"
+            );
+        }
+        assert_eq!(state, before);
+    }
+
+    #[test]
+    fn every_setting_is_found_by_its_name_and_accepts_its_default() {
+        for setting in SettingName::ALL {
+            assert_eq!(SettingName::parse(setting.as_str()), Some(setting));
+            assert!(
+                setting.accepts(&setting.default_value().to_string()),
+                "{setting:?}"
+            );
+        }
+    }
+}
