@@ -245,12 +245,10 @@ impl Field {
 
 /// A continuation line that a careless reader would take for a length header of its own.
 fn has_look_alike_fold(line: &[u8]) -> bool {
-    memchr::memchr_iter(b'\n', line).any(|line_feed| {
-        let continuation = trim(&line[line_feed + 1..]);
-        memchr::memchr(b':', continuation).is_some_and(|colon| {
-            let name = continuation[..colon].trim_ascii_end();
-            matches!(Field::of(name), Some(Field::ContentLength | Field::LookAlike))
-        })
+    line.split(|&byte| byte == b'\n').skip(1).any(|continuation| {
+        let name_end = memchr::memchr(b':', continuation).unwrap_or(0);
+        let name = trim(&continuation[..name_end]);
+        matches!(Field::of(name), Some(Field::ContentLength | Field::LookAlike))
     })
 }
 
