@@ -13,5 +13,7 @@
 )]
 
 pub mod actor;
+pub mod cluster;
 pub mod peers;
+pub mod scenario;
 pub mod xml;

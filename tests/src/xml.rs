@@ -16,7 +16,7 @@ pub struct Element {
     /// The value of `xmlns`, or of `xmlns:prefix` when the element has that prefix.
     pub namespace: Option<String>,
     pub text: String,
-    pub children: Vec<Element>,
+    pub children: Vec<Self>,
 }
 
 /// Why a text is no XML document.

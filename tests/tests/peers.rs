@@ -1,5 +1,6 @@
 //! The simulated peers, each against the other or against the smallest fake that will do: a judge that cannot
 //! see a mistake is no judge.
+#![allow(clippy::unwrap_used, reason = "a test stops where it finds something")]
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -17,7 +17,9 @@ fn options() -> anyhow::Result<CtiManagerOptions> {
             lexopt::Arg::Long("listen") => listen = Some(arguments.value()?.parse_with(str::parse)?),
             lexopt::Arg::Long("pbx") => pbx = Some(arguments.value()?.parse_with(str::parse)?),
             lexopt::Arg::Long("name") => name = Some(arguments.value()?.string()?),
-            other => return Err(other.unexpected().into()),
+            other @ (lexopt::Arg::Short(_) | lexopt::Arg::Long(_) | lexopt::Arg::Value(_)) => {
+                return Err(other.unexpected().into());
+            }
         }
     }
     Ok(CtiManagerOptions {

@@ -99,6 +99,11 @@ impl FrontEnd {
         &self.users[user]
     }
 
+    /// For a story that wants a user to be somebody else, before he signs in.
+    pub fn identity_mut(&mut self, user: usize) -> &mut Identity {
+        &mut self.users[user].identity
+    }
+
     /// Sends the opening INVITE; the rest of signing in follows by itself.
     pub fn sign_in(&mut self, user: usize) {
         let draft = self.users[user].invite(Instant::now());
@@ -260,17 +265,16 @@ impl FrontEnd {
             .collect()
     }
 
-    /// The longest wait for an answer among requests sent since `since`.
+    /// The longest that anybody had to wait after `since`: what was sent before counts from `since` on.
     #[must_use]
     pub fn longest_wait(&self, since: Instant) -> Duration {
         let now = Instant::now();
         self.all_requests()
-            .filter(|(_, request)| {
-                request
-                    .answer()
-                    .map_or(request.is_pending(), |answer| answer.at >= since)
+            .filter(|(_, request)| request.is_pending() || request.answer().is_some())
+            .map(|(_, request)| {
+                let end = request.answer().map_or(now, |answer| answer.at);
+                end.saturating_duration_since(request.sent_at.max(since))
             })
-            .map(|(_, request)| request.latency(now))
             .max()
             .unwrap_or_default()
     }

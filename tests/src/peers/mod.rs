@@ -13,4 +13,5 @@ pub mod front_end;
 pub mod line_protocol;
 pub mod ocs;
 pub mod pbx;
+pub mod stranger;
 pub mod switch;

@@ -231,6 +231,18 @@ impl Switch {
         counts
     }
 
+    /// Monitors of every connection that has any, with its manager's name.
+    #[must_use]
+    pub fn monitors_by_connection(&self) -> Vec<(String, usize)> {
+        let managers = self
+            .managers
+            .values()
+            .filter(|manager| !manager.monitors.is_empty());
+        managers
+            .map(|manager| (manager.name.clone(), manager.monitors.len()))
+            .collect()
+    }
+
     #[must_use]
     pub fn take_outputs(&mut self) -> Vec<Output> {
         std::mem::take(&mut self.outputs)

@@ -1,0 +1,54 @@
+//! The binaries under test: those of the same build as this program.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::{Context, bail};
+
+/// The path of one of the workspace's binaries, built if need be.
+pub(super) fn path(name: &str) -> anyhow::Result<PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}")));
+    match built {
+        Ok(directory) => Ok(directory.join(name)),
+        Err(error) => bail!("building the binaries: {error}"),
+    }
+}
+
+/// Runs cargo even when they exist: a story must not judge yesterday's binary.
+fn build() -> anyhow::Result<PathBuf> {
+    let executable = std::env::current_exe().context("finding this program")?;
+    let directory = executable
+        .ancestors()
+        .skip(1)
+        .find(|ancestor| !ancestor.ends_with("deps") && !ancestor.ends_with("examples"))
+        .context("this program lies nowhere")?
+        .to_path_buf();
+    let target = directory.parent().context("no target directory")?;
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let mut command = Command::new(cargo);
+    command.args([
+        "build",
+        "--quiet",
+        "--bins",
+        "-p",
+        "tandem-lb",
+        "-p",
+        "tandem-node",
+        "-p",
+        "tandem-tests",
+    ]);
+    command
+        .arg("--target-dir")
+        .arg(target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    if directory.ends_with("release") {
+        command.arg("--release");
+    }
+    let status = command.status().context("running cargo")?;
+    if !status.success() {
+        bail!("cargo build: {status}");
+    }
+    Ok(directory)
+}

@@ -1,0 +1,142 @@
+//! The configuration files of a cluster, as an operator would write them.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::{Addresses, ClusterOptions, Member};
+use crate::peers::ocs::{phone_number, user_id};
+
+/// As in the members' certificates: `n1.story.tandem`.
+pub(super) const CLUSTER_NAME: &str = "story";
+/// Member id of the witness in lb.
+pub(super) const WITNESS: u64 = 100;
+
+/// Writes `lb.toml`, `node1.toml`, `node2.toml` and `directory.toml`.
+pub(super) fn write(directory: &Path, addresses: Addresses, options: &ClusterOptions) -> anyhow::Result<()> {
+    std::fs::write(directory.join("lb.toml"), lb(addresses, options))?;
+    for id in [1, 2] {
+        std::fs::write(
+            directory.join(format!("node{id}.toml")),
+            node(id, addresses, options),
+        )?;
+    }
+    std::fs::write(directory.join("directory.toml"), users(options.users))?;
+    Ok(())
+}
+
+fn lb(addresses: Addresses, options: &ClusterOptions) -> String {
+    let nodes: String = [1, 2]
+        .map(|id| {
+            format!(
+                "[[node]]\nid = {id}\naddress = \"{}\"\n\n",
+                addresses.node_sip(id)
+            )
+        })
+        .concat();
+    format!(
+        "[log]\nformat = \"text\"\n\n\
+         [admin]\nlisten = \"{admin}\"\n\n\
+         [[listener]]\nname = \"ocs\"\naddress = \"{vip}\"\ntransport = \"tcp\"\nmode = \"message\"\n\
+         balance = \"round-robin\"\n\n\
+         {nodes}\
+         [keepalive]\nperiod_ms = 500\nfailures = 3\nretry_period_ms = 200\nsuccesses = 1\n\n\
+         [outbound]\nlisten = \"{outbound}\"\nallow = [\"127.0.0.0/8\"]\nsource_address = \"{source}\"\n\n\
+         {cluster}",
+        admin = addresses.admin(Member::Lb).expect("lb has an admin listener"),
+        vip = addresses.vip(),
+        outbound = addresses.outbound(),
+        source = addresses.vip().ip(),
+        cluster = cluster(WITNESS, addresses, options),
+    )
+}
+
+fn node(id: u64, addresses: Addresses, options: &ClusterOptions) -> String {
+    let mut connections = String::new();
+    for number in 1..=options.cti_managers {
+        let address = addresses.cti_manager(number);
+        let _ = write!(
+            connections,
+            "[[cti.connection]]\nname = \"cm{number}\"\naddress = \"{address}\"\n\n"
+        );
+    }
+    format!(
+        "[node]\nid = {id}\ndata_directory = \"node{id}\"\n\n\
+         [log]\nformat = \"text\"\n\n\
+         [admin]\nlisten = \"{admin}\"\n\n\
+         [sip]\nlisten = \"{sip}\"\ntrusted_front_ends = [\"127.0.0.0/8\"]\n\
+         outbound_front_ends = [\"{outbound}\"]\nsession_timer_secs = 1800\n\n\
+         [directory]\nfile = \"directory.toml\"\n\n\
+         [cti]\nheartbeat_interval_ms = {heartbeat}\nreconnect_interval_ms = 200\n\n\
+         {connections}\
+         {cluster}\
+         [fault_injection]\nadoption_disabled = {adoption_disabled}\n",
+        admin = addresses
+            .admin(Member::Node(id))
+            .expect("a node has an admin listener"),
+        sip = addresses.node_sip(id),
+        outbound = addresses.outbound(),
+        heartbeat = options.cti_heartbeat.as_millis(),
+        cluster = cluster(id, addresses, options),
+        adoption_disabled = options.adoption_disabled,
+    )
+}
+
+/// `[cluster]` of one member. Paths are relative to the file.
+fn cluster(own: u64, addresses: Addresses, options: &ClusterOptions) -> String {
+    let of_witness = if own == WITNESS {
+        "member_id = 100\ndata_directory = \"lb\"\n"
+    } else {
+        ""
+    };
+    let security = if options.peer_tls {
+        ""
+    } else {
+        "plaintext_on_loopback = true\n"
+    };
+    let mut text = format!(
+        "[cluster]\nname = \"{CLUSTER_NAME}\"\n{of_witness}listen = \"{}\"\n{security}\n",
+        addresses.peer(own)
+    );
+    for (id, kind) in [(1, "node"), (2, "node"), (WITNESS, "witness")] {
+        let address = addresses.peer(id);
+        let _ = write!(
+            text,
+            "[[cluster.member]]\nid = {id}\nkind = \"{kind}\"\naddress = \"{address}\"\n\n"
+        );
+    }
+    if options.peer_tls {
+        let _ = write!(
+            text,
+            "[cluster.tls]\ncertificate = \"n{own}.pem\"\nkey = \"n{own}.key\"\nauthority = \"authority.pem\"\n\n"
+        );
+    }
+    text
+}
+
+fn users(count: usize) -> String {
+    let mut text = String::new();
+    for user in 0..count {
+        let (id, number) = (user_id(user), phone_number(user));
+        let _ = write!(
+            text,
+            "[[user]]\nid = \"{id}\"\nmail = \"{id}@mail.example.com\"\nremote_call_control = true\n\n\
+             [[device]]\nname = \"SEP{number}\"\n\n\
+             [[line]]\nnumber = \"{number}\"\ndevices = [\"SEP{number}\"]\nusers = [\"{id}\"]\n\n"
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_is_toml() {
+        let addresses = Addresses { a: 1, b: 2 };
+        let options = ClusterOptions::default();
+        for text in [lb(addresses, &options), node(1, addresses, &options), users(3)] {
+            toml::from_str::<toml::Table>(&text).unwrap();
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Just enough HTTP to ask an admin listener.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpResponse {
+    pub status: u16,
+    pub body: String,
+}
+
+impl HttpResponse {
+    /// The body of a 2xx as JSON; an empty one is null.
+    pub fn json(&self) -> anyhow::Result<serde_json::Value> {
+        if !(200..300).contains(&self.status) {
+            bail!("{}: {}", self.status, self.body);
+        }
+        if self.body.is_empty() {
+            return Ok(serde_json::Value::Null);
+        }
+        serde_json::from_str(&self.body).with_context(|| format!("not JSON: {}", self.body))
+    }
+}
+
+/// One request over a connection of its own.
+pub(super) async fn request(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> anyhow::Result<HttpResponse> {
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        anyhow::Ok(String::from_utf8(answer)?)
+    };
+    let answer = tokio::time::timeout(REQUEST_DEADLINE, exchange)
+        .await
+        .with_context(|| format!("{method} {path} of {address} is not answered"))??;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP response")?;
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|text| text.parse().ok())
+        .context("no HTTP status")?;
+    Ok(HttpResponse {
+        status,
+        body: body.to_owned(),
+    })
+}
+
+/// A frozen process accepts and never answers.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(5);

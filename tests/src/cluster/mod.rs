@@ -1,0 +1,511 @@
+//! A whole Tandem of real processes on a private loopback address.
+//!
+//! Owns the processes, their configuration, certificates, data and logs, and the one PBX behind the CTI
+//! managers. Does not own the OCS front ends: a story starts as many as it wants. Every cluster takes a random
+//! `127.A.B.0/24` for itself, so that clusters beside each other never want the same port. Everything is killed
+//! when the value is dropped; when that happens in a panic, the last lines of every log are printed.
+
+mod binaries;
+mod certificates;
+mod configuration;
+mod http;
+mod metrics;
+mod process;
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use tempfile::TempDir;
+
+pub use http::HttpResponse;
+pub use metrics::Metrics;
+pub use process::Signal;
+
+use crate::peers::ocs::{Ocs, OcsOptions, phone_number};
+use crate::peers::pbx::Pbx;
+use process::Process;
+
+/// One killable process of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Member {
+    Lb,
+    /// By its id, from 1.
+    Node(u64),
+    /// By its number, from 1.
+    CtiManager(usize),
+}
+
+/// What kind of Tandem to start.
+#[derive(Debug, Clone)]
+pub struct ClusterOptions {
+    /// Users in the directory, phones at the PBX.
+    pub users: usize,
+    pub cti_managers: usize,
+    /// Mutual TLS between members, or plaintext on loopback.
+    pub peer_tls: bool,
+    /// The planted fault: nodes do not adopt sessions.
+    pub adoption_disabled: bool,
+    pub cti_heartbeat: Duration,
+    /// `TANDEM_LOG` of every process.
+    pub log_filter: String,
+}
+
+impl Default for ClusterOptions {
+    fn default() -> Self {
+        Self {
+            users: 200,
+            cti_managers: 4,
+            peer_tls: true,
+            adoption_disabled: false,
+            cti_heartbeat: Duration::from_millis(500),
+            log_filter: std::env::var("TANDEM_LOG").unwrap_or_else(|_| "info".to_owned()),
+        }
+    }
+}
+
+/// Who listens where; every host of a cluster has an address of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses {
+    a: u8,
+    b: u8,
+}
+
+/// A running Tandem.
+#[derive(Debug)]
+pub struct Cluster {
+    options: ClusterOptions,
+    addresses: Addresses,
+    directory: TempDir,
+    kept: bool,
+    pbx: Pbx,
+    processes: BTreeMap<Member, Process>,
+}
+
+impl Cluster {
+    /// Starts everything and waits until lb and nodes are ready.
+    pub async fn start(options: ClusterOptions) -> anyhow::Result<Self> {
+        let addresses = Addresses::unused()?;
+        let directory = tempfile::Builder::new().prefix("tandem-").tempdir()?;
+        configuration::write(directory.path(), addresses, &options)?;
+        if options.peer_tls {
+            certificates::write(
+                directory.path(),
+                configuration::CLUSTER_NAME,
+                &[1, 2, configuration::WITNESS],
+            )?;
+        }
+        let phones = (0..options.users).map(phone_number).collect();
+        let pbx = Pbx::start(addresses.pbx(), phones).await?;
+        let mut cluster = Self {
+            options,
+            addresses,
+            directory,
+            kept: false,
+            pbx,
+            processes: BTreeMap::new(),
+        };
+        for member in cluster.members() {
+            cluster.spawn(member)?;
+        }
+        cluster
+            .wait_until_ready(&[Member::Node(1), Member::Node(2), Member::Lb])
+            .await?;
+        Ok(cluster)
+    }
+
+    /// CTI managers first: nodes connect to them at once.
+    #[must_use]
+    pub fn members(&self) -> Vec<Member> {
+        let managers = (1..=self.options.cti_managers).map(Member::CtiManager);
+        managers
+            .chain([Member::Node(1), Member::Node(2), Member::Lb])
+            .collect()
+    }
+
+    #[must_use]
+    pub fn pbx(&self) -> &Pbx {
+        &self.pbx
+    }
+
+    #[must_use]
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Where configuration, data and logs lie.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// An OCS for the first `users` users over `connections` connections; a story changes what it wants to.
+    #[must_use]
+    pub fn ocs_options(&self, users: usize, connections: usize) -> OcsOptions {
+        OcsOptions {
+            address: self.addresses.ocs(1),
+            vip: self.addresses.vip(),
+            users: 0..users,
+            connections,
+            office_communicator_every: 2,
+            colliding_group: 3,
+        }
+    }
+
+    /// An OCS, connected.
+    pub async fn start_ocs(&self, options: OcsOptions) -> anyhow::Result<Ocs> {
+        let ocs = Ocs::start(options).await?;
+        ocs.wait_until("OCS is connected", DEADLINE, |front_end| front_end.is_connected())
+            .await?;
+        Ok(ocs)
+    }
+
+    /// Sends a signal; returns when it is sent.
+    pub fn signal(&self, member: Member, signal: Signal) -> anyhow::Result<()> {
+        let process = self
+            .processes
+            .get(&member)
+            .with_context(|| format!("{member} runs not"))?;
+        process.signal(signal)
+    }
+
+    /// SIGKILL, and waits for the corpse.
+    pub async fn kill(&mut self, member: Member) -> anyhow::Result<()> {
+        let mut process = self
+            .processes
+            .remove(&member)
+            .with_context(|| format!("{member:?} runs not"))?;
+        process.kill().await
+    }
+
+    /// SIGKILL to all of them before waiting for any.
+    pub async fn kill_all(&mut self, members: &[Member]) -> anyhow::Result<()> {
+        for member in members {
+            self.signal(*member, Signal::Kill)?;
+        }
+        for member in members {
+            self.kill(*member).await?;
+        }
+        Ok(())
+    }
+
+    /// SIGTERM, and the exit code once it has drained.
+    pub async fn stop(&mut self, member: Member) -> anyhow::Result<i32> {
+        let mut process = self
+            .processes
+            .remove(&member)
+            .with_context(|| format!("{member:?} runs not"))?;
+        process.signal(Signal::Terminate)?;
+        process.wait(DEADLINE).await
+    }
+
+    /// Starts a member that has been killed or stopped, with the data that it left behind.
+    pub async fn restart(&mut self, member: Member) -> anyhow::Result<()> {
+        self.spawn(member)?;
+        match member {
+            Member::CtiManager(_) => Ok(()),
+            Member::Lb | Member::Node(_) => self.wait_until_ready(&[member]).await,
+        }
+    }
+
+    /// Starts several members and waits for them together: most of a cluster is ready only with others.
+    pub async fn restart_all(&mut self, members: &[Member]) -> anyhow::Result<()> {
+        for member in members {
+            self.spawn(*member)?;
+        }
+        let ready: Vec<_> = members
+            .iter()
+            .copied()
+            .filter(|member| !matches!(member, Member::CtiManager(_)))
+            .collect();
+        self.wait_until_ready(&ready).await
+    }
+
+    #[must_use]
+    pub fn is_running(&self, member: Member) -> bool {
+        self.processes.contains_key(&member)
+    }
+
+    /// One HTTP request to a member's admin listener.
+    pub async fn http(
+        &self,
+        member: Member,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> anyhow::Result<HttpResponse> {
+        let address = self
+            .addresses
+            .admin(member)
+            .context("a CTI manager has no admin listener")?;
+        http::request(address, method, path, body).await
+    }
+
+    /// POST of a JSON value; the JSON answer, which must be a 2xx.
+    pub async fn post(
+        &self,
+        member: Member,
+        path: &str,
+        body: &serde_json::Value,
+    ) -> anyhow::Result<serde_json::Value> {
+        let response = self.http(member, "POST", path, &body.to_string()).await?;
+        response
+            .json()
+            .with_context(|| format!("POST {path} to {member:?}"))
+    }
+
+    pub async fn get(&self, member: Member, path: &str) -> anyhow::Result<serde_json::Value> {
+        let response = self.http(member, "GET", path, "").await?;
+        response
+            .json()
+            .with_context(|| format!("GET {path} of {member:?}"))
+    }
+
+    pub async fn metrics(&self, member: Member) -> anyhow::Result<Metrics> {
+        let response = self.http(member, "GET", "/metrics", "").await?;
+        Ok(Metrics::parse(&response.body))
+    }
+
+    /// Asks again and again until a member's metrics are as `condition` wants them.
+    pub async fn wait_for_metrics(
+        &self,
+        member: Member,
+        what: &str,
+        condition: impl Fn(&Metrics) -> bool,
+    ) -> anyhow::Result<Metrics> {
+        let started = Instant::now();
+        loop {
+            if let Ok(metrics) = self.metrics(member).await
+                && condition(&metrics)
+            {
+                return Ok(metrics);
+            }
+            if started.elapsed() > DEADLINE {
+                bail!("waited {DEADLINE:?} in vain until {what} ({member:?})");
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// The member that says it leads Raft.
+    pub async fn leader(&self) -> anyhow::Result<Member> {
+        let started = Instant::now();
+        loop {
+            for member in [Member::Node(1), Member::Node(2), Member::Lb] {
+                let leads = match self.metrics(member).await {
+                    Ok(metrics) => metrics.sum("tandem_raft_is_leader", &[]) == 1.0,
+                    Err(_) => false,
+                };
+                if leads {
+                    return Ok(member);
+                }
+            }
+            if started.elapsed() > DEADLINE {
+                bail!("nobody leads Raft");
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Waits until `/readyz` of each says 200.
+    pub async fn wait_until_ready(&mut self, members: &[Member]) -> anyhow::Result<()> {
+        let started = Instant::now();
+        for member in members {
+            loop {
+                let answer = self.http(*member, "GET", "/readyz", "").await;
+                if matches!(&answer, Ok(response) if response.status == 200) {
+                    break;
+                }
+                if let Some(status) = self.process(*member)?.has_exited()? {
+                    bail!("{member:?} has exited: {status}");
+                }
+                if started.elapsed() > READY_DEADLINE {
+                    bail!("{member:?} is not ready: {answer:?}");
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whatever a member has logged so far, all its lives together.
+    pub fn log(&self, member: Member) -> String {
+        std::fs::read_to_string(self.log_path(member)).unwrap_or_default()
+    }
+
+    /// Leaves the directory behind when this value is dropped. The processes are killed all the same.
+    pub fn keep_directory(&mut self) {
+        self.kept = true;
+        self.directory.disable_cleanup(true);
+    }
+
+    fn process(&mut self, member: Member) -> anyhow::Result<&mut Process> {
+        self.processes
+            .get_mut(&member)
+            .with_context(|| format!("{member:?} runs not"))
+    }
+
+    fn spawn(&mut self, member: Member) -> anyhow::Result<()> {
+        let (binary, arguments) = self.command(member);
+        let process = Process::start(
+            binary,
+            &arguments,
+            &self.log_path(member),
+            &self.options.log_filter,
+        )?;
+        self.processes.insert(member, process);
+        Ok(())
+    }
+
+    fn command(&self, member: Member) -> (&'static str, Vec<String>) {
+        let config = |name: String| {
+            let path = self.directory.path().join(name);
+            vec!["--config".to_owned(), path.display().to_string()]
+        };
+        match member {
+            Member::Lb => ("tandem-lb", config("lb.toml".to_owned())),
+            Member::Node(id) => ("tandem-node", config(format!("node{id}.toml"))),
+            Member::CtiManager(number) => {
+                let listen = self.addresses.cti_manager(number).to_string();
+                let pbx = self.addresses.pbx().to_string();
+                let arguments = [
+                    "--listen",
+                    &listen,
+                    "--pbx",
+                    &pbx,
+                    "--name",
+                    &format!("cm{number}"),
+                ];
+                ("tandem-cti-manager", arguments.map(str::to_owned).to_vec())
+            }
+        }
+    }
+
+    fn log_path(&self, member: Member) -> PathBuf {
+        self.directory.path().join(format!("{member}.log"))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for process in self.processes.values_mut() {
+            process.kill_now();
+        }
+        if std::thread::panicking() {
+            for member in self.members() {
+                print_tail(member, &self.log(member));
+            }
+        }
+        if self.kept {
+            println!(
+                "configuration, data and logs are kept in {}",
+                self.directory.path().display()
+            );
+        }
+    }
+}
+
+impl std::fmt::Display for Member {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Lb => formatter.write_str("lb"),
+            Self::Node(id) => write!(formatter, "node{id}"),
+            Self::CtiManager(number) => write!(formatter, "cm{number}"),
+        }
+    }
+}
+
+impl Addresses {
+    /// A random `127.A.B.0/24` whose VIP nobody listens on.
+    fn unused() -> anyhow::Result<Self> {
+        for _ in 0..100 {
+            let addresses = Self {
+                a: rand::random_range(1..=254),
+                b: rand::random_range(0..=255),
+            };
+            if std::net::TcpListener::bind(addresses.vip()).is_ok() {
+                return Ok(addresses);
+            }
+        }
+        bail!("no loopback address is free; Linux has the whole of 127.0.0.0/8")
+    }
+
+    fn at(self, host: u8, port: u16) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::new(127, self.a, self.b, host), port))
+    }
+
+    /// Ports stand below the ephemeral range, so no outgoing connection ever holds one.
+    #[must_use]
+    pub fn vip(self) -> SocketAddr {
+        self.at(1, 5060)
+    }
+
+    #[must_use]
+    pub fn outbound(self) -> SocketAddr {
+        self.at(1, 5070)
+    }
+
+    #[must_use]
+    pub fn node_sip(self, id: u64) -> SocketAddr {
+        self.at(node_host(id), 5060)
+    }
+
+    /// Peer listener of a member of the Raft group.
+    #[must_use]
+    pub fn peer(self, id: u64) -> SocketAddr {
+        let host = if id == configuration::WITNESS {
+            1
+        } else {
+            node_host(id)
+        };
+        self.at(host, 7100)
+    }
+
+    #[must_use]
+    pub fn cti_manager(self, number: usize) -> SocketAddr {
+        self.at(
+            20 + u8::try_from(number).expect("a story has few CTI managers"),
+            4721,
+        )
+    }
+
+    #[must_use]
+    pub fn pbx(self) -> SocketAddr {
+        self.at(20, 4700)
+    }
+
+    /// The n-th OCS.
+    #[must_use]
+    pub fn ocs(self, number: u8) -> SocketAddr {
+        self.at(40 + number, 5060)
+    }
+
+    #[must_use]
+    pub fn admin(self, member: Member) -> Option<SocketAddr> {
+        match member {
+            Member::Lb => Some(self.at(1, 9190)),
+            Member::Node(id) => Some(self.at(node_host(id), 9191)),
+            Member::CtiManager(_) => None,
+        }
+    }
+}
+
+fn node_host(id: u64) -> u8 {
+    10 + u8::try_from(id).expect("a story has few nodes")
+}
+
+fn print_tail(member: Member, log: &str) {
+    let lines: Vec<_> = log.lines().collect();
+    println!("── last lines of {member}");
+    for line in &lines[lines.len().saturating_sub(TAIL_LINES)..] {
+        println!("{line}");
+    }
+}
+
+/// Long for a loaded machine; nothing in a story is expected to take it.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+const READY_DEADLINE: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(20);
+const TAIL_LINES: usize = 40;

@@ -1,0 +1,86 @@
+//! One child process: started, signalled, killed; its output goes to a file.
+
+use std::fs::OpenOptions;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use nix::sys::signal;
+use nix::unistd::Pid;
+
+/// What a story does to a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    Kill,
+    Terminate,
+    /// Freezes it: its sockets stay open and nobody reads them.
+    Stop,
+    Continue,
+}
+
+#[derive(Debug)]
+pub(super) struct Process {
+    child: Child,
+}
+
+impl Process {
+    pub(super) fn start(
+        binary: &str,
+        arguments: &[String],
+        log: &Path,
+        log_filter: &str,
+    ) -> anyhow::Result<Self> {
+        let path = super::binaries::path(binary)?;
+        let output = OpenOptions::new().create(true).append(true).open(log)?;
+        let child = Command::new(&path)
+            .args(arguments)
+            .env("TANDEM_LOG", log_filter)
+            .env("RUST_BACKTRACE", "1")
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()
+            .with_context(|| format!("starting {}", path.display()))?;
+        Ok(Self { child })
+    }
+
+    pub(super) fn signal(&self, what: Signal) -> anyhow::Result<()> {
+        let number = match what {
+            Signal::Kill => signal::SIGKILL,
+            Signal::Terminate => signal::SIGTERM,
+            Signal::Stop => signal::SIGSTOP,
+            Signal::Continue => signal::SIGCONT,
+        };
+        let id = i32::try_from(self.child.id()).context("a process id beyond i32")?;
+        signal::kill(Pid::from_raw(id), number).with_context(|| format!("sending {what:?}"))
+    }
+
+    pub(super) async fn kill(&mut self) -> anyhow::Result<()> {
+        self.signal(Signal::Kill)?;
+        self.wait(Duration::from_secs(10)).await.map(drop)
+    }
+
+    /// The exit code; -1 when a signal ended it.
+    pub(super) async fn wait(&mut self, deadline: Duration) -> anyhow::Result<i32> {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.has_exited()? {
+                return Ok(status.code().unwrap_or(-1));
+            }
+            if started.elapsed() > deadline {
+                bail!("process {} does not end", self.child.id());
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    pub(super) fn has_exited(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        self.child.try_wait().context("asking after a child process")
+    }
+
+    pub(super) fn kill_now(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

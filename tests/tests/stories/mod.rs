@@ -1,0 +1,13 @@
+//! The stories: what the issue promises, shown with real processes.
+//!
+//! A story owns one scene, waits for what it wants to see, and asks the judges at its end. It asserts nothing
+//! about time; the longest pause is printed. What stories share stands in `tandem_tests::scenario`.
+
+mod bad_input;
+mod calls;
+mod cti_manager_death;
+mod everything_killed;
+mod front_end_death;
+mod metrics;
+mod node_death;
+mod round_robin;
