@@ -8,8 +8,11 @@
 
 pub mod application_session;
 pub mod codec;
+#[cfg(test)]
+mod codec_tests;
 pub mod error;
 pub mod event;
+mod parts;
 pub mod service;
 mod xml;
 

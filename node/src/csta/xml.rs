@@ -28,7 +28,8 @@ impl<'a> Element<'a> {
         let text = std::str::from_utf8(bytes).map_err(|error| DecodeError::NotUtf8 {
             position: error.valid_up_to(),
         })?;
-        Builder::new(text).build()
+        // A byte order mark is no part of the document, and the reader would not count it.
+        Builder::new(text.trim_start_matches('\u{feff}')).build()
     }
 
     pub(super) fn child(&self, name: &str) -> Option<&Self> {
@@ -146,7 +147,7 @@ impl<'a> Builder<'a> {
     fn characters(&mut self, text: &'a str) -> Result<(), DecodeError> {
         match self.open.last_mut() {
             Some(element) => element.append_text(text),
-            None if trim(text.trim_start_matches('\u{feff}')).is_empty() => {}
+            None if trim(text).is_empty() => {}
             None => return Err(self.malformed("text outside the root element".to_owned())),
         }
         Ok(())
