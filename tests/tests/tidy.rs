@@ -157,7 +157,7 @@ fn the_reference_configuration_knows_every_key() {
         let known = keys_in_reference(&read(reference));
         let read_here = product_sources().filter(|file| {
             file.path.starts_with(&format!("{binary}/src/config"))
-                || file.path.starts_with("shared/src/config/c")
+                || file.path.starts_with("shared/src/config/")
         });
         for file in read_here {
             for key in keys_that_are_read(file.before_tests()) {
