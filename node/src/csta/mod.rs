@@ -8,6 +8,8 @@
 
 pub mod application_session;
 pub mod codec;
+#[cfg(test)]
+mod codec_tests;
 pub mod error;
 pub mod event;
 mod parts;
@@ -103,6 +105,3 @@ impl LocalConnectionState {
         Self::ALL.into_iter().find(|state| state.word() == word)
     }
 }
-
-#[cfg(test)]
-mod codec_tests;

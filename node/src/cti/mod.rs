@@ -6,11 +6,17 @@
 //! answered exactly once, if only with a [`CtiFailure`]; at most one link stands per connection; every table and
 //! queue is bounded.
 
+#[cfg(test)]
+mod application_session_tests;
 pub mod connections;
+#[cfg(test)]
+mod connections_tests;
 mod csta_link;
 mod invocations;
 pub mod link_framer;
 pub mod monitor;
+#[cfg(test)]
+mod monitor_tests;
 
 use std::fmt;
 use std::time::Duration;
@@ -19,7 +25,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::csta::{CstaErrorCode, DecodeError, Event, Response};
-pub use connections::{ConnectionStatus, Connections};
+pub use connections::{ChangedTimings, ConnectionStatus, Connections};
 pub use csta_link::LinkCounters;
 pub use link_framer::{Frame, FramingError, LinkFramer};
 pub use monitor::{MonitorInput, MonitorKey, MonitorLimits, MonitorOutput, MonitorPriority, Monitors};
@@ -267,11 +273,3 @@ impl CtiSettings {
         }
     }
 }
-
-#[cfg(test)]
-mod application_session_tests;
-#[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "a test needs an instant to start from")]
-mod connections_tests;
-#[cfg(test)]
-mod monitor_tests;
