@@ -1,5 +1,10 @@
 //! Tandem's front end: a demultiplexer for SIP, message by message.
 //!
-//! [`balancer`] decides and is pure; everything that moves bytes stands in `io`.
+//! [`balancer`] decides and is pure; [`io`] moves bytes and has no opinion. [`config`] says what a human wrote,
+//! [`metrics`] what Prometheus is told, and [`app`] puts the parts together.
 
+pub mod app;
 pub mod balancer;
+pub mod config;
+pub mod io;
+pub mod metrics;

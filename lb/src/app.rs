@@ -1,0 +1,285 @@
+//! The composition root: builds the parts in order, drains them in reverse.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use prometheus::Registry;
+use tandem_shared::cluster::NodeId;
+use tandem_shared::io::admin::{self, AdminState, Readiness};
+use tandem_shared::io::process::ExitStatus;
+use tandem_shared::io::raft::RaftMetrics;
+use tandem_shared::io::shutdown::Shutdown;
+use tandem_shared::io::tls::{sip_client_config, sip_server_config};
+use tandem_shared::proxy_protocol::Transport;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use crate::balancer::Shared;
+use crate::balancer::node_set::NodeSet;
+use crate::balancer::output::LiveFailure;
+use crate::balancer::ownership::Ownership;
+use crate::balancer::selection::Turns;
+use crate::balancer::settings::ByteBudget;
+use crate::config::{Config, ListenerConfig, Mode, OutboundConfig};
+use crate::io::admission::Admission;
+use crate::io::client_connection::{ListenerContext, StreamSettings};
+use crate::io::clock;
+use crate::io::listener::Listener;
+use crate::io::node_board::NodeBoard;
+use crate::io::outbound_listener::OutboundListener;
+use crate::io::prober::{ClusterNews, Prober};
+use crate::io::witness::Witness;
+use crate::metrics::Metrics;
+
+/// Runs the front end until it has drained.
+pub async fn run(config: Config) -> anyhow::Result<ExitStatus> {
+    let registry = Registry::new();
+    let (failures, failures_heard) = mpsc::channel(FAILURES_WAITING_MAX);
+    let (news, news_heard) = mpsc::channel(NEWS_WAITING_MAX);
+    let parts = Parts::new(&config, &registry, failures);
+    let raft_metrics = RaftMetrics::register(&registry).context("registering the metrics of Raft")?;
+    parts.serve_admin(&config, registry).await?;
+    let listeners = parts.bind_listeners(&config.listeners).await?;
+    let outbound = match &config.outbound {
+        Some(outbound) => Some(
+            parts
+                .bind_outbound(outbound, &config.listeners, &listeners)
+                .await?,
+        ),
+        None => None,
+    };
+    parts.probe(&config, failures_heard, news_heard);
+    let witness = parts.join_cluster(&config, news, raft_metrics)?;
+    for listener in listeners {
+        info!(name = %listener.context.name, address = %listener.context.vip, "listening");
+        parts.shutdown.spawn_vital("listener", listener.run());
+    }
+    if let Some(outbound) = outbound {
+        parts.shutdown.spawn_vital("outbound listener", outbound.run());
+    }
+    parts.readiness.resolved("listeners");
+    parts.drain_when_asked(&config, witness).await
+}
+
+/// What the parts share.
+struct Parts {
+    shutdown: Shutdown,
+    readiness: Readiness,
+    metrics: Metrics,
+    board: Arc<NodeBoard>,
+    ownership: Arc<Ownership>,
+    kept_in_all: Arc<ByteBudget>,
+    admission: Arc<Admission>,
+    balancer: Arc<crate::balancer::settings::BalancerSettings>,
+    streams: Arc<StreamSettings>,
+    failures: mpsc::Sender<(NodeId, LiveFailure)>,
+}
+
+impl Parts {
+    fn new(config: &Config, registry: &Registry, failures: mpsc::Sender<(NodeId, LiveFailure)>) -> Self {
+        let readiness = Readiness::new();
+        readiness.not_ready("listeners", "not all are bound");
+        readiness.not_ready("nodes", "none has been probed");
+        let metrics = Metrics::new(registry);
+        metrics.start_time.set(clock::unix_time_secs());
+        Self {
+            shutdown: Shutdown::new(),
+            readiness,
+            metrics,
+            board: Arc::default(),
+            ownership: Arc::default(),
+            kept_in_all: Arc::new(ByteBudget::new(config.limits.kept_bytes_in_all_max)),
+            admission: Arc::new(Admission::new(&config.limits)),
+            balancer: Arc::new(config.balancer.clone()),
+            streams: Arc::new(StreamSettings {
+                framer: config.limits.framer,
+                deadlines: config.deadlines.clone(),
+                client_queue: config.limits.client_queue.clone(),
+                node_queue: config.limits.node_queue.clone(),
+                connect_timeout: config.keepalive.connect_timeout,
+                silence_max: SILENCE_MAX,
+                idle: config.idle,
+            }),
+            failures,
+        }
+    }
+
+    async fn serve_admin(&self, config: &Config, registry: Registry) -> anyhow::Result<()> {
+        let admin = bind(config.admin.listen, "admin").await?;
+        let state = AdminState {
+            registry,
+            readiness: self.readiness.clone(),
+        };
+        tokio::spawn(admin::serve(
+            admin,
+            state,
+            admin::no_routes(),
+            self.shutdown.clone(),
+        ));
+        Ok(())
+    }
+
+    async fn bind_listeners(&self, configs: &[ListenerConfig]) -> anyhow::Result<Vec<Listener>> {
+        let mut listeners = Vec::new();
+        for config in configs {
+            let socket = bind(config.address, &config.name).await?;
+            let tls = config.tls.as_ref().map(sip_server_config).transpose();
+            let tls = tls.with_context(|| format!("the certificates of listener {}", config.name))?;
+            listeners.push(Listener {
+                context: Arc::new(self.context(config)),
+                socket,
+                mode: config.mode,
+                tls,
+                admission: Arc::clone(&self.admission),
+            });
+        }
+        Ok(listeners)
+    }
+
+    fn context(&self, config: &ListenerConfig) -> ListenerContext {
+        ListenerContext {
+            name: config.name.as_str().into(),
+            vip: config.address,
+            transport: transport_of(config),
+            balancer: Shared {
+                settings: Arc::clone(&self.balancer),
+                turns: Arc::new(Turns::default()),
+                ownership: Arc::clone(&self.ownership),
+                kept_in_all: Arc::clone(&self.kept_in_all),
+            },
+            streams: Arc::clone(&self.streams),
+            board: Arc::clone(&self.board),
+            failures: self.failures.clone(),
+            metrics: self.metrics.clone(),
+            shutdown: self.shutdown.clone(),
+        }
+    }
+
+    /// A connection that a node asks for shows the first listener of its transport.
+    async fn bind_outbound(
+        &self,
+        config: &OutboundConfig,
+        configs: &[ListenerConfig],
+        listeners: &[Listener],
+    ) -> anyhow::Result<OutboundListener> {
+        let socket = bind(config.listen, "outbound").await?;
+        let of = |transport| {
+            let mut pairs = configs.iter().zip(listeners);
+            pairs.find(|(config, _)| config.mode == Mode::Message && transport_of(config) == transport)
+        };
+        let tls = match of(Transport::Tls) {
+            Some((
+                ListenerConfig {
+                    name,
+                    tls: Some(files),
+                    ..
+                },
+                listener,
+            )) => {
+                let client = sip_client_config(files);
+                let client = client.with_context(|| format!("the certificates of listener {name}"))?;
+                Some((Arc::clone(&listener.context), client))
+            }
+            Some(_) | None => None,
+        };
+        Ok(OutboundListener {
+            config: config.clone(),
+            socket,
+            tcp: of(Transport::Tcp).map(|(_, listener)| Arc::clone(&listener.context)),
+            tls,
+            admission: Arc::clone(&self.admission),
+        })
+    }
+
+    fn probe(
+        &self,
+        config: &Config,
+        failures: mpsc::Receiver<(NodeId, LiveFailure)>,
+        news: mpsc::Receiver<ClusterNews>,
+    ) {
+        let health = config.keepalive.health.clone();
+        let prober = Prober {
+            nodes: NodeSet::new(
+                health,
+                config.limits.nodes_max,
+                config.nodes.clone(),
+                clock::now(),
+            ),
+            board: Arc::clone(&self.board),
+            connect_timeout: config.keepalive.connect_timeout,
+            readiness: self.readiness.clone(),
+            metrics: self.metrics.clone(),
+            kept_in_all: Arc::clone(&self.kept_in_all),
+            failures,
+            news,
+            shutdown: self.shutdown.clone(),
+        };
+        // Not one of the tasks that a drain waits for: it is wanted until the end.
+        tokio::spawn(prober.run());
+    }
+
+    fn join_cluster(
+        &self,
+        config: &Config,
+        news: mpsc::Sender<ClusterNews>,
+        raft_metrics: RaftMetrics,
+    ) -> anyhow::Result<Option<JoinHandle<()>>> {
+        let Some(cluster) = &config.cluster else {
+            warn!("without a [cluster] nothing is known of sessions that have moved");
+            return Ok(None);
+        };
+        let witness = Witness {
+            config: cluster.clone(),
+            ownership: Arc::clone(&self.ownership),
+            news,
+            metrics: self.metrics.clone(),
+            raft_metrics,
+            shutdown: self.shutdown.clone(),
+        };
+        witness.spawn().context("starting the witness's thread").map(Some)
+    }
+
+    async fn drain_when_asked(
+        &self,
+        config: &Config,
+        witness: Option<JoinHandle<()>>,
+    ) -> anyhow::Result<ExitStatus> {
+        let reason = self
+            .shutdown
+            .requested()
+            .await
+            .context("installing signal handlers")?;
+        info!(?reason, "draining");
+        let outcome = self.shutdown.drain(&config.drain, async {}).await;
+        if let Some(witness) = witness {
+            let stopped = tokio::task::spawn_blocking(move || witness.join());
+            if tokio::time::timeout(WITNESS_PATIENCE, stopped).await.is_err() {
+                warn!("the cluster's member did not stop in time");
+            }
+        }
+        Ok(ExitStatus::of(&reason, &outcome))
+    }
+}
+
+async fn bind(address: SocketAddr, name: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("binding listener {name} on {address}"))
+}
+
+fn transport_of(config: &ListenerConfig) -> Transport {
+    match config.tls {
+        Some(_) => Transport::Tls,
+        None => Transport::Tcp,
+    }
+}
+
+/// Bytes that nobody acknowledges for so long break a connection.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+const WITNESS_PATIENCE: Duration = Duration::from_secs(3);
+const FAILURES_WAITING_MAX: usize = 1_024;
+const NEWS_WAITING_MAX: usize = 256;

@@ -1,0 +1,422 @@
+//! `lb.toml`: what a human writes, as what the program uses.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tandem_shared::cluster::NodeId;
+use tandem_shared::config::{AdminConfig, ClusterSection, LogConfig, MemberKind, Section, TlsFiles};
+use tandem_shared::io::shutdown::DrainTimings;
+use tandem_shared::io::sip_stream::{MessageDeadlines, SendLimits};
+use tandem_shared::sip::FramerLimits;
+
+use crate::balancer::health::HealthSettings;
+use crate::balancer::node_set::ConfiguredNode;
+use crate::balancer::settings::BalancerSettings;
+
+/// All of it; cannot be invalid.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub log: LogConfig,
+    pub admin: AdminConfig,
+    pub listeners: Vec<ListenerConfig>,
+    pub nodes: Vec<ConfiguredNode>,
+    pub keepalive: KeepaliveConfig,
+    pub outbound: Option<OutboundConfig>,
+    pub limits: Limits,
+    pub balancer: BalancerSettings,
+    pub deadlines: MessageDeadlines,
+    /// A connection on which nothing came for so long, and nothing is outstanding, is closed.
+    pub idle: Duration,
+    pub drain: DrainTimings,
+    /// Without it nothing is known of sessions that have moved, beyond what their nodes' deaths imply.
+    pub cluster: Option<ClusterConfig>,
+}
+
+/// `[[listener]]`: one VIP, port and transport.
+#[derive(Debug, Clone)]
+pub struct ListenerConfig {
+    pub name: String,
+    pub address: SocketAddr,
+    pub mode: Mode,
+    /// Whether weights count.
+    pub balance: Balance,
+    /// Mutual TLS; `None` is plain TCP.
+    pub tls: Option<TlsFiles>,
+}
+
+/// What is balanced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Message,
+    Connection,
+}
+
+/// How.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    RoundRobin,
+}
+
+/// `[keepalive]` (LB-1).
+#[derive(Debug, Clone)]
+pub struct KeepaliveConfig {
+    pub health: HealthSettings,
+    pub connect_timeout: Duration,
+}
+
+/// `[outbound]`: where nodes dial to reach clients from the VIP.
+#[derive(Debug, Clone)]
+pub struct OutboundConfig {
+    pub listen: SocketAddr,
+    /// Clients that may be reached.
+    pub allow: Vec<IpNet>,
+    /// Who may ask for it; the nodes' own addresses always may.
+    pub allow_from: Vec<IpNet>,
+    /// The VIP.
+    pub source_address: IpAddr,
+}
+
+/// `[limits]`: bounds on everything (LB-10).
+#[derive(Debug, Clone)]
+pub struct Limits {
+    pub connections_max: usize,
+    pub connections_per_address_max: usize,
+    /// Messages per second from one address, and as many at once; 0 is no limit.
+    pub messages_per_second_per_address: u64,
+    pub nodes_max: usize,
+    pub kept_bytes_in_all_max: usize,
+    pub framer: FramerLimits,
+    pub client_queue: SendLimits,
+    pub node_queue: SendLimits,
+}
+
+/// `[cluster]`: the member that this process runs.
+#[derive(Debug, Clone)]
+pub struct ClusterConfig {
+    pub member_id: NodeId,
+    pub data_directory: PathBuf,
+    pub section: ClusterSection,
+}
+
+impl Config {
+    /// Takes everything out of the document's root; every problem is noted at once.
+    #[must_use]
+    pub fn read(root: &mut Section) -> Option<Self> {
+        let log = LogConfig::read(root);
+        let admin = AdminConfig::read(root, ADMIN_DEFAULT);
+        let listeners = read_listeners(root);
+        let nodes = read_nodes(root);
+        let keepalive = read_keepalive(&mut root.section("keepalive"));
+        let outbound = root
+            .optional_section("outbound")
+            .map(|mut section| read_outbound(&mut section));
+        let mut balancer = BalancerSettings::default();
+        let limits = read_limits(&mut root.section("limits"), &mut balancer);
+        let mut timers = root.section("timers");
+        let (deadlines, idle) = read_timers(&mut timers, &mut balancer);
+        let drain = read_drain(&mut root.section("drain"));
+        let cluster = root
+            .optional_section("cluster")
+            .map(|mut section| read_cluster(&mut section));
+        Some(Self {
+            log,
+            admin,
+            listeners,
+            nodes,
+            keepalive,
+            outbound: outbound.flatten(),
+            limits,
+            balancer,
+            deadlines,
+            idle,
+            drain,
+            cluster: cluster.flatten(),
+        })
+    }
+}
+
+fn read_listeners(root: &mut Section) -> Vec<ListenerConfig> {
+    let mut sections = root.sections("listener");
+    let listeners: Vec<ListenerConfig> = sections.iter_mut().filter_map(read_listener).collect();
+    if sections.is_empty() {
+        root.problem("listener", "is missing", "at least one [[listener]]");
+    }
+    let names: BTreeSet<&str> = listeners.iter().map(|listener| listener.name.as_str()).collect();
+    if names.len() < listeners.len() {
+        root.problem(
+            "listener",
+            "two listeners have the same name",
+            "a name per listener",
+        );
+    }
+    let addresses: BTreeSet<SocketAddr> = listeners.iter().map(|listener| listener.address).collect();
+    if addresses.len() < listeners.len() {
+        root.problem(
+            "listener",
+            "two listeners have the same address",
+            "an address per listener",
+        );
+    }
+    listeners
+}
+
+fn read_listener(section: &mut Section) -> Option<ListenerConfig> {
+    let name = section.text("name");
+    let address = section.address("address");
+    let mode = section.choice(
+        "mode",
+        &[("message", Mode::Message), ("connection", Mode::Connection)],
+    );
+    let balance = section.choice("balance", &[("round-robin", Balance::RoundRobin)]);
+    let tls = match section.choice("transport", &[("tcp", false), ("tls", true)]) {
+        true => Some(TlsFiles::read(section, "client_authority")),
+        false => None,
+    };
+    if address.is_some_and(|address| address.ip().is_unspecified()) {
+        section.problem(
+            "address",
+            "names no address",
+            "the VIP itself: nodes show it to clients",
+        );
+    }
+    let tls = match tls {
+        Some(files) => Some(files?),
+        None => None,
+    };
+    Some(ListenerConfig {
+        name: name?,
+        address: address?,
+        mode,
+        balance,
+        tls,
+    })
+}
+
+fn read_nodes(root: &mut Section) -> Vec<ConfiguredNode> {
+    let mut sections = root.sections("node");
+    let nodes: Vec<ConfiguredNode> = sections.iter_mut().filter_map(read_node).collect();
+    if sections.is_empty() {
+        root.problem("node", "is missing", "at least one [[node]]");
+    }
+    if sections.len() > NODES_MAX {
+        root.problem(
+            "node",
+            format!("there are {}", sections.len()),
+            format!("up to {NODES_MAX} nodes"),
+        );
+    }
+    let ids: BTreeSet<NodeId> = nodes.iter().map(|node| node.id).collect();
+    if ids.len() < nodes.len() {
+        root.problem("node", "two nodes have the same id", "an id per node");
+    }
+    nodes
+}
+
+fn read_node(section: &mut Section) -> Option<ConfiguredNode> {
+    let id = section.number("id", 1..=999_999_u64);
+    let address = section.address("address");
+    let weight = section.number_or("weight", 1, 1..=16_u32);
+    Some(ConfiguredNode {
+        id: NodeId(id?),
+        address: address?,
+        weight,
+    })
+}
+
+fn read_keepalive(section: &mut Section) -> KeepaliveConfig {
+    let health = HealthSettings {
+        period: section.duration_or("period_ms", secs(5), PROBE_PERIODS),
+        failures: section.number_or("failures", 3, 1..=100),
+        retry_period: section.duration_or("retry_period_ms", secs(1), PROBE_PERIODS),
+        successes: section.number_or("successes", 2, 1..=100),
+        hold_down: section.duration_or("hold_down_ms", secs(5), Duration::ZERO..=secs(3_600)),
+        hold_down_max: section.duration_or("hold_down_max_ms", secs(300), Duration::ZERO..=secs(3_600)),
+        flap_window: section.duration_or("flap_window_ms", secs(300), Duration::ZERO..=secs(86_400)),
+        slow_start: section.duration_or("slow_start_ms", Duration::ZERO, Duration::ZERO..=secs(3_600)),
+    };
+    let connect_timeout = section.duration_or("connect_timeout_ms", secs(1), MILLISECOND..=secs(60));
+    KeepaliveConfig {
+        health,
+        connect_timeout,
+    }
+}
+
+fn read_outbound(section: &mut Section) -> Option<OutboundConfig> {
+    let listen = section.address("listen");
+    let allow: Vec<IpNet> = section.parsed_list("allow", NETWORK);
+    let allow_from = section.parsed_list("allow_from", NETWORK);
+    let source_address = section.parsed("source_address", "the VIP, as \"192.0.2.1\"");
+    if allow.is_empty() {
+        section.problem(
+            "allow",
+            "allows nobody",
+            "networks of clients, as [\"192.0.2.0/24\"]",
+        );
+    }
+    Some(OutboundConfig {
+        listen: listen?,
+        allow,
+        allow_from,
+        source_address: source_address?,
+    })
+}
+
+fn read_limits(section: &mut Section, balancer: &mut BalancerSettings) -> Limits {
+    let framer = FramerLimits::default();
+    balancer.pending_requests_max = section.number_or(
+        "pending_requests_max",
+        balancer.pending_requests_max,
+        1..=1_000_000,
+    );
+    balancer.kept_bytes_max = section.number_or("kept_bytes_max", balancer.kept_bytes_max, 0..=BYTES_MAX);
+    balancer.waiting_requests_max = section.number_or(
+        "waiting_requests_max",
+        balancer.waiting_requests_max,
+        0..=1_000_000,
+    );
+    balancer.attempts_max = section.number_or("attempts_max", balancer.attempts_max, 1..=20);
+    Limits {
+        connections_max: section.number_or("connections_max", 10_000, 1..=1_000_000),
+        connections_per_address_max: section.number_or("connections_per_address_max", 2_000, 1..=1_000_000),
+        messages_per_second_per_address: section.number_or(
+            "messages_per_second_per_address",
+            20_000,
+            0..=10_000_000,
+        ),
+        nodes_max: NODES_MAX,
+        kept_bytes_in_all_max: section.number_or("kept_bytes_in_all_max", 256 << 20, 0..=BYTES_MAX),
+        framer: FramerLimits {
+            start_line_bytes_max: framer.start_line_bytes_max,
+            header_line_bytes_max: section.number_or(
+                "header_line_bytes_max",
+                framer.header_line_bytes_max,
+                256..=1 << 20,
+            ),
+            head_bytes_max: section.number_or("head_bytes_max", framer.head_bytes_max, 1_024..=1 << 20),
+            header_count_max: section.number_or("header_count_max", framer.header_count_max, 16..=10_000),
+            body_bytes_max: section.number_or("body_bytes_max", framer.body_bytes_max, 0..=64 << 20),
+        },
+        client_queue: read_queue(section, "client_queue_bytes_max"),
+        node_queue: read_queue(section, "node_queue_bytes_max"),
+    }
+}
+
+fn read_queue(section: &mut Section, key: &str) -> SendLimits {
+    let default = SendLimits::default();
+    let queued_bytes_max = section.number_or(key, 8 << 20, 64 << 10..=BYTES_MAX);
+    SendLimits {
+        queued_bytes_max,
+        ..default
+    }
+}
+
+fn read_timers(section: &mut Section, balancer: &mut BalancerSettings) -> (MessageDeadlines, Duration) {
+    let deadlines = MessageDeadlines::default();
+    let any = MILLISECOND..=secs(3_600);
+    balancer.wait = section.duration_or("wait_ms", balancer.wait, any.clone());
+    balancer.pair_retry = section.duration_or("pair_retry_ms", balancer.pair_retry, any.clone());
+    balancer.unanswered = section.duration_or("unanswered_ms", balancer.unanswered, any.clone());
+    balancer.unanswered_requests =
+        section.number_or("unanswered_requests", balancer.unanswered_requests, 1..=1_000_000);
+    let deadlines = MessageDeadlines {
+        head: section.duration_or("head_ms", deadlines.head, any.clone()),
+        body: section.duration_or("body_ms", deadlines.body, any),
+        half_ping: deadlines.half_ping,
+    };
+    (
+        deadlines,
+        section.duration_or("idle_secs", secs(7_200), secs(60)..=secs(7 * 86_400)),
+    )
+}
+
+fn read_drain(section: &mut Section) -> DrainTimings {
+    let default = DrainTimings::default();
+    DrainTimings {
+        look_away: section.duration_or("look_away_ms", default.look_away, Duration::ZERO..=secs(600)),
+        deadline: section.duration_or("deadline_secs", default.deadline, secs(1)..=secs(3_600)),
+        close: default.close,
+    }
+}
+
+fn read_cluster(section: &mut Section) -> Option<ClusterConfig> {
+    let member_id = section.number("member_id", 1..=999_999_u64).map(NodeId);
+    let data_directory = section.path("data_directory");
+    let own = member_id.map(|id| (id, MemberKind::Witness));
+    let common = ClusterSection::read(section, own);
+    Some(ClusterConfig {
+        member_id: member_id?,
+        data_directory: data_directory?,
+        section: common?,
+    })
+}
+
+const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const PROBE_PERIODS: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=secs(3_600);
+const NETWORK: &str = "a network, as \"192.0.2.0/24\"";
+const ADMIN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9_060);
+/// LB-7.
+const NODES_MAX: usize = 7;
+const BYTES_MAX: usize = 1 << 36;
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tandem_shared::config::{ConfigError, read_text};
+
+    use super::*;
+
+    const SMALLEST: &str = "[[listener]]\nname = \"ocs\"\naddress = \"192.0.2.1:5060\"\n\
+        [[node]]\nid = 1\naddress = \"192.0.2.11:5060\"\n";
+
+    fn read(text: &str) -> Result<Config, ConfigError> {
+        read_text(Path::new("lb.toml"), text, Config::read)
+    }
+
+    #[test]
+    fn the_smallest_configuration_has_the_required_defaults() {
+        let config = read(SMALLEST).unwrap();
+        assert_eq!(config.listeners[0].mode, Mode::Message);
+        let health = &config.keepalive.health;
+        assert_eq!((health.period, health.failures), (secs(5), 3));
+        assert_eq!((health.retry_period, health.successes), (secs(1), 2));
+        assert!(config.cluster.is_none() && config.outbound.is_none());
+    }
+
+    #[test]
+    fn every_problem_is_named_at_once() {
+        let text = "[[listener]]\nname = \"ocs\"\naddress = \"0.0.0.0:5060\"\nbalance = \"dice\"\n\
+            [[node]]\nid = 0\n[keepalive]\nperiods_ms = 1\n[outbound]\nlisten = \"192.0.2.1:5070\"\n";
+        let error = read(text).unwrap_err().to_string();
+        for key in [
+            "listener[0].address",
+            "listener[0].balance",
+            "node[0].id",
+            "node[0].address",
+            "keepalive.periods_ms",
+            "outbound.allow",
+            "outbound.source_address",
+        ] {
+            assert!(error.contains(key), "{key} is missing in:\n{error}");
+        }
+    }
+
+    #[test]
+    fn a_witness_is_one_of_the_members() {
+        let cluster = "[cluster]\nmember_id = 100\ndata_directory = \"data\"\nlisten = \"127.0.0.1:7100\"\n\
+            plaintext_on_loopback = true\n\
+            [[cluster.member]]\nid = 1\nkind = \"node\"\naddress = \"127.0.0.1:7001\"\n\
+            [[cluster.member]]\nid = 100\nkind = \"witness\"\naddress = \"127.0.0.1:7100\"\n";
+        let config = read(&format!("{SMALLEST}{cluster}")).unwrap();
+        assert_eq!(config.cluster.map(|cluster| cluster.member_id), Some(NodeId(100)));
+        let other = cluster.replace("member_id = 100", "member_id = 9");
+        assert!(read(&format!("{SMALLEST}{other}")).is_err());
+    }
+}

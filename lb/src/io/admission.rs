@@ -1,0 +1,152 @@
+//! Who may connect, and how much may be said: bounds per address and in all.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::config::Limits;
+
+/// Counts client connections. Asked once per connection, so a lock does no harm.
+#[derive(Debug)]
+pub struct Admission {
+    connections_max: usize,
+    per_address_max: usize,
+    messages_per_second: u64,
+    started: Instant,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    connections: usize,
+    sources: HashMap<IpAddr, (usize, Arc<AtomicU64>)>,
+}
+
+/// One admitted connection; dropping it makes room.
+#[derive(Debug)]
+pub struct Admitted {
+    admission: Arc<Admission>,
+    address: IpAddr,
+    /// Nanoseconds since the start at which the source's next message would be due at an even rate.
+    due: Arc<AtomicU64>,
+}
+
+impl Admission {
+    #[must_use]
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            connections_max: limits.connections_max,
+            per_address_max: limits.connections_per_address_max,
+            messages_per_second: limits.messages_per_second_per_address,
+            started: Instant::now(),
+            table: Mutex::default(),
+        }
+    }
+
+    /// Lets a connection in, or names the limit that forbids it.
+    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Admitted, &'static str> {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        if table.connections >= self.connections_max {
+            return Err("connections");
+        }
+        let (count, due) = table.sources.entry(address).or_default();
+        if *count >= self.per_address_max {
+            return Err("connections_per_address");
+        }
+        *count += 1;
+        let due = Arc::clone(due);
+        table.connections += 1;
+        Ok(Admitted {
+            admission: Arc::clone(self),
+            address,
+            due,
+        })
+    }
+
+    fn leave(&self, address: IpAddr) {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        table.connections -= 1;
+        if let Some((count, _)) = table.sources.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                table.sources.remove(&address);
+            }
+        }
+    }
+}
+
+impl Admitted {
+    /// Counts a message against the source's rate. `Some` says until when its next one should not be read: slowing
+    /// a source down harms nobody else, and no message is lost.
+    #[must_use]
+    pub fn message_arrived(&self, now: Instant) -> Option<Instant> {
+        let rate = self.admission.messages_per_second;
+        if rate == 0 {
+            return None;
+        }
+        let elapsed = now.saturating_duration_since(self.admission.started);
+        let elapsed = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+        let step = NANOS_PER_SECOND / rate;
+        let next = |due: u64| Some(due.max(elapsed) + step);
+        let due = self
+            .due
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
+            .unwrap_or(elapsed);
+        // A second's worth may come at once.
+        let ahead = due.saturating_sub(elapsed).checked_sub(NANOS_PER_SECOND)?;
+        Some(now + Duration::from_nanos(ahead))
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.admission.leave(self.address);
+    }
+}
+
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admission(connections_max: usize, per_address_max: usize, rate: u64) -> Arc<Admission> {
+        Arc::new(Admission {
+            connections_max,
+            per_address_max,
+            messages_per_second: rate,
+            started: Instant::now(),
+            table: Mutex::default(),
+        })
+    }
+
+    const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
+
+    #[test]
+    fn connections_are_bounded_per_address_and_in_all() {
+        let admission = admission(2, 1, 0);
+        let first = admission.admit(A).unwrap();
+        assert_eq!(admission.admit(A).unwrap_err(), "connections_per_address");
+        let _second = admission.admit(B).unwrap();
+        assert_eq!(admission.admit(B).unwrap_err(), "connections");
+        drop(first);
+        assert!(admission.admit(A).is_ok());
+    }
+
+    #[test]
+    fn a_source_may_burst_for_a_second_and_is_then_slowed_to_its_rate() {
+        let admission = admission(1, 1, 100);
+        let admitted = admission.admit(A).unwrap();
+        let now = admission.started;
+        assert!((0..100).all(|_| admitted.message_arrived(now).is_none()));
+        let paused = (0..20)
+            .filter_map(|_| admitted.message_arrived(now))
+            .last()
+            .unwrap();
+        assert!(paused > now + Duration::from_millis(150) && paused < now + Duration::from_millis(250));
+        assert!(admitted.message_arrived(now + Duration::from_secs(2)).is_none());
+    }
+}

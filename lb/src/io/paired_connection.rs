@@ -1,0 +1,187 @@
+//! One client × one node: connect, say who the client is, then bytes both ways.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tandem_shared::cluster::NodeId;
+use tandem_shared::io::sip_stream::{Received, SipReader, SipSender, send_queue, tune_socket};
+use tandem_shared::sip::{Frame, RawMessage};
+use tokio::io::{AsyncRead, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, mpsc};
+use tracing::{debug, warn};
+
+use crate::balancer::{PairId, PairLoss};
+use crate::metrics::{MessageCounters, Metrics, Side};
+
+use super::client_connection::StreamSettings;
+
+/// What a pair reports to its client's task.
+#[derive(Debug)]
+pub enum PairEvent {
+    Opened { pair: PairId, sender: SipSender },
+    Message { pair: PairId, message: RawMessage },
+    Pinged { pair: PairId },
+    Lost { pair: PairId, loss: PairLoss },
+}
+
+/// What a pair's task is told at its birth.
+#[derive(Debug)]
+pub struct PairTask {
+    pub pair: PairId,
+    pub node: NodeId,
+    pub settings: Arc<StreamSettings>,
+    pub events: mpsc::Sender<PairEvent>,
+    /// Asks for what the node has written already, and then for an end.
+    pub drain: Arc<Notify>,
+    pub metrics: Metrics,
+}
+
+impl PairTask {
+    /// Connects, writes the PROXY header and carries messages until the end. Ends as well when its client's task is
+    /// gone, which closes the sender.
+    pub async fn run(self, address: SocketAddr, header: Vec<u8>) {
+        match self.connect(address, &header).await {
+            Ok(stream) => self.carry_stream(stream).await,
+            Err(error) => {
+                debug!(node = %self.node, %address, %error, "cannot reach a node");
+                self.lost(PairLoss::ConnectFailed).await;
+            }
+        }
+    }
+
+    async fn connect(&self, address: SocketAddr, header: &[u8]) -> io::Result<TcpStream> {
+        let connect = async {
+            let mut stream = TcpStream::connect(address).await?;
+            tune_socket(&stream, self.settings.silence_max)?;
+            stream.write_all(header).await?;
+            Ok(stream)
+        };
+        tokio::time::timeout(self.settings.connect_timeout, connect)
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    async fn carry_stream(self, stream: TcpStream) {
+        let (read, write) = stream.into_split();
+        let counters = self.metrics.stream_counters(Side::Node);
+        let (sender, writer) = send_queue(write, &self.settings.node_queue, counters.clone());
+        tokio::spawn(writer.run());
+        let settings = &self.settings;
+        let reader = SipReader::new(read, settings.framer, settings.deadlines.clone(), counters);
+        self.carry(reader, sender).await;
+    }
+
+    /// The pair stands.
+    pub async fn carry<R: AsyncRead + Unpin>(self, mut reader: SipReader<R>, sender: SipSender) {
+        let label = self.node.to_string();
+        let gauge = self.metrics.pairs.with_label_values(&[label.as_str()]);
+        gauge.inc();
+        let opened = PairEvent::Opened {
+            pair: self.pair,
+            sender: sender.clone(),
+        };
+        if self.events.send(opened).await.is_ok() {
+            let loss = self.read(&mut reader, &sender).await;
+            self.lost(loss).await;
+        }
+        sender.close();
+        gauge.dec();
+    }
+
+    async fn read<R: AsyncRead + Unpin>(&self, reader: &mut SipReader<R>, sender: &SipSender) -> PairLoss {
+        let counters = MessageCounters::of_node(&self.metrics, self.node);
+        loop {
+            let received = tokio::select! {
+                received = reader.next() => received,
+                () = self.drain.notified() => return self.read_rest(reader, &counters, PairLoss::Drained).await,
+                () = sender.closed() => return self.read_rest(reader, &counters, PairLoss::Broken).await,
+            };
+            if let Err(loss) = self.report(received, &counters).await {
+                return loss;
+            }
+        }
+    }
+
+    /// What the node had written before is heard before anything is decided.
+    async fn read_rest<R: AsyncRead + Unpin>(
+        &self,
+        reader: &mut SipReader<R>,
+        counters: &MessageCounters,
+        loss: PairLoss,
+    ) -> PairLoss {
+        while let Ok(received) = tokio::time::timeout(REST_GRACE, reader.next()).await {
+            if let Err(early) = self.report(received, counters).await {
+                return match early {
+                    PairLoss::FramingLost => early,
+                    PairLoss::ConnectFailed | PairLoss::Broken | PairLoss::Drained => loss,
+                };
+            }
+        }
+        loss
+    }
+
+    async fn report(&self, received: Received, counters: &MessageCounters) -> Result<(), PairLoss> {
+        match received {
+            Received::Frame(frame) => self.report_frame(frame, counters).await,
+            Received::Ended => Err(PairLoss::Broken),
+            Received::Failed(error) => {
+                debug!(node = %self.node, %error, "a node's connection broke");
+                Err(PairLoss::Broken)
+            }
+            Received::Truncated(phase) => {
+                debug!(node = %self.node, ?phase, "a node's connection ended within a message");
+                self.metrics.framing_error("truncated", "node");
+                Err(PairLoss::Broken)
+            }
+            Received::Overdue(phase) => {
+                warn!(node = %self.node, ?phase, "a node's message did not become whole in time");
+                self.metrics.framing_error(overdue_label(phase), "node");
+                Err(PairLoss::FramingLost)
+            }
+        }
+    }
+
+    async fn report_frame(&self, frame: Frame, counters: &MessageCounters) -> Result<(), PairLoss> {
+        let pair = self.pair;
+        let event = match frame {
+            Frame::Message(message) => {
+                counters.received(message.is_request());
+                PairEvent::Message { pair, message }
+            }
+            Frame::KeepAlivePing => PairEvent::Pinged { pair },
+            Frame::Refused { reason, .. } => return Err(self.lies(reason.label())),
+            Frame::Lost { reason, .. } => return Err(self.lies(reason.label())),
+        };
+        self.events.send(event).await.map_err(|_| PairLoss::Broken)
+    }
+
+    fn lies(&self, reason: &'static str) -> PairLoss {
+        warn!(node = %self.node, reason, "a node sends what cannot be passed on: its connection is closed");
+        self.metrics.framing_error(reason, "node");
+        PairLoss::FramingLost
+    }
+
+    async fn lost(&self, loss: PairLoss) {
+        let event = PairEvent::Lost {
+            pair: self.pair,
+            loss,
+        };
+        // Without its client's task nobody is interested.
+        let _ = self.events.send(event).await;
+    }
+}
+
+pub(super) fn overdue_label(phase: tandem_shared::sip::Phase) -> &'static str {
+    match phase {
+        tandem_shared::sip::Phase::Body => "overdue_body",
+        tandem_shared::sip::Phase::Boundary
+        | tandem_shared::sip::Phase::KeepAlive
+        | tandem_shared::sip::Phase::Head => "overdue_head",
+    }
+}
+
+/// For bytes that the kernel has and the reactor has not told yet.
+const REST_GRACE: Duration = Duration::from_millis(5);

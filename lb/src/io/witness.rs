@@ -1,0 +1,177 @@
+//! The member of the cluster that this process runs, on a thread of its own: forwarding must not wait for a disk.
+//!
+//! Whatever happens to the member, forwarding goes on with what the tags say and probes tell.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tandem_shared::cluster::{Change, ClusterState, NodeId, SessionKey, StateLimits};
+use tandem_shared::config::{ClusterMember, MemberKind, PeerSecurity};
+use tandem_shared::io::raft::{
+    Cluster, ClusterConfig, Member, MemberRole, RaftMetrics, RealFiles, StartError, TcpTransport,
+};
+use tandem_shared::io::shutdown::{Shutdown, Stage};
+use tokio::sync::mpsc;
+use tracing::{error, info};
+
+use crate::balancer::ownership::Ownership;
+use crate::config;
+use crate::metrics::Metrics;
+
+use super::prober::ClusterNews;
+
+/// Everything the member needs, and those it tells.
+pub struct Witness {
+    pub config: config::ClusterConfig,
+    pub ownership: Arc<Ownership>,
+    pub news: mpsc::Sender<ClusterNews>,
+    pub metrics: Metrics,
+    pub raft_metrics: RaftMetrics,
+    pub shutdown: Shutdown,
+}
+
+impl Witness {
+    /// Starts the thread. Returns at once; what goes wrong later is logged and stops only the member.
+    pub fn spawn(self) -> std::io::Result<JoinHandle<()>> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("witness-worker")
+            .enable_all()
+            .build()?;
+        std::thread::Builder::new()
+            .name("witness".to_owned())
+            .spawn(move || runtime.block_on(self.run()))
+    }
+
+    async fn run(self) {
+        match self.start().await {
+            Ok(cluster) => {
+                self.metrics.witness_up.set(1);
+                info!(address = %cluster.listen_address(), "the cluster's member in this process runs");
+                self.follow(&cluster).await;
+                self.metrics.witness_up.set(0);
+            }
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                error!(
+                    error,
+                    "the cluster's member in this process cannot start: forwarding goes on without it"
+                );
+            }
+        }
+        // Without a prober nobody is interested.
+        let _ = self.news.send(ClusterNews::Silent).await;
+    }
+
+    async fn start(&self) -> Result<Cluster, StartError> {
+        let section = &self.config.section;
+        let members = section.members.iter().map(member).collect();
+        let directory = &self.config.data_directory;
+        let limits = StateLimits::default();
+        let mut config = ClusterConfig::new(
+            section.name.clone(),
+            self.config.member_id,
+            members,
+            directory,
+            limits,
+        );
+        config.listen = Some(section.listen);
+        let files = Arc::new(RealFiles::open(directory).map_err(StartError::Storage)?);
+        let metrics = self.raft_metrics.clone();
+        match &section.security {
+            PeerSecurity::PlaintextOnLoopback => Cluster::start(config, TcpTransport, files, metrics).await,
+            PeerSecurity::MutualTls(_) => Cluster::start(config, TcpTransport, files, metrics).await,
+        }
+    }
+
+    /// Tells what the state says, from the beginning and with every change, until the process or the member stops.
+    async fn follow(&self, cluster: &Cluster) {
+        // Before the first look, so that nothing falls between.
+        let mut changes = cluster.changes();
+        let lookup = cluster.clone();
+        self.ownership
+            .set_lookup(move |key| lookup.with_state(|state| state.owner_of(key)));
+        self.tell_all(cluster).await;
+        loop {
+            tokio::select! {
+                changes = changes.recv() => match changes {
+                    Some(changes) => self.tell(cluster, changes).await,
+                    None => return,
+                },
+                reason = cluster.stopped() => {
+                    error!(?reason, "the cluster's member in this process has stopped: forwarding goes on without it");
+                    return;
+                }
+                () = self.shutdown.reached(Stage::Close) => {
+                    cluster.drain().await;
+                    cluster.shutdown().await;
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn tell_all(&self, cluster: &Cluster) {
+        let nodes = cluster.with_state(|state| {
+            let moved = state.moved_sessions().map(|(key, owner)| (key.clone(), owner));
+            self.ownership.replace(moved);
+            state.nodes().values().cloned().collect::<Vec<_>>()
+        });
+        self.note_size();
+        for node in nodes {
+            // Without a prober nobody is interested.
+            let _ = self.news.send(ClusterNews::Node(node)).await;
+        }
+    }
+
+    /// Owners first: who hears that a node is lost asks next who owns its sessions.
+    async fn tell(&self, cluster: &Cluster, changes: Vec<Change>) {
+        if changes.contains(&Change::Replaced) {
+            return self.tell_all(cluster).await;
+        }
+        self.ownership.update(changes.iter().filter_map(owner_change));
+        self.note_size();
+        for change in changes {
+            let Change::NodeChanged(node) = change else {
+                continue;
+            };
+            let record = cluster.with_state(|state: &ClusterState| state.nodes().get(&node).cloned());
+            if let Some(record) = record {
+                // Without a prober nobody is interested.
+                let _ = self.news.send(ClusterNews::Node(record)).await;
+            }
+        }
+    }
+
+    fn note_size(&self) {
+        let size = i64::try_from(self.ownership.size()).unwrap_or(i64::MAX);
+        self.metrics.overrides.set(size);
+    }
+}
+
+/// A session that came back to the node of its tag stays in the table: the fence wants to know its owner as well.
+fn owner_change(change: &Change) -> Option<(SessionKey, Option<NodeId>)> {
+    match change {
+        Change::SessionMoved { key, to, .. } => Some((key.clone(), Some(*to))),
+        Change::SessionClosed { key, .. } => Some((key.clone(), None)),
+        Change::NodeChanged(_)
+        | Change::SessionOpened(_)
+        | Change::SessionUpdated(_)
+        | Change::SettingChanged { .. }
+        | Change::CasAssignmentChanged { .. }
+        | Change::CasGatewaysChanged
+        | Change::Replaced => None,
+    }
+}
+
+fn member(member: &ClusterMember) -> Member {
+    let role = match member.kind {
+        MemberKind::Node => MemberRole::Node,
+        MemberKind::Witness => MemberRole::Witness,
+    };
+    Member {
+        id: member.id,
+        role,
+        address: member.address,
+    }
+}
