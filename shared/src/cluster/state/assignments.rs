@@ -114,19 +114,25 @@ impl ClusterState {
     }
 
     /// A user whom nobody else can take stays where he is, epoch and all: the answer shows it, and his subscription
-    /// is tried there again. So does one whose failure is reported under an older epoch.
+    /// is tried there again. So does one whose failure is reported under an older epoch. Of a user who is named
+    /// several times the latest epoch counts, or the command applied again would move him again.
     pub(super) fn move_failed_users(
         &mut self,
         users: Vec<(String, u32)>,
         at_ms: u64,
         changes: &mut Vec<Change>,
     ) -> Applied {
+        let mut latest = BTreeMap::<&String, u32>::new();
         for (user, epoch) in &users {
-            if self
+            let known = latest.entry(user).or_insert(*epoch);
+            *known = (*known).max(*epoch);
+        }
+        for (user, epoch) in &users {
+            let has_failed = self
                 .assignments
                 .get(user)
-                .is_some_and(|assignment| assignment.epoch == *epoch)
-            {
+                .is_some_and(|assignment| assignment.epoch == *epoch);
+            if has_failed && latest.get(user) == Some(epoch) {
                 self.move_user(user.clone(), AssignmentReason::Failed, at_ms, changes);
             }
         }
@@ -283,6 +289,21 @@ mod tests {
             state, before,
             "a failure reported under an older epoch is about the past"
         );
+    }
+
+    #[test]
+    fn a_user_named_under_several_epochs_moves_for_the_latest_alone() {
+        let mut state = cluster_of(0);
+        apply_all(&mut state, [gateways(&["a", "b"]), assign([1])]);
+        let before = state.clone();
+        let named = |epochs: &[u32]| {
+            let users = epochs.iter().map(|epoch| (user(1), *epoch)).collect();
+            Command::CasFailed { users, at_ms: 3 }
+        };
+        apply_all(&mut state, [named(&[2, 1, 0])]);
+        assert_eq!(state, before, "a failure of the future is none");
+        apply_all(&mut state, [named(&[0, 0]), named(&[0, 0])]);
+        assert_eq!(state.assignment(&user(1)).unwrap().epoch, 1);
     }
 
     #[test]
