@@ -1,7 +1,7 @@
 //! All CTI connections: connect to each, try again for ever, and choose among those in service.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::csta_link::{CstaLink, LinkCounters, LinkOutput};
 use super::{
@@ -13,6 +13,8 @@ use crate::csta::Request;
 #[derive(Debug)]
 pub struct Connections {
     settings: Arc<CtiSettings>,
+    /// What holds where an administrator has set nothing.
+    configured: CtiTimings,
     connections: Vec<Connection>,
     /// Where the round robin looks first.
     next_selected: usize,
@@ -40,6 +42,34 @@ enum State {
     Open(Box<CstaLink>),
 }
 
+/// What may change while the node runs (RCC-15).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ChangedTimings {
+    pub heartbeat_interval: Option<Duration>,
+    pub heartbeat_timeout: Option<Duration>,
+    pub request_timeout: Option<Duration>,
+    pub reconnect_interval: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct CtiTimings {
+    heartbeat_interval: Duration,
+    heartbeat_timeout: Duration,
+    request_timeout: Duration,
+    reconnect_interval: Duration,
+}
+
+impl CtiTimings {
+    fn of(settings: &CtiSettings) -> Self {
+        Self {
+            heartbeat_interval: settings.heartbeat_interval,
+            heartbeat_timeout: settings.heartbeat_timeout,
+            request_timeout: settings.request_timeout,
+            reconnect_interval: settings.reconnect_interval,
+        }
+    }
+}
+
 /// One connection, for metrics and the admin interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionStatus<'a> {
@@ -61,6 +91,7 @@ impl Connections {
         let connections = (0..settings.connections.len()).map(|id| Connection::new(CtiConnectionId(id)));
         Self {
             connections: connections.collect(),
+            configured: CtiTimings::of(&settings),
             settings: Arc::new(settings),
             next_selected: 0,
         }
@@ -87,6 +118,30 @@ impl Connections {
             }
         }
         outputs
+    }
+
+    /// Settings that an administrator changed at run time; `None` is the configured value again. Heartbeats and
+    /// requests that are under way keep the deadlines they have.
+    pub fn change_timings(&mut self, changed: &ChangedTimings) {
+        let mut settings = CtiSettings::clone(&self.settings);
+        let configured = &self.configured;
+        settings.heartbeat_interval = changed
+            .heartbeat_interval
+            .unwrap_or(configured.heartbeat_interval);
+        settings.heartbeat_timeout = changed.heartbeat_timeout.unwrap_or(configured.heartbeat_timeout);
+        settings.request_timeout = changed.request_timeout.unwrap_or(configured.request_timeout);
+        settings.reconnect_interval = changed
+            .reconnect_interval
+            .unwrap_or(configured.reconnect_interval);
+        if settings == *self.settings {
+            return;
+        }
+        self.settings = Arc::new(settings);
+        for connection in &mut self.connections {
+            if let State::Open(link) = &mut connection.state {
+                link.change_settings(Arc::clone(&self.settings));
+            }
+        }
     }
 
     #[must_use]

@@ -90,6 +90,10 @@ struct Session {
 }
 
 impl CstaLink {
+    pub(super) fn change_settings(&mut self, settings: Arc<CtiSettings>) {
+        self.settings = settings;
+    }
+
     pub(super) fn new(settings: Arc<CtiSettings>, counters: LinkCounters) -> Self {
         Self {
             settings,

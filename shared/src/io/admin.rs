@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{Registry, TextEncoder};
 use serde::Serialize;
@@ -22,6 +22,8 @@ use tokio::sync::{Semaphore, watch};
 use tracing::{debug, warn};
 
 use super::shutdown::{Shutdown, Stage};
+
+pub use hyper::{Method, StatusCode};
 
 /// What the built-in routes answer from.
 #[derive(Debug, Clone)]

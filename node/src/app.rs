@@ -1,0 +1,219 @@
+//! The composition root: builds the parts in order, and takes them apart in reverse.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use anyhow::Context;
+use prometheus::Registry;
+use tandem_shared::cluster::StateLimits;
+use tandem_shared::config::{ClusterSection, MemberKind, PeerSecurity};
+use tandem_shared::io::admin::{self, AdminState, Readiness};
+use tandem_shared::io::process::ExitStatus;
+use tandem_shared::io::raft::{
+    Cluster, ClusterConfig, Member, MemberRole, RaftMetrics, RealFiles, TcpTransport,
+};
+use tandem_shared::io::shutdown::{DrainTimings, Shutdown};
+use tandem_shared::io::sip_stream::SendLimits;
+use tandem_shared::io::telemetry::init_logging;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tracing::info;
+
+use crate::config::Config;
+use crate::cti::Connections;
+use crate::directory::{self, Directory};
+use crate::gateway::{Gateway, Input};
+use crate::io::admin_routes::Routes;
+use crate::io::cti_link::CtiLinks;
+use crate::io::driver::{Driver, DriverEvent, Identity, LEADER, REGISTRATION};
+use crate::io::sip_connection::ConnectionContext;
+use crate::io::sip_listener::{self, PairIds};
+use crate::io::{clock, registration};
+use crate::metrics::NodeMetrics;
+
+/// Runs the node until it is asked to stop.
+///
+/// # Errors
+/// When a part cannot be built.
+pub fn run(config: Config) -> anyhow::Result<ExitStatus> {
+    init_logging(&config.log).context("starting the log")?;
+    let directory = directory::read_file(&config.directory_file).context("reading the directory")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    runtime.block_on(serve(config, directory))
+}
+
+async fn serve(config: Config, directory: Directory) -> anyhow::Result<ExitStatus> {
+    let shutdown = Shutdown::new();
+    let registry = Registry::new();
+    let readiness = Readiness::new();
+    readiness.not_ready(LEADER, "no leader is known");
+    readiness.not_ready(REGISTRATION, "the cluster has not taken the node in");
+    let metrics = NodeMetrics::register(&registry, clock::now().instant);
+    let sip_listener = bind(config.sip.listen, "SIP").await?;
+    let admin_listener = bind(config.admin.listen, "admin").await?;
+    let incarnation: u64 = rand::random();
+    let cluster = start_cluster(&config, incarnation, &registry).await?;
+
+    let routes = Routes {
+        id: config.id,
+        cluster: cluster.clone(),
+    };
+    let state = AdminState {
+        registry,
+        readiness: readiness.clone(),
+    };
+    tokio::spawn(admin::serve(
+        admin_listener,
+        state,
+        routes.router(),
+        shutdown.clone(),
+    ));
+
+    let (events_sender, events) = mpsc::channel(EVENTS_WAITING_MAX);
+    let (cti_sender, cti_inputs) = mpsc::channel(CTI_INPUTS_WAITING_MAX);
+    let context = ConnectionContext {
+        events: events_sender.clone(),
+        metrics,
+        shutdown: shutdown.clone(),
+        send_limits: SendLimits {
+            queued_bytes_max: config.sip.send_queue_bytes_max,
+            ..SendLimits::default()
+        },
+    };
+    let identity = Identity {
+        id: config.id,
+        sip_address: config.sip.advertise,
+        incarnation: watch::Sender::new(incarnation),
+        cti_names: config
+            .cti
+            .connections
+            .iter()
+            .map(|connection| connection.name.clone())
+            .collect(),
+    };
+    let pair_ids = PairIds::default();
+    let driver = Driver {
+        gateway: Gateway::new(config.gateway.clone(), directory, rand::random()),
+        links: CtiLinks::new(config.cti_connect_timeout, cti_sender),
+        connections: Connections::new(config.cti.clone()),
+        cluster: cluster.clone(),
+        identity: identity.clone(),
+        events,
+        cti_inputs,
+        context: context.clone(),
+        outbound_front_ends: config.sip.outbound_front_ends.clone(),
+        pair_ids: pair_ids.clone(),
+        readiness,
+        senders: HashMap::new(),
+        follow_ups: VecDeque::new(),
+        registered: false,
+    };
+    shutdown.spawn_vital("gateway", driver.run());
+    tokio::spawn(join_and_accept(
+        sip_listener,
+        config.clone(),
+        cluster.clone(),
+        identity.clone(),
+        pair_ids,
+        context,
+    ));
+
+    let mut requested = std::pin::pin!(shutdown.requested());
+    let reason = tokio::select! {
+        reason = &mut requested => reason.context("installing signal handlers")?,
+        stopped = cluster.stopped() => anyhow::bail!("the cluster member has stopped: {stopped:?}"),
+    };
+    info!(?reason, "draining");
+    let timings = DrainTimings {
+        deadline: config.drain_deadline,
+        ..DrainTimings::default()
+    };
+    let outcome = shutdown
+        .drain(&timings, hand_over(&cluster, &identity, &events_sender))
+        .await;
+    cluster.shutdown().await;
+    Ok(ExitStatus::of(&reason, &outcome))
+}
+
+/// Front ends are served once the cluster has taken the node in: before, no session is its own.
+async fn join_and_accept(
+    listener: TcpListener,
+    config: Config,
+    cluster: Cluster,
+    identity: Identity,
+    pair_ids: PairIds,
+    context: ConnectionContext,
+) {
+    let incarnation = *identity.incarnation.borrow();
+    registration::register(&cluster, identity.id, identity.sip_address, incarnation).await;
+    if context.events.send(DriverEvent::Registered).await.is_err() {
+        return;
+    }
+    let shutdown = context.shutdown.clone();
+    let accepting = sip_listener::run(listener, Arc::new(config.sip), pair_ids, context);
+    shutdown.spawn_vital("SIP listener", accepting);
+}
+
+/// No client hears of a planned stop: the others go on with the sessions.
+async fn hand_over(cluster: &Cluster, identity: &Identity, events: &mpsc::Sender<DriverEvent>) {
+    // Whoever is gone already needs no telling.
+    let _ = events.send(DriverEvent::Gateway(Input::DrainStarted)).await;
+    let incarnation = *identity.incarnation.borrow();
+    registration::leave(cluster, identity.id, incarnation).await;
+    tokio::time::sleep(LAST_ANSWERS).await;
+    cluster.drain().await;
+    let _ = events.send(DriverEvent::Stop).await;
+}
+
+async fn start_cluster(config: &Config, incarnation: u64, registry: &Registry) -> anyhow::Result<Cluster> {
+    let section = &config.cluster;
+    let files = RealFiles::open(&config.data_directory)
+        .with_context(|| format!("opening the data directory {}", config.data_directory.display()))?;
+    let mut member = ClusterConfig::new(
+        section.name.clone(),
+        config.id,
+        members(section),
+        &config.data_directory,
+        StateLimits::default(),
+    );
+    member.listen = Some(section.listen);
+    member.incarnation = incarnation;
+    member.fast_take_over = config.fast_take_over;
+    let metrics = RaftMetrics::register(registry).context("registering the metrics of Raft")?;
+    let files = Arc::new(files);
+    match &section.security {
+        PeerSecurity::PlaintextOnLoopback => Cluster::start(member, TcpTransport, files, metrics).await,
+        PeerSecurity::MutualTls(_) => anyhow::bail!("mutual TLS between members is not wired up yet"),
+    }
+    .context("starting the cluster member")
+}
+
+fn members(section: &ClusterSection) -> Vec<Member> {
+    let role = |kind| match kind {
+        MemberKind::Node => MemberRole::Node,
+        MemberKind::Witness => MemberRole::Witness,
+    };
+    section
+        .members
+        .iter()
+        .map(|member| Member {
+            id: member.id,
+            role: role(member.kind),
+            address: member.address,
+        })
+        .collect()
+}
+
+async fn bind(address: std::net::SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("binding the {what} listener on {address}"))
+}
+
+const EVENTS_WAITING_MAX: usize = 8192;
+const CTI_INPUTS_WAITING_MAX: usize = 4096;
+/// What was answered last shall still reach its client.
+const LAST_ANSWERS: std::time::Duration = std::time::Duration::from_millis(100);

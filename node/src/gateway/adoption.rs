@@ -1,0 +1,253 @@
+//! Sessions that change hands: taken over from a node that is gone, or left to another one (architecture §3).
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Instant;
+
+use tandem_shared::cluster::{Applied, Command, SessionKey, SessionRecord};
+
+use crate::sip::transaction;
+
+use super::proposals::{Outcome, Waiter};
+use super::session::{Link, QueuedRequest, Session, Stage};
+use super::{AdoptionPolicy, EndReason, Gateway, Now, Output, Report, client_key};
+
+/// Requests for a session that is not this node's yet.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) requests: VecDeque<QueuedRequest>,
+    pub(super) until: Instant,
+    adopting: bool,
+}
+
+impl Gateway {
+    /// A request of a dialog that is not ours: whose is it?
+    pub(super) fn hold_request(&mut self, key: &SessionKey, queued: QueuedRequest, now: Now) {
+        if self.config.adoption == AdoptionPolicy::Disabled {
+            return self.refuse_unknown(&queued);
+        }
+        if self.held_requests >= self.config.requests_held_max {
+            return self.refuse_for_now(&queued);
+        }
+        self.held_requests += 1;
+        if let Some(held) = self.held.get_mut(key) {
+            held.requests.push_back(queued);
+            return;
+        }
+        let held = Held {
+            requests: VecDeque::from([queued]),
+            until: now.instant + self.config.commit_timeout,
+            adopting: false,
+        };
+        self.held.insert(key.clone(), held);
+        self.outputs.push(Output::ReadSession { key: key.clone() });
+    }
+
+    pub(super) fn session_read(&mut self, key: SessionKey, record: Option<Box<SessionRecord>>, now: Now) {
+        let Some(record) = record else {
+            self.release_unknown(&key);
+            if self.sessions.get(&key).is_some_and(Session::is_replicated) {
+                self.drop_session(&key, None);
+            }
+            return;
+        };
+        if record.owner == self.config.node {
+            return self.adopt(*record, now);
+        }
+        if self.sessions.contains_key(&key) {
+            self.drop_session(&key, Some(&record));
+        }
+        self.propose_adoption(&key, &record, now);
+    }
+
+    /// The front end sent the session's request here: its owner is gone, or soon will be.
+    fn propose_adoption(&mut self, key: &SessionKey, record: &SessionRecord, now: Now) {
+        let Some(held) = self.held.get_mut(key) else {
+            return;
+        };
+        if std::mem::replace(&mut held.adopting, true) {
+            return;
+        }
+        let command = Command::Adopt {
+            key: key.clone(),
+            from_epoch: record.epoch,
+            to: self.config.node,
+        };
+        let deadline = now.instant + self.config.commit_timeout;
+        // Without room the requests are given up at their deadline.
+        let _ = self
+            .proposals
+            .push(Waiter::Adoption(key.clone()), command, deadline);
+    }
+
+    pub(super) fn adoption_committed(&mut self, key: &SessionKey, outcome: Outcome, now: Now) {
+        if let Some(held) = self.held.get_mut(key) {
+            held.adopting = false;
+        }
+        match outcome {
+            Outcome::Applied(Applied::Session(record)) if record.owner == self.config.node => {
+                self.adopt(*record, now)
+            }
+            // It went elsewhere, or is gone: the state tells, and a second attempt may be due.
+            Outcome::Applied(_) if self.held.contains_key(key) => {
+                self.outputs.push(Output::ReadSession { key: key.clone() });
+            }
+            Outcome::Applied(_) | Outcome::TimedOut => {}
+        }
+    }
+
+    /// The session is this node's: it goes on from the record.
+    fn adopt(&mut self, record: SessionRecord, now: Now) {
+        let key = record.key.clone();
+        match self.sessions.get(&key) {
+            Some(session) if session.epoch() >= record.epoch => return self.release_held(&key, now),
+            Some(_) => self.drop_session(&key, None),
+            None => {}
+        }
+        if self.config.adoption == AdoptionPolicy::Disabled || self.sessions.len() >= self.config.sessions_max
+        {
+            return;
+        }
+        self.report(Report::SessionMovedHere {
+            key: key.clone(),
+            user: record.user.clone(),
+            epoch: record.epoch.0,
+        });
+        let session = Session::new(record, Stage::Established, Link::Down, now.instant, now.unix_ms);
+        if let Some(client) = client_key(&session) {
+            self.by_client.entry(client).or_insert_with(|| key.clone());
+        }
+        self.insert_session(session);
+        self.release_held(&key, now);
+        self.relink(&key, now);
+    }
+
+    fn release_held(&mut self, key: &SessionKey, now: Now) {
+        let Some(held) = self.held.remove(key) else {
+            return;
+        };
+        self.held_requests -= held.requests.len();
+        for queued in held.requests {
+            self.enqueue(key, queued, now);
+        }
+    }
+
+    fn release_unknown(&mut self, key: &SessionKey) {
+        let Some(held) = self.held.remove(key) else {
+            return;
+        };
+        self.held_requests -= held.requests.len();
+        for queued in &held.requests {
+            self.refuse_unknown(queued);
+        }
+    }
+
+    fn refuse_unknown(&mut self, queued: &QueuedRequest) {
+        let bytes = transaction::plain(&queued.raw, 481, "", &[]);
+        self.send_answer(queued, bytes);
+        self.report(Report::Answered {
+            service: "unknown_dialog",
+            status: 481,
+        });
+    }
+
+    pub(super) fn give_up_held(&mut self, now: Now) {
+        let overdue: Vec<SessionKey> = self
+            .held
+            .iter()
+            .filter(|(_, held)| held.until <= now.instant)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in overdue {
+            if let Some(held) = self.held.remove(&key) {
+                self.held_requests -= held.requests.len();
+                for queued in &held.requests {
+                    self.refuse_for_now(queued);
+                }
+            }
+        }
+    }
+
+    pub(super) fn session_changed(&mut self, key: SessionKey, record: Option<Box<SessionRecord>>, now: Now) {
+        match record {
+            Some(record) if record.owner == self.config.node => self.adopt(*record, now),
+            Some(record) => self.drop_session(&key, Some(&record)),
+            // Closed: by this node, which knows, or over its head.
+            None => {
+                if self.sessions.get(&key).is_some_and(Session::is_established) {
+                    self.drop_session(&key, None);
+                }
+                self.release_unknown(&key);
+            }
+        }
+    }
+
+    /// RCC-16: a client that opens anew at another node has given up the session it had here.
+    pub(super) fn session_opened_somewhere(&mut self, record: &SessionRecord, now: Now) {
+        if record.owner == self.config.node {
+            return;
+        }
+        let Ok(caller) = crate::sip::dialog::Caller::of(&record.dialog.remote_identity) else {
+            return;
+        };
+        let Some(endpoint_id) = caller.endpoint_id else {
+            return;
+        };
+        if let Some(old) = self.by_client.get(&(caller.uri, endpoint_id)).cloned() {
+            self.end_session(&old, EndReason::Replaced, super::Farewell::Silent, now);
+        }
+    }
+
+    pub(super) fn state_replaced(&mut self, records: Vec<SessionRecord>, now: Now) {
+        let owned: BTreeSet<&SessionKey> = records.iter().map(|record| &record.key).collect();
+        let lost: Vec<SessionKey> = self
+            .sessions
+            .values()
+            .filter(|session| {
+                session.is_established() && session.is_replicated() && !owned.contains(session.key())
+            })
+            .map(|session| session.key().clone())
+            .collect();
+        for key in lost {
+            self.drop_session(&key, None);
+        }
+        for record in records {
+            self.adopt(record, now);
+        }
+    }
+
+    /// The cluster has given this node's sessions to others: it begins anew.
+    pub(super) fn declared_lost(&mut self) {
+        let keys: Vec<SessionKey> = self.sessions.keys().cloned().collect();
+        for key in keys {
+            self.drop_session(&key, None);
+        }
+        self.outputs.push(Output::RegisterAnew);
+    }
+
+    /// Another node goes on with the session: nothing is said to the client.
+    fn drop_session(&mut self, key: &SessionKey, record: Option<&SessionRecord>) {
+        let Some(session) = self.remove_session(key) else {
+            return;
+        };
+        self.proposals.forget(key);
+        if let Stage::Opening(opening) = &session.stage {
+            self.openings.remove(&opening.key);
+            self.refuse_for_now(&opening.request);
+        }
+        for queued in &session.requests {
+            self.refuse_for_now(queued);
+        }
+        let report = match record {
+            Some(record) => Report::SessionMovedAway {
+                key: key.clone(),
+                to: Some(record.owner),
+            },
+            None => Report::SessionEnded {
+                key: key.clone(),
+                user: session.record.user,
+                reason: EndReason::Closed,
+            },
+        };
+        self.report(report);
+    }
+}

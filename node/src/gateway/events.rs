@@ -1,0 +1,384 @@
+//! From the PBX's events to INFOs in the client's dialog: one at a time, in order, whether it answers or not.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tandem_shared::cluster::{CallRecord, CallState, SessionKey};
+use tandem_shared::io::raft::Authority;
+use tandem_shared::sip::{Method, RawMessage, Uri};
+
+use crate::csta::{self, Device, Event, EventKind, LocalConnectionState, SnapshotConnection};
+use crate::sip::dialog;
+
+use super::services::directory_number;
+use super::session::{ClientEvent, Session, UnansweredEvent};
+use super::snapshot::{missed_events, rank};
+use super::{
+    EndReason, Farewell, Gateway, Now, Outbound, OutboundTarget, Output, PairId, Report, new_branch, via,
+};
+
+impl Gateway {
+    /// Calls that ended, changed or began while nobody watched.
+    pub(super) fn compare_with_snapshot(&mut self, key: &SessionKey, connections: &[SnapshotConnection]) {
+        let Some(session) = self.session_mut(key) else {
+            return;
+        };
+        session.resumptions_failed = 0;
+        let mut known = session.calls.clone();
+        for (call_id, call) in &session.record.calls {
+            known.entry(call_id.clone()).or_insert_with(|| call.clone());
+        }
+        for event in missed_events(&known, connections, &session.record.device) {
+            self.take_event(key, event);
+        }
+    }
+
+    /// An event of the session's own monitor, in the PBX's terms.
+    pub(super) fn take_event(&mut self, key: &SessionKey, event: Event) {
+        let events_max = self.config.events_per_session_max;
+        let Some(session) = self.session_mut(key) else {
+            return;
+        };
+        let Some(client_event) = session.receive(event) else {
+            return;
+        };
+        let overflows = session.events.len() >= events_max;
+        if overflows {
+            session.events.pop_front();
+        }
+        session.events.push_back(client_event);
+        if overflows {
+            self.report(Report::EventDropped);
+        }
+    }
+
+    /// Sends the next event, if there is one and nothing forbids it.
+    pub(super) fn send_events(&mut self, key: &SessionKey, now: Now) {
+        // An owner that may have been replaced starts nothing.
+        if self.authority == Authority::Isolated {
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        if session.events_not_before.is_some_and(|at| at <= now.instant) {
+            session.events_not_before = None;
+        }
+        if !session.is_established() || session.unanswered.is_some() || session.events_not_before.is_some() {
+            return;
+        }
+        let Some(index) = session.next_event() else {
+            return;
+        };
+        let Some(pair) = self.path_to(key) else {
+            self.pathless.insert(key.clone());
+            return;
+        };
+        let Some(event) = self
+            .sessions
+            .get_mut(key)
+            .and_then(|session| session.events.remove(index))
+        else {
+            return;
+        };
+        self.send_event(key, pair, event, now);
+    }
+
+    fn send_event(&mut self, key: &SessionKey, pair: PairId, event: ClientEvent, now: Now) {
+        let branch = new_branch(self.config.node, &mut self.rng);
+        let event_wait = self.config.event_wait;
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let cseq = session.next_cseq();
+        let dialog = &session.record.dialog;
+        let body = Bytes::from(event.event.encode());
+        let info = dialog::request(
+            dialog,
+            key,
+            Method::Info,
+            cseq,
+            &via(&dialog.local_target, &branch),
+            Some((csta::CONTENT_TYPE, body)),
+        );
+        self.outputs.push(Output::Send {
+            pair,
+            bytes: info.write(),
+        });
+        let kind = event.event.kind;
+        let (call_id, call) = (event.call_id().to_owned(), event.call.clone());
+        session.unanswered = Some(UnansweredEvent {
+            branch,
+            pair,
+            event,
+            until: now.instant + event_wait,
+        });
+        self.note_call(key, &call_id, call, now);
+        self.report(Report::EventSent { kind });
+    }
+
+    /// What the client knows of a call, for whoever takes the session over.
+    pub(super) fn note_call(&mut self, key: &SessionKey, call_id: &str, call: Option<CallRecord>, now: Now) {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        match &call {
+            Some(call) => session.record.calls.insert(call_id.to_owned(), call.clone()),
+            None => session.record.calls.remove(call_id),
+        };
+        let epoch = session.epoch();
+        self.proposals.update(key, epoch, now.instant, |update| {
+            update.calls.retain(|(known, _)| known != call_id);
+            update.calls.push((call_id.to_owned(), call));
+        });
+    }
+
+    /// The connection broke before the client could have answered: it may not have had the event.
+    pub(super) fn send_event_again(&mut self, key: &SessionKey) {
+        if let Some(session) = self.session_mut(key)
+            && let Some(unanswered) = session.unanswered.take()
+        {
+            session.events.push_front(unanswered.event);
+        }
+    }
+
+    /// An answer to a request of ours: its From-tag is the session.
+    pub(super) fn response_arrived(&mut self, raw: &RawMessage, status: u16, now: Now) {
+        if status < 200 || raw.cseq_method() != b"INFO" {
+            return;
+        }
+        let key = SessionKey::new(String::from_utf8_lossy(raw.from_tag().unwrap_or_default()));
+        if status == 481 {
+            return self.dialog_unknown(&key, raw, now);
+        }
+        let branch = raw.via_branch().unwrap_or_default();
+        if let Some(session) = self.session_mut(&key)
+            && session
+                .unanswered
+                .as_ref()
+                .is_some_and(|unanswered| unanswered.branch.as_bytes() == branch)
+        {
+            session.unanswered = None;
+            session.fenced = 0;
+        }
+    }
+
+    fn dialog_unknown(&mut self, key: &SessionKey, raw: &RawMessage, now: Now) {
+        if !self.sessions.contains_key(key) {
+            return;
+        }
+        if !is_from_front_end(raw) {
+            return self.end_session(key, EndReason::UnknownToClient, Farewell::Silent, now);
+        }
+        self.report(Report::Fenced { key: key.clone() });
+        self.outputs.push(Output::ReadSession { key: key.clone() });
+        let Some(session) = self.session_mut(key) else {
+            return;
+        };
+        session.fenced += 1;
+        if let Some(unanswered) = session.unanswered.take()
+            && session.fenced <= FENCED_ATTEMPTS
+        {
+            session.events.push_front(unanswered.event);
+        }
+        session.events_not_before = Some(now.instant + FENCED_WAIT);
+    }
+
+    /// The pair of the session's connection, another one of the same client, or one that we dial.
+    fn path_to(&mut self, key: &SessionKey) -> Option<PairId> {
+        let session = self.sessions.get(key)?;
+        let record = &session.record;
+        if let Some(pair) = self.pairs.towards(record.connection, record.client_address) {
+            return Some(pair);
+        }
+        let target = outbound_target(&dialog::next_hop(&record.dialog))?;
+        match self.outbound.get(&target) {
+            Some(Outbound::Open(pair)) => Some(*pair),
+            Some(Outbound::Dialling | Outbound::Failed { .. }) => None,
+            None => {
+                self.dial(target);
+                None
+            }
+        }
+    }
+
+    fn dial(&mut self, target: OutboundTarget) {
+        if self.outbound.len() < OUTBOUND_TARGETS_MAX {
+            self.outbound.insert(target.clone(), Outbound::Dialling);
+            self.outputs.push(Output::DialOutbound { target });
+        }
+    }
+
+    /// Forgets attempts that failed a while ago; sessions that still wait dial anew.
+    pub(super) fn redial(&mut self, now: Now) {
+        let before = self.outbound.len();
+        self.outbound
+            .retain(|_, outbound| outbound.retry_at().is_none_or(|at| at > now.instant));
+        if self.outbound.len() < before {
+            let waiting = std::mem::take(&mut self.pathless);
+            self.touched.extend(waiting);
+        }
+    }
+}
+
+impl Session {
+    /// What the event changes, and what the client is to be told. `None` when it is old news.
+    fn receive(&mut self, mut event: Event) -> Option<ClientEvent> {
+        let pbx_call_id = event.connection.call_id.clone();
+        let call_id = self.client_call_id(&pbx_call_id);
+        let before = self
+            .calls
+            .get(&call_id)
+            .or_else(|| self.record.calls.get(&call_id))
+            .cloned();
+        let change = change_of(&event, &self.record.device);
+        let call = match change {
+            CallChange::Over => {
+                before.as_ref()?;
+                self.calls.remove(&call_id);
+                None
+            }
+            CallChange::Unchanged => Some(before?),
+            CallChange::Now(state) => {
+                let progressed = self
+                    .calls
+                    .get(&call_id)
+                    .is_none_or(|known| advances(known.state, state));
+                if !progressed {
+                    return None;
+                }
+                let call = CallRecord {
+                    pbx_call_id,
+                    state,
+                    calling: party(event.calling.as_ref(), before.as_ref().map(|call| &call.calling)),
+                    called: party(event.called.as_ref(), before.as_ref().map(|call| &call.called)),
+                };
+                self.calls.insert(call_id.clone(), call.clone());
+                Some(call)
+            }
+        };
+        event
+            .monitor_cross_ref_id
+            .clone_from(&self.record.monitor.cross_ref_id);
+        event.connection.call_id = call_id;
+        let (device, line) = (self.record.device.clone(), self.record.line.clone());
+        for identifier in event.device_identifiers_mut() {
+            *identifier = client_device(identifier, &device, &line);
+        }
+        Some(ClientEvent { event, call })
+    }
+
+    /// The first event that may go: none of a call whose callID a MakeCallResponse has yet to tell.
+    fn next_event(&self) -> Option<usize> {
+        let expects_call = self.expects_call();
+        self.events
+            .iter()
+            .position(|event| !expects_call || self.record.calls.contains_key(event.call_id()))
+    }
+
+    pub(super) fn client_call_id(&self, pbx_call_id: &str) -> String {
+        let known = self.calls.iter().chain(&self.record.calls);
+        known
+            .into_iter()
+            .find(|(_, call)| call.pbx_call_id == pbx_call_id)
+            .map_or_else(|| pbx_call_id.to_owned(), |(call_id, _)| call_id.clone())
+    }
+
+    pub(super) fn pbx_call_id(&self, call_id: &str) -> String {
+        let known = self.calls.get(call_id).or_else(|| self.record.calls.get(call_id));
+        known.map_or_else(|| call_id.to_owned(), |call| call.pbx_call_id.clone())
+    }
+}
+
+/// What an event does to the call at the session's own device.
+enum CallChange {
+    Now(CallState),
+    Unchanged,
+    Over,
+}
+
+fn change_of(event: &Event, device: &str) -> CallChange {
+    let own = event.local_connection_info;
+    let at_own_device = event
+        .connection
+        .device_id
+        .as_deref()
+        .is_none_or(|named| directory_number(named) == directory_number(device));
+    match event.kind {
+        EventKind::ConnectionCleared | EventKind::Diverted => match own {
+            Some(LocalConnectionState::Null) => CallChange::Over,
+            None if at_own_device => CallChange::Over,
+            Some(_) | None => CallChange::Unchanged,
+        },
+        EventKind::Delivered if own == Some(LocalConnectionState::Alerting) => {
+            CallChange::Now(CallState::Alerting)
+        }
+        EventKind::Delivered if own.is_none() && at_own_device => CallChange::Now(CallState::Alerting),
+        EventKind::Delivered => CallChange::Now(CallState::Delivered),
+        EventKind::Established => CallChange::Now(CallState::Connected),
+        EventKind::Originated => CallChange::Now(CallState::Originated),
+        EventKind::ServiceInitiated => CallChange::Now(CallState::Initiated),
+        EventKind::Failed => CallChange::Now(CallState::Failed),
+        EventKind::Held if own == Some(LocalConnectionState::Hold) => CallChange::Now(CallState::Hold),
+        EventKind::Retrieved if own == Some(LocalConnectionState::Connected) => {
+            CallChange::Now(CallState::Connected)
+        }
+        EventKind::Held | EventKind::Retrieved | EventKind::NetworkReached => CallChange::Unchanged,
+    }
+}
+
+/// A snapshot and the events around it may tell the same thing twice.
+fn advances(from: CallState, to: CallState) -> bool {
+    let hold = |state| state == CallState::Hold;
+    rank(to) > rank(from) || (from != to && (hold(from) || hold(to)))
+}
+
+fn party(device: Option<&Device>, before: Option<&String>) -> String {
+    let told = device.and_then(Device::identifier);
+    told.map_or_else(|| before.cloned().unwrap_or_default(), ToOwned::to_owned)
+}
+
+/// Numbers as the client writes them: its own line byte for byte, others as `tel:` URIs.
+fn client_device(identifier: &str, device: &str, line: &str) -> String {
+    if directory_number(identifier) == directory_number(device) {
+        return line.to_owned();
+    }
+    match Uri::parse(identifier) {
+        Ok(Uri::Tel(_) | Uri::Sip(_)) => identifier.to_owned(),
+        Ok(Uri::Other(_)) | Err(_) => {
+            let number = directory_number(identifier);
+            if number.starts_with('+') {
+                format!("tel:{number}")
+            } else {
+                format!("tel:{number};phone-context=dialstring")
+            }
+        }
+    }
+}
+
+/// The fence answers for a session that the replicated state gives to another node.
+fn is_from_front_end(raw: &RawMessage) -> bool {
+    raw.to_tag().is_some_and(|tag| tag.starts_with(b"lb-"))
+}
+
+fn outbound_target(uri: &str) -> Option<OutboundTarget> {
+    let uri = Uri::parse(uri).ok()?;
+    let sip = uri.as_sip()?;
+    let tls = sip.secure
+        || sip
+            .params
+            .get("transport")
+            .is_some_and(|name| name.eq_ignore_ascii_case("tls"));
+    let host = sip.params.get("maddr").unwrap_or(&sip.host);
+    Some(OutboundTarget {
+        host: host.to_owned(),
+        port: sip.port.unwrap_or(if tls { 5061 } else { 5060 }),
+        tls,
+    })
+}
+
+/// Events turned away by the front end's fence in a row, before one is given up.
+const FENCED_ATTEMPTS: u32 = 5;
+const FENCED_WAIT: Duration = Duration::from_millis(200);
+/// Clients that are dialled at a time.
+const OUTBOUND_TARGETS_MAX: usize = 1024;

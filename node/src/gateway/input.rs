@@ -1,0 +1,106 @@
+//! Everything that can happen to a node.
+
+use std::time::Instant;
+
+use tandem_shared::cluster::{Applied, SessionKey, SessionRecord};
+use tandem_shared::io::raft::Authority;
+use tandem_shared::sip::RawMessage;
+
+use crate::csta;
+use crate::cti::{CtiConnectionId, CtiFailure, RequestToken};
+
+use super::output::OutboundTarget;
+use super::pairs::{Pair, PairId};
+
+/// When something happened: for our own waits, and for what is written into replicated records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    pub instant: Instant,
+    /// Unix time in milliseconds.
+    pub unix_ms: u64,
+}
+
+#[derive(Debug)]
+pub enum Input {
+    PairOpened {
+        id: PairId,
+        pair: Pair,
+    },
+    PairClosed {
+        id: PairId,
+    },
+    /// A well-framed message.
+    SipMessage {
+        pair: PairId,
+        message: RawMessage,
+    },
+    /// Framing is intact, but the message is not to be read further.
+    SipMessageRefused {
+        pair: PairId,
+        message: RawMessage,
+        status: u16,
+        reason: &'static str,
+    },
+    OutboundOpened {
+        target: OutboundTarget,
+        id: PairId,
+        pair: Pair,
+    },
+    OutboundFailed {
+        target: OutboundTarget,
+    },
+
+    CtiInService {
+        connection: CtiConnectionId,
+    },
+    CtiOutOfService {
+        connection: CtiConnectionId,
+    },
+    CtiAnswered {
+        token: RequestToken,
+        result: Result<csta::Response, CtiFailure>,
+    },
+    CtiEvent {
+        connection: CtiConnectionId,
+        event: Box<csta::Event>,
+    },
+    /// The CTI manager ended a monitor by itself.
+    CtiMonitorStopped {
+        connection: CtiConnectionId,
+        cross_ref_id: String,
+    },
+
+    /// `None`: the outcome of the batch is unknown.
+    Committed {
+        batch: u64,
+        applied: Option<Applied>,
+    },
+    /// The answer to [`super::Output::ReadSession`].
+    SessionRead {
+        key: SessionKey,
+        record: Option<Box<SessionRecord>>,
+    },
+    /// Some node opened a session.
+    SessionOpened {
+        record: Box<SessionRecord>,
+    },
+    /// A session has changed hands, or is gone; `record` is how it stands now.
+    SessionChanged {
+        key: SessionKey,
+        record: Option<Box<SessionRecord>>,
+    },
+    /// The state was replaced as a whole, or the node has just registered: these are the sessions it owns.
+    StateReplaced {
+        sessions: Vec<SessionRecord>,
+    },
+    /// The cluster has committed that this node is gone.
+    DeclaredLost,
+    AuthorityChanged(Authority),
+    /// `None`: the configured value holds again.
+    SessionTimerChanged {
+        secs: Option<u32>,
+    },
+    /// A planned stop has begun.
+    DrainStarted,
+    DeadlineReached,
+}

@@ -1,0 +1,583 @@
+//! Where SIP, CSTA and the CTI managers meet: the node's decision-maker.
+//!
+//! Owns the sessions of this node, the requests it holds for sessions that are about to become its own, and the order
+//! in which things are written to the log. Does not own sockets, clocks, the log or the CTI links; it says what to do
+//! and is told what came of it.
+//!
+//! What always holds: a 200 to an opening INVITE leaves only after its commit (or marked unreplicated, where that is
+//! configured); a PBX-changing command leaves only after its intent; requests of one dialog are carried out in the
+//! order of their arrival; a session is known by the To-tag that this cluster issued, never by its Call-ID; a
+//! session that has moved away is left without a word to its client.
+
+mod adoption;
+mod events;
+mod in_dialog;
+mod input;
+mod invariants;
+mod links;
+mod opening;
+mod output;
+mod pairs;
+mod proposals;
+mod services;
+mod session;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tandem_shared::cluster::{Command, NodeId, OpeningKey, SessionKey};
+use tandem_shared::io::raft::Authority;
+use tandem_shared::sip::{Message, RawMessage, Uri};
+
+use crate::cti::RequestToken;
+use crate::directory::Directory;
+use crate::sip::{dialog, transaction};
+
+pub use input::{Input, Now};
+pub use output::{EndReason, OutboundTarget, Output, Report};
+pub use pairs::{Pair, PairId, PairPurpose};
+
+use adoption::Held;
+use links::{CtiWaiter, Links};
+use pairs::Pairs;
+use proposals::{Outcome, Proposals, Waiter};
+use session::Session;
+
+/// Limits and choices of one node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewayConfig {
+    pub node: NodeId,
+    pub session_timer_secs: u32,
+    pub sessions_max: usize,
+    /// Sessions of one user on one line; the oldest idle one goes (RCC-16).
+    pub sessions_per_line_max: usize,
+    pub requests_per_session_max: usize,
+    pub events_per_session_max: usize,
+    /// Requests held for sessions that are being adopted, in all.
+    pub requests_held_max: usize,
+    pub proposals_max: usize,
+    /// How long an opening INVITE, or a request held for an adoption, waits for its commit.
+    pub commit_timeout: Duration,
+    /// A client that does not answer an event gets the next one after this.
+    pub event_wait: Duration,
+    /// Sessions that may be starting their monitors again at a time.
+    pub resumptions_in_flight_max: usize,
+    /// Retry-After, spread over `1..=` this.
+    pub retry_after_secs_max: u32,
+    pub new_sessions_without_quorum: WithoutQuorum,
+    pub adoption: AdoptionPolicy,
+    /// The names of the CTI connections in configured order, as they stand in records.
+    pub cti_connections: Vec<String>,
+}
+
+/// CL-4: what becomes of a new session while the cluster has no quorum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WithoutQuorum {
+    Refuse,
+    Serve,
+}
+
+/// Planted fault for tests: a node that takes no session over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdoptionPolicy {
+    Enabled,
+    Disabled,
+}
+
+/// The node's one core.
+#[derive(Debug)]
+pub struct Gateway {
+    config: GatewayConfig,
+    directory: Directory,
+    rng: StdRng,
+    authority: Authority,
+    /// What an administrator set, or what is configured.
+    session_timer_secs: u32,
+    draining: bool,
+    pairs: Pairs,
+    outbound: BTreeMap<OutboundTarget, Outbound>,
+    sessions: BTreeMap<SessionKey, Session>,
+    /// Opening requests without a final answer.
+    openings: BTreeMap<OpeningKey, SessionKey>,
+    by_client: HashMap<ClientKey, SessionKey>,
+    by_line: BTreeMap<(String, String), BTreeSet<SessionKey>>,
+    held: BTreeMap<SessionKey, Held>,
+    held_requests: usize,
+    links: Links,
+    cti_requests: HashMap<RequestToken, CtiWaiter>,
+    next_cti_request: u64,
+    proposals: Proposals,
+    /// Sessions whose events wait for a connection to their client.
+    pathless: BTreeSet<SessionKey>,
+    deadlines: BTreeSet<(Instant, SessionKey)>,
+    indexed_deadlines: HashMap<SessionKey, Instant>,
+    /// Sessions that something happened to in this step.
+    touched: BTreeSet<SessionKey>,
+    outputs: Vec<Output>,
+}
+
+/// What tells a client's installation from others: From URI and endpoint id.
+type ClientKey = (String, String);
+
+/// A connection that this node dials through a front end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outbound {
+    Dialling,
+    Open(PairId),
+    Failed { retry_at: Instant },
+}
+
+impl Gateway {
+    #[must_use]
+    pub fn new(config: GatewayConfig, directory: Directory, seed: u64) -> Self {
+        Self {
+            links: Links::new(config.cti_connections.len()),
+            proposals: Proposals::new(config.proposals_max),
+            directory,
+            rng: StdRng::seed_from_u64(seed),
+            authority: Authority::Isolated,
+            session_timer_secs: config.session_timer_secs,
+            draining: false,
+            pairs: Pairs::default(),
+            outbound: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            openings: BTreeMap::new(),
+            by_client: HashMap::new(),
+            by_line: BTreeMap::new(),
+            held: BTreeMap::new(),
+            held_requests: 0,
+            cti_requests: HashMap::new(),
+            next_cti_request: 0,
+            pathless: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
+            indexed_deadlines: HashMap::new(),
+            touched: BTreeSet::new(),
+            outputs: Vec::new(),
+            config,
+        }
+    }
+
+    /// Takes in what happened and returns what to do, in order.
+    #[must_use]
+    pub fn handle(&mut self, input: Input, now: Now) -> Vec<Output> {
+        self.take_in(input, now);
+        self.settle(now);
+        #[cfg(debug_assertions)]
+        self.check_invariants();
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// When `handle` next wants `DeadlineReached`.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let session = self.deadlines.first().map(|(at, _)| *at);
+        let held = self.held.values().map(|held| held.until).min();
+        let redial = self.outbound.values().filter_map(Outbound::retry_at).min();
+        [session, held, redial, self.proposals.next_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Sessions by state, and by CTI connection, for the metrics.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        let mut census = Census {
+            pairs: self.pairs.len(),
+            by_connection: vec![0; self.config.cti_connections.len()],
+            ..Census::default()
+        };
+        for session in self.sessions.values() {
+            *census.by_state.entry(session.state_label()).or_default() += 1;
+            if let Some(count) = session
+                .link
+                .connection()
+                .and_then(|connection| census.by_connection.get_mut(connection.0))
+            {
+                *count += 1;
+            }
+        }
+        census
+    }
+
+    fn take_in(&mut self, input: Input, now: Now) {
+        match input {
+            Input::PairOpened { id, pair } => self.pair_opened(id, pair),
+            Input::PairClosed { id } => self.pair_closed(id, now),
+            Input::SipMessage { pair, message } => self.message_arrived(pair, message, now),
+            Input::SipMessageRefused {
+                pair,
+                message,
+                status,
+                reason,
+            } => self.message_refused(pair, &message, status, reason),
+            Input::OutboundOpened { target, id, pair } => {
+                self.outbound.insert(target, Outbound::Open(id));
+                self.pair_opened(id, pair);
+            }
+            Input::OutboundFailed { target } => self.outbound_failed(target, now),
+            Input::CtiInService { connection } => self.cti_in_service(connection, now),
+            Input::CtiOutOfService { connection } => self.cti_out_of_service(connection, now),
+            Input::CtiAnswered { token, result } => self.cti_answered(token, result, now),
+            Input::CtiMonitorStopped {
+                connection,
+                cross_ref_id,
+            } => self.cti_monitor_stopped(connection, &cross_ref_id, now),
+            Input::CtiEvent { connection, event } => self.cti_event(connection, *event, now),
+            Input::Committed { batch, applied } => {
+                for (waiter, outcome) in self.proposals.finished(batch, applied, now.instant) {
+                    self.committed(waiter, outcome, now);
+                }
+            }
+            Input::SessionRead { key, record } => self.session_read(key, record, now),
+            Input::SessionOpened { record } => self.session_opened_somewhere(&record, now),
+            Input::SessionChanged { key, record } => self.session_changed(key, record, now),
+            Input::StateReplaced { sessions } => self.state_replaced(sessions, now),
+            Input::DeclaredLost => self.declared_lost(),
+            Input::AuthorityChanged(authority) => self.authority_changed(authority),
+            Input::SessionTimerChanged { secs } => {
+                self.session_timer_secs = secs.unwrap_or(self.config.session_timer_secs);
+            }
+            Input::DrainStarted => self.draining = true,
+            Input::DeadlineReached => self.deadline_reached(now),
+        }
+    }
+
+    /// Lets everything that this step has touched go on as far as it can.
+    fn settle(&mut self, now: Now) {
+        self.start_resumptions(now);
+        while let Some(key) = self.touched.pop_first() {
+            self.carry_out_requests(&key, now);
+            self.send_events(&key, now);
+            self.index_deadline(&key);
+            self.start_resumptions(now);
+        }
+        if self.authority == Authority::Isolated && self.sessions.is_empty() && self.proposals.entries() == 0
+        {
+            return;
+        }
+        if let Some(batch) = self.proposals.next_batch(now.instant) {
+            self.outputs.push(Output::Propose {
+                batch: batch.id,
+                command: batch.command,
+            });
+        }
+    }
+
+    fn message_arrived(&mut self, pair: PairId, raw: RawMessage, now: Now) {
+        if self.pairs.get(pair).is_none() {
+            return;
+        }
+        match Message::parse(&raw) {
+            Ok(Message::Request(request)) => self.request_arrived(pair, raw, request, now),
+            Ok(Message::Response(response)) => self.response_arrived(&raw, response.status, now),
+            Err(_) => self.answer_plainly(pair, &raw, 400, "malformed", &[]),
+        }
+    }
+
+    fn message_refused(&mut self, pair: PairId, raw: &RawMessage, status: u16, reason: &'static str) {
+        if raw.may_be_answered() {
+            self.answer_plainly(pair, raw, status, reason, &[]);
+        }
+    }
+
+    /// An answer that belongs to no session.
+    fn answer_plainly(
+        &mut self,
+        pair: PairId,
+        raw: &RawMessage,
+        status: u16,
+        service: &'static str,
+        extra_headers: &[(&str, &str)],
+    ) {
+        let tag = self.new_tag();
+        let bytes = transaction::plain(raw, status, &tag, extra_headers);
+        self.outputs.push(Output::Send { pair, bytes });
+        self.report(Report::Answered { service, status });
+    }
+
+    fn pair_opened(&mut self, id: PairId, pair: Pair) {
+        self.pairs.opened(id, pair);
+        // Events may have waited for just this connection.
+        let waiting = std::mem::take(&mut self.pathless);
+        self.touched.extend(waiting);
+    }
+
+    fn pair_closed(&mut self, id: PairId, now: Now) {
+        let Some(pair) = self.pairs.closed(id) else {
+            return;
+        };
+        self.outbound
+            .retain(|_, outbound| *outbound != Outbound::Open(id));
+        if pair.purpose == PairPurpose::Resent {
+            return;
+        }
+        let affected: Vec<SessionKey> = self
+            .sessions
+            .values()
+            .filter(|session| {
+                session
+                    .unanswered
+                    .as_ref()
+                    .is_some_and(|unanswered| unanswered.pair == id && unanswered.until > now.instant)
+            })
+            .map(|session| session.key().clone())
+            .collect();
+        for key in affected {
+            self.send_event_again(&key);
+        }
+    }
+
+    fn outbound_failed(&mut self, target: OutboundTarget, now: Now) {
+        let retry_at = now.instant + REDIAL_AFTER;
+        self.outbound.insert(target, Outbound::Failed { retry_at });
+    }
+
+    fn authority_changed(&mut self, authority: Authority) {
+        self.authority = authority;
+        self.touched.extend(self.sessions.keys().cloned());
+    }
+
+    fn committed(&mut self, waiter: Waiter, outcome: Outcome, now: Now) {
+        match waiter {
+            Waiter::Opening(key) => self.opening_committed(&key, outcome, now),
+            Waiter::Request(key) => self.request_committed(&key, outcome, now),
+            Waiter::Adoption(key) => self.adoption_committed(&key, outcome, now),
+            Waiter::Nobody => {}
+        }
+    }
+
+    fn deadline_reached(&mut self, now: Now) {
+        while let Some((at, key)) = self.deadlines.first().cloned() {
+            if at > now.instant {
+                break;
+            }
+            self.deadlines.pop_first();
+            self.indexed_deadlines.remove(&key);
+            self.session_deadline(&key, now);
+            self.touched.insert(key);
+        }
+        self.give_up_held(now);
+        self.redial(now);
+    }
+
+    fn session_deadline(&mut self, key: &SessionKey, now: Now) {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        if session.expires_at <= now.instant {
+            return self.session_expired(key, now);
+        }
+        if session
+            .unanswered
+            .as_ref()
+            .is_some_and(|unanswered| unanswered.until <= now.instant)
+        {
+            session.unanswered = None;
+            self.report(Report::EventUnanswered);
+        }
+        self.answer_trying(key, now);
+        self.give_up_waiting(key, now);
+    }
+
+    /// RFC 4028 §10: an expired session ends with BYE, unless another node may own it by now.
+    fn session_expired(&mut self, key: &SessionKey, now: Now) {
+        if self.authority == Authority::Isolated {
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.expires_at = now.instant + ISOLATED_GRACE;
+            }
+            return;
+        }
+        self.end_session(key, EndReason::Expired, Farewell::Bye, now);
+    }
+
+    /// The dialog is over, and this node says so.
+    fn end_session(&mut self, key: &SessionKey, reason: EndReason, farewell: Farewell, now: Now) {
+        if farewell == Farewell::Bye {
+            self.send_bye(key);
+        }
+        let Some(session) = self.remove_session(key) else {
+            return;
+        };
+        let command = Command::SessionClosed {
+            key: key.clone(),
+            epoch: session.epoch(),
+        };
+        self.proposals.forget(key);
+        if !self
+            .proposals
+            .push(Waiter::Nobody, command, now.instant + CLOSING_COMMIT_TIMEOUT)
+        {
+            // Without room the record goes when another node adopts it and its timer runs out.
+            self.report(Report::EventDropped);
+        }
+        for queued in &session.requests {
+            self.answer_queued_plainly(queued, key, 481, "closed");
+        }
+        self.report(Report::SessionEnded {
+            key: key.clone(),
+            user: session.record.user,
+            reason,
+        });
+    }
+
+    fn send_bye(&mut self, key: &SessionKey) {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let pair = self
+            .pairs
+            .towards(session.record.connection, session.record.client_address);
+        let Some(pair) = pair else {
+            return;
+        };
+        let cseq = session.next_cseq();
+        let via = via(
+            &session.record.dialog.local_target,
+            &new_branch(self.config.node, &mut self.rng),
+        );
+        let method = tandem_shared::sip::Method::Bye;
+        let bytes = dialog::request(&session.record.dialog, key, method, cseq, &via, None).write();
+        self.outputs.push(Output::Send { pair, bytes });
+    }
+
+    /// Takes the session out of every table and stops its monitor at the PBX.
+    fn remove_session(&mut self, key: &SessionKey) -> Option<Session> {
+        let session = self.sessions.remove(key)?;
+        self.stop_monitor(&session.link);
+        self.unlink(key);
+        if let Some(client) = client_key(&session)
+            && self.by_client.get(&client) == Some(key)
+        {
+            self.by_client.remove(&client);
+        }
+        let line = line_key(&session);
+        if let Some(keys) = self.by_line.get_mut(&line) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.by_line.remove(&line);
+            }
+        }
+        self.pathless.remove(key);
+        self.touched.insert(key.clone());
+        Some(session)
+    }
+
+    fn insert_session(&mut self, session: Session) {
+        let key = session.key().clone();
+        self.by_line
+            .entry(line_key(&session))
+            .or_default()
+            .insert(key.clone());
+        self.touched.insert(key.clone());
+        self.sessions.insert(key, session);
+    }
+
+    /// The session, which is looked at again before this step ends.
+    fn session_mut(&mut self, key: &SessionKey) -> Option<&mut Session> {
+        let session = self.sessions.get_mut(key)?;
+        self.touched.insert(key.clone());
+        Some(session)
+    }
+
+    fn index_deadline(&mut self, key: &SessionKey) {
+        let wanted = self.sessions.get(key).map(|session| self.deadline_of(session));
+        if self.indexed_deadlines.get(key) == wanted.as_ref() {
+            return;
+        }
+        if let Some(old) = self.indexed_deadlines.remove(key) {
+            self.deadlines.remove(&(old, key.clone()));
+        }
+        if let Some(at) = wanted {
+            self.deadlines.insert((at, key.clone()));
+            self.indexed_deadlines.insert(key.clone(), at);
+        }
+    }
+
+    fn deadline_of(&self, session: &Session) -> Instant {
+        let own = session.next_deadline();
+        let waiting = session
+            .requests
+            .front()
+            .filter(|_| session.progress.is_stuck())
+            .map(|queued| queued.arrived_at + self.config.commit_timeout);
+        waiting.map_or(own, |waiting| own.min(waiting))
+    }
+
+    fn report(&mut self, report: Report) {
+        self.outputs.push(Output::Report(report));
+    }
+
+    fn new_tag(&mut self) -> String {
+        format!("{}-{:016x}", self.config.node, self.rng.random::<u64>())
+    }
+
+    fn retry_after(&mut self) -> String {
+        let secs = self.rng.random_range(1..=self.config.retry_after_secs_max.max(1));
+        secs.to_string()
+    }
+}
+
+/// Sessions counted, for the metrics.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Census {
+    pub pairs: usize,
+    pub by_state: BTreeMap<&'static str, usize>,
+    /// By CTI connection, in configured order.
+    pub by_connection: Vec<usize>,
+}
+
+/// Whether the client is told that its dialog is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Farewell {
+    Bye,
+    Silent,
+}
+
+impl Outbound {
+    fn retry_at(&self) -> Option<Instant> {
+        match self {
+            Self::Failed { retry_at } => Some(*retry_at),
+            Self::Dialling | Self::Open(_) => None,
+        }
+    }
+}
+
+fn client_key(session: &Session) -> Option<ClientKey> {
+    let caller = dialog::Caller::of(&session.record.dialog.remote_identity).ok()?;
+    Some((caller.uri, caller.endpoint_id?))
+}
+
+fn line_key(session: &Session) -> (String, String) {
+    (session.record.user.clone(), session.record.line.clone())
+}
+
+/// Architecture §1: the node's id leads the branch, so that answers find the way back without state.
+fn new_branch(node: NodeId, rng: &mut StdRng) -> String {
+    format!("z9hG4bK{node}-{:016x}", rng.random::<u64>())
+}
+
+/// Our Via shows what our Contact shows: the front end's address and transport.
+fn via(local_target: &str, branch: &str) -> String {
+    let (transport, sent_by) = match Uri::parse(local_target) {
+        Ok(Uri::Sip(sip)) => {
+            let transport = sip.params.get("transport").unwrap_or("tcp").to_ascii_uppercase();
+            let port = sip.port.map_or_else(String::new, |port| format!(":{port}"));
+            (transport, format!("{}{port}", sip.host))
+        }
+        Ok(Uri::Tel(_) | Uri::Other(_)) | Err(_) => ("TCP".to_owned(), "invalid.invalid".to_owned()),
+    };
+    format!("SIP/2.0/{transport} {sent_by};branch={branch}")
+}
+
+/// How long after a failed attempt a client is dialled again.
+const REDIAL_AFTER: Duration = Duration::from_secs(1);
+/// How long the end of a session is held back while another node may own it.
+const ISOLATED_GRACE: Duration = Duration::from_secs(1);
+/// How long the end of a session is tried to be written.
+const CLOSING_COMMIT_TIMEOUT: Duration = Duration::from_secs(60);

@@ -1,0 +1,513 @@
+//! From an INVITE without To-tag to a committed session.
+
+use std::collections::BTreeMap;
+
+use tandem_shared::cluster::command::SessionUpdate;
+use tandem_shared::cluster::{Applied, Command, Epoch, MonitorRecord, OpeningKey, SessionKey, SessionRecord};
+use tandem_shared::io::raft::Authority;
+use tandem_shared::proxy_protocol::Transport;
+use tandem_shared::sip::{Method, RawMessage, Request};
+
+use crate::csta::{self, CstaMessage, SystemStatus};
+use crate::cti::CtiConnectionId;
+use crate::directory::{AuthenticationError, LineAppearance, LineError, LineUri};
+use crate::sip::dialog::{self, Caller};
+use crate::sip::session_timer::{self, TimerGrant, TimerOffer};
+use crate::sip::transaction;
+
+use super::proposals::{Outcome, Waiter};
+use super::session::{Link, Opening, QueuedRequest, Session, Stage};
+use super::{EndReason, Farewell, Gateway, Now, Pair, PairId, Report, WithoutQuorum, client_key, line_key};
+
+/// Why an opening INVITE is refused (`spec/uacsta.md` §1.8). Never 503, which takes the next hop down for everybody,
+/// and never 408.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Refused {
+    Plainly(u16),
+    UnknownExtension(String),
+    WrongContentType,
+    IntervalTooSmall(u32),
+    NotNow,
+}
+
+impl Gateway {
+    pub(super) fn request_arrived(&mut self, pair: PairId, raw: RawMessage, request: Request, now: Now) {
+        if raw.to_tag().is_some() {
+            return self.request_in_dialog(pair, raw, request, now);
+        }
+        match &request.method {
+            Method::Invite => self.invite_arrived(pair, raw, request, now),
+            Method::Ack => {}
+            Method::Cancel => self.cancel_arrived(pair, &raw, now),
+            Method::Options => {
+                let allow = [
+                    ("Allow", transaction::ALLOW),
+                    ("Accept", csta::CONTENT_TYPE),
+                    ("Supported", "timer"),
+                ];
+                self.answer_plainly(pair, &raw, 200, "OPTIONS", &allow);
+            }
+            // RFC 3261 §12.2.2: these mean nothing outside a dialog.
+            Method::Bye | Method::Info | Method::Update | Method::Prack | Method::Notify => {
+                self.answer_plainly(pair, &raw, 481, "outside_dialog", &[]);
+            }
+            Method::Register | Method::Subscribe | Method::Message | Method::Refer | Method::Publish => {
+                self.answer_plainly(pair, &raw, 405, "method", &[("Allow", transaction::ALLOW)]);
+            }
+            Method::Other(_) => {
+                self.answer_plainly(pair, &raw, 501, "method", &[("Allow", transaction::ALLOW)])
+            }
+        }
+    }
+
+    fn invite_arrived(&mut self, pair_id: PairId, raw: RawMessage, request: Request, now: Now) {
+        let Some(pair) = self.pairs.get(pair_id).cloned() else {
+            return;
+        };
+        let queued = QueuedRequest::new(raw, request, pair_id, &pair, now.instant);
+        match self.check_invite(&queued, &pair, now) {
+            Ok((opening, record)) => self.open_session(opening, record, queued, now),
+            Err(refused) => self.refuse_invite(&queued, &refused),
+        }
+    }
+
+    fn check_invite(
+        &mut self,
+        queued: &QueuedRequest,
+        pair: &Pair,
+        now: Now,
+    ) -> Result<(OpeningKey, SessionRecord), Refused> {
+        let request = &queued.request;
+        check_extensions(request)?;
+        let line = opening_line(request)?;
+        let grant = session_timer::negotiate(timer_offer(request), self.session_timer_secs);
+        let interval_secs = granted_secs(grant)?;
+        let from = request.headers.get("From").unwrap_or_default().into_owned();
+        let caller = Caller::of(&from).map_err(|_| Refused::Plainly(400))?;
+        let (user, appearance) = self.line_appearance(&caller, &line)?;
+        let dialog = dialog::dialog_of(request, local_target(pair)).map_err(|_| Refused::Plainly(400))?;
+        self.check_room()?;
+        let opening = opening_key(queued, &caller);
+        let key = SessionKey::new(self.new_tag());
+        let cross_ref_id = self.new_cross_ref_id();
+        let record = SessionRecord {
+            key,
+            dialog,
+            user,
+            line,
+            device: appearance.device_id,
+            monitor: MonitorRecord {
+                cross_ref_id,
+                active: false,
+            },
+            owner: self.config.node,
+            epoch: Epoch::FIRST,
+            connection: pair.connection,
+            client_address: pair.client.ip(),
+            expires_at_ms: now.unix_ms + session_timer::lifetime_ms(interval_secs),
+            session_interval_secs: interval_secs,
+            cti_connection: None,
+            calls: BTreeMap::new(),
+        };
+        Ok((opening, record))
+    }
+
+    /// RCC-2, RCC-3: who is it, and which of his phones is meant.
+    fn line_appearance(&self, caller: &Caller, line: &str) -> Result<(String, LineAppearance), Refused> {
+        let user = self
+            .directory
+            .authenticate(&caller.uri)
+            .map_err(|error| authentication_status(&error))?;
+        let line = LineUri::parse(line).map_err(|_| Refused::Plainly(404))?;
+        let appearance = self
+            .directory
+            .line_appearance(user, &line)
+            .map_err(|error| line_status(&error))?;
+        Ok((user.id.clone(), appearance))
+    }
+
+    fn check_room(&self) -> Result<(), Refused> {
+        let without_quorum = match self.authority {
+            Authority::Quorum => false,
+            Authority::NoLeader => self.config.new_sessions_without_quorum == WithoutQuorum::Refuse,
+            Authority::Isolated => true,
+        };
+        if without_quorum || self.draining || self.sessions.len() >= self.config.sessions_max {
+            return Err(Refused::NotNow);
+        }
+        Ok(())
+    }
+
+    fn refuse_invite(&mut self, queued: &QueuedRequest, refused: &Refused) {
+        let (pair, raw) = (queued.pair, &queued.raw);
+        match refused {
+            Refused::Plainly(status) => self.answer_plainly(pair, raw, *status, "INVITE", &[]),
+            Refused::UnknownExtension(tag) => {
+                self.answer_plainly(pair, raw, 420, "INVITE", &[("Unsupported", tag)])
+            }
+            Refused::WrongContentType => {
+                self.answer_plainly(pair, raw, 415, "INVITE", &[("Accept", csta::CONTENT_TYPE)]);
+            }
+            Refused::IntervalTooSmall(secs) => {
+                self.answer_plainly(pair, raw, 422, "INVITE", &[("Min-SE", &secs.to_string())]);
+            }
+            Refused::NotNow => {
+                let retry_after = self.retry_after();
+                self.answer_plainly(pair, raw, 480, "INVITE", &[("Retry-After", &retry_after)]);
+            }
+        }
+    }
+
+    fn open_session(
+        &mut self,
+        opening: OpeningKey,
+        mut record: SessionRecord,
+        queued: QueuedRequest,
+        now: Now,
+    ) {
+        // The same request again, while the first one waits: the answer goes where it came from last.
+        if let Some(known) = self.openings.get(&opening).cloned() {
+            if let Some(Stage::Opening(first)) = self.session_mut(&known).map(|session| &mut session.stage) {
+                first.request = queued;
+            }
+            return;
+        }
+        let Some(connection) = self.links.next_in_service() else {
+            return self.refuse_invite(&queued, &Refused::NotNow);
+        };
+        record.cti_connection = self.config.cti_connections.get(connection.0).cloned();
+        let command = Command::SessionOpened {
+            opening: opening.clone(),
+            record: Box::new(record.clone()),
+            decided_at_ms: now.unix_ms,
+        };
+        let key = record.key.clone();
+        let unreplicated = self.authority == Authority::NoLeader;
+        let (waiter, deadline) = if unreplicated {
+            (Waiter::Nobody, now.instant + UNREPLICATED_COMMIT_TIMEOUT)
+        } else {
+            (
+                Waiter::Opening(key.clone()),
+                now.instant + self.config.commit_timeout,
+            )
+        };
+        if !self.proposals.push(waiter, command, deadline) {
+            return self.refuse_invite(&queued, &Refused::NotNow);
+        }
+        let stage = Stage::Opening(Box::new(Opening {
+            request: queued,
+            key: opening.clone(),
+            trying_at: Some(now.instant + transaction::TRYING_AFTER),
+        }));
+        let link = Link::Up {
+            connection,
+            cross_ref_id: None,
+        };
+        self.openings.insert(opening, key.clone());
+        self.insert_session(Session::new(record, stage, link, now.instant, now.unix_ms));
+        if unreplicated {
+            self.establish(&key, false, now);
+        }
+    }
+
+    pub(super) fn opening_committed(&mut self, key: &SessionKey, outcome: Outcome, now: Now) {
+        match outcome {
+            Outcome::Applied(Applied::Done) => self.establish(key, true, now),
+            Outcome::Applied(Applied::AlreadyOpened { session, .. }) if session == *key => {
+                self.establish(key, true, now);
+            }
+            Outcome::Applied(Applied::AlreadyOpened { record, .. }) => self.answer_as_before(key, record),
+            Outcome::Applied(_) | Outcome::TimedOut => self.abandon_opening(key, now),
+        }
+    }
+
+    /// The session stands: the client is told so.
+    fn establish(&mut self, key: &SessionKey, replicated: bool, now: Now) {
+        let Some(session) = self.session_mut(key) else {
+            // Cancelled meanwhile.
+            return self.close_record(key, Epoch::FIRST, now);
+        };
+        let Stage::Opening(opening) = std::mem::replace(&mut session.stage, Stage::Established) else {
+            return;
+        };
+        let record = session.record.clone();
+        let connection = session.link.connection();
+        let client = client_key(session);
+        self.openings.remove(&opening.key);
+        self.send_session_answer(&opening.request, &record);
+        self.report(Report::SessionStarted {
+            key: key.clone(),
+            user: record.user.clone(),
+            line: record.line.clone(),
+            device: record.device.clone(),
+            connection: connection.unwrap_or(CtiConnectionId(0)),
+            replicated,
+        });
+        if let Some(client) = client
+            && let Some(old) = self.by_client.insert(client, key.clone())
+            && old != *key
+        {
+            self.end_session(&old, EndReason::Replaced, Farewell::Silent, now);
+        }
+        self.limit_sessions_of_line(key, now);
+    }
+
+    /// RCC-16: one too many on the line, and the oldest idle one goes.
+    fn limit_sessions_of_line(&mut self, key: &SessionKey, now: Now) {
+        let Some(line) = self.sessions.get(key).map(line_key) else {
+            return;
+        };
+        let Some(keys) = self.by_line.get(&line) else {
+            return;
+        };
+        if keys.len() <= self.config.sessions_per_line_max {
+            return;
+        }
+        let oldest = keys
+            .iter()
+            .filter(|other| *other != key)
+            .filter_map(|other| self.sessions.get(other))
+            .filter(|session| session.is_idle())
+            .min_by_key(|session| session.last_request_at)
+            .map(|session| session.key().clone());
+        if let Some(oldest) = oldest {
+            self.end_session(&oldest, EndReason::TooMany, Farewell::Bye, now);
+        }
+    }
+
+    /// CL-2, LB-8: another node has opened this session, and died before its client heard of it.
+    fn answer_as_before(&mut self, key: &SessionKey, record: Option<Box<SessionRecord>>) {
+        let Some(opening) = self.forget_opening(key) else {
+            return;
+        };
+        match record {
+            Some(record) => self.send_session_answer(&opening.request, &record),
+            None => self.refuse_invite(&opening.request, &Refused::NotNow),
+        }
+    }
+
+    fn abandon_opening(&mut self, key: &SessionKey, now: Now) {
+        let Some(opening) = self.forget_opening(key) else {
+            return;
+        };
+        self.refuse_invite(&opening.request, &Refused::NotNow);
+        // It may have been committed all the same.
+        self.close_record(key, Epoch::FIRST, now);
+    }
+
+    fn forget_opening(&mut self, key: &SessionKey) -> Option<Box<Opening>> {
+        match self.remove_session(key)?.stage {
+            Stage::Opening(opening) => {
+                self.openings.remove(&opening.key);
+                Some(opening)
+            }
+            Stage::Established => None,
+        }
+    }
+
+    pub(super) fn close_record(&mut self, key: &SessionKey, epoch: Epoch, now: Now) {
+        let command = Command::SessionClosed {
+            key: key.clone(),
+            epoch,
+        };
+        let deadline = now.instant + super::CLOSING_COMMIT_TIMEOUT;
+        // Without room the record stays until its session timer runs out.
+        let _ = self.proposals.push(Waiter::Nobody, command, deadline);
+    }
+
+    /// RFC 3261 §9.2.
+    fn cancel_arrived(&mut self, pair: PairId, raw: &RawMessage, now: Now) {
+        let transaction = raw.transaction_key();
+        let opening = self.openings.values().find(|key| {
+            self.sessions
+                .get(*key)
+                .is_some_and(|session| match &session.stage {
+                    Stage::Opening(opening) => opening.request.raw.transaction_key() == transaction,
+                    Stage::Established => false,
+                })
+        });
+        let Some(key) = opening.cloned() else {
+            return self.answer_plainly(pair, raw, 481, "CANCEL", &[]);
+        };
+        self.answer_plainly(pair, raw, 200, "CANCEL", &[]);
+        if let Some(opening) = self.forget_opening(&key) {
+            self.answer_plainly(opening.request.pair, &opening.request.raw, 487, "INVITE", &[]);
+            self.close_record(&key, Epoch::FIRST, now);
+        }
+    }
+
+    pub(super) fn answer_trying(&mut self, key: &SessionKey, now: Now) {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let Stage::Opening(opening) = &mut session.stage else {
+            return;
+        };
+        if opening.trying_at.is_some_and(|at| at <= now.instant) {
+            opening.trying_at = None;
+            let bytes = transaction::trying(&opening.request.raw);
+            let pair = opening.request.pair;
+            self.outputs.push(super::Output::Send { pair, bytes });
+        }
+    }
+
+    /// A re-INVITE or UPDATE of an established session (RFC 4028 §9): the same To-tag, the monitor stays.
+    pub(super) fn refresh_session(&mut self, key: &SessionKey, queued: &QueuedRequest, now: Now) {
+        let offer = timer_offer(&queued.request);
+        let configured = self.session_timer_secs;
+        let interval_secs = match granted_secs(session_timer::negotiate(offer, configured)) {
+            Ok(interval_secs) => interval_secs,
+            Err(refused) => return self.refuse_invite(queued, &refused),
+        };
+        let Some(session) = self.session_mut(key) else {
+            return;
+        };
+        let epoch = session.epoch();
+        let lifetime_ms = session_timer::lifetime_ms(interval_secs);
+        session.record.session_interval_secs = interval_secs;
+        session.record.expires_at_ms = now.unix_ms + lifetime_ms;
+        session.expires_at = now.instant + std::time::Duration::from_millis(lifetime_ms);
+        let target = dialog::remote_target(&queued.request.headers);
+        let target = target.filter(|target| *target != session.record.dialog.remote_target);
+        if let Some(target) = &target {
+            session.record.dialog.remote_target.clone_from(target);
+        }
+        let record = session.record.clone();
+        self.proposals
+            .update(key, epoch, now.instant, |update: &mut SessionUpdate| {
+                update.expires_at_ms = Some(record.expires_at_ms);
+                update.remote_target = target.or_else(|| update.remote_target.take());
+            });
+        self.send_session_answer(queued, &record);
+    }
+
+    fn send_session_answer(&mut self, queued: &QueuedRequest, record: &SessionRecord) {
+        let response = csta::Response::RequestSystemStatus {
+            status: SystemStatus::Normal,
+        };
+        let (service, body) = match queued.request.method {
+            Method::Update => ("UPDATE", None),
+            _ => ("INVITE", Some(response.encode())),
+        };
+        let interval_secs = record.session_interval_secs;
+        let bytes = transaction::session_answer(&queued.request, record, interval_secs, body.as_deref());
+        self.send_answer(queued, bytes);
+        self.report(Report::Answered { service, status: 200 });
+    }
+
+    fn new_cross_ref_id(&mut self) -> String {
+        use rand::Rng;
+        format!("{:08x}", self.rng.random::<u32>())
+    }
+}
+
+/// RFC 3261 §8.2.2.3.
+fn check_extensions(request: &Request) -> Result<(), Refused> {
+    let unknown: Vec<String> = request
+        .headers
+        .get_all("Require")
+        .iter()
+        .filter(|tag| !tag.is_empty() && !tag.eq_ignore_ascii_case("timer"))
+        .map(|tag| tag.to_string())
+        .collect();
+    if unknown.is_empty() {
+        Ok(())
+    } else {
+        Err(Refused::UnknownExtension(unknown.join(", ")))
+    }
+}
+
+/// The line that the body opens the session for.
+fn opening_line(request: &Request) -> Result<String, Refused> {
+    check_content(request)?;
+    match csta::decode(&request.body) {
+        Ok(CstaMessage::Request(csta::Request::RequestSystemStatus { line: Some(line) })) => Ok(line),
+        Ok(
+            CstaMessage::Request(_)
+            | CstaMessage::Response(_)
+            | CstaMessage::Error(_)
+            | CstaMessage::Event(_)
+            | CstaMessage::OtherEvent { .. }
+            | CstaMessage::OtherResponse { .. }
+            | CstaMessage::ApplicationSession(_),
+        )
+        | Err(_) => Err(Refused::Plainly(400)),
+    }
+}
+
+fn check_content(request: &Request) -> Result<(), Refused> {
+    if request.body.is_empty() {
+        return Err(Refused::Plainly(400));
+    }
+    if is_csta(request) {
+        Ok(())
+    } else {
+        Err(Refused::WrongContentType)
+    }
+}
+
+/// Whether the body is marked as CSTA, whatever parameters follow.
+pub(super) fn is_csta(request: &Request) -> bool {
+    request.headers.get("Content-Type").is_some_and(|value| {
+        let media_type = value.split(';').next().unwrap_or_default();
+        media_type.trim().eq_ignore_ascii_case(csta::CONTENT_TYPE)
+    })
+}
+
+fn timer_offer(request: &Request) -> TimerOffer {
+    let headers = &request.headers;
+    let mut tags = headers.get_all("Supported");
+    tags.extend(headers.get_all("Require"));
+    TimerOffer::read(
+        tags.iter().map(|tag| &**tag),
+        headers.get("Session-Expires").as_deref(),
+        headers.get("Min-SE").as_deref(),
+    )
+}
+
+fn granted_secs(grant: TimerGrant) -> Result<u32, Refused> {
+    match grant {
+        TimerGrant::Refreshed { interval_secs } => Ok(interval_secs),
+        TimerGrant::Idle => Ok(0),
+        TimerGrant::TooSmall { min_se_secs } => Err(Refused::IntervalTooSmall(min_se_secs)),
+    }
+}
+
+fn authentication_status(error: &AuthenticationError) -> Refused {
+    Refused::Plainly(match error {
+        AuthenticationError::NotASipUri
+        | AuthenticationError::UnknownUser
+        | AuthenticationError::NotEnabled { .. } => 403,
+    })
+}
+
+fn line_status(error: &LineError) -> Refused {
+    Refused::Plainly(match error {
+        LineError::UnknownLine | LineError::UnknownDevice => 404,
+        LineError::NotTheUsers => 403,
+        LineError::SeveralDevices { .. } => 485,
+    })
+}
+
+/// What clients are shown as our address: the front end's.
+fn local_target(pair: &Pair) -> String {
+    let transport = match pair.transport {
+        Transport::Tcp => "tcp",
+        Transport::Tls => "tls",
+    };
+    format!("sip:{};transport={transport}", pair.local)
+}
+
+fn opening_key(queued: &QueuedRequest, caller: &Caller) -> OpeningKey {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    OpeningKey {
+        top_via: text(queued.raw.top_via()),
+        call_id: text(queued.raw.call_id()),
+        from_tag: text(queued.raw.from_tag().unwrap_or_default()),
+        cseq: queued.raw.cseq_number(),
+        from_uri: caller.uri.clone(),
+    }
+}
+
+/// A session that was served without quorum is written as soon as there is one again.
+const UNREPLICATED_COMMIT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(24 * 3600);

@@ -1,0 +1,153 @@
+//! The connections over which clients are reached: pairs that a front end opened, and those dialled through one.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+
+use tandem_shared::cluster::ConnectionId;
+use tandem_shared::proxy_protocol::Transport;
+
+/// A connection between a front end and this node, numbered by the shell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PairId(pub u64);
+
+/// What a connection is for (architecture §1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PairPurpose {
+    /// One client connection of a front end: requests in, answers and events out.
+    Pair,
+    /// Requests that a lost node left unanswered. Carries answers only.
+    Resent,
+    /// Dialled by this node, through a front end, towards a client.
+    Outbound,
+}
+
+/// What the PROXY header of a connection said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pair {
+    pub purpose: PairPurpose,
+    pub connection: ConnectionId,
+    /// The client as the front end sees it.
+    pub client: SocketAddr,
+    /// The front end's listener (the VIP): what clients are shown in Contact and Via.
+    pub local: SocketAddr,
+    pub transport: Transport,
+}
+
+/// The pairs that stand.
+#[derive(Debug, Default)]
+pub(super) struct Pairs {
+    all: HashMap<PairId, Pair>,
+    by_connection: BTreeMap<ConnectionId, BTreeSet<PairId>>,
+    by_address: BTreeMap<IpAddr, BTreeSet<PairId>>,
+}
+
+impl Pairs {
+    pub(super) fn opened(&mut self, id: PairId, pair: Pair) {
+        if pair.purpose != PairPurpose::Resent {
+            self.by_connection.entry(pair.connection).or_default().insert(id);
+            self.by_address.entry(pair.client.ip()).or_default().insert(id);
+        }
+        self.all.insert(id, pair);
+    }
+
+    pub(super) fn closed(&mut self, id: PairId) -> Option<Pair> {
+        let pair = self.all.remove(&id)?;
+        remove_from(&mut self.by_connection, &pair.connection, id);
+        remove_from(&mut self.by_address, &pair.client.ip(), id);
+        Some(pair)
+    }
+
+    pub(super) fn get(&self, id: PairId) -> Option<&Pair> {
+        self.all.get(&id)
+    }
+
+    /// The pair of this client connection; else the youngest of another connection of the same client.
+    pub(super) fn towards(&self, connection: ConnectionId, address: IpAddr) -> Option<PairId> {
+        let same = self.by_connection.get(&connection).and_then(BTreeSet::last);
+        same.or_else(|| self.by_address.get(&address).and_then(BTreeSet::last))
+            .copied()
+    }
+
+    /// Where the answer to a request that came over `id` goes: there, or over another pair of the same client
+    /// connection when that one is gone.
+    pub(super) fn for_answer(&self, id: PairId, connection: ConnectionId) -> Option<PairId> {
+        if self.all.contains_key(&id) {
+            return Some(id);
+        }
+        self.by_connection
+            .get(&connection)
+            .and_then(BTreeSet::last)
+            .copied()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// What must hold between the table and its two indexes.
+    pub(super) fn is_consistent(&self) -> bool {
+        let indexed = |index: usize| {
+            index
+                == self
+                    .all
+                    .values()
+                    .filter(|pair| pair.purpose != PairPurpose::Resent)
+                    .count()
+        };
+        indexed(self.by_connection.values().map(BTreeSet::len).sum())
+            && indexed(self.by_address.values().map(BTreeSet::len).sum())
+    }
+}
+
+fn remove_from<K: Ord>(index: &mut BTreeMap<K, BTreeSet<PairId>>, key: &K, id: PairId) {
+    if let Some(ids) = index.get_mut(key) {
+        ids.remove(&id);
+        if ids.is_empty() {
+            index.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(purpose: PairPurpose, connection: u8, client: &str) -> Pair {
+        Pair {
+            purpose,
+            connection: ConnectionId([connection; 16]),
+            client: client.parse().unwrap(),
+            local: "192.0.2.1:5060".parse().unwrap(),
+            transport: Transport::Tcp,
+        }
+    }
+
+    #[test]
+    fn the_clients_own_connection_is_preferred_and_another_of_the_same_client_is_next() {
+        let mut pairs = Pairs::default();
+        pairs.opened(PairId(1), pair(PairPurpose::Pair, 1, "10.0.0.1:1000"));
+        pairs.opened(PairId(2), pair(PairPurpose::Pair, 2, "10.0.0.1:1001"));
+        let address = "10.0.0.1".parse().unwrap();
+        assert_eq!(pairs.towards(ConnectionId([1; 16]), address), Some(PairId(1)));
+        pairs.closed(PairId(1));
+        assert_eq!(pairs.towards(ConnectionId([1; 16]), address), Some(PairId(2)));
+        pairs.closed(PairId(2));
+        assert_eq!(pairs.towards(ConnectionId([1; 16]), address), None);
+        assert!(pairs.is_consistent());
+    }
+
+    #[test]
+    fn a_connection_of_resent_requests_carries_no_events() {
+        let mut pairs = Pairs::default();
+        pairs.opened(PairId(1), pair(PairPurpose::Resent, 1, "10.0.0.1:1000"));
+        assert_eq!(
+            pairs.towards(ConnectionId([1; 16]), "10.0.0.1".parse().unwrap()),
+            None
+        );
+        assert_eq!(
+            pairs.for_answer(PairId(1), ConnectionId([1; 16])),
+            Some(PairId(1))
+        );
+        assert!(pairs.is_consistent());
+    }
+}

@@ -1,0 +1,317 @@
+//! One session as its owner holds it: the replicated record, and what only lives as long as the owner does.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tandem_shared::cluster::{
+    CallRecord, ConnectionId, Epoch, OpeningKey, RequestKey, SessionKey, SessionRecord,
+};
+use tandem_shared::sip::{RawMessage, Request};
+
+use crate::csta;
+use crate::cti::{CtiConnectionId, RequestToken};
+
+use super::pairs::{Pair, PairId, PairPurpose};
+
+/// A session of this node.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) record: SessionRecord,
+    pub(super) stage: Stage,
+    pub(super) link: Link,
+    /// Requests that must be carried out in the order of their arrival; the first one is being carried out.
+    pub(super) requests: VecDeque<QueuedRequest>,
+    pub(super) progress: Progress,
+    pub(super) events: VecDeque<ClientEvent>,
+    /// The event that the client has been sent last, while it may still answer.
+    pub(super) unanswered: Option<UnansweredEvent>,
+    /// Events wait until then: the answer before them travels on another connection.
+    pub(super) events_not_before: Option<Instant>,
+    /// The session's calls as the PBX has told them, by the callID that the client has (or will have). What the
+    /// client has been told is in the record.
+    pub(super) calls: BTreeMap<String, CallRecord>,
+    /// The last CSeq number used towards the client.
+    pub(super) cseq: u32,
+    pub(super) expires_at: Instant,
+    pub(super) last_request_at: Instant,
+    /// How often the front end's fence has turned an event away in a row.
+    pub(super) fenced: u32,
+    pub(super) resumptions_failed: u32,
+    /// The cluster knows the session.
+    pub(super) replicated: bool,
+}
+
+/// Where the session stands with its client.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// The 200 waits for the commit.
+    Opening(Box<Opening>),
+    Established,
+}
+
+/// An opening INVITE without a final answer.
+#[derive(Debug)]
+pub(super) struct Opening {
+    pub(super) request: QueuedRequest,
+    pub(super) key: OpeningKey,
+    pub(super) trying_at: Option<Instant>,
+}
+
+/// The session's place at the CTI managers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Link {
+    /// No connection is in service.
+    Down,
+    /// Waits for its turn to start its monitor on this connection.
+    Queued {
+        connection: CtiConnectionId,
+    },
+    StartingMonitor {
+        connection: CtiConnectionId,
+    },
+    /// The monitor runs; what it reports is kept until the snapshot has told how things were before.
+    ReadingSnapshot {
+        connection: CtiConnectionId,
+        cross_ref_id: String,
+        meanwhile: VecDeque<csta::Event>,
+    },
+    Up {
+        connection: CtiConnectionId,
+        cross_ref_id: Option<String>,
+    },
+}
+
+impl Link {
+    pub(super) fn connection(&self) -> Option<CtiConnectionId> {
+        match self {
+            Self::Down => None,
+            Self::Queued { connection }
+            | Self::StartingMonitor { connection }
+            | Self::ReadingSnapshot { connection, .. }
+            | Self::Up { connection, .. } => Some(*connection),
+        }
+    }
+
+    /// It is as it will be: up, or down for want of a connection.
+    pub(super) fn is_settled(&self) -> bool {
+        match self {
+            Self::Down | Self::Up { .. } => true,
+            Self::Queued { .. } | Self::StartingMonitor { .. } | Self::ReadingSnapshot { .. } => false,
+        }
+    }
+
+    /// The monitor at the CTI manager.
+    pub(super) fn monitor(&self) -> Option<(CtiConnectionId, &str)> {
+        match self {
+            Self::Down | Self::Queued { .. } | Self::StartingMonitor { .. } => None,
+            Self::ReadingSnapshot {
+                connection,
+                cross_ref_id,
+                ..
+            } => Some((*connection, cross_ref_id)),
+            Self::Up {
+                connection,
+                cross_ref_id,
+            } => cross_ref_id.as_deref().map(|id| (*connection, id)),
+        }
+    }
+
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Down => "no_cti",
+            Self::Queued { .. } | Self::StartingMonitor { .. } | Self::ReadingSnapshot { .. } => "resuming",
+            Self::Up { .. } => "established",
+        }
+    }
+}
+
+/// A request of the client, with where its answer goes.
+#[derive(Debug, Clone)]
+pub(super) struct QueuedRequest {
+    pub(super) raw: RawMessage,
+    pub(super) request: Request,
+    pub(super) pair: PairId,
+    pub(super) connection: ConnectionId,
+    /// It came over a connection of re-sent requests: a lost node may have carried it out.
+    pub(super) resent: bool,
+    pub(super) makes_call: bool,
+    pub(super) arrived_at: Instant,
+}
+
+impl QueuedRequest {
+    pub(super) fn new(raw: RawMessage, request: Request, pair_id: PairId, pair: &Pair, now: Instant) -> Self {
+        Self {
+            makes_call: contains(&request.body, b"MakeCall"),
+            raw,
+            request,
+            pair: pair_id,
+            connection: pair.connection,
+            resent: pair.purpose == PairPurpose::Resent,
+            arrived_at: now,
+        }
+    }
+
+    pub(super) fn key(&self) -> RequestKey {
+        RequestKey {
+            top_via: String::from_utf8_lossy(self.raw.top_via()).into_owned(),
+            cseq: self.raw.cseq_number(),
+        }
+    }
+
+    pub(super) fn is_same_as(&self, other: &Self) -> bool {
+        self.raw.via_branch().is_some() && self.raw.transaction_key() == other.raw.transaction_key()
+    }
+}
+
+/// How far the first request of the queue has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Nobody has begun with it, or there is none.
+    Idle,
+    /// Needs the CTI manager, and the session's place there is being made.
+    WaitingForLink,
+    /// `Command::Intent` is on its way.
+    WaitingForIntent {
+        request: csta::Request,
+        decided_at_ms: u64,
+    },
+    /// The state of the monitor is being written; the answer stands ready.
+    WaitingForCommit(csta::Response),
+    WaitingForCti {
+        token: RequestToken,
+        request: csta::Request,
+    },
+    /// A repeated command with an intent and no result: the snapshot tells what came of it.
+    WaitingForEvidence {
+        token: RequestToken,
+        request: csta::Request,
+    },
+}
+
+impl Progress {
+    pub(super) fn cti_request(&self) -> Option<RequestToken> {
+        match self {
+            Self::WaitingForCti { token, .. } | Self::WaitingForEvidence { token, .. } => Some(*token),
+            Self::Idle | Self::WaitingForLink | Self::WaitingForIntent { .. } | Self::WaitingForCommit(_) => {
+                None
+            }
+        }
+    }
+
+    /// Nothing is on its way that would bring it further.
+    pub(super) fn is_stuck(&self) -> bool {
+        match self {
+            Self::Idle | Self::WaitingForLink => true,
+            Self::WaitingForIntent { .. }
+            | Self::WaitingForCommit(_)
+            | Self::WaitingForCti { .. }
+            | Self::WaitingForEvidence { .. } => false,
+        }
+    }
+}
+
+/// An event on its way to the client. Call and devices are the client's already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ClientEvent {
+    pub(super) event: csta::Event,
+    /// What the client knows of the call once it has the event; `None`: the call is over.
+    pub(super) call: Option<CallRecord>,
+}
+
+impl ClientEvent {
+    pub(super) fn call_id(&self) -> &str {
+        &self.event.connection.call_id
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct UnansweredEvent {
+    pub(super) branch: String,
+    pub(super) pair: PairId,
+    pub(super) event: ClientEvent,
+    pub(super) until: Instant,
+}
+
+impl Session {
+    pub(super) fn new(record: SessionRecord, stage: Stage, link: Link, now: Instant, now_ms: u64) -> Self {
+        let (first, _) = record.epoch.cseq_block();
+        let calls = record.calls.clone();
+        let remaining = Duration::from_millis(record.expires_at_ms.saturating_sub(now_ms));
+        Self {
+            record,
+            stage,
+            link,
+            requests: VecDeque::new(),
+            progress: Progress::Idle,
+            events: VecDeque::new(),
+            unanswered: None,
+            events_not_before: None,
+            calls,
+            cseq: first.saturating_sub(1),
+            expires_at: now + remaining,
+            last_request_at: now,
+            fenced: 0,
+            resumptions_failed: 0,
+            replicated: true,
+        }
+    }
+
+    pub(super) fn key(&self) -> &SessionKey {
+        &self.record.key
+    }
+
+    pub(super) fn epoch(&self) -> Epoch {
+        self.record.epoch
+    }
+
+    pub(super) fn is_established(&self) -> bool {
+        match self.stage {
+            Stage::Opening(_) => false,
+            Stage::Established => true,
+        }
+    }
+
+    pub(super) fn is_replicated(&self) -> bool {
+        self.replicated
+    }
+
+    /// For the metric of sessions by state.
+    pub(super) fn state_label(&self) -> &'static str {
+        match self.stage {
+            Stage::Opening(_) => "opening",
+            Stage::Established => self.link.label(),
+        }
+    }
+
+    /// RFC 3261 §12.2.1.1. The block of an epoch holds a million numbers; one who uses them up stays at its end.
+    pub(super) fn next_cseq(&mut self) -> u32 {
+        let (_, last) = self.record.epoch.cseq_block();
+        self.cseq = (self.cseq + 1).min(last);
+        self.cseq
+    }
+
+    /// Nothing happens in it: no call, no request, no event.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_established() && self.calls.is_empty() && self.requests.is_empty() && self.events.is_empty()
+    }
+
+    /// A MakeCall is being carried out, or waits for it: its callID is not known to the client yet.
+    pub(super) fn expects_call(&self) -> bool {
+        self.requests.iter().any(|queued| queued.makes_call)
+    }
+
+    pub(super) fn next_deadline(&self) -> Instant {
+        let opening = match &self.stage {
+            Stage::Opening(opening) => opening.trying_at,
+            Stage::Established => None,
+        };
+        let event = self.unanswered.as_ref().map(|unanswered| unanswered.until);
+        let waits = [opening, event, self.events_not_before];
+        waits.into_iter().flatten().fold(self.expires_at, Instant::min)
+    }
+}
+
+fn contains(haystack: &Bytes, needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}

@@ -1,0 +1,291 @@
+//! The node's own HTTP routes: JSON in, JSON out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tandem_shared::cluster::{Applied, Assignment, CasId, Command, NodeId, NodeState, Refusal, SettingName};
+use tandem_shared::io::admin::{AdminRequest, AdminResponse, Router, StatusCode};
+use tandem_shared::io::raft::{Authority, Cluster};
+
+use super::clock;
+
+/// What the routes answer from.
+#[derive(Clone)]
+pub struct Routes {
+    pub id: NodeId,
+    pub cluster: Cluster,
+}
+
+impl Routes {
+    #[must_use]
+    pub fn router(self) -> Router {
+        Arc::new(move |request| {
+            let routes = self.clone();
+            Box::pin(async move { routes.answer(request).await })
+        })
+    }
+
+    async fn answer(&self, request: AdminRequest) -> AdminResponse {
+        match (request.method.as_str(), request.path.as_str()) {
+            ("GET", "/cluster") => ok(&self.cluster_view()),
+            ("GET", "/sessions") => ok(&self.sessions_view()),
+            ("GET", "/settings") => ok(&self.settings_view()),
+            ("GET", "/cas/assignments") => ok(&self.assignments_view()),
+            ("POST", "/settings") => respond(self.change_setting(&request).await),
+            ("POST", "/cas/gateways") => respond(self.set_gateways(&request).await),
+            ("POST", "/cas/assign") => respond(self.assign(&request).await),
+            ("POST", "/cas/fail") => respond(self.fail(&request).await),
+            (
+                _,
+                "/cluster" | "/sessions" | "/settings" | "/cas/assignments" | "/cas/gateways" | "/cas/assign"
+                | "/cas/fail",
+            ) => AdminResponse::method_not_allowed(),
+            _ => AdminResponse::not_found(),
+        }
+    }
+
+    fn cluster_view(&self) -> ClusterView {
+        let status = self.cluster.status().borrow().clone();
+        let nodes = self.cluster.with_state(|state| {
+            state
+                .nodes()
+                .values()
+                .map(|node| NodeView {
+                    id: node.id.to_string(),
+                    sip_address: node.sip_address.to_string(),
+                    state: match node.state {
+                        NodeState::Live => "live",
+                        NodeState::Draining => "draining",
+                        NodeState::Lost => "lost",
+                    },
+                    sessions: state.session_count_of(node.id),
+                })
+                .collect()
+        });
+        ClusterView {
+            node: self.id.to_string(),
+            role: status.role.label(),
+            leader: status.leader.map(|leader| leader.to_string()),
+            term: status.term,
+            last_applied: status.last_applied,
+            authority: match status.authority {
+                Authority::Quorum => "quorum",
+                Authority::NoLeader => "no_leader",
+                Authority::Isolated => "isolated",
+            },
+            nodes,
+        }
+    }
+
+    fn sessions_view(&self) -> Vec<SessionView> {
+        self.cluster.with_state(|state| {
+            state
+                .sessions()
+                .map(|session| SessionView {
+                    key: session.key.to_string(),
+                    user: session.user.clone(),
+                    line: session.line.clone(),
+                    device: session.device.clone(),
+                    owner: session.owner.to_string(),
+                    epoch: session.epoch.0,
+                    cti_connection: session.cti_connection.clone(),
+                    monitor: session.monitor.active,
+                    calls: session.calls.len(),
+                    expires_at_ms: session.expires_at_ms,
+                })
+                .collect()
+        })
+    }
+
+    fn settings_view(&self) -> BTreeMap<&'static str, u64> {
+        self.cluster.with_state(|state| {
+            SettingName::ALL
+                .into_iter()
+                .map(|name| (name.as_str(), state.setting_or_default(name)))
+                .collect()
+        })
+    }
+
+    fn assignments_view(&self) -> BTreeMap<String, AssignmentView> {
+        self.cluster.with_state(|state| {
+            let assignments = state.assignments().iter();
+            assignments
+                .map(|(user, assignment)| (user.clone(), AssignmentView::of(assignment)))
+                .collect()
+        })
+    }
+
+    async fn change_setting(&self, request: &AdminRequest) -> Result<AdminResponse, AdminResponse> {
+        let body: SettingBody = request.json()?;
+        let value = body.value.map(|value| match value {
+            serde_json::Value::String(text) => text,
+            other => other.to_string(),
+        });
+        let name = body.name;
+        self.propose(Command::SettingChanged { name, value }).await?;
+        Ok(done())
+    }
+
+    async fn set_gateways(&self, request: &AdminRequest) -> Result<AdminResponse, AdminResponse> {
+        let body: GatewaysBody = request.json()?;
+        let gateways = body.gateways.into_iter().map(CasId).collect();
+        let at_ms = clock::unix_ms();
+        self.propose(Command::CasGatewaysSet { gateways, at_ms }).await?;
+        Ok(done())
+    }
+
+    async fn assign(&self, request: &AdminRequest) -> Result<AdminResponse, AdminResponse> {
+        let body: UsersBody = request.json()?;
+        let at_ms = clock::unix_ms();
+        let users = body.users;
+        self.propose_assignments(users, |users| Command::CasAssign { users, at_ms })
+            .await
+    }
+
+    async fn fail(&self, request: &AdminRequest) -> Result<AdminResponse, AdminResponse> {
+        let body: UsersBody = request.json()?;
+        let at_ms = clock::unix_ms();
+        self.propose_assignments(body.users, |users| {
+            let with_epochs = self.cluster.with_state(|state| {
+                let epoch = |user: &String| state.assignment(user).map(|assignment| assignment.epoch);
+                users
+                    .into_iter()
+                    .filter_map(|user| epoch(&user).map(|epoch| (user, epoch)))
+                    .collect()
+            });
+            Command::CasFailed {
+                users: with_epochs,
+                at_ms,
+            }
+        })
+        .await
+    }
+
+    /// Many users at a time make an entry of the log too long for the others' patience.
+    async fn propose_assignments(
+        &self,
+        users: Vec<String>,
+        command: impl Fn(Vec<String>) -> Command,
+    ) -> Result<AdminResponse, AdminResponse> {
+        let mut assigned = BTreeMap::new();
+        for some in users.chunks(USERS_PER_COMMAND) {
+            if let Applied::Assignments(assignments) = self.propose(command(some.to_vec())).await? {
+                for (user, assignment) in assignments {
+                    assigned.insert(user, assignment.as_ref().map(AssignmentView::of));
+                }
+            }
+        }
+        Ok(ok(&assigned))
+    }
+
+    async fn propose(&self, command: Command) -> Result<Applied, AdminResponse> {
+        match self.cluster.propose(command, PROPOSE_TIMEOUT).await {
+            Ok(Applied::Refused(refusal)) => Err(refused(refusal)),
+            Ok(applied) => Ok(applied),
+            Err(error) => Err(AdminResponse::error(
+                StatusCode::SERVICE_UNAVAILABLE,
+                &error.to_string(),
+            )),
+        }
+    }
+}
+
+fn refused(refusal: Refusal) -> AdminResponse {
+    let (code, message) = match refusal {
+        Refusal::NoCas => (StatusCode::CONFLICT, "no gateway is eligible"),
+        Refusal::LimitReached => (StatusCode::CONFLICT, "a limit is reached"),
+        Refusal::UnknownCas => (StatusCode::NOT_FOUND, "there is no such gateway"),
+        Refusal::UnknownSetting => (StatusCode::NOT_FOUND, "there is no such setting"),
+        Refusal::ValueNotAccepted => (StatusCode::BAD_REQUEST, "the value is not accepted"),
+        Refusal::UnknownSession => (StatusCode::NOT_FOUND, "there is no such session"),
+        Refusal::UnknownNode => (StatusCode::NOT_FOUND, "there is no such node"),
+        Refusal::StaleEpoch => (StatusCode::CONFLICT, "it has changed meanwhile"),
+    };
+    AdminResponse::error(code, message)
+}
+
+fn respond(result: Result<AdminResponse, AdminResponse>) -> AdminResponse {
+    result.unwrap_or_else(|refusal| refusal)
+}
+
+fn ok(value: &impl Serialize) -> AdminResponse {
+    AdminResponse::json(StatusCode::OK, value)
+}
+
+fn done() -> AdminResponse {
+    AdminResponse::json(StatusCode::OK, &serde_json::json!({}))
+}
+
+#[derive(Serialize)]
+struct ClusterView {
+    node: String,
+    role: &'static str,
+    leader: Option<String>,
+    term: u64,
+    last_applied: u64,
+    authority: &'static str,
+    nodes: Vec<NodeView>,
+}
+
+#[derive(Serialize)]
+struct NodeView {
+    id: String,
+    sip_address: String,
+    state: &'static str,
+    sessions: usize,
+}
+
+#[derive(Serialize)]
+struct SessionView {
+    key: String,
+    user: String,
+    line: String,
+    device: String,
+    owner: String,
+    epoch: u32,
+    cti_connection: Option<String>,
+    monitor: bool,
+    calls: usize,
+    expires_at_ms: u64,
+}
+
+#[derive(Serialize)]
+struct AssignmentView {
+    cas: String,
+    epoch: u32,
+}
+
+impl AssignmentView {
+    fn of(assignment: &Assignment) -> Self {
+        Self {
+            cas: assignment.cas.to_string(),
+            epoch: assignment.epoch,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SettingBody {
+    name: String,
+    /// Absent or null: back to the default.
+    #[serde(default)]
+    value: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GatewaysBody {
+    gateways: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UsersBody {
+    users: Vec<String>,
+}
+
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
+const USERS_PER_COMMAND: usize = 500;

@@ -1,0 +1,474 @@
+//! The loop around the gateway and the CTI connections. It has no opinion.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tandem_shared::cluster::{Change, Command, NodeId, NodeState, SessionKey, SettingName};
+use tandem_shared::io::admin::Readiness;
+use tandem_shared::io::raft::{ChangeReceiver, Cluster, ClusterStatus};
+use tandem_shared::io::sip_stream::{SendRefused, SipSender};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tracing::{debug, info, warn};
+
+use crate::cti::{ChangedTimings, Connections, CtiInput, CtiOutput};
+use crate::gateway::{Gateway, Input, Output, PairId, Report};
+
+use super::cti_link::CtiLinks;
+use super::registration;
+use super::sip_connection::{ConnectionContext, OpenPair};
+use super::sip_listener::PairIds;
+use super::{clock, outbound};
+
+/// What the tasks around the loop tell it.
+#[derive(Debug)]
+pub enum DriverEvent {
+    PairOpened {
+        open: OpenPair,
+        sender: SipSender,
+    },
+    Gateway(Input),
+    /// The cluster has taken the node in.
+    Registered,
+    /// Everything is handed over: the loop ends.
+    Stop,
+}
+
+/// The parts that the loop holds together.
+pub struct Driver {
+    pub gateway: Gateway,
+    pub connections: Connections,
+    pub links: CtiLinks,
+    pub cluster: Cluster,
+    pub identity: Identity,
+    pub events: mpsc::Receiver<DriverEvent>,
+    pub cti_inputs: mpsc::Receiver<CtiInput>,
+    pub context: ConnectionContext,
+    pub outbound_front_ends: Vec<SocketAddr>,
+    pub pair_ids: PairIds,
+    pub readiness: Readiness,
+    pub senders: HashMap<PairId, SipSender>,
+    /// Inputs that came of outputs, to be taken in before any other.
+    pub follow_ups: VecDeque<Input>,
+    pub registered: bool,
+}
+
+/// Who this node is to the cluster.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    pub id: NodeId,
+    pub sip_address: SocketAddr,
+    pub incarnation: watch::Sender<u64>,
+    /// The names of the CTI connections, in configured order.
+    pub cti_names: Vec<String>,
+}
+
+enum Woken {
+    Event(DriverEvent),
+    Cti(CtiInput),
+    Changes(Vec<Change>),
+    Status(ClusterStatus),
+    Deadline,
+    Tick,
+    Ended,
+}
+
+impl Driver {
+    /// Runs until it is told to stop.
+    pub async fn run(mut self) {
+        let mut changes = self.cluster.changes();
+        let mut status = self.cluster.status();
+        status.mark_changed();
+        let mut tick = interval(METRICS_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.cti(CtiInput::Started);
+        loop {
+            match self.next(&mut changes, &mut status, &mut tick).await {
+                Woken::Event(DriverEvent::Stop) | Woken::Ended => break,
+                Woken::Event(event) => self.event(event),
+                Woken::Cti(input) => self.cti(input),
+                Woken::Changes(changes) => self.changes(&changes),
+                Woken::Status(status) => self.status(&status),
+                Woken::Deadline => self.deadline(),
+                Woken::Tick => self.show_metrics(),
+            }
+            self.follow_up();
+        }
+        self.cti(CtiInput::DrainStarted);
+        for sender in self.senders.values() {
+            sender.close();
+        }
+    }
+
+    async fn next(
+        &mut self,
+        changes: &mut ChangeReceiver,
+        status: &mut watch::Receiver<ClusterStatus>,
+        tick: &mut tokio::time::Interval,
+    ) -> Woken {
+        let deadline = [self.gateway.next_deadline(), self.connections.next_deadline()]
+            .into_iter()
+            .flatten()
+            .min();
+        let sleep = async {
+            match deadline {
+                Some(at) => sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            // What changes the owner of a session comes before what its client wants.
+            biased;
+            changed = changes.recv() => changed.map_or(Woken::Ended, Woken::Changes),
+            changed = status.changed() => match changed {
+                Ok(()) => Woken::Status(status.borrow_and_update().clone()),
+                Err(_) => Woken::Ended,
+            },
+            () = sleep => Woken::Deadline,
+            input = self.cti_inputs.recv() => input.map_or(Woken::Ended, Woken::Cti),
+            event = self.events.recv() => event.map_or(Woken::Ended, Woken::Event),
+            _ = tick.tick() => Woken::Tick,
+        }
+    }
+
+    fn event(&mut self, event: DriverEvent) {
+        match event {
+            DriverEvent::PairOpened { open, sender } => {
+                let OpenPair { id, pair, target } = open;
+                self.senders.insert(id, sender);
+                self.take_in(match target {
+                    Some(target) => Input::OutboundOpened { target, id, pair },
+                    None => Input::PairOpened { id, pair },
+                });
+            }
+            DriverEvent::Gateway(input) => {
+                if let Input::PairClosed { id } = &input {
+                    self.senders.remove(id);
+                }
+                self.take_in(input);
+            }
+            DriverEvent::Registered => {
+                self.registered = true;
+                self.readiness.resolved(REGISTRATION);
+                self.take_in_state();
+            }
+            DriverEvent::Stop => {}
+        }
+    }
+
+    fn changes(&mut self, changes: &[Change]) {
+        for change in changes {
+            self.change(change);
+        }
+    }
+
+    fn change(&mut self, change: &Change) {
+        match change {
+            Change::SettingChanged { .. } => self.take_in_settings(),
+            // Before the node is registered, what the log says of it is about an earlier life.
+            _ if !self.registered => {}
+            Change::Replaced => self.take_in_state(),
+            Change::SessionOpened(key) => {
+                if let Some(record) = self.cluster.with_state(|state| state.session(key).cloned()) {
+                    self.take_in(Input::SessionOpened {
+                        record: Box::new(record),
+                    });
+                }
+            }
+            Change::SessionMoved { key, from, to, .. } => {
+                if *from == self.identity.id || *to == self.identity.id {
+                    self.take_in_session(key);
+                }
+            }
+            Change::SessionClosed { key, owner } => {
+                if *owner == self.identity.id {
+                    self.take_in_session(key);
+                }
+            }
+            Change::NodeChanged(id) => {
+                if *id == self.identity.id && self.is_declared_lost() {
+                    self.take_in(Input::DeclaredLost);
+                }
+            }
+            Change::SessionUpdated(_) | Change::CasAssignmentChanged { .. } | Change::CasGatewaysChanged => {}
+        }
+    }
+
+    fn is_declared_lost(&self) -> bool {
+        let incarnation = *self.identity.incarnation.borrow();
+        self.cluster.with_state(|state| {
+            state
+                .nodes()
+                .get(&self.identity.id)
+                .is_none_or(|node| node.state == NodeState::Lost && node.incarnation == incarnation)
+        })
+    }
+
+    fn take_in_session(&mut self, key: &SessionKey) {
+        let record = self.cluster.with_state(|state| state.session(key).cloned());
+        self.take_in(Input::SessionChanged {
+            key: key.clone(),
+            record: record.map(Box::new),
+        });
+    }
+
+    fn take_in_state(&mut self) {
+        let id = self.identity.id;
+        let sessions = self
+            .cluster
+            .with_state(|state| state.sessions_of(id).cloned().collect());
+        self.take_in(Input::StateReplaced { sessions });
+        self.take_in_settings();
+    }
+
+    fn take_in_settings(&mut self) {
+        let number = |name| self.cluster.with_state(|state| state.setting_number(name));
+        let session_timer = number(SettingName::SessionTimerSecs);
+        let millis = |name| number(name).map(Duration::from_millis);
+        self.connections.change_timings(&ChangedTimings {
+            heartbeat_interval: millis(SettingName::CtiHeartbeatIntervalMs),
+            heartbeat_timeout: millis(SettingName::CtiHeartbeatTimeoutMs),
+            request_timeout: millis(SettingName::CtiRequestTimeoutMs),
+            reconnect_interval: millis(SettingName::CtiReconnectIntervalMs),
+        });
+        let secs = session_timer.and_then(|secs| u32::try_from(secs).ok());
+        self.take_in(Input::SessionTimerChanged { secs });
+    }
+
+    fn status(&mut self, status: &ClusterStatus) {
+        match status.leader {
+            Some(_) => self.readiness.resolved(LEADER),
+            None => self.readiness.not_ready(LEADER, "no leader is known"),
+        }
+        self.take_in(Input::AuthorityChanged(status.authority));
+    }
+
+    fn deadline(&mut self) {
+        let now = Instant::now();
+        if self.connections.next_deadline().is_some_and(|at| at <= now) {
+            self.cti(CtiInput::DeadlineReached);
+        }
+        if self.gateway.next_deadline().is_some_and(|at| at <= now) {
+            self.take_in(Input::DeadlineReached);
+        }
+    }
+
+    fn follow_up(&mut self) {
+        while let Some(input) = self.follow_ups.pop_front() {
+            self.take_in(input);
+        }
+    }
+
+    fn take_in(&mut self, input: Input) {
+        for output in self.gateway.handle(input, clock::now()) {
+            self.perform(output);
+        }
+    }
+
+    fn perform(&mut self, output: Output) {
+        match output {
+            Output::Send { pair, bytes } => self.send(pair, bytes),
+            Output::DialOutbound { target } => {
+                let (front_ends, id) = (self.outbound_front_ends.clone(), self.pair_ids.next());
+                let context = self.context.clone();
+                let dialled = outbound::run(target, front_ends, id, context);
+                self.context.shutdown.spawn("outbound connection", dialled);
+            }
+            Output::CtiRequest {
+                connection,
+                token,
+                request,
+            } => {
+                let outputs = self
+                    .connections
+                    .submit(connection, token, request, Instant::now());
+                self.perform_cti(outputs);
+            }
+            Output::Propose { batch, command } => self.propose(batch, command),
+            Output::ReadSession { key } => {
+                let record = self.cluster.with_state(|state| state.session(&key).cloned());
+                let record = record.map(Box::new);
+                self.follow_ups.push_back(Input::SessionRead { key, record });
+            }
+            Output::RegisterAnew => self.register_anew(),
+            Output::Report(report) => self.report(&report),
+        }
+    }
+
+    fn send(&mut self, pair: PairId, bytes: bytes::Bytes) {
+        let Some(sender) = self.senders.get(&pair) else {
+            return self.context.metrics.send_failures.inc();
+        };
+        match sender.try_send(bytes) {
+            Ok(()) => {}
+            Err(SendRefused::Full) => {
+                // A front end that does not read is as good as gone; it asks again elsewhere.
+                warn!(?pair, "a front end does not read: its connection is closed");
+                self.context.metrics.send_failures.inc();
+                sender.close();
+            }
+            Err(SendRefused::Closed) => self.context.metrics.send_failures.inc(),
+        }
+    }
+
+    fn propose(&self, batch: u64, command: Command) {
+        let (cluster, events) = (self.cluster.clone(), self.context.events.clone());
+        tokio::spawn(async move {
+            let applied = match cluster.propose(command, PROPOSE_TIMEOUT).await {
+                Ok(applied) => Some(applied),
+                Err(error) => {
+                    debug!(%error, "a batch was not committed in time");
+                    // One that failed at once is not tried again at once.
+                    tokio::time::sleep(PROPOSE_PAUSE).await;
+                    None
+                }
+            };
+            // The loop may be gone already.
+            let _ = events
+                .send(DriverEvent::Gateway(Input::Committed { batch, applied }))
+                .await;
+        });
+    }
+
+    fn register_anew(&mut self) {
+        warn!("the cluster took this node for lost: it begins a new life");
+        self.registered = false;
+        self.readiness
+            .not_ready(REGISTRATION, "the node has not been taken in again");
+        let incarnation = rand::random();
+        self.identity.incarnation.send_replace(incarnation);
+        let (cluster, events) = (self.cluster.clone(), self.context.events.clone());
+        let (id, sip_address) = (self.identity.id, self.identity.sip_address);
+        tokio::spawn(async move {
+            registration::register(&cluster, id, sip_address, incarnation).await;
+            // The loop may be gone already.
+            let _ = events.send(DriverEvent::Registered).await;
+        });
+    }
+
+    fn cti(&mut self, input: CtiInput) {
+        let outputs = self.connections.handle(input, Instant::now());
+        self.perform_cti(outputs);
+    }
+
+    fn perform_cti(&mut self, outputs: Vec<CtiOutput>) {
+        for output in outputs {
+            match output {
+                CtiOutput::Connect { link } => {
+                    if let Some(address) = self.connections.address(link.connection).map(ToOwned::to_owned) {
+                        self.links.connect(link, &address);
+                    }
+                }
+                CtiOutput::Write { link, bytes } => {
+                    if let Some(failed) = self.links.write(link, bytes) {
+                        self.cti(failed);
+                    }
+                }
+                CtiOutput::Close { link } => self.links.close(link),
+                CtiOutput::Answered { token, result } => {
+                    self.follow_ups.push_back(Input::CtiAnswered { token, result });
+                }
+                CtiOutput::Event { connection, event } => self.follow_ups.push_back(Input::CtiEvent {
+                    connection,
+                    event: Box::new(event),
+                }),
+                CtiOutput::MonitorStopped {
+                    connection,
+                    cross_ref_id,
+                } => self.follow_ups.push_back(Input::CtiMonitorStopped {
+                    connection,
+                    cross_ref_id,
+                }),
+                CtiOutput::ConnectionUp { connection } => {
+                    info!(
+                        connection = self.cti_name(connection.0),
+                        "CTI connection in service"
+                    );
+                    self.follow_ups.push_back(Input::CtiInService { connection });
+                    self.show_metrics();
+                }
+                CtiOutput::ConnectionDown { connection, reason } => {
+                    let name = self.cti_name(connection.0);
+                    warn!(connection = name, %reason, "CTI connection out of service");
+                    self.context.metrics.link_lost(name, reason);
+                    self.follow_ups.push_back(Input::CtiOutOfService { connection });
+                    self.show_metrics();
+                }
+            }
+        }
+    }
+
+    fn cti_name(&self, index: usize) -> &str {
+        self.identity
+            .cti_names
+            .get(index)
+            .map_or("unknown", String::as_str)
+    }
+
+    fn show_metrics(&self) {
+        let metrics = &self.context.metrics;
+        metrics.show_census(&self.gateway.census(), &self.identity.cti_names);
+        let now = Instant::now();
+        for status in self.connections.statuses() {
+            metrics.show_cti(&status, now);
+        }
+    }
+
+    fn report(&self, report: &Report) {
+        self.context.metrics.record(report, &self.identity.cti_names);
+        match report {
+            Report::SessionStarted {
+                key,
+                user,
+                line,
+                device,
+                connection,
+                replicated,
+            } => {
+                let connection = self.cti_name(connection.0);
+                info!(session = %key, user, line, device, connection, replicated, "session started");
+            }
+            Report::SessionMovedHere { key, user, epoch } => {
+                info!(session = %key, user, epoch, "session moved here")
+            }
+            Report::SessionMovedAway { key, to } => {
+                let to = to.map(|node| node.to_string());
+                info!(session = %key, to, "session moved away");
+            }
+            Report::SessionRelinked { key, connection } => {
+                let connection = self.cti_name(connection.0);
+                info!(session = %key, connection, "session goes on at a CTI connection");
+            }
+            Report::SessionEnded { key, user, reason } => {
+                info!(session = %key, user, reason = reason.label(), "session ended");
+            }
+            Report::Fenced { key } => {
+                warn!(session = %key, "a front end says that another node owns the session")
+            }
+            Report::IntentRepeated {
+                service,
+                known_result,
+            } => {
+                info!(
+                    service,
+                    known_result, "a repeated command is not carried out again"
+                );
+            }
+            Report::Answered { .. }
+            | Report::CstaError { .. }
+            | Report::EventSent { .. }
+            | Report::EventUnanswered
+            | Report::EventDropped => {}
+        }
+    }
+}
+
+/// Why the node is not ready.
+pub const REGISTRATION: &str = "registration";
+pub const LEADER: &str = "leader";
+
+const METRICS_INTERVAL: Duration = Duration::from_secs(1);
+/// One attempt to commit a batch; what has more time goes again with the next one.
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(1);
+const PROPOSE_PAUSE: Duration = Duration::from_millis(20);

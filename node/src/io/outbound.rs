@@ -1,0 +1,96 @@
+//! Connections towards clients that we dial, through a front end, when none of theirs stands.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tandem_shared::cluster::ConnectionId;
+use tandem_shared::io::sip_stream::tune_socket;
+use tandem_shared::proxy_protocol::{ProxiedConnection, ProxyHeader, Purpose};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use crate::gateway::{Input, OutboundTarget, Pair, PairId, PairPurpose};
+
+use super::driver::DriverEvent;
+use super::sip_connection::{self, ConnectionContext, OpenPair};
+
+/// Resolves the target, asks one front end after the other to connect there, and serves the connection.
+pub async fn run(
+    target: OutboundTarget,
+    front_ends: Vec<SocketAddr>,
+    id: PairId,
+    context: ConnectionContext,
+) {
+    match dial(&target, &front_ends).await {
+        Ok((stream, pair)) => {
+            info!(
+                host = target.host,
+                port = target.port,
+                "connected towards a client"
+            );
+            let open = OpenPair {
+                id,
+                pair,
+                target: Some(target),
+            };
+            sip_connection::run(stream, open, &[], context).await;
+        }
+        Err(error) => {
+            warn!(host = target.host, port = target.port, %error, "cannot connect towards a client");
+            let failed = DriverEvent::Gateway(Input::OutboundFailed { target });
+            // The loop may be gone already.
+            let _ = context.events.send(failed).await;
+        }
+    }
+}
+
+async fn dial(target: &OutboundTarget, front_ends: &[SocketAddr]) -> io::Result<(TcpStream, Pair)> {
+    let destination = timeout(RESOLVE_TIMEOUT, lookup_host((target.host.as_str(), target.port)))
+        .await??
+        .next()
+        .ok_or_else(|| io::Error::other("the name has no address"))?;
+    let mut last_error = io::Error::other("sip.outbound_front_ends is empty");
+    for front_end in front_ends {
+        match connect(target, destination, *front_end).await {
+            Ok(connected) => return Ok(connected),
+            Err(error) => last_error = error,
+        }
+    }
+    Err(last_error)
+}
+
+async fn connect(
+    target: &OutboundTarget,
+    destination: SocketAddr,
+    front_end: SocketAddr,
+) -> io::Result<(TcpStream, Pair)> {
+    let mut stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(front_end)).await??;
+    tune_socket(&stream, CONNECT_TIMEOUT)?;
+    let connection = ConnectionId(rand::random());
+    let local = stream.local_addr()?;
+    let header = ProxyHeader::Proxied(ProxiedConnection {
+        source: local,
+        destination,
+        transport: target.transport(),
+        connection_id: Some(connection.0),
+        peer: None,
+        purpose: Purpose::Outbound {
+            server_name: target.tls.then(|| target.host.clone()),
+        },
+    });
+    stream.write_all(&header.write()).await?;
+    let pair = Pair {
+        purpose: PairPurpose::Outbound,
+        connection,
+        client: destination,
+        local,
+        transport: target.transport(),
+    };
+    Ok((stream, pair))
+}
+
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);

@@ -1,0 +1,339 @@
+//! What the node tells Prometheus.
+
+use std::time::Instant;
+
+use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+use tandem_shared::io::sip_stream::StreamCounters;
+use tandem_shared::io::telemetry::Metrics;
+use tandem_shared::sip::{FramingError, RefusalReason};
+
+use crate::cti::{ConnectionStatus, LinkFailure};
+use crate::gateway::{Census, EndReason, Report};
+
+/// Every metric of this process but Raft's. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct NodeMetrics {
+    sessions_by_state: IntGaugeVec,
+    sessions_by_connection: IntGaugeVec,
+    sessions_assigned: IntCounterVec,
+    sessions_started: IntCounterVec,
+    sessions_ended: IntCounterVec,
+    sessions_moved: IntCounterVec,
+    sessions_relinked: IntCounter,
+    requests: IntCounterVec,
+    responses: IntCounterVec,
+    csta_errors: IntCounterVec,
+    events_sent: IntCounterVec,
+    events_unanswered: IntCounter,
+    events_dropped: IntCounter,
+    fenced: IntCounter,
+    intents_repeated: IntCounterVec,
+    pairs: IntGauge,
+    pairs_opened: IntCounterVec,
+    pairs_refused: IntCounterVec,
+    pub framing_errors: IntCounterVec,
+    pub send_failures: IntCounter,
+    pub streams: StreamCounters,
+    cti: CtiMetrics,
+    started_at: Instant,
+}
+
+#[derive(Debug, Clone)]
+struct CtiMetrics {
+    up: IntGaugeVec,
+    heartbeat_latency: GaugeVec,
+    heartbeat_age: GaugeVec,
+    heartbeats_failed: IntGaugeVec,
+    transitions: IntGaugeVec,
+    outstanding: IntGaugeVec,
+    links_lost: IntCounterVec,
+}
+
+impl NodeMetrics {
+    /// `started_at` is what heartbeat ages are reckoned from before there was one.
+    #[must_use]
+    pub fn register(registry: &Registry, started_at: Instant) -> Self {
+        let metrics = Metrics::new(registry);
+        let this = Self {
+            sessions_by_state: metrics.gauges(
+                "tandem_node_sessions_by_state",
+                "Sessions of this node, by state.",
+                &["state"],
+            ),
+            sessions_by_connection: metrics.gauges(
+                "tandem_node_sessions",
+                "Sessions of this node, by the CTI connection that they use.",
+                &["connection"],
+            ),
+            sessions_assigned: metrics.counters(
+                "tandem_node_sessions_assigned_total",
+                "New sessions given to a CTI connection, in turn.",
+                &["connection"],
+            ),
+            sessions_started: metrics.counters(
+                "tandem_node_sessions_started_total",
+                "Sessions opened at this node.",
+                &["replicated"],
+            ),
+            sessions_ended: metrics.counters(
+                "tandem_node_sessions_ended_total",
+                "Sessions that ended at this node.",
+                &["reason"],
+            ),
+            sessions_moved: metrics.counters(
+                "tandem_node_adoptions_total",
+                "Sessions that changed hands: taken over by this node, or left to another one.",
+                &["direction"],
+            ),
+            sessions_relinked: metrics.counter(
+                "tandem_node_sessions_relinked_total",
+                "Times that a session was given a CTI connection after its first one.",
+            ),
+            requests: metrics.counters(
+                "tandem_node_requests_total",
+                "Requests of clients, by SIP method or CSTA service.",
+                &["service"],
+            ),
+            responses: metrics.counters(
+                "tandem_node_responses_total",
+                "Final answers to clients, by SIP method or CSTA service and by status.",
+                &["service", "status"],
+            ),
+            csta_errors: metrics.counters(
+                "tandem_node_csta_errors_total",
+                "CSTA errors answered to clients, by service and by category.",
+                &["service", "category"],
+            ),
+            events_sent: metrics.counters(
+                "tandem_node_events_sent_total",
+                "CSTA events sent to clients.",
+                &["event"],
+            ),
+            events_unanswered: metrics.counter(
+                "tandem_node_events_unanswered_total",
+                "Events that a client had not answered when its time was up.",
+            ),
+            events_dropped: metrics.counter(
+                "tandem_node_events_dropped_total",
+                "Events that were given up for want of room.",
+            ),
+            fenced: metrics.counter(
+                "tandem_node_fenced_total",
+                "Requests of this node that a front end turned away, because another node owns the session.",
+            ),
+            intents_repeated: metrics.counters(
+                "tandem_node_intents_repeated_total",
+                "Repeated commands that were not carried out again.",
+                &["service", "result"],
+            ),
+            pairs: metrics.gauge("tandem_node_pairs", "Connections to front ends that stand."),
+            pairs_opened: metrics.counters(
+                "tandem_node_pairs_opened_total",
+                "Connections to front ends, by purpose.",
+                &["purpose"],
+            ),
+            pairs_refused: metrics.counters(
+                "tandem_node_connections_refused_total",
+                "Connections that were closed before their first message.",
+                &["reason"],
+            ),
+            framing_errors: metrics.counters(
+                "tandem_node_framing_errors_total",
+                "Messages that could not be framed or read.",
+                &["reason"],
+            ),
+            send_failures: metrics.counter(
+                "tandem_node_send_failures_total",
+                "Messages that could not be queued on their connection.",
+            ),
+            streams: StreamCounters {
+                bytes_received: metrics
+                    .counter("tandem_node_sip_received_bytes_total", "SIP bytes received."),
+                messages_received: metrics.counter(
+                    "tandem_node_sip_messages_received_total",
+                    "SIP messages received.",
+                ),
+                bytes_sent: metrics.counter("tandem_node_sip_sent_bytes_total", "SIP bytes sent."),
+                messages_sent: metrics.counter("tandem_node_sip_messages_sent_total", "SIP messages sent."),
+            },
+            cti: CtiMetrics::register(&metrics),
+            started_at,
+        };
+        this.show_all_labels();
+        this
+    }
+
+    /// A counter that has not counted yet is to be seen as zero.
+    fn show_all_labels(&self) {
+        for reason in EndReason::ALL {
+            self.sessions_ended.with_label_values(&[reason.label()]);
+        }
+        for reason in RefusalReason::ALL {
+            self.framing_errors.with_label_values(&[reason.label()]);
+        }
+        for reason in FramingError::ALL {
+            self.framing_errors.with_label_values(&[reason.label()]);
+        }
+        for direction in ["here", "away"] {
+            self.sessions_moved.with_label_values(&[direction]);
+        }
+        for replicated in ["true", "false"] {
+            self.sessions_started.with_label_values(&[replicated]);
+        }
+    }
+
+    /// `connections` are the names of the CTI connections, in configured order.
+    pub fn record(&self, report: &Report, connections: &[String]) {
+        match report {
+            Report::SessionStarted {
+                connection,
+                replicated,
+                ..
+            } => {
+                self.sessions_started
+                    .with_label_values(&[if *replicated { "true" } else { "false" }])
+                    .inc();
+                let name = connections.get(connection.0).map_or("unknown", String::as_str);
+                self.sessions_assigned.with_label_values(&[name]).inc();
+            }
+            Report::SessionMovedHere { .. } => self.sessions_moved.with_label_values(&["here"]).inc(),
+            Report::SessionMovedAway { .. } => self.sessions_moved.with_label_values(&["away"]).inc(),
+            Report::SessionRelinked { .. } => self.sessions_relinked.inc(),
+            Report::SessionEnded { reason, .. } => {
+                self.sessions_ended.with_label_values(&[reason.label()]).inc()
+            }
+            Report::Answered { service, status } => {
+                self.requests.with_label_values(&[service]).inc();
+                self.responses
+                    .with_label_values(&[*service, status.to_string().as_str()])
+                    .inc();
+            }
+            Report::CstaError { service, error } => {
+                self.csta_errors
+                    .with_label_values(&[service, error.category.element()])
+                    .inc();
+            }
+            Report::EventSent { kind } => self.events_sent.with_label_values(&[kind.name()]).inc(),
+            Report::EventUnanswered => self.events_unanswered.inc(),
+            Report::EventDropped => self.events_dropped.inc(),
+            Report::Fenced { .. } => self.fenced.inc(),
+            Report::IntentRepeated {
+                service,
+                known_result,
+            } => {
+                let result = if *known_result { "known" } else { "from_snapshot" };
+                self.intents_repeated.with_label_values(&[service, result]).inc();
+            }
+        }
+    }
+
+    pub fn show_census(&self, census: &Census, connections: &[String]) {
+        for state in ["opening", "established", "resuming", "no_cti"] {
+            let count = census.by_state.get(state).copied().unwrap_or(0);
+            self.sessions_by_state
+                .with_label_values(&[state])
+                .set(gauge(count));
+        }
+        for (name, count) in connections.iter().zip(&census.by_connection) {
+            self.sessions_by_connection
+                .with_label_values(&[name])
+                .set(gauge(*count));
+            self.sessions_assigned.with_label_values(&[name]);
+        }
+        self.pairs.set(gauge(census.pairs));
+    }
+
+    pub fn show_cti(&self, status: &ConnectionStatus<'_>, now: Instant) {
+        let name = &[status.name];
+        let counters = &status.counters;
+        self.cti
+            .up
+            .with_label_values(name)
+            .set(i64::from(status.in_service));
+        let latency = counters
+            .heartbeat_latency
+            .map_or(0.0, |latency| latency.as_secs_f64());
+        self.cti.heartbeat_latency.with_label_values(name).set(latency);
+        let since = counters.heartbeat_answered_at.unwrap_or(self.started_at);
+        let age = now.saturating_duration_since(since).as_secs_f64();
+        self.cti.heartbeat_age.with_label_values(name).set(age);
+        self.cti
+            .heartbeats_failed
+            .with_label_values(name)
+            .set(whole(counters.heartbeats_failed));
+        self.cti
+            .transitions
+            .with_label_values(name)
+            .set(whole(status.transitions));
+        self.cti
+            .outstanding
+            .with_label_values(name)
+            .set(gauge(status.outstanding));
+    }
+
+    pub fn link_lost(&self, name: &str, reason: LinkFailure) {
+        self.cti
+            .links_lost
+            .with_label_values(&[name, reason.label()])
+            .inc();
+    }
+
+    pub fn pair_opened(&self, purpose: &'static str) {
+        self.pairs_opened.with_label_values(&[purpose]).inc();
+    }
+
+    pub fn connection_refused(&self, reason: &'static str) {
+        self.pairs_refused.with_label_values(&[reason]).inc();
+    }
+}
+
+impl CtiMetrics {
+    fn register(metrics: &Metrics) -> Self {
+        let label = &["connection"];
+        Self {
+            up: metrics.gauges(
+                "tandem_node_cti_up",
+                "1 while the CTI connection is in service.",
+                label,
+            ),
+            heartbeat_latency: metrics.real_gauges(
+                "tandem_node_cti_heartbeat_latency_seconds",
+                "From the last heartbeat that was answered to its answer.",
+                label,
+            ),
+            heartbeat_age: metrics.real_gauges(
+                "tandem_node_cti_heartbeat_age_seconds",
+                "Since the last heartbeat that was answered, or since the start.",
+                label,
+            ),
+            heartbeats_failed: metrics.gauges(
+                "tandem_node_cti_heartbeat_failures",
+                "Heartbeats that were not answered in time, since the start.",
+                label,
+            ),
+            transitions: metrics.gauges(
+                "tandem_node_cti_transitions",
+                "Times that the CTI connection went into or out of service, since the start.",
+                label,
+            ),
+            outstanding: metrics.gauges(
+                "tandem_node_cti_requests_outstanding",
+                "Requests to the CTI manager without an answer.",
+                label,
+            ),
+            links_lost: metrics.counters(
+                "tandem_node_cti_links_lost_total",
+                "CTI connections that went out of service, by reason.",
+                &["connection", "reason"],
+            ),
+        }
+    }
+}
+
+fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn whole(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
