@@ -20,8 +20,11 @@ mod member;
 mod metrics;
 mod network;
 mod record;
+#[cfg(test)]
+mod recovery_tests;
 mod segments;
 mod server;
+mod simulated_files;
 mod snapshot_store;
 mod state_machine;
 mod status;
@@ -33,5 +36,6 @@ pub use config::{ClusterConfig, Member, MemberRole, Timings};
 pub use files::{File, Files, RealFiles};
 pub use handle::{Cluster, ProposeError, StartError, StopReason};
 pub use metrics::RaftMetrics;
+pub use simulated_files::{Fault, SimulatedFiles};
 pub use status::{Authority, ClusterStatus, RaftRole};
 pub use transport::{TcpTransport, Transport};
