@@ -89,8 +89,11 @@ impl Heir {
         if self.tried == Some(term) {
             return None;
         }
-        let delay = self.delay(view);
-        let (_, due) = *self.pending.get_or_insert((term, now + delay));
+        let due = match self.pending {
+            Some((pending, due)) if pending == term => due,
+            Some(_) | None => now + self.delay(view),
+        };
+        self.pending = Some((term, due));
         if now < due {
             return None;
         }

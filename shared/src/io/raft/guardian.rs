@@ -94,7 +94,7 @@ impl Guardian {
                 Some((peer, event)) = self.events.recv() => self.note(peer, event),
                 Some((peer, status)) = self.polls.next() => self.note_status(peer, status),
                 changed = server.changed() => if changed.is_err() {
-                    return;
+                    return self.note_end();
                 },
                 _ = ticks.tick() => {}
             }
@@ -105,15 +105,23 @@ impl Guardian {
         }
     }
 
+    /// openraft never starts again after it has stopped.
+    fn note_end(&self) {
+        let reason = match self.member.raft_metrics().running_state {
+            Err(fatal) => fatal.to_string(),
+            Ok(()) => "openraft has stopped".to_owned(),
+        };
+        self.member.request_stop(StopReason::Failed(reason));
+    }
+
     /// Looks at everything once; false when openraft has stopped.
     fn look(&mut self) -> bool {
         let now = Instant::now();
         self.forgive_after_pause(now);
         let metrics = self.member.raft_metrics();
         self.publish(&metrics, now);
-        if let Err(fatal) = &metrics.running_state {
-            let reason = StopReason::Failed(fatal.to_string());
-            self.member.request_stop(reason);
+        if metrics.running_state.is_err() {
+            self.note_end();
             return false;
         }
         self.poll_peers(now);

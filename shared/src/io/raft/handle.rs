@@ -168,7 +168,7 @@ fn link_peers<T: Transport>(
     events: &mpsc::Sender<(NodeId, LinkEvent)>,
     tasks: &mut JoinSet<()>,
 ) -> BTreeMap<u64, PeerLinks> {
-    let mut open = |peer: &ConfiguredMember, events: Option<mpsc::Sender<(NodeId, LinkEvent)>>| -> Link {
+    let mut open = |peer: &ConfiguredMember, silence_max: Duration, watched: bool| -> Link {
         let hello = Hello {
             cluster: config.name.clone(),
             from: config.id.0,
@@ -180,7 +180,8 @@ fn link_peers<T: Transport>(
                 hello,
                 address: peer.address,
                 connect_timeout: config.timings.connect_timeout,
-                events,
+                silence_max,
+                events: watched.then(|| events.clone()),
             },
         );
         tasks.spawn(keeper);
@@ -190,10 +191,10 @@ fn link_peers<T: Transport>(
     others
         .map(|peer| {
             let links = PeerLinks {
-                control: open(peer, Some(events.clone())),
-                append: open(peer, None),
-                snapshot: open(peer, None),
-                proposals: open(peer, None),
+                control: open(peer, CONTROL_SILENCE_MAX, true),
+                append: open(peer, SILENCE_MAX, false),
+                snapshot: open(peer, SNAPSHOT_SILENCE_MAX, false),
+                proposals: open(peer, SILENCE_MAX, false),
             };
             (peer.id.0, links)
         })
@@ -258,6 +259,8 @@ fn openraft_config(config: &ClusterConfig) -> Result<Config, StartError> {
         replication_lag_threshold: config.snapshot_after_entries + config.entries_kept,
         purge_batch_size: PURGE_BATCH,
         install_snapshot_timeout: millis(SNAPSHOT_CHUNK_TIMEOUT),
+        // On by default: a leader that lost entries it had not synced would lead on in its old term.
+        enable_leader_restore: Some(false),
         backoff: BACKOFF.to_owned(),
         ..Config::default()
     };
@@ -283,6 +286,10 @@ async fn run_until_stopped(member: Arc<Member>, mut tasks: JoinSet<()>, finish: 
     finish.send_replace(true);
 }
 
+/// Control requests need no disk but for a vote; the others may wait for one, a snapshot for the whole state.
+const CONTROL_SILENCE_MAX: Duration = Duration::from_secs(1);
+const SILENCE_MAX: Duration = Duration::from_secs(2);
+const SNAPSHOT_SILENCE_MAX: Duration = Duration::from_secs(10);
 const LINK_EVENTS_WAITING_MAX: usize = 1024;
 const DRAIN_ATTEMPT: Duration = Duration::from_millis(500);
 const DRAIN_ATTEMPTS_MAX: usize = 4;

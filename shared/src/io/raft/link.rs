@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -62,6 +62,8 @@ pub(super) struct LinkOptions {
     pub(super) hello: Hello,
     pub(super) address: SocketAddr,
     pub(super) connect_timeout: Duration,
+    /// With a request outstanding and nothing heard for so long, the connection is given up.
+    pub(super) silence_max: Duration,
     /// For the one link per peer that watches its process.
     pub(super) events: Option<mpsc::Sender<(NodeId, LinkEvent)>>,
 }
@@ -140,11 +142,13 @@ impl<T: Transport> Keeper<T> {
 
     /// Until the connection ends. What was not answered is answered by the end of its channel.
     async fn serve(&mut self, reader: Reader<T>, writer: Writer<T>) {
-        let waiting = Mutex::new(BTreeMap::new());
+        let waiting = Mutex::new(Unanswered::default());
+        let silence_max = self.options.silence_max;
         let result = tokio::select! {
             biased;
             result = take_answers(reader, &waiting) => result,
             result = send_calls(writer, &mut self.queue, &waiting) => result,
+            () = watch_silence(silence_max, &waiting) => Err(io::ErrorKind::TimedOut.into()),
         };
         if let Err(error) = result {
             tracing::debug!(peer = self.options.hello.to, %error, "connection to a member ended");
@@ -177,7 +181,49 @@ impl<T: Transport> Keeper<T> {
 
 type Reader<T> = FrameReader<tokio::io::ReadHalf<<T as Transport>::Stream>>;
 type Writer<T> = tokio::io::WriteHalf<<T as Transport>::Stream>;
-type Waiting = Mutex<BTreeMap<u64, oneshot::Sender<Bytes>>>;
+type Waiting = Mutex<Unanswered>;
+
+/// Requests that were sent.
+#[derive(Default)]
+struct Unanswered {
+    calls: BTreeMap<u64, oneshot::Sender<Bytes>>,
+    /// When something was last heard, or the first of these requests was sent.
+    quiet_since: Option<Instant>,
+}
+
+impl Unanswered {
+    /// False when there are too many already; dropping the call then tells its asker.
+    fn add(&mut self, request: u64, answer: oneshot::Sender<Bytes>) -> bool {
+        if self.calls.len() >= CALLS_UNANSWERED_MAX {
+            self.calls.retain(|_, answer| !answer.is_closed());
+        }
+        if self.calls.len() >= CALLS_UNANSWERED_MAX {
+            return false;
+        }
+        self.quiet_since.get_or_insert_with(Instant::now);
+        self.calls.insert(request, answer);
+        true
+    }
+
+    fn take(&mut self, request: u64) -> Option<oneshot::Sender<Bytes>> {
+        let answer = self.calls.remove(&request);
+        self.quiet_since = (!self.calls.is_empty()).then(Instant::now);
+        answer
+    }
+}
+
+/// Resolves when the peer has been silent for too long: the path may be broken without anybody having said so.
+async fn watch_silence(silence_max: Duration, waiting: &Waiting) {
+    loop {
+        let quiet_since = locked(waiting).quiet_since;
+        let now = Instant::now();
+        let due = quiet_since.unwrap_or(now) + silence_max;
+        if due <= now {
+            return;
+        }
+        sleep_until(due).await;
+    }
+}
 
 async fn take_answers<S: tokio::io::AsyncRead + Unpin>(
     mut reader: FrameReader<S>,
@@ -188,7 +234,7 @@ async fn take_answers<S: tokio::io::AsyncRead + Unpin>(
         if frame.kind != Kind::Answer {
             return Err(io::Error::other("the peer ended the conversation"));
         }
-        let answer = locked(waiting).remove(&frame.request);
+        let answer = locked(waiting).take(frame.request);
         if let Some(answer) = answer {
             // The asker's deadline may have passed.
             let _ = answer.send(frame.body);
@@ -212,18 +258,9 @@ async fn send_calls<W: AsyncWrite + Unpin>(
                 body: call.body,
             };
             next_request += 1;
-            let mut waiting = locked(waiting);
-            if waiting.len() >= CALLS_UNANSWERED_MAX {
-                waiting.retain(|_, answer| !answer.is_closed());
+            if locked(waiting).add(frame.request, call.answer) {
+                frame.write(&mut bytes);
             }
-            if waiting.len() >= CALLS_UNANSWERED_MAX {
-                // Dropping the call tells its asker.
-                next = None;
-                continue;
-            }
-            waiting.insert(frame.request, call.answer);
-            drop(waiting);
-            frame.write(&mut bytes);
             next = (bytes.len() < WRITE_BYTES)
                 .then(|| queue.try_recv().ok())
                 .flatten();
@@ -234,7 +271,7 @@ async fn send_calls<W: AsyncWrite + Unpin>(
     Ok(())
 }
 
-fn locked(waiting: &Waiting) -> std::sync::MutexGuard<'_, BTreeMap<u64, oneshot::Sender<Bytes>>> {
+fn locked(waiting: &Waiting) -> MutexGuard<'_, Unanswered> {
     waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

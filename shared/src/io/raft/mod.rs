@@ -38,4 +38,4 @@ pub use handle::{Cluster, ProposeError, StartError, StopReason};
 pub use metrics::RaftMetrics;
 pub use simulated_files::{Fault, SimulatedFiles};
 pub use status::{Authority, ClusterStatus, RaftRole};
-pub use transport::{TcpTransport, Transport};
+pub use transport::{TcpTransport, TlsTransport, Transport};
