@@ -1,0 +1,148 @@
+//! The files an operator starts from: they parse, they name every key, and their own tools accept them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tandem_shared::config;
+
+#[test]
+fn the_reference_configuration_of_the_front_end_is_valid() {
+    config::read_file(&deploy("config/lb.toml"), tandem_lb::config::Config::read).unwrap();
+}
+
+#[test]
+fn the_reference_configuration_of_a_node_is_valid() {
+    config::read_file(&deploy("config/node.toml"), tandem_node::config::read).unwrap();
+    tandem_node::directory::file::read_file(&deploy("config/directory.toml")).unwrap();
+}
+
+#[test]
+fn the_reference_configuration_names_every_key() {
+    let shared = ["shared/src/config/cluster.rs", "shared/src/config/common.rs"];
+    let of_lb = [&["lb/src/config.rs"], shared.as_slice()].concat();
+    let of_node = [&["node/src/config.rs"], shared.as_slice()].concat();
+    let of_directory = vec!["node/src/directory/file.rs"];
+    for (reference, sources) in [
+        ("config/lb.toml", of_lb),
+        ("config/node.toml", of_node),
+        ("config/directory.toml", of_directory),
+    ] {
+        let text = std::fs::read_to_string(deploy(reference)).unwrap();
+        let missing: Vec<String> = sources
+            .iter()
+            .flat_map(|source| keys_read_by(source))
+            .filter(|key| !names_key(&text, key))
+            .collect();
+        assert!(missing.is_empty(), "{reference} does not explain {missing:?}");
+    }
+}
+
+#[test]
+fn systemd_accepts_the_units_and_finds_little_exposed() {
+    if !is_there("systemd-analyze") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["tandem-lb", "tandem-node"] {
+        let text = std::fs::read_to_string(deploy(&format!("systemd/{name}.service"))).unwrap();
+        assert!(text.contains(&format!(
+            "ExecStartPre=/usr/bin/{name} --config /etc/tandem/{}.toml --check-config",
+            name.trim_start_matches("tandem-")
+        )));
+        // verify looks for the program, which is not installed here.
+        let unit = folder.path().join(format!("{name}.service"));
+        std::fs::write(&unit, text.replace(&format!("/usr/bin/{name}"), "/bin/true")).unwrap();
+        succeeds(Command::new("systemd-analyze").arg("verify").arg(&unit));
+        let security = ["security", "--offline=true", "--threshold=20"];
+        succeeds(Command::new("systemd-analyze").args(security).arg(&unit));
+    }
+}
+
+#[test]
+fn prometheus_accepts_the_scrape_configuration() {
+    if is_there("promtool") {
+        let arguments = ["check", "config", "--syntax-only"];
+        succeeds(
+            Command::new("promtool")
+                .args(arguments)
+                .arg(deploy("prometheus/tandem.yml")),
+        );
+    }
+}
+
+/// The test command installs it, or says that it could not; under CI that is a failure.
+fn is_there(tool: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|folder| folder.join(tool).is_file());
+    if !found {
+        println!("SKIPPED: {tool} is not on this machine");
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "{tool} is missing, and nothing is skipped in CI"
+        );
+    }
+    found
+}
+
+fn succeeds(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(
+        output.status.success(),
+        "{command:?}\n{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Keys are what a configuration reader takes out of a section by name: `section.text("name")`, over as many lines
+/// as the call may have.
+fn keys_read_by(source: &str) -> Vec<String> {
+    const READERS: [&str; 16] = [
+        ".address(",
+        ".address_or(",
+        ".optional_address(",
+        ".choice(",
+        ".required_choice(",
+        ".duration_or(",
+        ".flag_or(",
+        ".number(",
+        ".number_or(",
+        ".parsed(",
+        ".parsed_list(",
+        ".path(",
+        ".text(",
+        ".text_or(",
+        ".optional_text(",
+        ".sections(",
+    ];
+    let text = std::fs::read_to_string(root().join(source)).unwrap();
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    READERS
+        .iter()
+        .flat_map(|reader| code.split(reader).skip(1))
+        .filter_map(|rest| rest.trim_start().strip_prefix('"'))
+        .filter_map(|rest| rest.split('"').next())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// A key in use, a key in an example that is commented out, or a section.
+fn names_key(text: &str, key: &str) -> bool {
+    text.lines()
+        .map(|line| line.trim_start_matches(['#', ' ']))
+        .any(|line| {
+            line.starts_with(&format!("{key} = "))
+                || line.starts_with(&format!("[[{key}]]"))
+                || line.contains(&format!(".{key}]]"))
+        })
+}
+
+fn deploy(file: &str) -> PathBuf {
+    root().join("deploy").join(file)
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the crate lies in the workspace")
+}
