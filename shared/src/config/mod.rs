@@ -6,7 +6,7 @@
 //! mends a file at night wants to start the program once more, not once per mistake.
 
 mod cluster;
-mod common;
+mod process;
 #[cfg(test)]
 mod property_tests;
 mod section;
@@ -20,7 +20,7 @@ use std::rc::Rc;
 use thiserror::Error;
 
 pub use cluster::{ClusterMember, ClusterSection, MemberKind, PeerSecurity};
-pub use common::{AdminConfig, LogConfig, LogFormat, TlsFiles};
+pub use process::{AdminConfig, LogConfig, LogFormat, TlsFiles};
 pub use section::{Number, Section};
 
 /// Reads and checks the file; `read` takes what it wants out of the document's root. Relative paths in the file

@@ -264,8 +264,7 @@ impl Cluster {
     }
 
     pub async fn metrics(&self, member: Member) -> anyhow::Result<Metrics> {
-        let response = self.http(member, "GET", "/metrics", "").await?;
-        Ok(Metrics::parse(&response.body))
+        self.addresses.metrics(member).await
     }
 
     /// Asks again and again until a member's metrics are as `condition` wants them.
@@ -409,11 +408,12 @@ impl Drop for Cluster {
 
 impl std::fmt::Display for Member {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Lb => formatter.write_str("lb"),
-            Self::Node(id) => write!(formatter, "node{id}"),
-            Self::CtiManager(number) => write!(formatter, "cm{number}"),
-        }
+        let name = match self {
+            Self::Lb => "lb".to_owned(),
+            Self::Node(id) => format!("node{id}"),
+            Self::CtiManager(number) => format!("cm{number}"),
+        };
+        formatter.pad(&name)
     }
 }
 
@@ -434,6 +434,15 @@ impl Addresses {
 
     fn at(self, host: u8, port: u16) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::new(127, self.a, self.b, host), port))
+    }
+
+    /// What a member exposes now.
+    pub async fn metrics(self, member: Member) -> anyhow::Result<Metrics> {
+        let address = self
+            .admin(member)
+            .context("a CTI manager has no admin listener")?;
+        let response = http::request(address, "GET", "/metrics", "").await?;
+        Ok(Metrics::parse(&response.body))
     }
 
     /// Ports stand below the ephemeral range, so no outgoing connection ever holds one.

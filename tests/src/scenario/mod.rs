@@ -7,9 +7,10 @@ mod death;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
+use rand::seq::SliceRandom;
 
 pub use death::{Death, DeathReport};
 
@@ -236,6 +237,22 @@ impl Scene {
         let users = self.signed_in().await;
         let calls = self.ring(&users).await?;
         self.far_ends_hang_up(&calls).await
+    }
+
+    /// Calls come, are answered and end, and clients look at their phones, for that long.
+    pub async fn everyday_life(&mut self, duration: Duration) -> anyhow::Result<()> {
+        let started = Instant::now();
+        while started.elapsed() < duration {
+            let mut users = self.signed_in().await;
+            users.shuffle(&mut rand::rng());
+            users.truncate(CALLED_AT_A_TIME);
+            let incoming = self.put_incoming_calls_up(&users).await?;
+            let outgoing = self.put_outgoing_calls_up(&users[..users.len() / 2]).await?;
+            self.far_ends_hang_up(&incoming).await?;
+            self.far_ends_hang_up(&outgoing).await?;
+            tokio::time::sleep(BREATH).await;
+        }
+        Ok(())
     }
 
     /// The client picks up the call with that far end, under the callID that it holds.
@@ -473,3 +490,7 @@ fn users_who_invited_twice(front_end: &FrontEnd) -> Vec<String> {
 fn first(list: &[String]) -> String {
     list.iter().take(5).cloned().collect::<Vec<_>>().join("; ")
 }
+
+/// Enough that a table moves, few enough that a small machine keeps up.
+const CALLED_AT_A_TIME: usize = 40;
+const BREATH: Duration = Duration::from_millis(200);

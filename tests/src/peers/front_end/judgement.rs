@@ -1,0 +1,111 @@
+//! What a story asks a front end: how many, how long, what went wrong.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::FrontEnd;
+use crate::peers::books::{Answer, SentRequest};
+use crate::peers::communicator::{Communicator, Presence};
+
+impl FrontEnd {
+    /// All violations, with the user's name where they concern one.
+    #[must_use]
+    pub fn violations(&self) -> Vec<String> {
+        let of_users = self.users.iter().flat_map(|user| {
+            let name = &user.identity.user;
+            user.violations()
+                .iter()
+                .map(move |what| format!("{name}: {what}"))
+        });
+        self.violations.iter().cloned().chain(of_users).collect()
+    }
+
+    #[must_use]
+    pub fn signed_in(&self) -> usize {
+        self.users
+            .iter()
+            .filter(|user| user.presence() == Presence::SignedIn)
+            .count()
+    }
+
+    /// Users whose dialog a node opened, by the node in the To-tag (`n1`).
+    #[must_use]
+    pub fn dialogs_by_node(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for user in &self.users {
+            if let Some(dialog) = user.dialog() {
+                let node = dialog.to_tag.split('-').next().unwrap_or_default();
+                *counts.entry(node.to_owned()).or_insert(0) += 1;
+            }
+        }
+        counts
+    }
+
+    /// Requests without a final answer.
+    #[must_use]
+    pub fn unanswered(&self) -> usize {
+        self.all_requests()
+            .filter(|(_, request)| request.is_pending())
+            .count()
+    }
+
+    /// Requests whose connection broke before their answer.
+    #[must_use]
+    pub fn lost_with_connection(&self) -> usize {
+        self.all_requests()
+            .filter(|(_, request)| !request.is_pending() && request.answer().is_none())
+            .count()
+    }
+
+    /// Every request with its user.
+    pub fn all_requests(&self) -> impl Iterator<Item = (&Communicator, &SentRequest)> {
+        self.users
+            .iter()
+            .flat_map(|user| user.requests().iter().map(move |request| (user, request)))
+    }
+
+    /// Final answers other than a good 200, in words.
+    #[must_use]
+    pub fn failures(&self) -> Vec<String> {
+        self.all_requests()
+            .filter(|(_, request)| request.answer().is_some() && !request.succeeded())
+            .map(|(user, request)| failure(user, request))
+            .collect()
+    }
+
+    /// The longest that anybody had to wait after `since`: what was sent before counts from `since` on.
+    #[must_use]
+    pub fn longest_wait(&self, since: Instant) -> Duration {
+        let now = Instant::now();
+        self.all_requests()
+            .filter(|(_, request)| request.is_pending() || request.answer().is_some())
+            .map(|(_, request)| {
+                let end = request.answer().map_or(now, |answer| answer.at);
+                end.saturating_duration_since(request.sent_at.max(since))
+            })
+            .max()
+            .unwrap_or_default()
+    }
+
+    /// Messages that came over connections which lb opened towards us.
+    #[must_use]
+    pub fn messages_on_accepted(&self) -> u64 {
+        self.accepted.values().sum()
+    }
+
+    /// Whether every connection to the VIP stands.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.slots.iter().all(|slot| slot.connection.is_some())
+    }
+}
+
+fn failure(user: &Communicator, request: &SentRequest) -> String {
+    let answer = request.answer();
+    let status = answer.map(|answer| answer.status).unwrap_or_default();
+    let error = answer.and_then(Answer::csta_error).unwrap_or_default();
+    format!(
+        "{}: {} {} → {status} {error}",
+        user.identity.user, request.method, request.service
+    )
+}

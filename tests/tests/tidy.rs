@@ -1,0 +1,329 @@
+//! The rules of the house that a program can check. Each test names every place that breaks its rule.
+#![allow(clippy::unwrap_used, reason = "a rule that cannot be checked is broken")]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+#[test]
+fn decisions_are_pure_and_effects_live_in_io() {
+    let forbidden = [
+        "tokio",
+        "TcpStream",
+        "TcpListener",
+        "UdpSocket",
+        "Instant::now",
+        "SystemTime",
+        "async fn",
+        ".await",
+        "rand::",
+        "std::thread",
+        "Mutex",
+    ];
+    let mut found = Vec::new();
+    for file in product_sources().filter(is_pure) {
+        found.extend(lines_with(&file, &forbidden));
+    }
+    assert_none(&found);
+}
+
+#[test]
+fn the_replicated_state_has_only_ordered_maps_and_no_clock() {
+    let forbidden = [
+        "HashMap",
+        "HashSet",
+        "Instant",
+        "SystemTime",
+        "rand::",
+        "f64",
+        "usize::MAX",
+    ];
+    let mut found = Vec::new();
+    for file in product_sources().filter(is_replicated) {
+        found.extend(lines_with(&file, &forbidden));
+    }
+    assert_none(&found);
+}
+
+#[test]
+fn the_clock_is_read_in_io_alone_and_said_so_once() {
+    let mut found = Vec::new();
+    for file in product_sources() {
+        let may = file.path.ends_with("io/mod.rs");
+        if !may {
+            found.extend(lines_with(&file, &["disallowed_methods"]));
+        }
+    }
+    assert_none(&found);
+}
+
+#[test]
+fn every_module_with_children_opens_by_saying_what_it_owns() {
+    let fronts = sources().filter(|file| file.name() == "mod.rs" || file.name() == "lib.rs");
+    let silent = fronts.filter(|file| !file.text.starts_with("//! "));
+    assert_none(&silent.map(|file| file.path).collect::<Vec<_>>());
+}
+
+#[test]
+fn no_file_is_longer_than_600_lines() {
+    let long = sources().filter(|file| file.before_tests().lines().count() > LINES_MAX);
+    let found: Vec<_> = long
+        .map(|file| format!("{}: {}", file.path, file.before_tests().lines().count()))
+        .collect();
+    assert_none(&found);
+}
+
+#[test]
+fn no_file_is_named_after_nothing_in_particular() {
+    let vague = [
+        "utils.rs",
+        "util.rs",
+        "common.rs",
+        "helpers.rs",
+        "types.rs",
+        "misc.rs",
+    ];
+    let found = sources().filter(|file| vague.contains(&file.name()));
+    assert_none(&found.map(|file| file.path).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_path_that_architecture_names_exists() {
+    let text = read("ARCHITECTURE.md");
+    let quoted = text.split('`').skip(1).step_by(2);
+    let paths = quoted.filter(|word| word.contains("/src/"));
+    let missing = paths.filter(|path| !root().join(path).exists());
+    assert_none(&missing.map(str::to_owned).collect::<Vec<_>>());
+}
+
+#[test]
+fn crates_point_only_where_the_architecture_says() {
+    let allowed: [(&str, &[&str]); 4] = [
+        ("shared", &[]),
+        ("lb", &["tandem-shared"]),
+        ("node", &["tandem-shared"]),
+        ("tests", &["tandem-lb", "tandem-node", "tandem-shared"]),
+    ];
+    let mut found = Vec::new();
+    for (name, may) in allowed {
+        let manifest = manifest(name);
+        for table in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            let Some(dependencies) = manifest.get(table).and_then(toml::Value::as_table) else {
+                continue;
+            };
+            for (dependency, value) in dependencies {
+                if dependency.starts_with("tandem-") && !may.contains(&dependency.as_str()) {
+                    found.push(format!("{name} depends on {dependency}"));
+                }
+                if value.get("workspace").and_then(toml::Value::as_bool) != Some(true) {
+                    found.push(format!("{name} decides the version of {dependency} by itself"));
+                }
+            }
+        }
+        if manifest["lints"]["workspace"].as_bool() != Some(true) {
+            found.push(format!("{name} has lints of its own"));
+        }
+    }
+    assert_none(&found);
+}
+
+#[test]
+fn nothing_is_left_to_be_done() {
+    let words = ["TODO", "FIXME", "XXX", "todo!", "unimplemented!", "dbg!"];
+    let mut found = Vec::new();
+    for file in sources().filter(|file| !file.path.ends_with("tidy.rs")) {
+        found.extend(lines_with(&file, &words));
+    }
+    assert_none(&found);
+}
+
+#[test]
+fn no_file_knows_the_machine_it_was_written_on() {
+    let places = ["/work/", "/tmp/", "/home/", "/root/"];
+    let mut found = Vec::new();
+    for file in files().filter(|file| !file.path.ends_with("tidy.rs") && file.path != "Cargo.lock") {
+        found.extend(lines_with(&file, &places));
+    }
+    assert_none(&found);
+}
+
+/// Every key that a program reads stands, explained or commented out, in the reference configuration.
+#[test]
+fn the_reference_configuration_knows_every_key() {
+    let mut found = Vec::new();
+    for (binary, reference) in [
+        ("lb", "deploy/config/lb.toml"),
+        ("node", "deploy/config/node.toml"),
+    ] {
+        let known = keys_in_reference(&read(reference));
+        let read_here = product_sources().filter(|file| {
+            file.path.starts_with(&format!("{binary}/src/config"))
+                || file.path.starts_with("shared/src/config/")
+        });
+        for file in read_here {
+            for key in keys_that_are_read(file.before_tests()) {
+                if !known.contains(&key) {
+                    found.push(format!("{reference} lacks {key} ({})", file.path));
+                }
+            }
+        }
+    }
+    assert_none(&found);
+}
+
+/// A text file of the repository, by its path from the root.
+struct File {
+    path: String,
+    text: String,
+}
+
+impl File {
+    fn name(&self) -> &str {
+        self.path.rsplit('/').next().unwrap()
+    }
+
+    /// Tests may do what they like.
+    fn before_tests(&self) -> &str {
+        self.text.split("#[cfg(test)]").next().unwrap()
+    }
+}
+
+/// Neither an effect nor the parts that put effects together.
+fn is_pure(file: &File) -> bool {
+    let effects = file.path.contains("/io/")
+        || ["main.rs", "app.rs"].contains(&file.name())
+        || file.path.contains("/src/app/");
+    !effects
+}
+
+/// What `apply` is made of. The witness' decisions stand beside it and are not replicated.
+fn is_replicated(file: &File) -> bool {
+    file.path.starts_with("shared/src/cluster/") && file.name() != "witness.rs"
+}
+
+/// Declared as `#[cfg(test)] mod name;` by the module above.
+fn is_for_tests(path: &str) -> bool {
+    if path.ends_with("tests.rs") {
+        return true;
+    }
+    let path = Path::new(path);
+    let name = path.file_stem().unwrap().to_str().unwrap();
+    let parent = path.parent().unwrap().join("mod.rs");
+    let declaration = format!("#[cfg(test)]\nmod {name};");
+    std::fs::read_to_string(root().join(parent)).is_ok_and(|text| text.contains(&declaration))
+}
+
+fn lines_with(file: &File, words: &[&str]) -> Vec<String> {
+    let lines = file.before_tests().lines().enumerate();
+    let code = lines.filter(|(_, line)| !line.trim_start().starts_with("//"));
+    code.flat_map(|(number, line)| {
+        let broken = words.iter().filter(move |word| line.contains(**word));
+        broken.map(move |word| format!("{}:{}: {word}", file.path, number + 1))
+    })
+    .collect()
+}
+
+/// First arguments of the calls that take a key out of a section.
+fn keys_that_are_read(code: &str) -> BTreeSet<String> {
+    const READERS: [&str; 16] = [
+        "text",
+        "text_or",
+        "number",
+        "number_or",
+        "flag_or",
+        "flag",
+        "address",
+        "address_or",
+        "addresses",
+        "path",
+        "section",
+        "sections",
+        "optional_section",
+        "choice",
+        "choice_or",
+        "required_choice",
+    ];
+    let mut keys = BTreeSet::new();
+    for reader in READERS {
+        let call = format!(".{reader}(\"");
+        for rest in code.split(&call).skip(1) {
+            keys.insert(rest.split('"').next().unwrap().to_owned());
+        }
+    }
+    keys
+}
+
+/// Keys and tables, whether commented out or not.
+fn keys_in_reference(text: &str) -> BTreeSet<String> {
+    let mut keys = BTreeSet::new();
+    for line in text.lines() {
+        let line = line.trim_start_matches('#').trim();
+        if let Some(table) = line.strip_prefix('[') {
+            let table = table.trim_start_matches('[');
+            let table = table.split(']').next().unwrap();
+            keys.extend(table.split('.').map(str::to_owned));
+        } else if let Some((key, _)) = line.split_once('=') {
+            keys.insert(key.trim().to_owned());
+        }
+    }
+    keys
+}
+
+fn sources() -> impl Iterator<Item = File> {
+    files().filter(|file| file.path.ends_with(".rs"))
+}
+
+/// The three crates that run in production, without what is compiled for tests only.
+fn product_sources() -> impl Iterator<Item = File> {
+    let starts = ["lb/src/", "node/src/", "shared/src/"];
+    sources().filter(move |file| {
+        starts.iter().any(|start| file.path.starts_with(start)) && !is_for_tests(&file.path)
+    })
+}
+
+/// Every text file, build output and hidden directories aside.
+fn files() -> impl Iterator<Item = File> {
+    let mut paths = Vec::new();
+    walk(&root(), &mut paths);
+    paths.sort();
+    paths.into_iter().filter_map(|path| {
+        let text = std::fs::read_to_string(&path).ok()?;
+        let path = path.strip_prefix(root()).unwrap().to_str()?.to_owned();
+        Some(File { path, text })
+    })
+}
+
+fn walk(directory: &Path, paths: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap_or_default();
+        if path.is_dir() {
+            if name != "target" && (name == ".cargo" || name == ".ci" || !name.starts_with('.')) {
+                walk(&path, paths);
+            }
+        } else if name != ".git" {
+            paths.push(path);
+        }
+    }
+}
+
+fn manifest(name: &str) -> toml::Table {
+    toml::from_str(&read(&format!("{name}/Cargo.toml"))).unwrap()
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_path_buf()
+}
+
+#[track_caller]
+fn assert_none(found: &[String]) {
+    assert!(found.is_empty(), "{} places:\n{}", found.len(), found.join("\n"));
+}
+
+const LINES_MAX: usize = 600;
