@@ -72,9 +72,7 @@ impl Sources {
                 text.push_str(if is_terminal { "\x1b[K\n" } else { "\n" });
             }
             drawn = lines.len();
-            let mut output = std::io::stdout().lock();
-            let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
-            drop(output);
+            print(&text);
             tokio::time::sleep(period).await;
         }
     }
@@ -138,6 +136,12 @@ impl Sources {
             links.join(", ")
         )
     }
+}
+
+/// A closed pipe ends no demo.
+fn print(text: &str) {
+    let mut output = std::io::stdout().lock();
+    let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
 }
 
 fn lb_line(metrics: &Metrics) -> String {
