@@ -224,16 +224,18 @@ fn lines_with(file: &File, words: &[&str]) -> Vec<String> {
 
 /// First arguments of the calls that take a key out of a section.
 fn keys_that_are_read(code: &str) -> BTreeSet<String> {
-    const READERS: [&str; 16] = [
+    const READERS: [&str; 19] = [
         "text",
         "text_or",
         "number",
         "number_or",
-        "flag_or",
         "flag",
+        "flag_or",
         "address",
         "address_or",
-        "addresses",
+        "optional_address",
+        "parsed_list",
+        "duration_or",
         "path",
         "section",
         "sections",
@@ -241,6 +243,7 @@ fn keys_that_are_read(code: &str) -> BTreeSet<String> {
         "choice",
         "choice_or",
         "required_choice",
+        "list",
     ];
     let mut keys = BTreeSet::new();
     for reader in READERS {
