@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tandem_shared::cluster::{Applied, CasId, Command, NodeId, StateLimits};
+use tandem_shared::config::TlsFiles;
 use tandem_shared::io::raft::{
-    Cluster, ClusterConfig, Member, MemberRole, RaftMetrics, RaftRole, RealFiles, TcpTransport,
+    Cluster, ClusterConfig, Member, MemberRole, RaftMetrics, RaftRole, RealFiles, StartError, TcpTransport,
+    TlsTransport,
 };
+use tandem_tests::cluster::certificates;
 use tokio::runtime::Runtime;
 
 #[test]
@@ -97,6 +100,35 @@ fn a_planned_stop_hands_the_lead_over_first() {
 }
 
 #[test]
+fn members_speak_mutual_tls() {
+    let mut lab = Lab::with_certificates(IDS);
+    lab.start_all();
+    lab.propose(0, gateways());
+    lab.assign_many(1, "user", 50);
+    let leader = lab.wait_for_leader();
+    let killed = Instant::now();
+    lab.kill(leader);
+    lab.propose(1 - leader, assign("after"));
+    println!(
+        "kill of the leader to the first write, with TLS: {:?}",
+        killed.elapsed()
+    );
+}
+
+#[test]
+fn a_member_with_the_certificate_of_another_is_left_out() {
+    let mut lab = Lab::with_certificates([IDS[0], IDS[0], IDS[2]]);
+    lab.start_all();
+    lab.propose(0, gateways());
+    let users = lab.assign_many(0, "user", 20);
+    let proposal = lab
+        .cluster(1)
+        .propose(assign("refused"), Duration::from_millis(500));
+    assert!(lab.runtime(1).block_on(proposal).is_err());
+    assert!(lab.knows(0, &users[0]) && !lab.knows(1, &users[0]));
+}
+
+#[test]
 fn five_hundred_proposals_at_once_are_applied() {
     let mut lab = Lab::new();
     lab.start_all();
@@ -158,9 +190,20 @@ struct Lab {
     members: Vec<Member>,
     running: [Option<(Runtime, Cluster)>; 3],
     adjust: fn(&mut ClusterConfig),
+    /// With TLS: whose certificate each member shows.
+    certificates: Option<[NodeId; 3]>,
 }
 
 impl Lab {
+    fn with_certificates(holders: [NodeId; 3]) -> Self {
+        let lab = Self {
+            certificates: Some(holders),
+            ..Self::new()
+        };
+        certificates::write(lab.directory.path(), "lab", &IDS.map(|id| id.0)).unwrap();
+        lab
+    }
+
     fn new() -> Self {
         let kinds = [MemberRole::Node, MemberRole::Node, MemberRole::Witness];
         let members = IDS.into_iter().zip(kinds).zip(free_addresses());
@@ -171,6 +214,7 @@ impl Lab {
                 .collect(),
             running: [const { None }; 3],
             adjust: |_| {},
+            certificates: None,
         }
     }
 
@@ -201,7 +245,7 @@ impl Lab {
         let started = Instant::now();
         // The address of a member that was killed may be taken for a moment longer.
         let cluster = loop {
-            let start = Cluster::start(config.clone(), TcpTransport, files.clone(), metrics.clone());
+            let start = self.start_once(config.clone(), files.clone(), metrics.clone());
             match runtime.block_on(start) {
                 Ok(cluster) => break cluster,
                 Err(error) if started.elapsed() > GENEROUS => panic!("{error:?}"),
@@ -209,6 +253,27 @@ impl Lab {
             }
         };
         self.running[member] = Some((runtime, cluster));
+    }
+
+    async fn start_once(
+        &self,
+        config: ClusterConfig,
+        files: Arc<RealFiles>,
+        metrics: RaftMetrics,
+    ) -> Result<Cluster, StartError> {
+        let Some(holders) = self.certificates else {
+            return Cluster::start(config, TcpTransport, files, metrics).await;
+        };
+        let member = IDS.iter().position(|id| *id == config.id).unwrap();
+        let holder = holders[member];
+        let file = |name: String| self.directory.path().join(name);
+        let files_of_holder = TlsFiles {
+            certificate: file(format!("{holder}.pem")),
+            key: file(format!("{holder}.key")),
+            authority: file("authority.pem".to_owned()),
+        };
+        let transport = TlsTransport::new(&files_of_holder, "lab").unwrap();
+        Cluster::start(config, transport, files, metrics).await
     }
 
     /// As a process dies: tasks and sockets are gone at once, nothing is said to anybody.

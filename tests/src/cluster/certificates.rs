@@ -6,7 +6,7 @@ use anyhow::Context;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
 
 /// Writes `authority.pem`, and `n<ID>.pem` with `n<ID>.key` for each member.
-pub(super) fn write(directory: &Path, cluster: &str, members: &[u64]) -> anyhow::Result<()> {
+pub fn write(directory: &Path, cluster: &str, members: &[u64]) -> anyhow::Result<()> {
     let mut params = CertificateParams::new(Vec::new())?;
     params
         .distinguished_name

@@ -6,7 +6,7 @@
 //! when the value is dropped; when that happens in a panic, the last lines of every log are printed.
 
 mod binaries;
-mod certificates;
+pub mod certificates;
 mod configuration;
 mod http;
 mod metrics;
