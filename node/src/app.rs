@@ -10,7 +10,7 @@ use tandem_shared::config::{ClusterSection, MemberKind, PeerSecurity};
 use tandem_shared::io::admin::{self, AdminState, Readiness};
 use tandem_shared::io::process::ExitStatus;
 use tandem_shared::io::raft::{
-    Cluster, ClusterConfig, Member, MemberRole, RaftMetrics, RealFiles, TcpTransport,
+    Cluster, ClusterConfig, Member, MemberRole, RaftMetrics, RealFiles, TcpTransport, TlsTransport,
 };
 use tandem_shared::io::shutdown::{DrainTimings, Shutdown};
 use tandem_shared::io::sip_stream::SendLimits;
@@ -186,7 +186,10 @@ async fn start_cluster(config: &Config, incarnation: u64, registry: &Registry) -
     let files = Arc::new(files);
     match &section.security {
         PeerSecurity::PlaintextOnLoopback => Cluster::start(member, TcpTransport, files, metrics).await,
-        PeerSecurity::MutualTls(_) => anyhow::bail!("mutual TLS between members is not wired up yet"),
+        PeerSecurity::MutualTls(tls) => {
+            let transport = TlsTransport::new(tls, &section.name).context("preparing TLS between members")?;
+            Cluster::start(member, transport, files, metrics).await
+        }
     }
     .context("starting the cluster member")
 }

@@ -9,6 +9,7 @@ use tandem_shared::cluster::{Change, ClusterState, NodeId, SessionKey, StateLimi
 use tandem_shared::config::{ClusterMember, MemberKind, PeerSecurity};
 use tandem_shared::io::raft::{
     Cluster, ClusterConfig, Member, MemberRole, RaftMetrics, RealFiles, StartError, TcpTransport,
+    TlsTransport,
 };
 use tandem_shared::io::shutdown::{Shutdown, Stage};
 use tokio::sync::mpsc;
@@ -80,7 +81,10 @@ impl Witness {
         let metrics = self.raft_metrics.clone();
         match &section.security {
             PeerSecurity::PlaintextOnLoopback => Cluster::start(config, TcpTransport, files, metrics).await,
-            PeerSecurity::MutualTls(_) => Cluster::start(config, TcpTransport, files, metrics).await,
+            PeerSecurity::MutualTls(tls) => {
+                let transport = TlsTransport::new(tls, &section.name)?;
+                Cluster::start(config, transport, files, metrics).await
+            }
         }
     }
 

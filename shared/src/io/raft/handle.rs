@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use crate::cluster::{Applied, ClusterState, Command, NodeId};
+use crate::io::tls::TlsError;
 
 use super::changes::ChangeReceiver;
 use super::config::{ClusterConfig, Member as ConfiguredMember, MemberRole};
@@ -309,6 +310,8 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    #[error("cannot speak TLS with the other members")]
+    Tls(#[from] TlsError),
     /// The files of the data directory are unusable; the text says which and what to do.
     #[error("cannot recover the log")]
     Storage(#[source] io::Error),
