@@ -8,8 +8,6 @@
 
 pub mod application_session;
 pub mod codec;
-#[cfg(test)]
-mod codec_tests;
 pub mod error;
 pub mod event;
 mod parts;
@@ -105,3 +103,6 @@ impl LocalConnectionState {
         Self::ALL.into_iter().find(|state| state.word() == word)
     }
 }
+
+#[cfg(test)]
+mod codec_tests;

@@ -6,17 +6,11 @@
 //! answered exactly once, if only with a [`CtiFailure`]; at most one link stands per connection; every table and
 //! queue is bounded.
 
-#[cfg(test)]
-mod application_session_tests;
 pub mod connections;
-#[cfg(test)]
-mod connections_tests;
 mod csta_link;
 mod invocations;
 pub mod link_framer;
 pub mod monitor;
-#[cfg(test)]
-mod monitor_tests;
 
 use std::fmt;
 use std::time::Duration;
@@ -273,3 +267,11 @@ impl CtiSettings {
         }
     }
 }
+
+#[cfg(test)]
+mod application_session_tests;
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test needs an instant to start from")]
+mod connections_tests;
+#[cfg(test)]
+mod monitor_tests;

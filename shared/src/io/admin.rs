@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -258,13 +258,13 @@ fn metrics(registry: &Registry) -> AdminResponse {
 
 async fn with_body(request: Request<Incoming>) -> Result<AdminRequest, AdminResponse> {
     let (head, body) = request.into_parts();
+    if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
+        return Err(too_long());
+    }
     let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES_MAX).collect()).await;
     let body = match collected {
         Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            let message = format!("the body is longer than {BODY_BYTES_MAX} bytes");
-            return Err(AdminResponse::error(StatusCode::PAYLOAD_TOO_LARGE, &message));
-        }
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => return Err(too_long()),
         Ok(Err(error)) => return Err(AdminResponse::error(StatusCode::BAD_REQUEST, &error.to_string())),
         Err(_) => {
             return Err(AdminResponse::error(
@@ -281,6 +281,11 @@ async fn with_body(request: Request<Incoming>) -> Result<AdminRequest, AdminResp
         query,
         body,
     })
+}
+
+fn too_long() -> AdminResponse {
+    let message = format!("the body is longer than {BODY_BYTES_MAX} bytes");
+    AdminResponse::error(StatusCode::PAYLOAD_TOO_LARGE, &message)
 }
 
 fn to_http(answer: AdminResponse) -> Response<Full<Bytes>> {
@@ -303,3 +308,153 @@ const CONNECTIONS_MAX: usize = 64;
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::io::telemetry::Metrics;
+
+    struct Server {
+        address: SocketAddr,
+        state: AdminState,
+        shutdown: Shutdown,
+    }
+
+    async fn start(router: Router) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = AdminState {
+            registry: Registry::new(),
+            readiness: Readiness::new(),
+        };
+        let shutdown = Shutdown::new();
+        shutdown.spawn("admin", serve(listener, state.clone(), router, shutdown.clone()));
+        Server {
+            address,
+            state,
+            shutdown,
+        }
+    }
+
+    impl Server {
+        /// Status line and body of the answer.
+        async fn send(&self, request: &str) -> (String, String) {
+            let mut stream = TcpStream::connect(self.address).await.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            (head.lines().next().unwrap().to_owned(), body.to_owned())
+        }
+
+        async fn get(&self, path: &str) -> (String, String) {
+            self.send(&format!(
+                "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+            ))
+            .await
+        }
+    }
+
+    #[tokio::test]
+    async fn readiness_names_every_cause_until_it_is_resolved() {
+        let server = start(no_routes()).await;
+        server.state.readiness.not_ready("cluster", "no leader is known");
+        server.state.readiness.not_ready("listener", "sip is not bound");
+        let (status, body) = server.get("/readyz").await;
+        assert_eq!(status, "HTTP/1.1 503 Service Unavailable");
+        assert_eq!(body, "cluster: no leader is known\nlistener: sip is not bound\n");
+        assert_eq!(
+            server.get("/livez").await.0,
+            "HTTP/1.1 200 OK",
+            "not ready is not dead"
+        );
+        server.state.readiness.resolved("cluster");
+        server.state.readiness.resolved("listener");
+        server.state.readiness.ready().await;
+        assert_eq!(
+            server.get("/readyz").await,
+            ("HTTP/1.1 200 OK".to_owned(), "ok\n".to_owned())
+        );
+    }
+
+    #[tokio::test]
+    async fn a_process_on_its_way_out_is_not_ready_but_still_answers() {
+        let server = start(no_routes()).await;
+        server.shutdown.advance(Stage::LookAway);
+        assert_eq!(server.get("/readyz").await.0, "HTTP/1.1 503 Service Unavailable");
+        server.shutdown.advance(Stage::Drain);
+        assert_eq!(server.get("/livez").await.0, "HTTP/1.1 200 OK");
+        server.shutdown.advance(Stage::Close);
+        server.shutdown.all_finished().await;
+        assert!(TcpStream::connect(server.address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn metrics_stand_in_the_text_format() {
+        let server = start(no_routes()).await;
+        let metrics = Metrics::new(&server.state.registry);
+        metrics
+            .counters("tandem_test_total", "What happened.", &["kind"])
+            .with_label_values(&["a"])
+            .inc();
+        let (status, body) = server.get("/metrics").await;
+        assert_eq!(status, "HTTP/1.1 200 OK");
+        assert!(
+            body.contains("# TYPE tandem_test_total counter\ntandem_test_total{kind=\"a\"} 1"),
+            "{body}"
+        );
+    }
+
+    #[tokio::test]
+    async fn other_paths_are_the_routers_with_their_bodies() {
+        let echo: Router = Arc::new(|request: AdminRequest| {
+            Box::pin(async move {
+                match request.json::<Vec<u32>>() {
+                    Ok(numbers) => {
+                        AdminResponse::json(StatusCode::OK, &(request.path, request.query, numbers))
+                    }
+                    Err(refusal) => refusal,
+                }
+            })
+        });
+        let server = start(echo).await;
+        let post = |body: &str| {
+            let length = body.len();
+            format!(
+                "POST /a?b=c HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+            )
+        };
+        let (status, body) = server.send(&post("[1,2]")).await;
+        assert_eq!(
+            (status.as_str(), body.as_str()),
+            ("HTTP/1.1 200 OK", "[\"/a\",\"b=c\",[1,2]]")
+        );
+        let (status, body) = server.send(&post("no json")).await;
+        assert_eq!(status, "HTTP/1.1 400 Bad Request");
+        assert!(body.starts_with("{\"error\":"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn what_is_too_long_unknown_or_not_allowed_is_refused() {
+        let server = start(no_routes()).await;
+        assert_eq!(server.get("/nothing").await.0, "HTTP/1.1 404 Not Found");
+        let wrong = "POST /livez HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        assert_eq!(server.send(wrong).await.0, "HTTP/1.1 405 Method Not Allowed");
+        let length = BODY_BYTES_MAX + 1;
+        let long =
+            format!("POST /a HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+        assert_eq!(server.send(&long).await.0, "HTTP/1.1 413 Payload Too Large");
+        let head = format!(
+            "GET /livez HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n",
+            "x".repeat(HEADER_BYTES_MAX)
+        );
+        assert_eq!(
+            server.send(&head).await.0,
+            "HTTP/1.1 431 Request Header Fields Too Large"
+        );
+    }
+}

@@ -114,3 +114,37 @@ pub const LATENCY_BUCKETS: &[f64] = &[
 ];
 
 const FILTER_VARIABLE: &str = "TANDEM_LOG";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_stands_in_the_registry() {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry);
+        metrics.counter("tandem_test_things_total", "Things.").inc_by(2);
+        metrics.gauge("tandem_test_level", "Level.").set(-1);
+        metrics
+            .histogram("tandem_test_pause_seconds", "Pause.", LATENCY_BUCKETS)
+            .observe(0.3);
+        let text = prometheus::TextEncoder::new()
+            .encode_to_string(&registry.gather())
+            .unwrap();
+        assert!(text.contains("tandem_test_things_total 2"), "{text}");
+        assert!(text.contains("tandem_test_level -1"), "{text}");
+        assert!(
+            text.contains("tandem_test_pause_seconds_bucket{le=\"0.5\"} 1"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_filter_that_is_not_understood_is_refused() {
+        let config = LogConfig {
+            format: LogFormat::Text,
+            filter: "tandem=loud=very".to_owned(),
+        };
+        assert!(matches!(init_logging(&config), Err(LoggingError::Filter(_))));
+    }
+}

@@ -330,3 +330,185 @@ fn address_text(bytes: &[u8]) -> Option<String> {
 
 static PEER_VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 static SIP_VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+    use super::*;
+
+    /// A directory with an authority and the certificates that it issued.
+    struct Authority {
+        directory: tempfile::TempDir,
+        issuer: Issuer<'static, KeyPair>,
+    }
+
+    impl Authority {
+        fn new() -> Self {
+            let mut params = CertificateParams::default();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let key = KeyPair::generate().unwrap();
+            let certificate = params.self_signed(&key).unwrap();
+            let directory = tempfile::tempdir().unwrap();
+            std::fs::write(directory.path().join("ca.pem"), certificate.pem()).unwrap();
+            Self {
+                directory,
+                issuer: Issuer::new(params, key),
+            }
+        }
+
+        fn issue(&self, file: &str, common_name: &str, names: &[&str]) -> TlsFiles {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let mut params = CertificateParams::new(names).unwrap();
+            params.distinguished_name.push(DnType::CommonName, common_name);
+            let key = KeyPair::generate().unwrap();
+            let certificate = params.signed_by(&key, &self.issuer).unwrap();
+            let files = TlsFiles {
+                certificate: self.path(&format!("{file}.pem")),
+                key: self.path(&format!("{file}.key")),
+                authority: self.path("ca.pem"),
+            };
+            std::fs::write(&files.certificate, certificate.pem()).unwrap();
+            std::fs::write(&files.key, key.serialize_pem()).unwrap();
+            files
+        }
+
+        fn path(&self, file: &str) -> PathBuf {
+            self.directory.path().join(file)
+        }
+    }
+
+    fn first_certificate(files: &TlsFiles) -> CertificateDer<'static> {
+        load_certificates(&files.certificate).unwrap().remove(0)
+    }
+
+    /// Handshakes both ends; the server's view of the client's certificate, or who failed.
+    async fn handshake(
+        server: Arc<ServerConfig>,
+        client: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<CertificateDer<'static>, String> {
+        let (near, far) = tokio::io::duplex(16 << 10);
+        let accept = async {
+            let stream = TlsAcceptor::from(server)
+                .accept(far)
+                .await
+                .map_err(|error| error.to_string())?;
+            let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+            certificates
+                .first()
+                .map(|first| first.clone().into_owned())
+                .ok_or_else(|| "none".to_owned())
+        };
+        let connect = async {
+            TlsConnector::from(client)
+                .connect(name, near)
+                .await
+                .map_err(|error| error.to_string())
+        };
+        let (accepted, connected) = tokio::join!(accept, connect);
+        connected?;
+        accepted
+    }
+
+    #[tokio::test]
+    async fn members_of_one_cluster_know_each_other_by_name() {
+        let authority = Authority::new();
+        let first = authority.issue("n1", "first", &["n1.main.tandem"]);
+        let second = authority.issue("n2", "second", &["n2.main.tandem", "10.0.0.2"]);
+        let name = peer_server_name(NodeId(1), "main").unwrap();
+        let server = peer_server_config(&first).unwrap();
+        let client = peer_client_config(&second).unwrap();
+        let certificate = handshake(server.clone(), client.clone(), name).await.unwrap();
+        check_peer(&certificate, NodeId(2), "main").unwrap();
+        assert!(check_peer(&certificate, NodeId(3), "main").is_err());
+        assert!(check_peer(&certificate, NodeId(2), "other").is_err());
+        let identity = peer_identity(&certificate).unwrap();
+        assert_eq!(identity.common_name.as_deref(), Some("second"));
+        assert_eq!(identity.subject_alternative_names, ["n2.main.tandem", "10.0.0.2"]);
+        let wrong = peer_server_name(NodeId(3), "main").unwrap();
+        assert!(
+            handshake(server, client, wrong).await.is_err(),
+            "the node that answers is not the one meant"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_stranger_is_refused() {
+        let (ours, theirs) = (Authority::new(), Authority::new());
+        let server = peer_server_config(&ours.issue("n1", "first", &["n1.main.tandem"])).unwrap();
+        let mut stranger = theirs.issue("n2", "second", &["n2.main.tandem"]);
+        stranger.authority = ours.path("ca.pem");
+        let client = peer_client_config(&stranger).unwrap();
+        let name = peer_server_name(NodeId(1), "main").unwrap();
+        assert!(handshake(server, client, name).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_sip_listener_takes_tls_1_2_and_a_peer_listener_does_not() {
+        let authority = Authority::new();
+        let files = authority.issue("vip", "vip", &["vip.example.com"]);
+        let name = ServerName::try_from("vip.example.com").unwrap();
+        let old = || client_config(&files, &[&rustls::version::TLS12]).unwrap();
+        handshake(sip_server_config(&files).unwrap(), old(), name.clone())
+            .await
+            .unwrap();
+        handshake(
+            sip_server_config(&files).unwrap(),
+            sip_client_config(&files).unwrap(),
+            name.clone(),
+        )
+        .await
+        .unwrap();
+        assert!(
+            handshake(peer_server_config(&files).unwrap(), old(), name)
+                .await
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_file_is_said_before_any_handshake() {
+        let authority = Authority::new();
+        let good = authority.issue("n1", "first", &["n1.main.tandem"]);
+        let other = authority.issue("n2", "second", &["n2.main.tandem"]);
+        let empty = authority.path("empty.pem");
+        std::fs::write(&empty, "").unwrap();
+        let damaged = authority.path("damaged.pem");
+        std::fs::write(
+            &damaged,
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        )
+        .unwrap();
+        let missing = authority.path("missing.pem");
+
+        let message = |files: TlsFiles| peer_server_config(&files).unwrap_err().to_string();
+        let with_certificate = |path: &PathBuf| TlsFiles {
+            certificate: path.clone(),
+            ..good.clone()
+        };
+        assert!(message(with_certificate(&missing)).contains("missing.pem: check the path"));
+        assert!(message(with_certificate(&empty)).contains("empty.pem holds no certificate"));
+        assert!(message(with_certificate(&damaged)).contains("damaged.pem is damaged"));
+        assert!(
+            message(TlsFiles {
+                key: empty,
+                ..good.clone()
+            })
+            .contains("empty.pem holds no private key")
+        );
+        let mixed = TlsFiles {
+            key: other.key,
+            ..good.clone()
+        };
+        assert!(message(mixed.clone()).contains("do not belong together"));
+        assert!(peer_client_config(&mixed).is_err());
+        let no_authority = TlsFiles {
+            authority: good.certificate.clone(),
+            ..good.clone()
+        };
+        assert!(message(no_authority).contains("n1.pem cannot serve as an authority"));
+        assert!(check_peer(&first_certificate(&good), NodeId(1), "main").is_ok());
+    }
+}
