@@ -21,7 +21,8 @@ pub(super) struct CstaLink {
     phase: Phase,
     framer: LinkFramer,
     invocations: Invocations<Purpose>,
-    /// In the order of their deadlines, since all have the same time.
+    /// In the order of their deadlines, since all have the same time. (One that came in after that time was made
+    /// shorter may wait as long as those before it.)
     waiting: VecDeque<Waiting>,
     next_heartbeat: Option<Instant>,
     session: Option<Session>,
@@ -90,10 +91,6 @@ struct Session {
 }
 
 impl CstaLink {
-    pub(super) fn change_settings(&mut self, settings: Arc<CtiSettings>) {
-        self.settings = settings;
-    }
-
     pub(super) fn new(settings: Arc<CtiSettings>, counters: LinkCounters) -> Self {
         Self {
             settings,
@@ -105,6 +102,10 @@ impl CstaLink {
             session: None,
             counters,
         }
+    }
+
+    pub(super) fn change_settings(&mut self, settings: Arc<CtiSettings>) {
+        self.settings = settings;
     }
 
     pub(super) fn is_in_service(&self) -> bool {

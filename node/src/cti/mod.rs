@@ -270,8 +270,8 @@ impl CtiSettings {
 
 #[cfg(test)]
 mod application_session_tests;
-#[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "a test needs an instant to start from")]
+#[cfg(test)]
 mod connections_tests;
 #[cfg(test)]
 mod monitor_tests;
