@@ -56,6 +56,7 @@ impl Balancer {
             return;
         }
         let invite = self.pending.invite_of(&ack).and_then(|id| self.pending.get(id));
+        let invite = invite.filter(|invite| !invite.accepted);
         match invite.map(|invite| invite.place) {
             Some(Place::AnsweredHere) => {}
             Some(Place::Answered { pair, .. }) if self.pairs.get(pair).is_some() => self.pass_on(pair, &ack),

@@ -71,6 +71,7 @@ impl Balancer {
             }
             503 if opens => self.declined(id, pair, node, response, now),
             _ => {
+                entry.accepted = (200..300).contains(&status);
                 self.pass_back(response);
                 self.settle(id, Place::Answered { pair, node }, ResentOutcome::Answered, now);
             }

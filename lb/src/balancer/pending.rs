@@ -44,6 +44,8 @@ pub struct Entry {
     pub attempts: u32,
     /// To-tag of a provisional answer that the client has seen (RFC 3261 §12.1: an early dialog).
     pub early_tag: Option<Bytes>,
+    /// Answered 2xx: its ACK is a request in the dialog.
+    pub accepted: bool,
     /// Later requests of its dialog wait for its answer.
     pub holds_dialog: bool,
     key: PendingKey,
@@ -175,6 +177,7 @@ impl PendingTable {
             tried: Vec::new(),
             attempts: 0,
             early_tag: None,
+            accepted: false,
             holds_dialog: false,
             key,
             expires,

@@ -99,8 +99,8 @@ impl Balancer {
     /// A node whose pair broke may well live: one attempt tells, and until then nothing moves to its heir. A node
     /// that was refused, lies or is frozen is left alone for a moment.
     fn reopen_or_refuse(&mut self, pair: &Pair, loss: PairLoss, now: Instant) {
-        if pair.purpose == PairPurpose::Resent && loss != PairLoss::ConnectFailed {
-            return;
+        if pair.purpose == PairPurpose::Resent {
+            return self.doubt(pair.node, loss, now);
         }
         let retry = self.shared.settings.pair_retry;
         let moved = self
@@ -118,6 +118,16 @@ impl Balancer {
             self.pairs.refuse(pair.node, now + retry);
         } else if self.pairs_wanted && self.table.is_reachable(pair.node) {
             self.open_pair(pair.node, PairPurpose::Ordinary, PairState::Reopening, now);
+        }
+    }
+
+    /// A connection for re-sent requests that cannot be opened says that the ordinary one is about to break.
+    fn doubt(&mut self, node: NodeId, loss: PairLoss, now: Instant) {
+        if loss != PairLoss::ConnectFailed {
+            return;
+        }
+        if let Some((ordinary, _)) = self.pairs.find(node, PairPurpose::Ordinary) {
+            self.part_with(ordinary, now);
         }
     }
 

@@ -1,0 +1,7 @@
+//! The balancer from outside: what comes in, what goes out.
+
+mod bench;
+mod death;
+mod fence;
+mod limits;
+mod routes;
