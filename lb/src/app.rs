@@ -11,7 +11,7 @@ use tandem_shared::cluster::NodeId;
 use tandem_shared::io::admin::{self, AdminState, Readiness};
 use tandem_shared::io::process::ExitStatus;
 use tandem_shared::io::raft::RaftMetrics;
-use tandem_shared::io::shutdown::Shutdown;
+use tandem_shared::io::shutdown::{DrainTimings, Shutdown};
 use tandem_shared::io::tls::{sip_client_config, sip_server_config};
 use tandem_shared::proxy_protocol::Transport;
 use tokio::net::TcpListener;
@@ -24,7 +24,7 @@ use crate::balancer::output::LiveFailure;
 use crate::balancer::ownership::Ownership;
 use crate::balancer::selection::Turns;
 use crate::balancer::settings::ByteBudget;
-use crate::config::{Config, ListenerConfig, Mode, OutboundConfig};
+use crate::config::{Config, ListenerConfig, Mode};
 use crate::io::admission::Admission;
 use crate::io::client_connection::{ListenerContext, StreamSettings};
 use crate::io::clock;
@@ -37,32 +37,77 @@ use crate::metrics::Metrics;
 
 /// Runs the front end until it has drained.
 pub async fn run(config: Config) -> anyhow::Result<ExitStatus> {
-    let registry = Registry::new();
-    let (failures, failures_heard) = mpsc::channel(FAILURES_WAITING_MAX);
-    let (news, news_heard) = mpsc::channel(NEWS_WAITING_MAX);
-    let parts = Parts::new(&config, &registry, failures);
-    let raft_metrics = RaftMetrics::register(&registry).context("registering the metrics of Raft")?;
-    parts.serve_admin(&config, registry).await?;
-    let listeners = parts.bind_listeners(&config.listeners).await?;
-    let outbound = match &config.outbound {
-        Some(outbound) => Some(
-            parts
-                .bind_outbound(outbound, &config.listeners, &listeners)
-                .await?,
-        ),
-        None => None,
-    };
-    parts.probe(&config, failures_heard, news_heard);
-    let witness = parts.join_cluster(&config, news, raft_metrics)?;
-    for listener in listeners {
-        info!(name = %listener.context.name, address = %listener.context.vip, "listening");
-        parts.shutdown.spawn_vital("listener", listener.run());
+    let drain = config.drain.clone();
+    FrontEnd::start(config).await?.drain_when_asked(&drain).await
+}
+
+/// A front end that forwards.
+pub struct FrontEnd {
+    parts: Parts,
+    addresses: Vec<SocketAddr>,
+    outbound_address: Option<SocketAddr>,
+    witness: Option<JoinHandle<()>>,
+}
+
+impl FrontEnd {
+    /// Binds everything, then lets clients in. Ready once a node has answered its probe.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let registry = Registry::new();
+        let (failures, failures_heard) = mpsc::channel(FAILURES_WAITING_MAX);
+        let (news, news_heard) = mpsc::channel(NEWS_WAITING_MAX);
+        let parts = Parts::new(&config, &registry, failures);
+        let raft_metrics = RaftMetrics::register(&registry).context("registering the metrics of Raft")?;
+        parts.serve_admin(&config, registry).await?;
+        let listeners = parts.bind_listeners(&config.listeners).await?;
+        let outbound = parts.bind_outbound(&config, &listeners).await?;
+        parts.probe(&config, failures_heard, news_heard);
+        let witness = parts.join_cluster(&config, news, raft_metrics)?;
+        let addresses = listeners.iter().map(|listener| listener.context.vip).collect();
+        let outbound_address = outbound
+            .as_ref()
+            .map(|outbound| outbound.socket.local_addr())
+            .transpose()?;
+        parts.let_in(listeners, outbound);
+        Ok(Self {
+            parts,
+            addresses,
+            outbound_address,
+            witness,
+        })
     }
-    if let Some(outbound) = outbound {
-        parts.shutdown.spawn_vital("outbound listener", outbound.run());
+
+    /// Where clients connect to, listener by listener in the order of the configuration.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
-    parts.readiness.resolved("listeners");
-    parts.drain_when_asked(&config, witness).await
+
+    /// Where nodes dial.
+    #[must_use]
+    pub fn outbound_address(&self) -> Option<SocketAddr> {
+        self.outbound_address
+    }
+
+    /// Nodes that may be given new sessions.
+    #[must_use]
+    pub fn nodes_in_service(&self) -> usize {
+        self.parts.board.table().serving_count()
+    }
+
+    /// Forwards until a signal or the end of a vital task, then drains.
+    pub async fn drain_when_asked(self, timings: &DrainTimings) -> anyhow::Result<ExitStatus> {
+        let shutdown = &self.parts.shutdown;
+        let reason = shutdown.requested().await.context("installing signal handlers")?;
+        info!(?reason, "draining");
+        let outcome = shutdown.drain(timings, async {}).await;
+        if let Some(witness) = self.witness {
+            let stopped = tokio::task::spawn_blocking(move || witness.join());
+            if tokio::time::timeout(WITNESS_PATIENCE, stopped).await.is_err() {
+                warn!("the cluster's member did not stop in time");
+            }
+        }
+        Ok(ExitStatus::of(&reason, &outcome))
+    }
 }
 
 /// What the parts share.
@@ -130,7 +175,7 @@ impl Parts {
             let tls = config.tls.as_ref().map(sip_server_config).transpose();
             let tls = tls.with_context(|| format!("the certificates of listener {}", config.name))?;
             listeners.push(Listener {
-                context: Arc::new(self.context(config)),
+                context: Arc::new(self.context(config, socket.local_addr()?)),
                 socket,
                 mode: config.mode,
                 tls,
@@ -140,10 +185,10 @@ impl Parts {
         Ok(listeners)
     }
 
-    fn context(&self, config: &ListenerConfig) -> ListenerContext {
+    fn context(&self, config: &ListenerConfig, vip: SocketAddr) -> ListenerContext {
         ListenerContext {
             name: config.name.as_str().into(),
-            vip: config.address,
+            vip,
             transport: transport_of(config),
             balancer: Shared {
                 settings: Arc::clone(&self.balancer),
@@ -162,13 +207,15 @@ impl Parts {
     /// A connection that a node asks for shows the first listener of its transport.
     async fn bind_outbound(
         &self,
-        config: &OutboundConfig,
-        configs: &[ListenerConfig],
+        config: &Config,
         listeners: &[Listener],
-    ) -> anyhow::Result<OutboundListener> {
-        let socket = bind(config.listen, "outbound").await?;
+    ) -> anyhow::Result<Option<OutboundListener>> {
+        let Some(outbound) = &config.outbound else {
+            return Ok(None);
+        };
+        let socket = bind(outbound.listen, "outbound").await?;
         let of = |transport| {
-            let mut pairs = configs.iter().zip(listeners);
+            let mut pairs = config.listeners.iter().zip(listeners);
             pairs.find(|(config, _)| config.mode == Mode::Message && transport_of(config) == transport)
         };
         let tls = match of(Transport::Tls) {
@@ -186,13 +233,13 @@ impl Parts {
             }
             Some(_) | None => None,
         };
-        Ok(OutboundListener {
-            config: config.clone(),
+        Ok(Some(OutboundListener {
+            config: outbound.clone(),
             socket,
             tcp: of(Transport::Tcp).map(|(_, listener)| Arc::clone(&listener.context)),
             tls,
             admission: Arc::clone(&self.admission),
-        })
+        }))
     }
 
     fn probe(
@@ -243,25 +290,15 @@ impl Parts {
         witness.spawn().context("starting the witness's thread").map(Some)
     }
 
-    async fn drain_when_asked(
-        &self,
-        config: &Config,
-        witness: Option<JoinHandle<()>>,
-    ) -> anyhow::Result<ExitStatus> {
-        let reason = self
-            .shutdown
-            .requested()
-            .await
-            .context("installing signal handlers")?;
-        info!(?reason, "draining");
-        let outcome = self.shutdown.drain(&config.drain, async {}).await;
-        if let Some(witness) = witness {
-            let stopped = tokio::task::spawn_blocking(move || witness.join());
-            if tokio::time::timeout(WITNESS_PATIENCE, stopped).await.is_err() {
-                warn!("the cluster's member did not stop in time");
-            }
+    fn let_in(&self, listeners: Vec<Listener>, outbound: Option<OutboundListener>) {
+        for listener in listeners {
+            info!(name = %listener.context.name, address = %listener.context.vip, "listening");
+            self.shutdown.spawn_vital("listener", listener.run());
         }
-        Ok(ExitStatus::of(&reason, &outcome))
+        if let Some(outbound) = outbound {
+            self.shutdown.spawn_vital("outbound listener", outbound.run());
+        }
+        self.readiness.resolved("listeners");
     }
 }
 

@@ -42,7 +42,7 @@ impl Balancer {
         }
         match tag_of(&request) {
             Some(tag) if is_own_tag(&tag) => self.answer(&request, 481),
-            Some(tag) if self.holds.is_held(&tag) => self.wait_behind(&tag, request, now),
+            Some(tag) if self.holds.is_held(&tag) => self.wait_behind(&tag, &request, now),
             Some(tag) => self.admit(&request, RequestKind::InDialog { tag }, now),
             None if request.is_opening_invite() => self.admit(&request, RequestKind::Opening, now),
             None => self.admit(&request, RequestKind::OutsideDialog, now),
@@ -70,7 +70,7 @@ impl Balancer {
             return self.count(Count::Dropped(DropReason::AckWithoutNode));
         };
         if self.holds.is_held(&tag) {
-            return self.wait_behind(&tag, ack, now);
+            return self.wait_behind(&tag, &ack, now);
         }
         match self.dialog_target(&tag) {
             Target::Node(node) => self.acknowledge_at(node, &ack, now),
@@ -92,16 +92,16 @@ impl Balancer {
         let held = tag_of(&cancel).filter(|tag| self.holds.is_held(tag));
         match (self.pending.invite_of(&cancel), held) {
             (Some(invite), _) => self.admit(&cancel, RequestKind::Cancel { invite }, now),
-            (None, Some(tag)) => self.wait_behind(&tag, cancel, now),
+            (None, Some(tag)) => self.wait_behind(&tag, &cancel, now),
             (None, None) => self.answer(&cancel, 481),
         }
     }
 
-    fn wait_behind(&mut self, tag: &[u8], request: RawMessage, now: Instant) {
+    fn wait_behind(&mut self, tag: &[u8], request: &RawMessage, now: Instant) {
         let until = now + self.shared.settings.wait;
-        if let Err(request) = self.holds.wait(tag, request, until) {
+        if !self.holds.wait(tag, request, until) {
             self.count(Count::LimitReached(Limit::WaitingRequests));
-            self.refuse(&request, 500);
+            self.refuse(request, 500);
         }
     }
 

@@ -310,6 +310,8 @@ pub const SHARE_STEPS: u32 = 10;
 
 #[cfg(test)]
 mod tests {
+    use crate::io::clock::now;
+
     use super::*;
     use HealthInput::*;
 
@@ -347,13 +349,13 @@ mod tests {
 
     #[test]
     fn a_node_is_in_service_after_its_first_successful_probe() {
-        let now = Instant::now();
+        let now = now();
         assert_eq!(alive(now).next_deadline(), Some(now + secs(5)));
     }
 
     #[test]
     fn three_failures_take_a_node_out_and_two_successes_bring_it_back() {
-        let now = Instant::now();
+        let now = now();
         let mut health = alive(now);
         assert_eq!(probe(&mut health, ProbeFailed), now + secs(5));
         assert_eq!(health.state(), KeepaliveState::Dying);
@@ -370,7 +372,7 @@ mod tests {
 
     #[test]
     fn a_success_forgives_earlier_failures() {
-        let mut health = alive(Instant::now());
+        let mut health = alive(now());
         probe(&mut health, ProbeFailed);
         probe(&mut health, ProbeFailed);
         probe(&mut health, ProbeSucceeded);
@@ -380,7 +382,7 @@ mod tests {
 
     #[test]
     fn broken_connections_bring_a_node_to_the_brink_and_the_probe_decides() {
-        let now = Instant::now();
+        let now = now();
         let mut health = alive(now);
         assert_eq!(
             health.handle(ConnectionFailed, now),
@@ -396,7 +398,7 @@ mod tests {
 
     #[test]
     fn unanswered_requests_alone_take_a_frozen_node_out() {
-        let now = Instant::now();
+        let now = now();
         let mut health = alive(now);
         for _ in 0..3 {
             drop(health.handle(RequestsUnanswered, now));
@@ -406,7 +408,7 @@ mod tests {
 
     #[test]
     fn a_node_committed_as_lost_returns_only_when_it_registers() {
-        let now = Instant::now();
+        let now = now();
         let mut health = alive(now);
         assert_eq!(health.handle(NodeLost, now), [HealthOutput::Publish]);
         for _ in 0..5 {
@@ -424,7 +426,7 @@ mod tests {
 
     #[test]
     fn without_the_cluster_probes_decide_again() {
-        let now = Instant::now();
+        let now = now();
         let mut health = alive(now);
         drop(health.handle(NodeLost, now));
         drop(health.handle(ClusterSilent, now));
@@ -435,7 +437,7 @@ mod tests {
 
     #[test]
     fn each_departure_in_a_short_time_doubles_the_hold_down() {
-        let now = Instant::now();
+        let now = now();
         let mut health = alive(now);
         let absence = |health: &mut NodeHealth| {
             while health.state() != KeepaliveState::Down {
@@ -457,7 +459,7 @@ mod tests {
 
     #[test]
     fn a_suspended_node_stays_alive_for_what_it_has() {
-        let now = Instant::now();
+        let now = now();
         let mut health = alive(now);
         assert_eq!(health.handle(Suspended, now), [HealthOutput::Publish]);
         assert_eq!(health.state(), KeepaliveState::Suspended);
@@ -466,7 +468,7 @@ mod tests {
 
     #[test]
     fn a_slow_start_grows_the_share_by_tenths_and_only_after_a_return() {
-        let now = Instant::now();
+        let now = now();
         let slow = HealthSettings {
             slow_start: secs(10),
             ..settings()

@@ -60,15 +60,15 @@ impl Holds {
         waiting
     }
 
-    /// Lets a request wait until then; gives it back when there is no room.
-    pub(super) fn wait(&mut self, tag: &[u8], request: RawMessage, until: Instant) -> Result<(), RawMessage> {
+    /// Lets a request wait until then; `false` when there is no room.
+    pub(super) fn wait(&mut self, tag: &[u8], request: &RawMessage, until: Instant) -> bool {
         match self.dialogs.get_mut(tag) {
             Some(hold) if self.waiting < self.waiting_max => {
-                hold.waiting.push_back((until, request));
+                hold.waiting.push_back((until, request.clone()));
                 self.waiting += 1;
-                Ok(())
+                true
             }
-            Some(_) | None => Err(request),
+            Some(_) | None => false,
         }
     }
 
@@ -76,9 +76,8 @@ impl Holds {
     pub(super) fn take_overdue(&mut self, now: Instant) -> Vec<RawMessage> {
         let mut overdue = Vec::new();
         for hold in self.dialogs.values_mut() {
-            while let Some((_, request)) = hold.waiting.pop_front_if(|(until, _)| *until <= now) {
-                overdue.push(request);
-            }
+            let in_time = hold.waiting.partition_point(|(until, _)| *until <= now);
+            overdue.extend(hold.waiting.drain(..in_time).map(|(_, request)| request));
         }
         self.waiting -= overdue.len();
         overdue

@@ -223,7 +223,7 @@ impl Balancer {
 
     /// Answers a request in our own name (RFC 3261 §8.2.6). A To-tag of ours marks the ACK as ours too.
     fn answer(&mut self, request: &RawMessage, status: u16) {
-        let tag = self.tags.to_tag();
+        let tag = self.tags.next_tag();
         self.answer_with_tag(request, status, &tag);
     }
 

@@ -222,6 +222,8 @@ fn weight_with_share(weight: u32, share_step: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use crate::io::clock::now;
+
     use super::*;
     use std::time::Duration;
 
@@ -274,7 +276,7 @@ mod tests {
 
     #[test]
     fn the_last_node_is_never_taken_out_by_failed_checks() {
-        let now = Instant::now();
+        let now = now();
         let mut set = two_alive(now);
         drop(set.handle(NodeId(1), HealthInput::RequestsUnanswered, now));
         assert_eq!(in_service(&set, now), [2]);
@@ -288,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_committed_loss_takes_even_the_last_node_out() {
-        let now = Instant::now();
+        let now = now();
         let mut set = two_alive(now);
         drop(set.node_changed(&record(1, 7, NodeState::Lost), now));
         drop(set.node_changed(&record(2, 7, NodeState::Lost), now));
@@ -297,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_node_that_joins_is_probed_and_then_gets_traffic() {
-        let now = Instant::now();
+        let now = now();
         let mut set = two_alive(now);
         let outputs = set.node_changed(&record(3, 1, NodeState::Live), now);
         assert_eq!(
@@ -313,14 +315,14 @@ mod tests {
 
     #[test]
     fn the_number_of_nodes_is_bounded() {
-        let now = Instant::now();
+        let now = now();
         let mut set = NodeSet::new(settings(), 2, [configured(1), configured(2)], now);
         assert_eq!(set.node_changed(&record(3, 1, NodeState::Live), now), []);
     }
 
     #[test]
     fn a_node_that_prepares_to_stop_gets_no_new_session_until_it_registers_again() {
-        let now = Instant::now();
+        let now = now();
         let mut set = two_alive(now);
         drop(set.node_changed(&record(1, 7, NodeState::Draining), now));
         assert_eq!(in_service(&set, now), [2]);
@@ -330,7 +332,7 @@ mod tests {
 
     #[test]
     fn a_node_that_moves_is_published_under_its_new_address() {
-        let now = Instant::now();
+        let now = now();
         let mut set = two_alive(now);
         let moved = NodeRecord {
             sip_address: address(9),

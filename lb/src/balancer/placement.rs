@@ -29,7 +29,7 @@ impl Balancer {
         let id = self.pending.insert(request, kind, until, now + lifetime);
         if let Err(limit) = self.pending.keep(id, request) {
             self.count(Count::LimitReached(limit));
-            let tag = self.tags.to_tag();
+            let tag = self.tags.next_tag();
             let answer = self.own_answer(request, 500, &tag);
             self.pending.keep_answer_only(id, answer);
         }
@@ -184,7 +184,7 @@ impl Balancer {
         match &entry.kept {
             Kept::Whole(request) => {
                 let request = request.clone();
-                let tag = early_tag.unwrap_or_else(|| self.tags.to_tag());
+                let tag = early_tag.unwrap_or_else(|| self.tags.next_tag());
                 self.answer_with_tag(&request, status, &tag);
             }
             Kept::AnswerOnly(answer) => {

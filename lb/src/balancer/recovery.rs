@@ -196,7 +196,7 @@ impl Balancer {
 
     /// A pair that never stood: nothing was sent through it.
     fn abandon(&mut self, id: PairId, now: Instant) {
-        drop(self.pairs.remove(id));
+        self.pairs.remove(id);
         for orphan in self.pending.at(id) {
             self.orphan(orphan, false, now);
         }
@@ -267,7 +267,7 @@ impl Balancer {
             .collect();
         for pair in idle {
             self.outputs.push(Output::ClosePair(pair));
-            drop(self.pairs.remove(pair));
+            self.pairs.remove(pair);
         }
     }
 

@@ -69,7 +69,7 @@ impl Balancer {
     fn reject(&mut self, suspect: &Suspect) {
         self.count(Count::Fenced(suspect.node));
         if suspect.request.may_be_answered() && self.pairs.get(suspect.pair).is_some() {
-            let tag = self.tags.to_tag();
+            let tag = self.tags.next_tag();
             let bytes = write_answer(&suspect.request, 481, reason_phrase(481), &tag, &[]);
             self.outputs.push(Output::SendToNode {
                 pair: suspect.pair,

@@ -13,7 +13,7 @@ impl TagSource {
     }
 
     /// A To-tag by which the ACK to our answer is known.
-    pub(super) fn to_tag(&mut self) -> String {
+    pub(super) fn next_tag(&mut self) -> String {
         format!("{OWN_TAG_PREFIX}{:016x}", self.next())
     }
 
@@ -45,7 +45,7 @@ mod tests {
     #[test]
     fn tags_differ_and_are_known_again() {
         let mut tags = TagSource::new(1);
-        let (first, second) = (tags.to_tag(), tags.to_tag());
+        let (first, second) = (tags.next_tag(), tags.next_tag());
         assert_ne!(first, second);
         assert!(is_own_tag(first.as_bytes()) && !is_own_tag(b"n1-0"));
     }

@@ -142,10 +142,8 @@ mod tests {
         let admitted = admission.admit(A).unwrap();
         let now = admission.started;
         assert!((0..100).all(|_| admitted.message_arrived(now).is_none()));
-        let paused = (0..20)
-            .filter_map(|_| admitted.message_arrived(now))
-            .last()
-            .unwrap();
+        let paused: Vec<Instant> = (0..20).filter_map(|_| admitted.message_arrived(now)).collect();
+        let paused = *paused.last().unwrap();
         assert!(paused > now + Duration::from_millis(150) && paused < now + Duration::from_millis(250));
         assert!(admitted.message_arrived(now + Duration::from_secs(2)).is_none());
     }

@@ -102,9 +102,8 @@ impl Accepted {
         let Some(tls) = self.tls.clone() else {
             return self.serve_stream(stream, None).await;
         };
-        match self.shake_hands(tls, stream).await {
-            Some((stream, peer)) => self.serve_stream(stream, Some(peer)).await,
-            None => {}
+        if let Some((stream, peer)) = self.shake_hands(tls, stream).await {
+            self.serve_stream(stream, Some(peer)).await;
         }
     }
 

@@ -87,7 +87,7 @@ impl OutboundListener {
     fn any_context(&self) -> Option<&Arc<ListenerContext>> {
         self.tcp
             .as_ref()
-            .or(self.tls.as_ref().map(|(context, _)| context))
+            .or_else(|| self.tls.as_ref().map(|(context, _)| context))
     }
 
     async fn serve(&self, stream: TcpStream, dialler: SocketAddr) {

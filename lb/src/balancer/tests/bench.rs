@@ -7,6 +7,8 @@ use bytes::Bytes;
 use tandem_shared::cluster::{NodeId, SessionKey};
 use tandem_shared::sip::RawMessage;
 
+use crate::io::clock::now;
+
 use super::super::node_table::{KeepaliveState, NodeEntry, NodeTable};
 use super::super::output::{Count, Output};
 use super::super::ownership::Ownership;
@@ -42,7 +44,7 @@ impl Bench {
             balancer,
             ownership,
             kept_in_all,
-            now: Instant::now(),
+            now: now(),
             counts: Vec::new(),
         }
     }
@@ -70,12 +72,25 @@ impl Bench {
         let outputs = self.balancer.handle(input, self.now);
         let mut shown = Vec::new();
         for output in outputs {
-            match output {
-                Output::Count(count) => self.counts.push(count),
-                other => shown.push(show(&other)),
+            if let Output::Count(count) = output {
+                self.counts.push(count);
+            } else {
+                shown.push(show(&output));
             }
         }
         shown
+    }
+
+    /// The first message to the client, whole.
+    pub(super) fn text_to_client(&mut self, input: Input) -> Option<String> {
+        let outputs = self.balancer.handle(input, self.now);
+        outputs.iter().find_map(|output| {
+            if let Output::SendToClient(bytes) = output {
+                Some(String::from_utf8_lossy(bytes).into_owned())
+            } else {
+                None
+            }
+        })
     }
 
     pub(super) fn client(&mut self, text: &str) -> Vec<String> {
@@ -135,9 +150,12 @@ impl Bench {
     }
 
     pub(super) fn pending_at(&self, node: u64) -> i64 {
-        let at = |count: &Count| match count {
-            Count::Pending { node: at, change, .. } if *at == NodeId(node) => *change,
-            _ => 0,
+        let at = |count: &Count| {
+            if let Count::Pending { node: at, change, .. } = count {
+                i64::from(*at == NodeId(node)) * change
+            } else {
+                0
+            }
         };
         self.counts.iter().map(at).sum()
     }

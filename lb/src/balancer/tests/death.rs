@@ -2,10 +2,10 @@ use std::time::Duration;
 
 use tandem_shared::cluster::NodeId;
 
-use super::super::Input;
 use super::super::input::PairLoss;
 use super::super::output::{Count, DropReason, MethodLabel, RedispatchReason, ResentOutcome};
 use super::super::settings::BalancerSettings;
+use super::super::{Input, PairId};
 use super::bench::*;
 
 #[test]
@@ -165,19 +165,12 @@ fn an_invite_in_an_early_dialog_is_ended_with_its_tag() {
     let mut bench = Bench::standing();
     drop(bench.client(&request("INVITE", "a", None)));
     drop(bench.node(0, &answer("INVITE", "a", 180, "n1-early")));
-    let outputs = {
-        bench.pass(Duration::from_secs(2));
-        let lost = Input::PairLost {
-            pair: super::super::PairId(0),
-            loss: PairLoss::Broken,
-        };
-        bench.balancer.handle(lost, bench.now)
+    bench.pass(Duration::from_secs(2));
+    let lost = Input::PairLost {
+        pair: PairId(0),
+        loss: PairLoss::Broken,
     };
-    let answer = outputs.iter().find_map(|output| match output {
-        super::super::Output::SendToClient(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
-        _ => None,
-    });
-    let answer = answer.unwrap();
+    let answer = bench.text_to_client(lost).unwrap();
     assert!(answer.starts_with("SIP/2.0 500") && answer.contains(";tag=n1-early"));
     assert_eq!(bench.client(&request("ACK", "a", Some("n1-early"))), [""; 0]);
 }

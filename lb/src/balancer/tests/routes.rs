@@ -132,15 +132,8 @@ fn the_ack_to_an_answer_of_ours_ends_here() {
 #[test]
 fn with_no_node_the_answer_is_503_with_a_short_retry_after() {
     let mut bench = Bench::with(Default::default(), &[]);
-    let outputs = bench.balancer.handle(
-        Input::ClientMessage(parse(&request("INVITE", "a", None))),
-        bench.now,
-    );
-    let answer = outputs.iter().find_map(|output| match output {
-        super::super::Output::SendToClient(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
-        _ => None,
-    });
-    let answer = answer.unwrap();
+    let invite = parse(&request("INVITE", "a", None));
+    let answer = bench.text_to_client(Input::ClientMessage(invite)).unwrap();
     let seconds: u64 = answer
         .split("Retry-After: ")
         .nth(1)
