@@ -198,6 +198,9 @@ impl ClientConnection {
             paused: None,
         };
         let mut draining = false;
+        // Made once: making them takes a lock that all connections share.
+        let (drain, close) = (shutdown.reached(Stage::Drain), shutdown.reached(Stage::Close));
+        tokio::pin!(drain, close);
         while !self.closing {
             let deadline = self.deadline(reading.paused);
             let congested = self.client.queued_bytes() > self.high_water();
@@ -216,11 +219,11 @@ impl ClientConnection {
                     Err(_) => return,
                 },
                 () = sleep_until(deadline) => self.deadline_reached(&mut reading),
-                () = shutdown.reached(Stage::Drain), if !draining => {
+                () = &mut drain, if !draining => {
                     draining = true;
                     self.feed(Input::DrainStarted);
                 }
-                () = shutdown.reached(Stage::Close) => return,
+                () = &mut close => return,
             }
         }
     }
