@@ -3,7 +3,7 @@
 //! Owns the processes, their configuration, certificates, data and logs, and the one PBX behind the CTI
 //! managers. Does not own the OCS front ends: a story starts as many as it wants. Every cluster takes a random
 //! `127.A.B.0/24` for itself, so that clusters beside each other never want the same port. Everything is killed
-//! when the value is dropped; when that happens in a panic, the last lines of every log are printed.
+//! when the value is dropped; unless the story has ended well, the last lines of every log are printed.
 
 mod binaries;
 pub mod certificates;
@@ -15,6 +15,7 @@ mod process;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -58,7 +59,7 @@ impl Default for ClusterOptions {
         Self {
             users: 200,
             cti_managers: 4,
-            peer_tls: true,
+            peer_tls: std::env::var_os("TANDEM_PLAINTEXT").is_none(),
             adoption_disabled: false,
             cti_heartbeat: Duration::from_millis(500),
             log_filter: std::env::var("TANDEM_LOG").unwrap_or_else(|_| "info".to_owned()),
@@ -80,6 +81,8 @@ pub struct Cluster {
     addresses: Addresses,
     directory: TempDir,
     kept: bool,
+    /// Set when the story has ended well: nobody wants to read logs then.
+    dismissed: AtomicBool,
     pbx: Pbx,
     processes: BTreeMap<Member, Process>,
 }
@@ -104,6 +107,7 @@ impl Cluster {
             addresses,
             directory,
             kept: false,
+            dismissed: AtomicBool::new(false),
             pbx,
             processes: BTreeMap::new(),
         };
@@ -334,6 +338,11 @@ impl Cluster {
         std::fs::read_to_string(self.log_path(member)).unwrap_or_default()
     }
 
+    /// The story has ended as it should.
+    pub fn dismiss(&self) {
+        self.dismissed.store(true, Ordering::Relaxed);
+    }
+
     /// Leaves the directory behind when this value is dropped. The processes are killed all the same.
     pub fn keep_directory(&mut self) {
         self.kept = true;
@@ -392,7 +401,7 @@ impl Drop for Cluster {
         for process in self.processes.values_mut() {
             process.kill_now();
         }
-        if std::thread::panicking() {
+        if !self.dismissed.load(Ordering::Relaxed) {
             for member in self.members() {
                 print_tail(member, &self.log(member));
             }

@@ -135,10 +135,10 @@ impl CallBook {
     }
 
     /// A `MakeCallResponse` named a call.
-    pub(super) fn made(&mut self, id: &str, called: &str) -> Result<(), String> {
+    pub(super) fn made(&mut self, id: &str, calling: &str, called: &str) -> Result<(), String> {
         let call = KnownCall {
             stage: Stage::Made,
-            calling: String::new(),
+            calling: calling.to_owned(),
             called: number_of(called),
             history: Vec::new(),
         };
@@ -197,7 +197,8 @@ fn stage_after(event: &str) -> Option<Stage> {
     }
 }
 
-/// The call of an event, by the name of the element that carries its connection.
+/// The call of an event and the device, by the name of the element that carries its connection. The device may be
+/// left out (§2.1): a heir may not know the far end.
 #[must_use]
 pub fn connection_of(event: &Element) -> Option<(&str, &str)> {
     let name = match event.name.as_str() {
@@ -209,7 +210,7 @@ pub fn connection_of(event: &Element) -> Option<(&str, &str)> {
     };
     Some((
         event.text_at(&[name, "callID"])?,
-        event.text_at(&[name, "deviceID"])?,
+        event.text_at(&[name, "deviceID"]).unwrap_or_default(),
     ))
 }
 

@@ -50,6 +50,8 @@ pub struct Dialog {
     /// The node's tag: `n1-…`.
     pub to_tag: String,
     pub remote_target: String,
+    /// CSeq of the last event; the next one must be higher (RFC 3261 §12.2.1.1).
+    pub last_event_cseq: Option<u32>,
 }
 
 /// A request ready for the front end, which adds its own Via and Record-Route.
@@ -245,11 +247,7 @@ impl Communicator {
         if root.namespace.as_deref() != Some(csta::CSTA) {
             self.violation(format!("{} in namespace {:?}", root.name, root.namespace));
         }
-        if let Some(last) = self.events.last().map(|event| event.cseq)
-            && cseq <= last
-        {
-            self.violation(format!("{} has CSeq {cseq} after {last}", root.name));
-        }
+        self.check_cseq(&root, cseq);
         let monitor = root
             .text_at(&["monitorCrossRefID"])
             .unwrap_or_default()
@@ -260,7 +258,9 @@ impl Communicator {
                 root.name, self.monitor
             ));
         }
-        let (call, device) = connection_of(&root).unwrap_or_default();
+        let Some((call, device)) = connection_of(&root).filter(|(call, _)| !call.is_empty()) else {
+            return self.violation(format!("an event without a whole connection: {body}"));
+        };
         self.check_own_device(&root, device);
         self.check_make_call_answered(&root, call);
         if let Err(wrong) = self.calls.entered(call, &root) {
@@ -314,9 +314,11 @@ impl Communicator {
             return Vec::new();
         };
         let first = self.dialog.is_none();
+        let last_event_cseq = self.dialog.as_ref().and_then(|dialog| dialog.last_event_cseq);
         self.dialog = Some(Dialog {
             to_tag: to_tag.to_owned(),
             remote_target: contact.to_owned(),
+            last_event_cseq,
         });
         let mut drafts = vec![self.ack(invite_cseq)];
         if first {
@@ -374,13 +376,25 @@ impl Communicator {
             // `spec/uacsta.md` §9.5: character for character, else the client never learns the callID.
             self.violation(format!("MakeCallResponse has device {device:?}"));
         }
-        match root.text_at(&["callingDevice", "callID"]) {
+        match root
+            .text_at(&["callingDevice", "callID"])
+            .filter(|id| !id.is_empty())
+        {
             Some(call) => {
-                if let Err(wrong) = self.calls.made(call, called) {
+                if let Err(wrong) = self.calls.made(call, &self.identity.phone, called) {
                     self.violation(wrong);
                 }
             }
             None => self.violation("MakeCallResponse without callID".to_owned()),
+        }
+    }
+
+    fn check_cseq(&mut self, event: &Element, cseq: u32) {
+        let Some(dialog) = &mut self.dialog else { return };
+        if let Some(last) = dialog.last_event_cseq.replace(cseq)
+            && cseq <= last
+        {
+            self.violation(format!("{} has CSeq {cseq} after {last}", event.name));
         }
     }
 

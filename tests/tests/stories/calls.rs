@@ -63,6 +63,7 @@ async fn a_dialog_goes_on_when_the_client_refreshes_it_and_its_cseq_starts_anew(
         .ask(|front_end| (front_end.violations(), front_end.failures()))
         .await;
     assert_eq!((violations, failures), (Vec::new(), Vec::new()));
+    scene.cluster.dismiss();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -89,6 +90,7 @@ async fn a_user_who_signed_off_can_sign_in_again() {
     }
     let violations = scene.ocs.ask(|front_end| front_end.violations()).await;
     assert_eq!(violations, Vec::<String>::new());
+    scene.cluster.dismiss();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

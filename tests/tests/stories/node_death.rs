@@ -41,6 +41,7 @@ async fn the_judges_notice_when_adoption_is_switched_off() {
     let victim = other(node_that_leads(&scene).await);
     let found = kill(&mut scene, victim, 0).await;
     println!("found: {:#}", found.as_ref().unwrap_err());
+    scene.cluster.dismiss();
 }
 
 async fn scene(options: ClusterOptions) -> anyhow::Result<Scene> {
