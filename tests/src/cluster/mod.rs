@@ -59,7 +59,7 @@ impl Default for ClusterOptions {
         Self {
             users: 200,
             cti_managers: 4,
-            peer_tls: std::env::var_os("TANDEM_PLAINTEXT").is_none(),
+            peer_tls: true,
             adoption_disabled: false,
             cti_heartbeat: Duration::from_millis(500),
             log_filter: std::env::var("TANDEM_LOG").unwrap_or_else(|_| "info".to_owned()),
