@@ -117,6 +117,9 @@ fn decode_request(root: &Element<'_>) -> Result<Request, DecodeError> {
         "SnapshotDevice" => Request::SnapshotDevice {
             device: snapshot_object(root)?,
         },
+        "SnapshotCall" => Request::SnapshotCall {
+            call: connection(root, "snapshotObject")?,
+        },
         "MakeCall" => Request::MakeCall {
             calling_device: text(root, "callingDevice")?,
             called_directory_number: text(root, "calledDirectoryNumber")?,
@@ -160,6 +163,7 @@ impl Request {
             }
             Self::MonitorStop { cross_ref_id } => writer.leaf(CROSS_REF_ID, cross_ref_id),
             Self::SnapshotDevice { device } => writer.leaf("snapshotObject", device),
+            Self::SnapshotCall { call } => write_connection(writer, "snapshotObject", call),
             Self::MakeCall {
                 calling_device,
                 called_directory_number,
@@ -196,6 +200,10 @@ fn decode_response(service: &str, root: &Element<'_>) -> Result<CstaMessage, Dec
         "SnapshotDevice" => Response::SnapshotDevice {
             connections: snapshot(root)?,
         },
+        "SnapshotCall" => Response::SnapshotCall {
+            calling: device(root, "callingDevice"),
+            called: device(root, "calledDevice"),
+        },
         "MakeCall" => Response::MakeCall {
             calling_device: connection(root, "callingDevice")?,
         },
@@ -220,6 +228,7 @@ impl Response {
             Self::MonitorStart { .. } => "MonitorStartResponse",
             Self::MonitorStop => "MonitorStopResponse",
             Self::SnapshotDevice { .. } => "SnapshotDeviceResponse",
+            Self::SnapshotCall { .. } => "SnapshotCallResponse",
             Self::MakeCall { .. } => "MakeCallResponse",
             Self::AnswerCall => "AnswerCallResponse",
             Self::ClearConnection => "ClearConnectionResponse",
@@ -234,6 +243,11 @@ impl Response {
             Self::GetCstaFeatures(features) => write_features(writer, features),
             Self::MonitorStart { cross_ref_id } => writer.leaf(CROSS_REF_ID, cross_ref_id),
             Self::SnapshotDevice { connections } => write_snapshot(writer, connections),
+            Self::SnapshotCall { calling, called } => {
+                writer.element("crossRefIDorSnapshotData", |writer| writer.empty("snapshotData"));
+                write_device(writer, "callingDevice", calling.as_ref());
+                write_device(writer, "calledDevice", called.as_ref());
+            }
             Self::MakeCall { calling_device } => write_connection(writer, "callingDevice", calling_device),
             Self::MonitorStop | Self::AnswerCall | Self::ClearConnection | Self::SystemStatus => {}
         })

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::event::EventKind;
+use super::event::{Device, EventKind};
 use super::{ConnectionIdentifier, LocalConnectionState};
 
 /// A CSTA request, of a client or of a CTI manager.
@@ -23,6 +23,10 @@ pub enum Request {
     },
     SnapshotDevice {
         device: String,
+    },
+    /// Of a CTI manager: who takes part in a call that a SnapshotDevice has shown.
+    SnapshotCall {
+        call: ConnectionIdentifier,
     },
     MakeCall {
         calling_device: String,
@@ -56,6 +60,7 @@ impl Request {
             Self::MonitorStart { .. } => "MonitorStart",
             Self::MonitorStop { .. } => "MonitorStop",
             Self::SnapshotDevice { .. } => "SnapshotDevice",
+            Self::SnapshotCall { .. } => "SnapshotCall",
             Self::MakeCall { .. } => "MakeCall",
             Self::AnswerCall { .. } => "AnswerCall",
             Self::ClearConnection { .. } => "ClearConnection",
@@ -73,6 +78,7 @@ impl Request {
             Response::MonitorStart { .. } => matches!(self, Self::MonitorStart { .. }),
             Response::MonitorStop => matches!(self, Self::MonitorStop { .. }),
             Response::SnapshotDevice { .. } => matches!(self, Self::SnapshotDevice { .. }),
+            Response::SnapshotCall { .. } => matches!(self, Self::SnapshotCall { .. }),
             Response::MakeCall { .. } => matches!(self, Self::MakeCall { .. }),
             Response::AnswerCall => matches!(self, Self::AnswerCall { .. }),
             Response::ClearConnection => matches!(self, Self::ClearConnection { .. }),
@@ -84,12 +90,25 @@ impl Request {
 /// A positive answer. The negative one is [`super::CstaErrorCode`] for every service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Response {
-    RequestSystemStatus { status: SystemStatus },
+    RequestSystemStatus {
+        status: SystemStatus,
+    },
     GetCstaFeatures(Features),
-    MonitorStart { cross_ref_id: String },
+    MonitorStart {
+        cross_ref_id: String,
+    },
     MonitorStop,
-    SnapshotDevice { connections: Vec<SnapshotConnection> },
-    MakeCall { calling_device: ConnectionIdentifier },
+    SnapshotDevice {
+        connections: Vec<SnapshotConnection>,
+    },
+    /// ECMA-269 §17.1.1. Absent parties are those that the CTI manager does not know, or does not tell.
+    SnapshotCall {
+        calling: Option<Device>,
+        called: Option<Device>,
+    },
+    MakeCall {
+        calling_device: ConnectionIdentifier,
+    },
     AnswerCall,
     ClearConnection,
     SystemStatus,

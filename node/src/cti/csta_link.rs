@@ -549,6 +549,7 @@ fn answer(invoke_id: u16, request: Request, outputs: &mut Vec<LinkOutput>) {
         Request::GetCstaFeatures { .. }
         | Request::MonitorStart { .. }
         | Request::SnapshotDevice { .. }
+        | Request::SnapshotCall { .. }
         | Request::MakeCall { .. }
         | Request::AnswerCall { .. }
         | Request::ClearConnection { .. }

@@ -1,5 +1,6 @@
 //! From the PBX's events to INFOs in the client's dialog: one at a time, in order, whether it answers or not.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,11 +8,11 @@ use tandem_shared::cluster::{CallRecord, CallState, SessionKey};
 use tandem_shared::io::raft::Authority;
 use tandem_shared::sip::{Method, RawMessage, Uri};
 
-use crate::csta::{self, Device, Event, EventKind, LocalConnectionState, SnapshotConnection};
+use crate::csta::{self, Device, Event, EventKind, LocalConnectionState};
 use crate::sip::dialog;
 
 use super::services::directory_number;
-use super::session::{ClientEvent, Session, UnansweredEvent};
+use super::session::{ClientEvent, Found, Session, UnansweredEvent};
 use super::snapshot::{missed_events, rank};
 use super::{
     EndReason, Farewell, Gateway, Now, Outbound, OutboundTarget, Output, PairId, Report, new_branch, via,
@@ -19,16 +20,14 @@ use super::{
 
 impl Gateway {
     /// Calls that ended, changed or began while nobody watched.
-    pub(super) fn compare_with_snapshot(&mut self, key: &SessionKey, connections: &[SnapshotConnection]) {
+    pub(super) fn compare_with_snapshot(&mut self, key: &SessionKey, found: &Found) {
         let Some(session) = self.session_mut(key) else {
             return;
         };
         session.resumptions_failed = 0;
-        let mut known = session.calls.clone();
-        for (call_id, call) in &session.record.calls {
-            known.entry(call_id.clone()).or_insert_with(|| call.clone());
-        }
-        for event in missed_events(&known, connections, &session.record.device) {
+        let mut known = session.record.calls.clone();
+        known.extend(session.calls.clone());
+        for event in missed_events(&known, found, &session.record.device) {
             self.take_event(key, event);
         }
     }
@@ -274,6 +273,12 @@ impl Session {
         self.events
             .iter()
             .position(|event| !expects_call || self.record.calls.contains_key(event.call_id()))
+    }
+
+    /// The PBX's ids of the calls that the client knows, or is about to be told of.
+    pub(super) fn known_calls(&self) -> BTreeSet<String> {
+        let known = self.calls.values().chain(self.record.calls.values());
+        known.map(|call| call.pbx_call_id.clone()).collect()
     }
 
     pub(super) fn client_call_id(&self, pbx_call_id: &str) -> String {

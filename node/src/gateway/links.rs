@@ -1,14 +1,14 @@
 //! The sessions' places at the CTI connections: chosen in turn, kept, and made again somewhere else when a connection
 //! goes out of service (RCC-4, RCC-5).
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use tandem_shared::cluster::SessionKey;
 
-use crate::csta::{Event, Request, Response};
+use crate::csta::{ConnectionIdentifier, Event, Request, Response};
 use crate::cti::{CtiConnectionId, CtiFailure, RequestToken};
 
-use super::session::Link;
+use super::session::{CallParties, Found, Link};
 use super::{Gateway, Now, Output, Report};
 
 /// Which connections are in service, whose monitor is whose, and who waits for his turn.
@@ -39,6 +39,7 @@ pub(super) enum CtiPurpose {
     Service,
     ResumeMonitor,
     ResumeSnapshot,
+    ResumeParties,
 }
 
 impl Links {
@@ -223,6 +224,7 @@ impl Gateway {
             CtiPurpose::Service => self.service_answered(token, &waiter, result, now),
             CtiPurpose::ResumeMonitor => self.monitor_resumed(&waiter, result, now),
             CtiPurpose::ResumeSnapshot => self.snapshot_resumed(&waiter, result, now),
+            CtiPurpose::ResumeParties => self.parties_told(&waiter, result, now),
         }
     }
 
@@ -255,6 +257,7 @@ impl Gateway {
             connection: waiter.connection,
             cross_ref_id,
             meanwhile: VecDeque::new(),
+            found: None,
         };
         let request = Request::SnapshotDevice { device };
         self.ask(key, waiter.connection, CtiPurpose::ResumeSnapshot, request);
@@ -268,25 +271,93 @@ impl Gateway {
         if session.link.connection() != Some(waiter.connection) {
             return;
         }
+        let known = session.known_calls();
+        let Link::ReadingSnapshot { found, .. } = &mut session.link else {
+            return;
+        };
+        let Ok(Response::SnapshotDevice { connections }) = result else {
+            let link = std::mem::replace(&mut session.link, Link::Down);
+            self.stop_monitor(&link);
+            return self.resumption_failed(key, waiter.connection, now);
+        };
+        let call_ids = connections.iter().map(|call| call.connection.call_id.clone());
+        *found = Some(Found {
+            nameless: call_ids.filter(|call_id| !known.contains(call_id)).collect(),
+            connections,
+            parties: BTreeMap::new(),
+        });
+        self.ask_for_parties(key, waiter.connection, now);
+    }
+
+    /// Who calls? A snapshot of the device does not say it of calls that began meanwhile.
+    fn ask_for_parties(&mut self, key: &SessionKey, connection: CtiConnectionId, now: Now) {
+        let Some(session) = self.session_mut(key) else {
+            return;
+        };
+        let device = session.record.device.clone();
+        let Link::ReadingSnapshot {
+            found: Some(found), ..
+        } = &session.link
+        else {
+            return;
+        };
+        match found.nameless.last() {
+            Some(call_id) => {
+                let call = ConnectionIdentifier::new(call_id.clone(), device);
+                self.ask(
+                    key,
+                    connection,
+                    CtiPurpose::ResumeParties,
+                    Request::SnapshotCall { call },
+                );
+            }
+            None => self.resumed(key, now),
+        }
+    }
+
+    /// A CTI manager that does not offer the service leaves the parties unknown.
+    fn parties_told(&mut self, waiter: &CtiWaiter, result: Result<Response, CtiFailure>, now: Now) {
+        let key = &waiter.session;
+        let Some(session) = self.session_mut(key) else {
+            return;
+        };
+        if session.link.connection() != Some(waiter.connection) {
+            return;
+        }
+        let Link::ReadingSnapshot {
+            found: Some(found), ..
+        } = &mut session.link
+        else {
+            return;
+        };
+        if let (Some(call_id), Ok(Response::SnapshotCall { calling, called })) =
+            (found.nameless.pop(), result)
+        {
+            found.parties.insert(call_id, CallParties { calling, called });
+        }
+        self.ask_for_parties(key, waiter.connection, now);
+    }
+
+    /// All is known: what was missed is told, and then what happened meanwhile.
+    fn resumed(&mut self, key: &SessionKey, _now: Now) {
+        let Some(session) = self.session_mut(key) else {
+            return;
+        };
         let Link::ReadingSnapshot {
             connection,
             cross_ref_id,
             meanwhile,
+            found: Some(found),
         } = std::mem::replace(&mut session.link, Link::Down)
         else {
             return;
-        };
-        let Ok(Response::SnapshotDevice { connections }) = result else {
-            self.links.monitors.remove(&(connection, cross_ref_id.clone()));
-            self.stop_monitor_at(connection, cross_ref_id);
-            return self.resumption_failed(key, connection, now);
         };
         session.link = Link::Up {
             connection,
             cross_ref_id: Some(cross_ref_id),
         };
         self.links.resuming.remove(key);
-        self.compare_with_snapshot(key, &connections);
+        self.compare_with_snapshot(key, &found);
         for event in meanwhile {
             self.take_event(key, event);
         }

@@ -86,7 +86,7 @@ impl Gateway {
                     Err(error) => self.answer_error(key, &request, error, now),
                 }
             }
-            Request::SystemStatus { .. } | Request::Unsupported { .. } => {
+            Request::SnapshotCall { .. } | Request::SystemStatus { .. } | Request::Unsupported { .. } => {
                 self.answer_error(key, &request, CstaErrorCode::SERVICE_NOT_SUPPORTED, now);
             }
         }
@@ -308,6 +308,7 @@ impl Gateway {
                 response @ (Response::AnswerCall
                 | Response::ClearConnection
                 | Response::MonitorStop
+                | Response::SnapshotCall { .. }
                 | Response::SystemStatus
                 | Response::RequestSystemStatus { .. }
                 | Response::GetCstaFeatures(_)),
@@ -521,6 +522,7 @@ impl Gateway {
             | Request::MonitorStart { .. }
             | Request::MonitorStop { .. }
             | Request::SnapshotDevice { .. }
+            | Request::SnapshotCall { .. }
             | Request::SystemStatus { .. }
             | Request::Unsupported { .. } => self.ask_cti(key, request.clone(), now),
         }
@@ -639,6 +641,7 @@ fn check_command(session: &Session, request: &Request) -> Result<IntentOperation
         | Request::MonitorStart { .. }
         | Request::MonitorStop { .. }
         | Request::SnapshotDevice { .. }
+        | Request::SnapshotCall { .. }
         | Request::SystemStatus { .. }
         | Request::Unsupported { .. } => Err(CstaErrorCode::SERVICE_NOT_SUPPORTED),
     }
@@ -673,6 +676,7 @@ fn translate_request(session: &Session, request: &Request) -> Request {
         Request::RequestSystemStatus { .. }
         | Request::GetCstaFeatures { .. }
         | Request::MonitorStop { .. }
+        | Request::SnapshotCall { .. }
         | Request::SystemStatus { .. }
         | Request::Unsupported { .. } => request.clone(),
     }
@@ -712,6 +716,7 @@ fn changes_pbx(request: &Request) -> bool {
         | Request::MonitorStart { .. }
         | Request::MonitorStop { .. }
         | Request::SnapshotDevice { .. }
+        | Request::SnapshotCall { .. }
         | Request::SystemStatus { .. }
         | Request::Unsupported { .. } => false,
     }

@@ -75,11 +75,29 @@ pub(super) enum Link {
         connection: CtiConnectionId,
         cross_ref_id: String,
         meanwhile: VecDeque<csta::Event>,
+        /// The device's calls, once they are told, while the parties of new ones are asked for.
+        found: Option<Found>,
     },
     Up {
         connection: CtiConnectionId,
         cross_ref_id: Option<String>,
     },
+}
+
+/// What a snapshot has shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) connections: Vec<csta::SnapshotConnection>,
+    /// Calls whose parties are yet to be asked for.
+    pub(super) nameless: Vec<String>,
+    pub(super) parties: BTreeMap<String, CallParties>,
+}
+
+/// Who called whom, as far as the CTI manager tells.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct CallParties {
+    pub(super) calling: Option<csta::Device>,
+    pub(super) called: Option<csta::Device>,
 }
 
 impl Link {

@@ -6,16 +6,15 @@ use tandem_shared::cluster::{CallRecord, CallState};
 
 use crate::csta::{
     Cause, ConnectionIdentifier, Device, Event, EventKind, LocalConnectionState, RedirectionDevice,
-    SnapshotConnection,
 };
+
+use super::services::directory_number;
+use super::session::{CallParties, Found};
 
 /// The events between what was known and what the snapshot shows, in order, with the PBX's own ids. Calls that
 /// ended come first, so that a client has room for those that began.
-pub(super) fn missed_events(
-    known: &BTreeMap<String, CallRecord>,
-    snapshot: &[SnapshotConnection],
-    device: &str,
-) -> Vec<Event> {
+pub(super) fn missed_events(known: &BTreeMap<String, CallRecord>, found: &Found, device: &str) -> Vec<Event> {
+    let snapshot = &found.connections;
     let present: BTreeSet<&str> = snapshot
         .iter()
         .map(|call| call.connection.call_id.as_str())
@@ -31,7 +30,8 @@ pub(super) fn missed_events(
         };
         let call_id = call.connection.call_id.as_str();
         let before = known.values().find(|known| known.pbx_call_id == call_id);
-        events.extend(steps(before, state, call_id, device));
+        let parties = Parties::of(before, found.parties.get(call_id), state, device);
+        events.extend(steps(before, &parties, call_id, device));
     }
     events
 }
@@ -67,9 +67,9 @@ pub(super) fn rank(state: CallState) -> u8 {
     }
 }
 
-fn steps(before: Option<&CallRecord>, state: CallState, call_id: &str, device: &str) -> Vec<Event> {
+fn steps(before: Option<&CallRecord>, parties: &Parties, call_id: &str, device: &str) -> Vec<Event> {
     let from = before.map(|call| call.state);
-    let parties = Parties::of(before, state, device);
+    let state = parties.state;
     let event = |kind| parties.event(kind, call_id, device);
     let outgoing = |from| from == CallState::Initiated || from == CallState::Originated;
     match (from, state) {
@@ -100,36 +100,38 @@ struct Parties {
 }
 
 impl Parties {
-    fn of(call: Option<&CallRecord>, state: CallState, device: &str) -> Self {
-        let party = |number: &str| {
-            if number.is_empty() {
-                Device::NotKnown
-            } else {
-                Device::Identifier(number.to_owned())
-            }
-        };
-        let own = || Device::Identifier(device.to_owned());
-        let incoming =
+    fn of(call: Option<&CallRecord>, told: Option<&CallParties>, state: CallState, device: &str) -> Self {
+        let rings =
             state == CallState::Alerting || call.is_some_and(|call| call.state == CallState::Alerting);
-        match call {
-            Some(call) => Self {
-                calling: party(&call.calling),
-                called: party(&call.called),
-                incoming,
-                state,
-            },
-            None if incoming => Self {
-                calling: Device::NotKnown,
-                called: own(),
-                incoming,
-                state,
-            },
-            None => Self {
-                calling: own(),
-                called: Device::NotKnown,
-                incoming,
-                state,
-            },
+        let Some(call) = call else {
+            return Self::of_new_call(told.cloned().unwrap_or_default(), rings, state, device);
+        };
+        Self {
+            calling: party(&call.calling),
+            called: party(&call.called),
+            incoming: rings,
+            state,
+        }
+    }
+
+    /// Nobody has told of the call before: what the CTI manager does not say, its state may.
+    fn of_new_call(told: CallParties, rings: bool, state: CallState, device: &str) -> Self {
+        let own = || Device::Identifier(device.to_owned());
+        let is_own = |party: &Device| {
+            let number = party.identifier().map(directory_number);
+            number == Some(directory_number(device))
+        };
+        let incoming = rings || told.called.as_ref().is_some_and(is_own);
+        let (caller, callee) = if incoming {
+            (Device::NotKnown, own())
+        } else {
+            (own(), Device::NotKnown)
+        };
+        Self {
+            calling: told.calling.unwrap_or(caller),
+            called: told.called.unwrap_or(callee),
+            incoming,
+            state,
         }
     }
 
@@ -187,6 +189,14 @@ impl Parties {
     }
 }
 
+fn party(number: &str) -> Device {
+    if number.is_empty() {
+        Device::NotKnown
+    } else {
+        Device::Identifier(number.to_owned())
+    }
+}
+
 fn cleared(call_id: &str, device: &str) -> Event {
     let mut event = Event::new(
         EventKind::ConnectionCleared,
@@ -202,6 +212,7 @@ fn cleared(call_id: &str, device: &str) -> Event {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::csta::SnapshotConnection;
 
     fn known(calls: &[(&str, CallState)]) -> BTreeMap<String, CallRecord> {
         calls
@@ -225,6 +236,14 @@ mod tests {
         }
     }
 
+    fn found(connections: Vec<SnapshotConnection>) -> Found {
+        Found {
+            connections,
+            nameless: Vec::new(),
+            parties: BTreeMap::new(),
+        }
+    }
+
     fn kinds(events: &[Event]) -> Vec<(EventKind, &str)> {
         events
             .iter()
@@ -236,7 +255,7 @@ mod tests {
     fn a_call_that_ended_is_reported_cleared_and_one_that_stands_is_not_reported() {
         let known = known(&[("c-1", CallState::Connected), ("c-2", CallState::Connected)]);
         let connected = [LocalConnectionState::Connected, LocalConnectionState::Connected];
-        let events = missed_events(&known, &[seen("c-2", &connected)], "4711");
+        let events = missed_events(&known, &found(vec![seen("c-2", &connected)]), "4711");
         assert_eq!(kinds(&events), vec![(EventKind::ConnectionCleared, "c-1")]);
     }
 
@@ -244,7 +263,7 @@ mod tests {
     fn a_call_that_was_delivered_and_answered_meanwhile_is_told_in_order() {
         let known = known(&[("c-1", CallState::Originated)]);
         let connected = [LocalConnectionState::Connected, LocalConnectionState::Connected];
-        let events = missed_events(&known, &[seen("c-1", &connected)], "4711");
+        let events = missed_events(&known, &found(vec![seen("c-1", &connected)]), "4711");
         assert_eq!(
             kinds(&events),
             vec![(EventKind::Delivered, "c-1"), (EventKind::Established, "c-1")]
@@ -255,7 +274,7 @@ mod tests {
     #[test]
     fn a_phone_that_began_to_ring_meanwhile_is_told() {
         let ringing = [LocalConnectionState::Alerting, LocalConnectionState::Connected];
-        let events = missed_events(&BTreeMap::new(), &[seen("c-9", &ringing)], "4711");
+        let events = missed_events(&BTreeMap::new(), &found(vec![seen("c-9", &ringing)]), "4711");
         assert_eq!(kinds(&events), vec![(EventKind::Delivered, "c-9")]);
         assert_eq!(
             events[0].local_connection_info,
@@ -266,7 +285,7 @@ mod tests {
     #[test]
     fn a_new_outgoing_call_is_told_from_its_beginning() {
         let dialled = [LocalConnectionState::Connected, LocalConnectionState::Alerting];
-        let events = missed_events(&BTreeMap::new(), &[seen("c-9", &dialled)], "4711");
+        let events = missed_events(&BTreeMap::new(), &found(vec![seen("c-9", &dialled)]), "4711");
         assert_eq!(
             kinds(&events),
             vec![(EventKind::Originated, "c-9"), (EventKind::Delivered, "c-9")]

@@ -107,6 +107,21 @@ pub fn snapshot_response(device: &str, calls: &[SnapshotCall]) -> String {
     )
 }
 
+/// `SnapshotCallResponse`: who called whom.
+#[must_use]
+pub fn snapshot_call_response(call: &SnapshotCall) -> String {
+    let party =
+        |name: &str, number: &str| format!("<{name}>{}</{name}>", element("deviceIdentifier", number));
+    let (calling, called) = (
+        party("callingDevice", &call.calling),
+        party("calledDevice", &call.called),
+    );
+    document(
+        "SnapshotCallResponse",
+        &format!("<crossRefIDorSnapshotData><snapshotData/></crossRefIDorSnapshotData>{calling}{called}"),
+    )
+}
+
 /// The event that a monitor with id `monitor` gets.
 #[must_use]
 pub fn event(monitor: &str, event: &PbxEvent) -> String {

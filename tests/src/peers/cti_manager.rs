@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use super::csta;
-use super::line_protocol::{Fault, FromManager, PbxAnswer, PbxEvent, PbxRequest, ToManager};
+use super::line_protocol::{CallId, Fault, FromManager, PbxAnswer, PbxEvent, PbxRequest, ToManager};
 use crate::xml::Element;
 
 /// What `tandem-cti-manager` is told on its command line.
@@ -163,6 +163,9 @@ enum Asked {
     Snapshot {
         device: String,
     },
+    SnapshotCall {
+        call: CallId,
+    },
     MakeCall {
         device: String,
     },
@@ -271,6 +274,16 @@ impl Session {
                 }
                 None => self.answer(invoke_id, csta::error("operation", "invalidDeviceID")),
             },
+            "SnapshotCall" => match on_connection(root, "snapshotObject") {
+                Some((call, device)) => {
+                    self.ask_pbx(
+                        invoke_id,
+                        PbxRequest::Snapshot { device },
+                        Asked::SnapshotCall { call },
+                    );
+                }
+                None => self.answer(invoke_id, csta::error("operation", "invalidConnectionID")),
+            },
             "MakeCall" => self.make_call(invoke_id, root),
             "AnswerCall" => {
                 let request = on_connection(root, "callToBeAnswered")
@@ -351,6 +364,13 @@ impl Session {
             }
             (Asked::Snapshot { device }, Ok(PbxAnswer::Snapshot { calls })) => {
                 csta::snapshot_response(&device, &calls)
+            }
+            (Asked::SnapshotCall { call }, Ok(PbxAnswer::Snapshot { calls })) => {
+                let found = calls.iter().find(|shown| shown.call == call);
+                found.map_or_else(
+                    || csta::error("operation", "invalidConnectionID"),
+                    csta::snapshot_call_response,
+                )
             }
             (Asked::MakeCall { device }, Ok(PbxAnswer::CallMade { call })) => {
                 csta::make_call_response(&call, &device)
