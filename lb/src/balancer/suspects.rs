@@ -70,7 +70,7 @@ impl Balancer {
         self.count(Count::Fenced(suspect.node));
         if suspect.request.may_be_answered() && self.pairs.get(suspect.pair).is_some() {
             let tag = self.tags.next_tag();
-            let bytes = write_answer(&suspect.request, 481, reason_phrase(481), &tag, &[]);
+            let bytes = write_answer(&suspect.request, 481, reason_phrase(481), &tag, &[FENCE_HEADER]);
             self.outputs.push(Output::SendToNode {
                 pair: suspect.pair,
                 bytes,
@@ -103,6 +103,8 @@ impl Balancer {
     }
 }
 
+/// To has the client's tag already, so ours does not show: this tells the node whose word it is.
+const FENCE_HEADER: (&str, &str) = ("Warning", "399 tandem-lb \"another node owns the session\"");
 const SUSPECTS_MAX: usize = 256;
 /// More than a heartbeat of the cluster, much less than anybody's timeout.
 const PATIENCE: Duration = Duration::from_millis(300);

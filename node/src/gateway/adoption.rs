@@ -1,15 +1,15 @@
 //! Sessions that change hands: taken over from a node that is gone, or left to another one (architecture §3).
 
 use std::collections::{BTreeSet, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tandem_shared::cluster::{Applied, Command, SessionKey, SessionRecord};
+use tandem_shared::cluster::{Command, SessionKey, SessionRecord};
 
 use crate::sip::transaction;
 
 use super::proposals::{Outcome, Waiter};
 use super::session::{Link, QueuedRequest, Session, Stage};
-use super::{AdoptionPolicy, EndReason, Gateway, Now, Output, Report, client_key};
+use super::{AdoptionPolicy, EndReason, Gateway, KnownSession, Now, Output, Report, client_key};
 
 /// Requests for a session that is not this node's yet.
 #[derive(Debug)]
@@ -42,17 +42,18 @@ impl Gateway {
         self.outputs.push(Output::ReadSession { key: key.clone() });
     }
 
-    pub(super) fn session_read(&mut self, key: SessionKey, record: Option<Box<SessionRecord>>, now: Now) {
-        let Some(record) = record else {
+    pub(super) fn session_read(&mut self, key: SessionKey, known: Option<KnownSession>, now: Now) {
+        let Some(known) = known else {
             self.release_unknown(&key);
             if self.sessions.get(&key).is_some_and(Session::is_replicated) {
                 self.drop_session(&key, None);
             }
             return;
         };
-        if record.owner == self.config.node {
-            return self.adopt(*record, now);
+        if known.record.owner == self.config.node {
+            return self.adopt(known, now);
         }
+        let record = known.record;
         if self.sessions.contains_key(&key) {
             self.drop_session(&key, Some(&record));
         }
@@ -79,24 +80,19 @@ impl Gateway {
             .push(Waiter::Adoption(key.clone()), command, deadline);
     }
 
-    pub(super) fn adoption_committed(&mut self, key: &SessionKey, outcome: Outcome, now: Now) {
+    pub(super) fn adoption_committed(&mut self, key: &SessionKey, outcome: &Outcome) {
         if let Some(held) = self.held.get_mut(key) {
             held.adopting = false;
         }
-        match outcome {
-            Outcome::Applied(Applied::Session(record)) if record.owner == self.config.node => {
-                self.adopt(*record, now)
-            }
-            // It went elsewhere, or is gone: the state tells, and a second attempt may be due.
-            Outcome::Applied(_) if self.held.contains_key(key) => {
-                self.outputs.push(Output::ReadSession { key: key.clone() });
-            }
-            Outcome::Applied(_) | Outcome::TimedOut => {}
+        // Ours now, or gone elsewhere after all: the state tells.
+        if self.held.contains_key(key) && *outcome != Outcome::TimedOut {
+            self.outputs.push(Output::ReadSession { key: key.clone() });
         }
     }
 
     /// The session is this node's: it goes on from the record.
-    fn adopt(&mut self, record: SessionRecord, now: Now) {
+    fn adopt(&mut self, known: KnownSession, now: Now) {
+        let record = *known.record;
         let key = record.key.clone();
         match self.sessions.get(&key) {
             Some(session) if session.epoch() >= record.epoch => return self.release_held(&key, now),
@@ -112,7 +108,8 @@ impl Gateway {
             user: record.user.clone(),
             epoch: record.epoch.0,
         });
-        let session = Session::new(record, Stage::Established, Link::Down, now.instant, now.unix_ms);
+        let mut session = Session::new(record, Stage::Established, Link::Down, now.instant, now.unix_ms);
+        session.call_expected_until = known.call_begun.then(|| now.instant + REPEATED_COMMAND_WAIT);
         if let Some(client) = client_key(&session) {
             self.by_client.entry(client).or_insert_with(|| key.clone());
         }
@@ -167,10 +164,10 @@ impl Gateway {
         }
     }
 
-    pub(super) fn session_changed(&mut self, key: SessionKey, record: Option<Box<SessionRecord>>, now: Now) {
-        match record {
-            Some(record) if record.owner == self.config.node => self.adopt(*record, now),
-            Some(record) => self.drop_session(&key, Some(&record)),
+    pub(super) fn session_changed(&mut self, key: SessionKey, known: Option<KnownSession>, now: Now) {
+        match known {
+            Some(known) if known.record.owner == self.config.node => self.adopt(known, now),
+            Some(known) => self.drop_session(&key, Some(&known.record)),
             // Closed: by this node, which knows, or over its head.
             None => {
                 if self.sessions.get(&key).is_some_and(Session::is_established) {
@@ -197,8 +194,8 @@ impl Gateway {
         }
     }
 
-    pub(super) fn state_replaced(&mut self, records: Vec<SessionRecord>, now: Now) {
-        let owned: BTreeSet<&SessionKey> = records.iter().map(|record| &record.key).collect();
+    pub(super) fn state_replaced(&mut self, sessions: Vec<KnownSession>, now: Now) {
+        let owned: BTreeSet<&SessionKey> = sessions.iter().map(|known| &known.record.key).collect();
         let lost: Vec<SessionKey> = self
             .sessions
             .values()
@@ -210,8 +207,8 @@ impl Gateway {
         for key in lost {
             self.drop_session(&key, None);
         }
-        for record in records {
-            self.adopt(record, now);
+        for known in sessions {
+            self.adopt(known, now);
         }
     }
 
@@ -251,3 +248,6 @@ impl Gateway {
         self.report(report);
     }
 }
+
+/// How long the events of a call that a client may have asked for wait for it to ask again.
+const REPEATED_COMMAND_WAIT: Duration = Duration::from_secs(2);

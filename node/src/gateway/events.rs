@@ -63,6 +63,9 @@ impl Gateway {
         if session.events_not_before.is_some_and(|at| at <= now.instant) {
             session.events_not_before = None;
         }
+        if session.call_expected_until.is_some_and(|at| at <= now.instant) {
+            session.call_expected_until = None;
+        }
         if !session.is_established() || session.unanswered.is_some() || session.events_not_before.is_some() {
             return;
         }
@@ -270,9 +273,9 @@ impl Session {
     /// The first event that may go: none of a call whose callID a MakeCallResponse has yet to tell.
     fn next_event(&self) -> Option<usize> {
         let expects_call = self.expects_call();
-        self.events
-            .iter()
-            .position(|event| !expects_call || self.record.calls.contains_key(event.call_id()))
+        self.events.iter().position(|event| {
+            !expects_call || self.record.calls.contains_key(event.call_id()) || rings_here(&event.event)
+        })
     }
 
     /// The PBX's ids of the calls that the client knows, or is about to be told of.
@@ -293,6 +296,11 @@ impl Session {
         let known = self.calls.get(call_id).or_else(|| self.record.calls.get(call_id));
         known.map_or_else(|| call_id.to_owned(), |call| call.pbx_call_id.clone())
     }
+}
+
+/// A call from elsewhere, which no MakeCallResponse tells of.
+fn rings_here(event: &Event) -> bool {
+    event.kind == EventKind::Delivered && event.local_connection_info == Some(LocalConnectionState::Alerting)
 }
 
 /// What an event does to the call at the session's own device.
@@ -363,7 +371,12 @@ fn client_device(identifier: &str, device: &str, line: &str) -> String {
 
 /// The fence answers for a session that the replicated state gives to another node.
 fn is_from_front_end(raw: &RawMessage) -> bool {
-    raw.to_tag().is_some_and(|tag| tag.starts_with(b"lb-"))
+    let tagged = raw.to_tag().is_some_and(|tag| tag.starts_with(b"lb-"));
+    // In a dialog To has the client's tag already, and the front end adds no other.
+    let warned = raw.headers().any(|(name, value)| {
+        name.eq_ignore_ascii_case(b"Warning") && value.trim_ascii().starts_with(b"399 tandem-lb ")
+    });
+    tagged || warned
 }
 
 fn outbound_target(uri: &str) -> Option<OutboundTarget> {

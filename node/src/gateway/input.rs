@@ -20,6 +20,14 @@ pub struct Now {
     pub unix_ms: u64,
 }
 
+/// A session as the replicated state knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownSession {
+    pub record: Box<SessionRecord>,
+    /// A MakeCall was begun, and what came of it is not written: its client may ask for it again.
+    pub call_begun: bool,
+}
+
 #[derive(Debug)]
 pub enum Input {
     PairOpened {
@@ -78,20 +86,20 @@ pub enum Input {
     /// The answer to [`super::Output::ReadSession`].
     SessionRead {
         key: SessionKey,
-        record: Option<Box<SessionRecord>>,
+        session: Option<KnownSession>,
     },
     /// Some node opened a session.
     SessionOpened {
         record: Box<SessionRecord>,
     },
-    /// A session has changed hands, or is gone; `record` is how it stands now.
+    /// A session has changed hands, or is gone; `session` is how it stands now.
     SessionChanged {
         key: SessionKey,
-        record: Option<Box<SessionRecord>>,
+        session: Option<KnownSession>,
     },
     /// The state was replaced as a whole, or the node has just registered: these are the sessions it owns.
     StateReplaced {
-        sessions: Vec<SessionRecord>,
+        sessions: Vec<KnownSession>,
     },
     /// The cluster has committed that this node is gone.
     DeclaredLost,

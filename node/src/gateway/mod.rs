@@ -38,7 +38,7 @@ use crate::cti::RequestToken;
 use crate::directory::Directory;
 use crate::sip::{dialog, transaction};
 
-pub use input::{Input, Now};
+pub use input::{Input, KnownSession, Now};
 pub use output::{EndReason, OutboundTarget, Output, Report};
 pub use pairs::{Pair, PairId, PairPurpose};
 
@@ -234,9 +234,9 @@ impl Gateway {
                     self.committed(waiter, outcome, now);
                 }
             }
-            Input::SessionRead { key, record } => self.session_read(key, record, now),
+            Input::SessionRead { key, session } => self.session_read(key, session, now),
             Input::SessionOpened { record } => self.session_opened_somewhere(&record, now),
-            Input::SessionChanged { key, record } => self.session_changed(key, record, now),
+            Input::SessionChanged { key, session } => self.session_changed(key, session, now),
             Input::StateReplaced { sessions } => self.state_replaced(sessions, now),
             Input::DeclaredLost => self.declared_lost(),
             Input::AuthorityChanged(authority) => self.authority_changed(authority),
@@ -347,7 +347,7 @@ impl Gateway {
         match waiter {
             Waiter::Opening(key) => self.opening_committed(&key, outcome, now),
             Waiter::Request(key) => self.request_committed(&key, outcome, now),
-            Waiter::Adoption(key) => self.adoption_committed(&key, outcome, now),
+            Waiter::Adoption(key) => self.adoption_committed(&key, &outcome),
             Waiter::Nobody => {}
         }
     }

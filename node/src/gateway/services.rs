@@ -469,6 +469,9 @@ impl Gateway {
         {
             self.note_call(key, &call_id, Some(record), now);
         }
+        if let Some(session) = self.session_mut(key) {
+            session.call_expected_until = None;
+        }
         // Byte for byte the line URI: a client compares it and else ignores every event of the call.
         let calling_device = ConnectionIdentifier::new(call_id, line);
         self.answer(key, request, &Response::MakeCall { calling_device }, now);

@@ -28,6 +28,8 @@ pub(super) struct Session {
     pub(super) unanswered: Option<UnansweredEvent>,
     /// Events wait until then: the answer before them travels on another connection.
     pub(super) events_not_before: Option<Instant>,
+    /// A node that is gone may have made a call that the client has yet to ask for again.
+    pub(super) call_expected_until: Option<Instant>,
     /// The session's calls as the PBX has told them, by the callID that the client has (or will have). What the
     /// client has been told is in the record.
     pub(super) calls: BTreeMap<String, CallRecord>,
@@ -265,6 +267,7 @@ impl Session {
             events: VecDeque::new(),
             unanswered: None,
             events_not_before: None,
+            call_expected_until: None,
             calls,
             cseq: first.saturating_sub(1),
             expires_at: now + remaining,
@@ -316,7 +319,7 @@ impl Session {
 
     /// A MakeCall is being carried out, or waits for it: its callID is not known to the client yet.
     pub(super) fn expects_call(&self) -> bool {
-        self.requests.iter().any(|queued| queued.makes_call)
+        self.call_expected_until.is_some() || self.requests.iter().any(|queued| queued.makes_call)
     }
 
     pub(super) fn next_deadline(&self) -> Instant {
@@ -325,7 +328,8 @@ impl Session {
             Stage::Established => None,
         };
         let event = self.unanswered.as_ref().map(|unanswered| unanswered.until);
-        let waits = [opening, event, self.events_not_before];
+        let expected = self.call_expected_until.filter(|_| !self.events.is_empty());
+        let waits = [opening, event, expected, self.events_not_before];
         waits.into_iter().flatten().fold(self.expires_at, Instant::min)
     }
 }

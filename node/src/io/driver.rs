@@ -4,7 +4,9 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use tandem_shared::cluster::{Change, Command, NodeId, NodeState, SessionKey, SettingName};
+use tandem_shared::cluster::{
+    Change, ClusterState, Command, IntentOperation, NodeId, NodeState, SessionKey, SessionRecord, SettingName,
+};
 use tandem_shared::io::admin::Readiness;
 use tandem_shared::io::raft::{ChangeReceiver, Cluster, ClusterStatus};
 use tandem_shared::io::sip_stream::{SendRefused, SipSender};
@@ -13,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::cti::{ChangedTimings, Connections, CtiInput, CtiOutput};
-use crate::gateway::{Gateway, Input, Output, PairId, Report};
+use crate::gateway::{Gateway, Input, KnownSession, Output, PairId, Report};
 
 use super::cti_link::CtiLinks;
 use super::registration;
@@ -206,18 +208,24 @@ impl Driver {
     }
 
     fn take_in_session(&mut self, key: &SessionKey) {
-        let record = self.cluster.with_state(|state| state.session(key).cloned());
+        let session = self.known_session(key);
         self.take_in(Input::SessionChanged {
             key: key.clone(),
-            record: record.map(Box::new),
+            session,
         });
+    }
+
+    fn known_session(&self, key: &SessionKey) -> Option<KnownSession> {
+        self.cluster
+            .with_state(|state| state.session(key).map(|record| known(state, record)))
     }
 
     fn take_in_state(&mut self) {
         let id = self.identity.id;
-        let sessions = self
-            .cluster
-            .with_state(|state| state.sessions_of(id).cloned().collect());
+        let sessions = self.cluster.with_state(|state| {
+            let owned = state.sessions_of(id);
+            owned.map(|record| known(state, record)).collect()
+        });
         self.take_in(Input::StateReplaced { sessions });
         self.take_in_settings();
     }
@@ -287,9 +295,8 @@ impl Driver {
             }
             Output::Propose { batch, command } => self.propose(batch, command),
             Output::ReadSession { key } => {
-                let record = self.cluster.with_state(|state| state.session(&key).cloned());
-                let record = record.map(Box::new);
-                self.follow_ups.push_back(Input::SessionRead { key, record });
+                let session = self.known_session(&key);
+                self.follow_ups.push_back(Input::SessionRead { key, session });
             }
             Output::RegisterAnew => self.register_anew(),
             Output::Report(report) => self.report(&report),
@@ -461,6 +468,16 @@ impl Driver {
             | Report::EventUnanswered
             | Report::EventDropped => {}
         }
+    }
+}
+
+fn known(state: &ClusterState, record: &SessionRecord) -> KnownSession {
+    let makes_call = |operation: &IntentOperation| matches!(operation, IntentOperation::MakeCall { .. });
+    KnownSession {
+        record: Box::new(record.clone()),
+        call_begun: state
+            .intents_of(&record.key)
+            .any(|(_, intent)| intent.result.is_none() && makes_call(&intent.operation)),
     }
 }
 

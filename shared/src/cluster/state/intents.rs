@@ -10,6 +10,14 @@ impl ClusterState {
         self.intents.get(session)?.get(request)
     }
 
+    /// Every command of the session that has begun and is not forgotten yet.
+    pub fn intents_of(
+        &self,
+        session: &SessionKey,
+    ) -> impl Iterator<Item = (&RequestKey, &IntentRecord)> + '_ {
+        self.intents.get(session).into_iter().flatten()
+    }
+
     #[must_use]
     pub fn intent_count(&self) -> usize {
         self.intents_by_age.len()
