@@ -15,7 +15,9 @@ fn decisions_are_pure_and_effects_live_in_io() {
         "SystemTime",
         "async fn",
         ".await",
-        "rand::",
+        "rand::rng",
+        "rand::random",
+        "OsRng",
         "std::thread",
         "Mutex",
     ];

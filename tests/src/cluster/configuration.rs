@@ -40,7 +40,8 @@ fn lb(addresses: Addresses, options: &ClusterOptions) -> String {
          balance = \"round-robin\"\n\n\
          {nodes}\
          [keepalive]\nperiod_ms = 500\nfailures = 3\nretry_period_ms = 200\nsuccesses = 1\n\n\
-         [outbound]\nlisten = \"{outbound}\"\nallow = [\"127.0.0.0/8\"]\nsource_address = \"{source}\"\n\n\
+         [outbound]\nlisten = \"{outbound}\"\nallow = [\"127.0.0.0/8\"]\n\
+         allow_from = [\"127.0.0.0/8\"]\nsource_address = \"{source}\"\n\n\
          {cluster}",
         admin = addresses.admin(Member::Lb).expect("lb has an admin listener"),
         vip = addresses.vip(),

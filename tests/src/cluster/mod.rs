@@ -117,6 +117,7 @@ impl Cluster {
         cluster
             .wait_until_ready(&[Member::Node(1), Member::Node(2), Member::Lb])
             .await?;
+        cluster.wait_until_nodes_are_in_service().await?;
         Ok(cluster)
     }
 
@@ -207,14 +208,11 @@ impl Cluster {
 
     /// Starts a member that has been killed or stopped, with the data that it left behind.
     pub async fn restart(&mut self, member: Member) -> anyhow::Result<()> {
-        self.spawn(member)?;
-        match member {
-            Member::CtiManager(_) => Ok(()),
-            Member::Lb | Member::Node(_) => self.wait_until_ready(&[member]).await,
-        }
+        self.restart_all(&[member]).await
     }
 
-    /// Starts several members and waits for them together: most of a cluster is ready only with others.
+    /// Starts several members and waits for them together: most of a cluster is ready only with others. When it
+    /// returns, lb has every node that runs in service.
     pub async fn restart_all(&mut self, members: &[Member]) -> anyhow::Result<()> {
         for member in members {
             self.spawn(*member)?;
@@ -224,7 +222,21 @@ impl Cluster {
             .copied()
             .filter(|member| !matches!(member, Member::CtiManager(_)))
             .collect();
-        self.wait_until_ready(&ready).await
+        self.wait_until_ready(&ready).await?;
+        self.wait_until_nodes_are_in_service().await
+    }
+
+    async fn wait_until_nodes_are_in_service(&self) -> anyhow::Result<()> {
+        if !self.is_running(Member::Lb) {
+            return Ok(());
+        }
+        let nodes = [Member::Node(1), Member::Node(2)].map(|node| f64::from(self.is_running(node)));
+        let wanted: f64 = nodes.iter().sum();
+        self.wait_for_metrics(Member::Lb, "lb has all nodes in service", |metrics| {
+            metrics.sum("tandem_lb_nodes_in_service", &[]) >= wanted
+        })
+        .await
+        .map(drop)
     }
 
     #[must_use]

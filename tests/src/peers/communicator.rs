@@ -1,7 +1,7 @@
 //! One communicator: its dialog with the gateway, the requests it sends, and its strict reading of what comes.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::books::{Answer, CallBook, Outcome, ReceivedEvent, SentRequest, connection_of, snapshot_calls};
 use super::csta;
@@ -83,6 +83,8 @@ pub struct Communicator {
     calling: BTreeMap<usize, String>,
     last_snapshot: Option<BTreeMap<String, Vec<String>>>,
     ended_by_gateway: bool,
+    /// The last event before a connection broke: nobody can know that it arrived, so it may come once more.
+    may_be_repeated: Option<(String, String)>,
     violations: Vec<String>,
 }
 
@@ -101,6 +103,7 @@ impl Communicator {
             calling: BTreeMap::new(),
             last_snapshot: None,
             ended_by_gateway: false,
+            may_be_repeated: None,
             violations: Vec::new(),
         }
     }
@@ -238,6 +241,14 @@ impl Communicator {
         }
     }
 
+    /// The front end has lost a connection. An event that was on its way may come again (RFC 3261 §8.1.3.1: its
+    /// sender saw no answer), in the dialog's next CSeq.
+    pub fn connection_broken(&mut self, now: Instant) {
+        let recent = |event: &&ReceivedEvent| now.saturating_duration_since(event.at) < UNANSWERED_EVENT;
+        let last = self.events.last().filter(recent);
+        self.may_be_repeated = last.map(|event| (event.call.clone(), event.name.clone()));
+    }
+
     /// An INFO with an event has come, on the right dialog. `cseq` is its number.
     pub fn event_arrived(&mut self, cseq: u32, body: &str, now: Instant) {
         let root = match Element::parse(body) {
@@ -263,7 +274,8 @@ impl Communicator {
         };
         self.check_own_device(&root, device);
         self.check_make_call_answered(&root, call);
-        if let Err(wrong) = self.calls.entered(call, &root) {
+        let repeated = self.may_be_repeated.take() == Some((call.to_owned(), root.name.clone()));
+        if !repeated && let Err(wrong) = self.calls.entered(call, &root) {
             self.violation(wrong);
         }
         self.events.push(ReceivedEvent {
@@ -487,5 +499,7 @@ fn called_number(body: &str) -> Option<String> {
         .map(super::switch::number_of)
 }
 
+/// Longer than a gateway waits for the answer to an event before it sends the next one.
+const UNANSWERED_EVENT: Duration = Duration::from_millis(500);
 /// The gateway's URI as it stands in msRTCSIP-LineServer.
 pub const GATEWAY: &str = "sip:8000@gateway.example.com";

@@ -179,6 +179,8 @@ impl FrontEnd {
             }
             !lost
         });
+        let now = Instant::now();
+        self.users.iter_mut().for_each(|user| user.connection_broken(now));
     }
 
     /// One whole message has come.
