@@ -27,18 +27,23 @@ fn build() -> anyhow::Result<PathBuf> {
         .to_path_buf();
     let target = directory.parent().context("no target directory")?;
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let is_test = executable.parent().is_some_and(|folder| folder.ends_with("deps"));
     let mut command = Command::new(cargo);
-    command.args([
-        "build",
-        "--quiet",
-        "--bins",
-        "-p",
-        "tandem-lb",
-        "-p",
-        "tandem-node",
-        "-p",
-        "tandem-tests",
-    ]);
+    command.args(["build", "--quiet"]);
+    // Cargo unites the features of what it builds together: another selection would build the dependencies twice.
+    if is_test {
+        command.args(["--workspace", "--all-targets"]);
+    } else {
+        command.args([
+            "--bins",
+            "-p",
+            "tandem-lb",
+            "-p",
+            "tandem-node",
+            "-p",
+            "tandem-tests",
+        ]);
+    }
     command
         .arg("--target-dir")
         .arg(target)
