@@ -12,6 +12,7 @@ use tandem_shared::io::admin::{self, AdminState, Readiness};
 use tandem_shared::io::process::ExitStatus;
 use tandem_shared::io::raft::RaftMetrics;
 use tandem_shared::io::shutdown::{DrainTimings, Shutdown};
+use tandem_shared::io::sip_stream::listen;
 use tandem_shared::io::tls::{sip_client_config, sip_server_config};
 use tandem_shared::proxy_protocol::Transport;
 use tokio::net::TcpListener;
@@ -154,7 +155,7 @@ impl Parts {
     }
 
     async fn serve_admin(&self, config: &Config, registry: Registry) -> anyhow::Result<()> {
-        let admin = bind(config.admin.listen, "admin").await?;
+        let admin = bind(config.admin.listen, "admin")?;
         let state = AdminState {
             registry,
             readiness: self.readiness.clone(),
@@ -171,7 +172,7 @@ impl Parts {
     async fn bind_listeners(&self, configs: &[ListenerConfig]) -> anyhow::Result<Vec<Listener>> {
         let mut listeners = Vec::new();
         for config in configs {
-            let socket = bind(config.address, &config.name).await?;
+            let socket = bind(config.address, &config.name)?;
             let tls = config.tls.as_ref().map(sip_server_config).transpose();
             let tls = tls.with_context(|| format!("the certificates of listener {}", config.name))?;
             listeners.push(Listener {
@@ -213,7 +214,7 @@ impl Parts {
         let Some(outbound) = &config.outbound else {
             return Ok(None);
         };
-        let socket = bind(outbound.listen, "outbound").await?;
+        let socket = bind(outbound.listen, "outbound")?;
         let of = |transport| {
             let mut pairs = config.listeners.iter().zip(listeners);
             pairs.find(|(config, _)| config.mode == Mode::Message && transport_of(config) == transport)
@@ -302,10 +303,8 @@ impl Parts {
     }
 }
 
-async fn bind(address: SocketAddr, name: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("binding listener {name} on {address}"))
+fn bind(address: SocketAddr, name: &str) -> anyhow::Result<TcpListener> {
+    listen(address).with_context(|| format!("binding listener {name} on {address}"))
 }
 
 fn transport_of(config: &ListenerConfig) -> Transport {

@@ -13,7 +13,7 @@ use tandem_shared::io::raft::{
     Cluster, ClusterConfig, Member, MemberRole, RaftMetrics, RealFiles, TcpTransport, TlsTransport,
 };
 use tandem_shared::io::shutdown::{DrainTimings, Shutdown};
-use tandem_shared::io::sip_stream::SendLimits;
+use tandem_shared::io::sip_stream::{SendLimits, listen};
 use tandem_shared::io::telemetry::init_logging;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -52,8 +52,8 @@ async fn serve(config: Config, directory: Directory) -> anyhow::Result<ExitStatu
     readiness.not_ready(LEADER, "no leader is known");
     readiness.not_ready(REGISTRATION, "the cluster has not taken the node in");
     let metrics = NodeMetrics::register(&registry, clock::now().instant);
-    let sip_listener = bind(config.sip.listen, "SIP").await?;
-    let admin_listener = bind(config.admin.listen, "admin").await?;
+    let sip_listener = bind(config.sip.listen, "SIP")?;
+    let admin_listener = bind(config.admin.listen, "admin")?;
     let incarnation: u64 = rand::random();
     let cluster = start_cluster(&config, incarnation, &registry).await?;
 
@@ -210,10 +210,8 @@ fn members(section: &ClusterSection) -> Vec<Member> {
         .collect()
 }
 
-async fn bind(address: std::net::SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("binding the {what} listener on {address}"))
+fn bind(address: std::net::SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
+    listen(address).with_context(|| format!("binding the {what} listener on {address}"))
 }
 
 const EVENTS_WAITING_MAX: usize = 8192;

@@ -9,11 +9,12 @@ mod reader;
 mod sender;
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use prometheus::IntCounter;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 pub use proxy_header::{ProxyHeaderError, read_proxy_header};
 pub use reader::{MessageDeadlines, Received, SipReader};
@@ -45,6 +46,21 @@ impl StreamCounters {
     }
 }
 
+/// Listens on `address` with a queue that holds a sign-in storm: the runtime's own holds 128 connections that nobody
+/// has accepted yet, and what comes beyond them waits a second for TCP to try again.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(ACCEPT_QUEUE)
+}
+
 /// Sets what every SIP connection wants of TCP: no delay of small messages, and an end to a connection whose other
 /// side has silently gone: unacknowledged data is given up after `silence_max`, an idle connection is probed.
 ///
@@ -60,5 +76,7 @@ pub fn tune_socket(stream: &TcpStream, silence_max: Duration) -> io::Result<()> 
     socket.set_tcp_user_timeout(Some(silence_max))
 }
 
+/// Linux takes the lesser of this and `net.core.somaxconn`, which is 4096 by default.
+const ACCEPT_QUEUE: u32 = 4096;
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
