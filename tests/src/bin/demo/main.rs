@@ -27,7 +27,7 @@ async fn main() -> ExitCode {
     match play(&options).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("\nA client lost something: {error:#}");
+            eprintln!("\nThe demo failed: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -182,12 +182,17 @@ async fn summary(options: &Options, scene: &Scene, acts: &Acts) {
         "events                {events} received; missing, doubled or out of order: {}",
         violations.len()
     );
+    let executed: Vec<_> = executed
+        .iter()
+        .map(|(kind, count)| format!("{count} {kind:?}"))
+        .collect();
     println!(
-        "PBX commands          {executed:?}, executed twice: {}",
+        "PBX commands          {}; twice: {}",
+        executed.join(", "),
         repeated.len()
     );
-    println!("split over nodes      {:?}", acts.split);
-    println!("split over CTI links  {:?}", acts.monitors);
+    println!("split over nodes      {}", parts(&acts.split));
+    println!("split over CTI links  {}", parts(&acts.monitors));
     for (victim, report) in &acts.deaths {
         println!(
             "{victim} killed          {} calls up, {} INVITEs and {} INFOs unanswered in lb; longest pause {:?}",
@@ -203,6 +208,14 @@ async fn summary(options: &Options, scene: &Scene, acts: &Acts) {
             println!("{member:<6} http://{address}/metrics");
         }
     }
+}
+
+fn parts(split: &[(String, usize)]) -> String {
+    let parts: Vec<_> = split
+        .iter()
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+    parts.join(", ")
 }
 
 /// Sign in while a node is frozen, at each of the two deaths.
