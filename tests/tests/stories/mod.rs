@@ -6,6 +6,7 @@
 mod bad_input;
 mod calls;
 mod cti_manager_death;
+mod demo;
 mod everything_killed;
 mod front_end_death;
 mod metrics;

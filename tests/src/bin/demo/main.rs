@@ -45,11 +45,15 @@ async fn play(options: &Options) -> anyhow::Result<()> {
     println!("Building, and starting one lb, two nodes, four CTI managers, one PBX and one OCS …");
     let cluster_options = ClusterOptions {
         users: options.users + 2 * NEWCOMERS,
+        adoption_disabled: options.plant_fault,
         ..ClusterOptions::default()
     };
     let mut scene = Scene::start(cluster_options, 1).await?;
     if options.keep {
         scene.cluster.keep_directory();
+    }
+    if options.plant_fault {
+        scene.patience = PATIENCE_WITH_FAULT;
     }
     let table = Table::start(&scene);
     let mut acts = Acts::default();
@@ -218,5 +222,7 @@ fn parts(split: &[(String, usize)]) -> String {
     parts.join(", ")
 }
 
+/// What is lost will not come by waiting.
+const PATIENCE_WITH_FAULT: Duration = Duration::from_secs(8);
 /// Sign in while a node is frozen, at each of the two deaths.
 const NEWCOMERS: usize = 20;

@@ -13,6 +13,8 @@ pub(crate) struct Options {
     pub(crate) pace: Duration,
     /// Leave everything running at the end.
     pub(crate) keep: bool,
+    /// Nodes adopt no sessions: the demo must fail.
+    pub(crate) plant_fault: bool,
 }
 
 impl Options {
@@ -22,6 +24,7 @@ impl Options {
             users: 1000,
             pace: Duration::from_secs(5),
             keep: false,
+            plant_fault: false,
         };
         let mut arguments = lexopt::Parser::from_env();
         while let Some(argument) = arguments.next()? {
@@ -31,6 +34,7 @@ impl Options {
                     options.pace = Duration::from_secs(arguments.value()?.parse()?);
                 }
                 lexopt::Arg::Long("keep") => options.keep = true,
+                lexopt::Arg::Long("plant-fault") => options.plant_fault = true,
                 lexopt::Arg::Long("help") | lexopt::Arg::Short('h') => {
                     println!("{HELP}");
                     return Ok(None);
@@ -46,7 +50,7 @@ impl Options {
 }
 
 const HELP: &str = "\
-cargo demo [--users N] [--pace SECONDS] [--keep]
+cargo demo [--users N] [--pace SECONDS] [--keep] [--plant-fault]
 
 Starts one lb, two nodes, four CTI managers before one simulated PBX, and a simulated OCS on loopback. Users sign
 in, phones ring; the node that leads Raft is killed, returns, and the other one is killed. Ends with what the clients
@@ -54,4 +58,5 @@ saw, and exits 1 if one of them lost anything.
 
   --users N        how many users sign in, 200 to 5000; 1000 if left out
   --pace SECONDS   of everyday traffic between one act and the next; 5 if left out
-  --keep           leaves everything running for you to look at, and its files behind";
+  --keep           leaves everything running for you to look at, and its files behind
+  --plant-fault    switches adoption off, to show that the clients notice: ends with 1";
