@@ -26,6 +26,7 @@ use crate::gateway::{Gateway, Input};
 use crate::io::admin_routes::Routes;
 use crate::io::cti_link::CtiLinks;
 use crate::io::driver::{Driver, DriverEvent, Identity, LEADER, REGISTRATION};
+use crate::io::outbound::OutboundRoute;
 use crate::io::sip_connection::ConnectionContext;
 use crate::io::sip_listener::{self, PairIds};
 use crate::io::{clock, registration};
@@ -104,7 +105,10 @@ async fn serve(config: Config, directory: Directory) -> anyhow::Result<ExitStatu
         events,
         cti_inputs,
         context: context.clone(),
-        outbound_front_ends: config.sip.outbound_front_ends.clone(),
+        outbound: OutboundRoute {
+            front_ends: config.sip.outbound_front_ends.clone(),
+            source: config.sip.advertise.ip(),
+        },
         pair_ids: pair_ids.clone(),
         readiness,
         senders: HashMap::new(),

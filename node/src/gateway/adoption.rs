@@ -181,6 +181,10 @@ impl Gateway {
     /// RCC-16: a client that opens anew at another node has given up the session it had here.
     pub(super) fn session_opened_somewhere(&mut self, record: &SessionRecord, now: Now) {
         if record.owner == self.config.node {
+            // One that was served without quorum is written at last.
+            if let Some(session) = self.sessions.get_mut(&record.key) {
+                session.replicated = true;
+            }
             return;
         }
         let Ok(caller) = crate::sip::dialog::Caller::of(&record.dialog.remote_identity) else {

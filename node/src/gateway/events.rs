@@ -11,9 +11,9 @@ use tandem_shared::sip::{Method, RawMessage, Uri};
 use crate::csta::{self, Device, Event, EventKind, LocalConnectionState};
 use crate::sip::dialog;
 
-use super::services::directory_number;
 use super::session::{ClientEvent, Found, Session, UnansweredEvent};
 use super::snapshot::{missed_events, rank};
+use super::translation::{client_device, directory_number};
 use super::{
     EndReason, Farewell, Gateway, Now, Outbound, OutboundTarget, Output, PairId, Report, new_branch, via,
 };
@@ -349,24 +349,6 @@ fn advances(from: CallState, to: CallState) -> bool {
 fn party(device: Option<&Device>, before: Option<&String>) -> String {
     let told = device.and_then(Device::identifier);
     told.map_or_else(|| before.cloned().unwrap_or_default(), ToOwned::to_owned)
-}
-
-/// Numbers as the client writes them: its own line byte for byte, others as `tel:` URIs.
-fn client_device(identifier: &str, device: &str, line: &str) -> String {
-    if directory_number(identifier) == directory_number(device) {
-        return line.to_owned();
-    }
-    match Uri::parse(identifier) {
-        Ok(Uri::Tel(_) | Uri::Sip(_)) => identifier.to_owned(),
-        Ok(Uri::Other(_)) | Err(_) => {
-            let number = directory_number(identifier);
-            if number.starts_with('+') {
-                format!("tel:{number}")
-            } else {
-                format!("tel:{number};phone-context=dialstring")
-            }
-        }
-    }
 }
 
 /// The fence answers for a session that the replicated state gives to another node.

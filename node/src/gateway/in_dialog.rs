@@ -46,10 +46,11 @@ impl Gateway {
     /// The request of a session that this node owns.
     pub(super) fn enqueue(&mut self, key: &SessionKey, queued: QueuedRequest, now: Now) {
         self.note_connection(key, &queued, now);
-        match queued.request.method {
-            Method::Invite | Method::Update => return self.refresh_session(key, &queued, now),
-            Method::Options => return self.answer_options(&queued),
-            _ => {}
+        if matches!(queued.request.method, Method::Invite | Method::Update) {
+            return self.refresh_session(key, &queued, now);
+        }
+        if queued.request.method == Method::Options {
+            return self.answer_options(&queued);
         }
         let requests_max = self.config.requests_per_session_max;
         let Some(session) = self.session_mut(key) else {
@@ -100,7 +101,7 @@ impl Gateway {
             let begins = match session.progress {
                 Progress::Idle => true,
                 Progress::WaitingForLink => session.link.is_settled(),
-                Progress::WaitingForIntent { .. }
+                Progress::WaitingForIntent(_)
                 | Progress::WaitingForCommit(_)
                 | Progress::WaitingForCti { .. }
                 | Progress::WaitingForEvidence { .. } => false,

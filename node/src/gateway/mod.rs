@@ -10,6 +10,7 @@
 //! session that has moved away is left without a word to its client.
 
 mod adoption;
+mod commands;
 mod events;
 mod in_dialog;
 mod input;
@@ -24,6 +25,7 @@ mod session;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod translation;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -312,8 +314,15 @@ impl Gateway {
         let Some(pair) = self.pairs.closed(id) else {
             return;
         };
-        self.outbound
-            .retain(|_, outbound| *outbound != Outbound::Open(id));
+        // One that does not last is not dialled again at once.
+        let retry_at = now.instant + REDIAL_AFTER;
+        for outbound in self
+            .outbound
+            .values_mut()
+            .filter(|outbound| **outbound == Outbound::Open(id))
+        {
+            *outbound = Outbound::Failed { retry_at };
+        }
         if pair.purpose == PairPurpose::Resent {
             return;
         }
@@ -517,6 +526,10 @@ impl Gateway {
         format!("{}-{:016x}", self.config.node, self.rng.random::<u64>())
     }
 
+    fn new_cross_ref_id(&mut self) -> String {
+        format!("{:08x}", self.rng.random::<u32>())
+    }
+
     fn retry_after(&mut self) -> String {
         let secs = self.rng.random_range(1..=self.config.retry_after_secs_max.max(1));
         secs.to_string()
@@ -575,8 +588,8 @@ fn via(local_target: &str, branch: &str) -> String {
     format!("SIP/2.0/{transport} {sent_by};branch={branch}")
 }
 
-/// How long after a failed attempt a client is dialled again.
-const REDIAL_AFTER: Duration = Duration::from_secs(1);
+/// How long after a failed attempt, or a lost connection, a client is dialled again.
+const REDIAL_AFTER: Duration = Duration::from_millis(500);
 /// How long the end of a session is held back while another node may own it.
 const ISOLATED_GRACE: Duration = Duration::from_secs(1);
 /// How long the end of a session is tried to be written.

@@ -204,7 +204,9 @@ impl Gateway {
             cross_ref_id: None,
         };
         self.openings.insert(opening, key.clone());
-        self.insert_session(Session::new(record, stage, link, now.instant, now.unix_ms));
+        let mut session = Session::new(record, stage, link, now.instant, now.unix_ms);
+        session.replicated = !unreplicated;
+        self.insert_session(session);
         if unreplicated {
             self.establish(&key, false, now);
         }
@@ -385,19 +387,15 @@ impl Gateway {
         let response = csta::Response::RequestSystemStatus {
             status: SystemStatus::Normal,
         };
-        let (service, body) = match queued.request.method {
-            Method::Update => ("UPDATE", None),
-            _ => ("INVITE", Some(response.encode())),
+        let (service, body) = if queued.request.method == Method::Update {
+            ("UPDATE", None)
+        } else {
+            ("INVITE", Some(response.encode()))
         };
         let interval_secs = record.session_interval_secs;
         let bytes = transaction::session_answer(&queued.request, record, interval_secs, body.as_deref());
         self.send_answer(queued, bytes);
         self.report(Report::Answered { service, status: 200 });
-    }
-
-    fn new_cross_ref_id(&mut self) -> String {
-        use rand::Rng;
-        format!("{:08x}", self.rng.random::<u32>())
     }
 }
 

@@ -248,6 +248,7 @@ const FLUSH_DELAY: Duration = Duration::from_millis(3);
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test needs an instant to start from")]
 mod tests {
     use super::*;
 

@@ -192,10 +192,7 @@ pub(super) enum Progress {
     /// Needs the CTI manager, and the session's place there is being made.
     WaitingForLink,
     /// `Command::Intent` is on its way.
-    WaitingForIntent {
-        request: csta::Request,
-        decided_at_ms: u64,
-    },
+    WaitingForIntent(csta::Request),
     /// The state of the monitor is being written; the answer stands ready.
     WaitingForCommit(csta::Response),
     WaitingForCti {
@@ -213,9 +210,7 @@ impl Progress {
     pub(super) fn cti_request(&self) -> Option<RequestToken> {
         match self {
             Self::WaitingForCti { token, .. } | Self::WaitingForEvidence { token, .. } => Some(*token),
-            Self::Idle | Self::WaitingForLink | Self::WaitingForIntent { .. } | Self::WaitingForCommit(_) => {
-                None
-            }
+            Self::Idle | Self::WaitingForLink | Self::WaitingForIntent(_) | Self::WaitingForCommit(_) => None,
         }
     }
 
@@ -223,7 +218,7 @@ impl Progress {
     pub(super) fn is_stuck(&self) -> bool {
         match self {
             Self::Idle | Self::WaitingForLink => true,
-            Self::WaitingForIntent { .. }
+            Self::WaitingForIntent(_)
             | Self::WaitingForCommit(_)
             | Self::WaitingForCti { .. }
             | Self::WaitingForEvidence { .. } => false,

@@ -8,8 +8,8 @@ use crate::csta::{
     Cause, ConnectionIdentifier, Device, Event, EventKind, LocalConnectionState, RedirectionDevice,
 };
 
-use super::services::directory_number;
 use super::session::{CallParties, Found};
+use super::translation::directory_number;
 
 /// The events between what was known and what the snapshot shows, in order, with the PBX's own ids. Calls that
 /// ended come first, so that a client has room for those that began.

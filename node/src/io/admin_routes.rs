@@ -119,9 +119,10 @@ impl Routes {
 
     async fn change_setting(&self, request: &AdminRequest) -> Result<AdminResponse, AdminResponse> {
         let body: SettingBody = request.json()?;
-        let value = body.value.map(|value| match value {
-            serde_json::Value::String(text) => text,
-            other => other.to_string(),
+        let value = body.value.map(|value| {
+            value
+                .as_str()
+                .map_or_else(|| value.to_string(), ToOwned::to_owned)
         });
         let name = body.name;
         self.propose(Command::SettingChanged { name, value }).await?;

@@ -18,6 +18,7 @@ use crate::cti::{ChangedTimings, Connections, CtiInput, CtiOutput};
 use crate::gateway::{Gateway, Input, KnownSession, Output, PairId, Report};
 
 use super::cti_link::CtiLinks;
+use super::outbound::OutboundRoute;
 use super::registration;
 use super::sip_connection::{ConnectionContext, OpenPair};
 use super::sip_listener::PairIds;
@@ -47,7 +48,7 @@ pub struct Driver {
     pub events: mpsc::Receiver<DriverEvent>,
     pub cti_inputs: mpsc::Receiver<CtiInput>,
     pub context: ConnectionContext,
-    pub outbound_front_ends: Vec<SocketAddr>,
+    pub outbound: OutboundRoute,
     pub pair_ids: PairIds,
     pub readiness: Readiness,
     pub senders: HashMap<PairId, SipSender>,
@@ -278,9 +279,9 @@ impl Driver {
         match output {
             Output::Send { pair, bytes } => self.send(pair, bytes),
             Output::DialOutbound { target } => {
-                let (front_ends, id) = (self.outbound_front_ends.clone(), self.pair_ids.next());
+                let (route, id) = (self.outbound.clone(), self.pair_ids.next());
                 let context = self.context.clone();
-                let dialled = outbound::run(target, front_ends, id, context);
+                let dialled = outbound::run(target, route, id, context);
                 self.context.shutdown.spawn("outbound connection", dialled);
             }
             Output::CtiRequest {
@@ -303,7 +304,7 @@ impl Driver {
         }
     }
 
-    fn send(&mut self, pair: PairId, bytes: bytes::Bytes) {
+    fn send(&self, pair: PairId, bytes: bytes::Bytes) {
         let Some(sender) = self.senders.get(&pair) else {
             return self.context.metrics.send_failures.inc();
         };

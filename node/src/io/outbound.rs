@@ -1,14 +1,14 @@
 //! Connections towards clients that we dial, through a front end, when none of theirs stands.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tandem_shared::cluster::ConnectionId;
 use tandem_shared::io::sip_stream::tune_socket;
 use tandem_shared::proxy_protocol::{ProxiedConnection, ProxyHeader, Purpose};
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -17,14 +17,18 @@ use crate::gateway::{Input, OutboundTarget, Pair, PairId, PairPurpose};
 use super::driver::DriverEvent;
 use super::sip_connection::{self, ConnectionContext, OpenPair};
 
+/// The way towards clients.
+#[derive(Debug, Clone)]
+pub struct OutboundRoute {
+    /// The outbound listeners of the front ends, to be tried in turn.
+    pub front_ends: Vec<SocketAddr>,
+    /// They know nodes by the address of their SIP listener, so that is where we dial from.
+    pub source: IpAddr,
+}
+
 /// Resolves the target, asks one front end after the other to connect there, and serves the connection.
-pub async fn run(
-    target: OutboundTarget,
-    front_ends: Vec<SocketAddr>,
-    id: PairId,
-    context: ConnectionContext,
-) {
-    match dial(&target, &front_ends).await {
+pub async fn run(target: OutboundTarget, route: OutboundRoute, id: PairId, context: ConnectionContext) {
+    match dial(&target, &route).await {
         Ok((stream, pair)) => {
             info!(
                 host = target.host,
@@ -47,14 +51,14 @@ pub async fn run(
     }
 }
 
-async fn dial(target: &OutboundTarget, front_ends: &[SocketAddr]) -> io::Result<(TcpStream, Pair)> {
+async fn dial(target: &OutboundTarget, route: &OutboundRoute) -> io::Result<(TcpStream, Pair)> {
     let destination = timeout(RESOLVE_TIMEOUT, lookup_host((target.host.as_str(), target.port)))
         .await??
         .next()
         .ok_or_else(|| io::Error::other("the name has no address"))?;
     let mut last_error = io::Error::other("sip.outbound_front_ends is empty");
-    for front_end in front_ends {
-        match connect(target, destination, *front_end).await {
+    for front_end in &route.front_ends {
+        match connect(target, destination, *front_end, route.source).await {
             Ok(connected) => return Ok(connected),
             Err(error) => last_error = error,
         }
@@ -66,8 +70,10 @@ async fn connect(
     target: &OutboundTarget,
     destination: SocketAddr,
     front_end: SocketAddr,
+    source: IpAddr,
 ) -> io::Result<(TcpStream, Pair)> {
-    let mut stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(front_end)).await??;
+    let socket = socket_from(source, front_end)?;
+    let mut stream = timeout(CONNECT_TIMEOUT, socket.connect(front_end)).await??;
     tune_socket(&stream, CONNECT_TIMEOUT)?;
     let connection = ConnectionId(rand::random());
     let local = stream.local_addr()?;
@@ -90,6 +96,18 @@ async fn connect(
         transport: target.transport(),
     };
     Ok((stream, pair))
+}
+
+fn socket_from(source: IpAddr, towards: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if towards.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    if !source.is_unspecified() && source.is_ipv4() == towards.is_ipv4() {
+        socket.bind(SocketAddr::new(source, 0))?;
+    }
+    Ok(socket)
 }
 
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);

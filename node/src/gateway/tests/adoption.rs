@@ -1,0 +1,258 @@
+//! Sessions that change hands.
+
+use super::bench::*;
+use super::calls::with_ringing_call;
+use crate::csta::{
+    ConnectionIdentifier, CstaErrorCode, CstaMessage, LocalConnectionState, Request, Response,
+    SnapshotConnection,
+};
+use crate::gateway::*;
+use tandem_shared::cluster::{ClusterState, SessionKey};
+
+const CONNECTED: [LocalConnectionState; 2] =
+    [LocalConnectionState::Connected, LocalConnectionState::Connected];
+const DIALLED: [LocalConnectionState; 2] = [LocalConnectionState::Connected, LocalConnectionState::Alerting];
+
+/// Node 2, after node 1 is lost.
+fn heir_of(bench: &Bench) -> Bench {
+    let mut state: ClusterState = bench.state.clone();
+    let address = "127.0.0.1:5071".parse().unwrap();
+    state.apply(Command::NodeRegistered {
+        id: NodeId(2),
+        sip_address: address,
+        incarnation: 2,
+    });
+    state.apply(Command::NodeLost {
+        id: NodeId(1),
+        incarnation: 1,
+    });
+    Bench::of(2, state)
+}
+
+fn take_over(heir: &mut Bench, key: &SessionKey) {
+    let session = heir.known(key);
+    heir.input(Input::SessionChanged {
+        key: key.clone(),
+        session,
+    });
+}
+
+fn call(call_id: &str, states: [LocalConnectionState; 2]) -> SnapshotConnection {
+    SnapshotConnection {
+        connection: ConnectionIdentifier::new(call_id, "4711"),
+        states: states.to_vec(),
+    }
+}
+
+/// The heir's monitor starts, and the snapshot shows `connections`.
+fn resume(heir: &mut Bench, connections: Vec<SnapshotConnection>) -> Vec<Sent> {
+    heir.answer_cti(Ok(Response::MonitorStart {
+        cross_ref_id: "q-1".into(),
+    }));
+    heir.answer_cti(Ok(Response::SnapshotDevice { connections }))
+}
+
+#[test]
+fn an_heir_starts_the_monitor_compares_and_goes_on_with_higher_cseq_numbers() {
+    let mut bench = Bench::new();
+    let key = with_ringing_call(&mut bench);
+    let mut heir = heir_of(&bench);
+    take_over(&mut heir, &key);
+    let sent = resume(&mut heir, vec![call("c-1", CONNECTED)]);
+    let CstaMessage::Event(event) = sent[0].csta() else {
+        panic!()
+    };
+    assert_eq!(event.kind.name(), "EstablishedEvent");
+    assert_eq!(
+        event.monitor_cross_ref_id,
+        bench.record(&key).monitor.cross_ref_id
+    );
+    let (first, _) = heir.record(&key).epoch.cseq_block();
+    assert!(first > 1);
+    assert_eq!(sent[0].header("CSeq"), format!("{first} INFO"));
+}
+
+#[test]
+fn a_call_that_ended_meanwhile_is_reported_cleared_once() {
+    let mut bench = Bench::new();
+    let key = with_ringing_call(&mut bench);
+    let mut heir = heir_of(&bench);
+    take_over(&mut heir, &key);
+    let sent = resume(&mut heir, Vec::new());
+    assert_eq!(sent.len(), 1);
+    assert!(sent[0].body().contains("ConnectionClearedEvent"));
+    take_over(&mut heir, &key);
+    heir.pass(Duration::from_secs(1));
+    assert!(heir.sent.is_empty());
+}
+
+#[test]
+fn the_parties_of_a_call_that_began_meanwhile_are_asked_for() {
+    let mut bench = Bench::new();
+    let key = bench.sign_in_with_monitor();
+    bench.pass(Duration::from_millis(5));
+    let mut heir = heir_of(&bench);
+    take_over(&mut heir, &key);
+    let ringing = [LocalConnectionState::Alerting, LocalConnectionState::Connected];
+    assert!(resume(&mut heir, vec![call("c-7", ringing)]).is_empty());
+    let asks = Request::SnapshotCall {
+        call: ConnectionIdentifier::new("c-7", "4711"),
+    };
+    assert_eq!(heir.asked(), vec![&asks]);
+    let sent = heir.answer_cti(Ok(Response::SnapshotCall {
+        calling: Some(crate::csta::Device::Identifier("+3299".into())),
+        called: Some(crate::csta::Device::Identifier("4711".into())),
+    }));
+    assert!(sent[0].body().contains("tel:+3299"));
+}
+
+#[test]
+fn a_request_that_comes_before_the_loss_is_committed_is_held_until_the_session_is_adopted() {
+    let mut bench = Bench::new();
+    let key = bench.sign_in();
+    bench.pass(Duration::from_millis(5));
+    let mut other = Bench::of(2, bench.state.clone());
+    other.quorum = false;
+    let features = Request::GetCstaFeatures { line: None };
+    assert!(other.receive(&info(&key, 2, &features)).is_empty());
+    assert_eq!(other.proposed.len(), 1);
+    other.quorum = true;
+    other.commit();
+    let sent = std::mem::take(&mut other.sent);
+    assert_eq!(sent[0].status(), 200);
+    assert_eq!(other.record(&key).owner, NodeId(2));
+}
+
+#[test]
+fn a_held_request_is_not_held_for_ever() {
+    let mut bench = Bench::new();
+    let key = bench.sign_in();
+    let mut other = Bench::of(2, bench.state.clone());
+    other.quorum = false;
+    other.receive(&info(&key, 2, &monitor_start()));
+    other.pass(Duration::from_secs(5));
+    assert_eq!(other.sent.pop().unwrap().status(), 500);
+}
+
+#[test]
+fn with_adoption_switched_off_a_moved_session_is_unknown() {
+    let mut bench = Bench::new();
+    let key = bench.sign_in();
+    let mut heir = Bench::configured(2, bench.state.clone(), |config| {
+        config.adoption = AdoptionPolicy::Disabled;
+    });
+    assert_eq!(heir.receive(&info(&key, 2, &monitor_start()))[0].status(), 481);
+}
+
+#[test]
+fn a_session_that_moved_away_is_left_without_a_word() {
+    let mut bench = Bench::new();
+    let key = bench.sign_in_with_monitor();
+    bench.state.apply(Command::Adopt {
+        key: key.clone(),
+        from_epoch: bench.record(&key).epoch,
+        to: NodeId(1),
+    });
+    let mut session = bench.known(&key).unwrap();
+    session.record.owner = NodeId(2);
+    bench.sent.clear();
+    bench.input(Input::SessionChanged {
+        key,
+        session: Some(session),
+    });
+    assert!(bench.sent.is_empty());
+    assert!(
+        bench
+            .reports
+            .iter()
+            .any(|report| matches!(report, Report::SessionMovedAway { .. }))
+    );
+}
+
+#[test]
+fn a_repeated_command_without_intent_is_executed() {
+    let mut bench = Bench::new();
+    let key = bench.sign_in();
+    bench.open_pair(2, PairPurpose::Resent);
+    bench.receive_on(2, &info(&key, 3, &make_call()));
+    assert_eq!(bench.asked().len(), 1);
+}
+
+#[test]
+fn a_repeated_command_with_a_result_gets_that_result() {
+    let mut bench = Bench::new();
+    let key = bench.sign_in_with_monitor();
+    bench.receive(&info(&key, 3, &make_call()));
+    let calling_device = ConnectionIdentifier::new("c-5", "4711");
+    let first = bench.answer_cti(Ok(Response::MakeCall { calling_device }));
+    let mut heir = heir_of(&bench);
+    take_over(&mut heir, &key);
+    resume(&mut heir, vec![call("c-5", DIALLED)]);
+    heir.open_pair(2, PairPurpose::Resent);
+    let again = heir.receive_on(2, &info(&key, 3, &make_call()));
+    assert_eq!((again[0].pair, again[0].body()), (PairId(2), first[0].body()));
+    assert!(heir.asked().is_empty());
+}
+
+#[test]
+fn a_repeated_command_with_an_intent_alone_is_answered_from_the_snapshot_before_any_event() {
+    let mut bench = Bench::new();
+    let key = bench.sign_in_with_monitor();
+    bench.receive(&info(&key, 3, &make_call()));
+    let mut heir = heir_of(&bench);
+    take_over(&mut heir, &key);
+    resume(&mut heir, vec![call("c-5", DIALLED)]);
+    let told = heir.answer_cti(Ok(Response::SnapshotCall {
+        calling: None,
+        called: None,
+    }));
+    assert!(told.is_empty(), "the client may ask for its call again");
+    heir.open_pair(2, PairPurpose::Resent);
+    assert!(heir.receive_on(2, &info(&key, 3, &make_call())).is_empty());
+    assert_eq!(
+        heir.asked(),
+        vec![&Request::SnapshotDevice {
+            device: "4711".into()
+        }]
+    );
+    let sent = heir.answer_cti(Ok(Response::SnapshotDevice {
+        connections: vec![call("c-5", DIALLED)],
+    }));
+    let calling_device = ConnectionIdentifier::new("c-5", LINE);
+    assert_eq!(
+        sent[0].csta(),
+        CstaMessage::Response(Response::MakeCall { calling_device })
+    );
+    heir.pass(Duration::from_millis(50));
+    assert!(heir.sent.pop().unwrap().body().contains("OriginatedEvent"));
+}
+
+#[test]
+fn a_repeated_command_of_which_the_snapshot_shows_nothing_is_an_error_and_not_executed() {
+    let mut bench = Bench::new();
+    let key = bench.sign_in_with_monitor();
+    bench.receive(&info(&key, 3, &make_call()));
+    let mut heir = heir_of(&bench);
+    take_over(&mut heir, &key);
+    resume(&mut heir, Vec::new());
+    heir.open_pair(2, PairPurpose::Resent);
+    heir.receive_on(2, &info(&key, 3, &make_call()));
+    let sent = heir.answer_cti(Ok(Response::SnapshotDevice {
+        connections: Vec::new(),
+    }));
+    assert_eq!(
+        sent[0].csta(),
+        CstaMessage::Error(CstaErrorCode::RESOURCE_OUT_OF_SERVICE)
+    );
+    assert!(heir.asked().is_empty());
+}
+
+#[test]
+fn a_node_that_is_declared_lost_drops_its_sessions_and_begins_anew() {
+    let mut bench = Bench::new();
+    bench.sign_in();
+    bench.sent.clear();
+    bench.input(Input::DeclaredLost);
+    assert!(bench.sent.is_empty());
+    assert_eq!(bench.gateway.census().by_state.len(), 0);
+}

@@ -1,0 +1,388 @@
+//! A gateway, and a test that plays front end, clients, CTI managers and cluster.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tandem_shared::cluster::{ClusterState, Command, ConnectionId, NodeId, SessionKey, StateLimits};
+use tandem_shared::io::raft::Authority;
+use tandem_shared::proxy_protocol::Transport;
+use tandem_shared::sip::RawMessage;
+
+use crate::csta::{CstaMessage, Request, Response, decode};
+use crate::cti::{CtiConnectionId, CtiFailure, RequestToken};
+use crate::directory::{Directory, read_file};
+use crate::gateway::*;
+
+pub(super) const LINE: &str = "tel:4711;phone-context=dialstring";
+
+/// What the gateway said to a client.
+#[derive(Debug, Clone)]
+pub(super) struct Sent {
+    pub(super) pair: PairId,
+    pub(super) message: RawMessage,
+}
+
+impl Sent {
+    pub(super) fn status(&self) -> u16 {
+        self.message.status().unwrap_or(0)
+    }
+
+    pub(super) fn header(&self, name: &str) -> String {
+        let headers = self.message.headers();
+        let found = headers
+            .into_iter()
+            .find(|(found, _)| found.eq_ignore_ascii_case(name.as_bytes()));
+        found.map_or_else(String::new, |(_, value)| {
+            String::from_utf8_lossy(value).into_owned()
+        })
+    }
+
+    pub(super) fn body(&self) -> String {
+        String::from_utf8_lossy(&self.message.body()).into_owned()
+    }
+
+    pub(super) fn csta(&self) -> CstaMessage {
+        decode(&self.message.body()).unwrap()
+    }
+
+    pub(super) fn to_tag(&self) -> SessionKey {
+        SessionKey::new(String::from_utf8_lossy(self.message.to_tag().unwrap()))
+    }
+}
+
+/// One gateway of a cluster whose state the test holds.
+pub(super) struct Bench {
+    pub(super) gateway: Gateway,
+    pub(super) now: Now,
+    pub(super) state: ClusterState,
+    /// Batches are committed at once.
+    pub(super) quorum: bool,
+    pub(super) sent: Vec<Sent>,
+    pub(super) asked: Vec<(CtiConnectionId, RequestToken, Request)>,
+    pub(super) proposed: Vec<Command>,
+    pub(super) reports: Vec<Report>,
+    pub(super) dialled: Vec<OutboundTarget>,
+    pending: Vec<(u64, Command)>,
+}
+
+impl Bench {
+    pub(super) fn new() -> Self {
+        Self::of(1, ClusterState::new(StateLimits::default()))
+    }
+
+    /// Node `node` with two CTI connections in service, after it has registered with a cluster in `state`.
+    pub(super) fn of(node: u64, state: ClusterState) -> Self {
+        Self::configured(node, state, |_| {})
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test needs an instant to start from")]
+    pub(super) fn configured(
+        node: u64,
+        state: ClusterState,
+        change: impl FnOnce(&mut GatewayConfig),
+    ) -> Self {
+        let mut config = config(node);
+        change(&mut config);
+        let mut bench = Self {
+            gateway: Gateway::new(config, directory(), node),
+            now: Now {
+                instant: Instant::now(),
+                unix_ms: 1_800_000_000_000,
+            },
+            state,
+            quorum: true,
+            sent: Vec::new(),
+            asked: Vec::new(),
+            proposed: Vec::new(),
+            reports: Vec::new(),
+            dialled: Vec::new(),
+            pending: Vec::new(),
+        };
+        bench.state.apply(Command::NodeRegistered {
+            id: NodeId(node),
+            sip_address: "127.0.0.1:5070".parse().unwrap(),
+            incarnation: node,
+        });
+        bench.input(Input::AuthorityChanged(Authority::Quorum));
+        for connection in [0, 1] {
+            let connection = CtiConnectionId(connection);
+            bench.input(Input::CtiInService { connection });
+        }
+        bench.open_pair(1, PairPurpose::Pair);
+        bench
+    }
+
+    pub(super) fn open_pair(&mut self, id: u64, purpose: PairPurpose) {
+        self.input(Input::PairOpened {
+            id: PairId(id),
+            pair: Pair {
+                purpose,
+                connection: ConnectionId([1; 16]),
+                client: "10.0.0.1:40000".parse().unwrap(),
+                local: "192.0.2.1:5060".parse().unwrap(),
+                transport: Transport::Tcp,
+            },
+        });
+    }
+
+    pub(super) fn input(&mut self, input: Input) {
+        let outputs = self.gateway.handle(input, self.now);
+        for output in outputs {
+            self.perform(output);
+        }
+        while self.quorum && !self.pending.is_empty() {
+            self.commit();
+        }
+    }
+
+    fn perform(&mut self, output: Output) {
+        match output {
+            Output::Send { pair, bytes } => {
+                let message = RawMessage::parse(bytes).unwrap();
+                self.sent.push(Sent { pair, message });
+            }
+            Output::DialOutbound { target } => self.dialled.push(target),
+            Output::CtiRequest {
+                connection,
+                token,
+                request,
+            } => self.asked.push((connection, token, request)),
+            Output::Propose { batch, command } => {
+                self.proposed.push(command.clone());
+                self.pending.push((batch, command));
+            }
+            Output::ReadSession { key } => {
+                let session = self.known(&key);
+                self.input(Input::SessionRead { key, session });
+            }
+            Output::RegisterAnew => {}
+            Output::Report(report) => self.reports.push(report),
+        }
+    }
+
+    /// The oldest batch is committed.
+    pub(super) fn commit(&mut self) {
+        let (batch, command) = self.pending.remove(0);
+        let (applied, _) = self.state.apply(command);
+        self.input(Input::Committed {
+            batch,
+            applied: Some(applied),
+        });
+    }
+
+    pub(super) fn known(&self, key: &SessionKey) -> Option<KnownSession> {
+        let record = self.state.session(key)?;
+        let begun = self
+            .state
+            .intents_of(key)
+            .any(|(_, intent)| intent.result.is_none());
+        Some(KnownSession {
+            record: Box::new(record.clone()),
+            call_begun: begun,
+        })
+    }
+
+    pub(super) fn pass(&mut self, span: Duration) {
+        self.now.instant += span;
+        self.now.unix_ms += u64::try_from(span.as_millis()).unwrap();
+        while self
+            .gateway
+            .next_deadline()
+            .is_some_and(|at| at <= self.now.instant)
+        {
+            self.input(Input::DeadlineReached);
+        }
+    }
+
+    pub(super) fn receive(&mut self, text: &str) -> Vec<Sent> {
+        self.receive_on(1, text)
+    }
+
+    /// What the gateway sends upon a message that comes by pair `pair`.
+    pub(super) fn receive_on(&mut self, pair: u64, text: &str) -> Vec<Sent> {
+        self.sent.clear();
+        let message = RawMessage::parse(Bytes::copy_from_slice(text.as_bytes())).unwrap();
+        self.input(Input::SipMessage {
+            pair: PairId(pair),
+            message,
+        });
+        std::mem::take(&mut self.sent)
+    }
+
+    /// Answers the oldest request to a CTI manager; returns what the gateway sends upon it.
+    pub(super) fn answer_cti(&mut self, result: Result<Response, CtiFailure>) -> Vec<Sent> {
+        self.sent.clear();
+        let (_, token, _) = self.asked.remove(0);
+        self.input(Input::CtiAnswered { token, result });
+        std::mem::take(&mut self.sent)
+    }
+
+    pub(super) fn asked(&self) -> Vec<&Request> {
+        self.asked.iter().map(|(_, _, request)| request).collect()
+    }
+
+    /// Signs user1 in; returns the session.
+    pub(super) fn sign_in(&mut self) -> SessionKey {
+        let sent = self.receive(&invite("1", "user1"));
+        assert_eq!(sent[0].status(), 200, "{sent:?}");
+        sent[0].to_tag()
+    }
+
+    /// Signs user1 in and starts his monitor: the PBX calls it `p-1`.
+    pub(super) fn sign_in_with_monitor(&mut self) -> SessionKey {
+        let key = self.sign_in();
+        self.receive(&info(&key, 2, &monitor_start()));
+        let sent = self.answer_cti(Ok(Response::MonitorStart {
+            cross_ref_id: "p-1".into(),
+        }));
+        assert_eq!(sent[0].status(), 200);
+        key
+    }
+
+    pub(super) fn record(&self, key: &SessionKey) -> &tandem_shared::cluster::SessionRecord {
+        self.state.session(key).unwrap()
+    }
+}
+
+fn config(node: u64) -> GatewayConfig {
+    GatewayConfig {
+        node: NodeId(node),
+        session_timer_secs: 1800,
+        sessions_max: 100,
+        sessions_per_line_max: 5,
+        requests_per_session_max: 8,
+        events_per_session_max: 16,
+        requests_held_max: 16,
+        proposals_max: 64,
+        commit_timeout: Duration::from_secs(5),
+        event_wait: Duration::from_millis(300),
+        resumptions_in_flight_max: 4,
+        retry_after_secs_max: 1,
+        new_sessions_without_quorum: WithoutQuorum::Refuse,
+        adoption: AdoptionPolicy::Enabled,
+        cti_connections: vec!["cm1:8000".into(), "cm2:8000".into()],
+    }
+}
+
+fn directory() -> Directory {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("directory.toml");
+    std::fs::write(&path, DIRECTORY).unwrap();
+    read_file(Path::new(&path)).unwrap()
+}
+
+pub(super) fn invite(cseq: &str, user: &str) -> String {
+    let body = Request::RequestSystemStatus {
+        line: Some(LINE.into()),
+    }
+    .encode();
+    let headers = format!(
+        "Contact: <sip:{user}@10.0.0.9:5060;transport=tcp>\r\nSupported: timer\r\n\
+         Content-Type: application/csta+xml\r\n"
+    );
+    message(
+        "INVITE",
+        user,
+        "",
+        cseq,
+        &format!("z9hG4bK-i{cseq}"),
+        &headers,
+        &body,
+    )
+}
+
+/// An INFO inside the dialog of `key`, with a branch of its own.
+pub(super) fn info(key: &SessionKey, cseq: u32, request: &Request) -> String {
+    info_with(key, cseq, &format!("z9hG4bK-{cseq}"), &request.encode())
+}
+
+pub(super) fn info_with(key: &SessionKey, cseq: u32, branch: &str, body: &str) -> String {
+    let headers = "Content-Type: application/csta+xml\r\n";
+    message(
+        "INFO",
+        "user1",
+        &format!(";tag={key}"),
+        &cseq.to_string(),
+        branch,
+        headers,
+        body,
+    )
+}
+
+pub(super) fn bare(method: &str, to_tag: &str, cseq: u32) -> String {
+    message(
+        method,
+        "user1",
+        to_tag,
+        &cseq.to_string(),
+        &format!("z9hG4bK-{method}{cseq}"),
+        "",
+        "",
+    )
+}
+
+pub(super) fn message(
+    method: &str,
+    user: &str,
+    to_tag: &str,
+    cseq: &str,
+    branch: &str,
+    headers: &str,
+    body: &str,
+) -> String {
+    let length = body.len();
+    format!(
+        "{method} sip:8000@gw.example.com SIP/2.0\r\nVia: SIP/2.0/TCP 10.0.0.1:5060;branch={branch}\r\n\
+         Via: SIP/2.0/TLS 10.1.1.5:50123\r\nRecord-Route: <sip:10.0.0.1:5060;transport=tcp;lr>\r\n\
+         From: <sip:{user}@example.com>;tag=1234;epid=ab12\r\nTo: <sip:8000@gw.example.com>{to_tag}\r\n\
+         Call-ID: shared\r\nCSeq: {cseq} {method}\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+/// The client's answer to a request of ours.
+pub(super) fn response_to(sent: &Sent, status: u16, extra: &str) -> String {
+    let copied: String = ["Via", "From", "To", "Call-ID", "CSeq"]
+        .iter()
+        .map(|name| format!("{name}: {}\r\n", sent.header(name)))
+        .collect();
+    format!("SIP/2.0 {status} Whatever\r\n{copied}{extra}Content-Length: 0\r\n\r\n")
+}
+
+pub(super) fn monitor_start() -> Request {
+    Request::MonitorStart { device: LINE.into() }
+}
+
+pub(super) fn snapshot_device() -> Request {
+    Request::SnapshotDevice { device: LINE.into() }
+}
+
+pub(super) fn make_call() -> Request {
+    Request::MakeCall {
+        calling_device: LINE.into(),
+        called_directory_number: "tel:+32-2222".into(),
+        auto_originate: crate::csta::AutoOriginate::DoNotPrompt,
+    }
+}
+
+const DIRECTORY: &str = r#"
+[[user]]
+id = "user1"
+[[user]]
+id = "user2"
+[[user]]
+id = "user3"
+remote_call_control = false
+[[device]]
+name = "SEP1"
+[[device]]
+name = "SEP2"
+[[line]]
+number = "4711"
+devices = ["SEP1"]
+users = ["user1", "user2"]
+[[line]]
+number = "4712"
+devices = ["SEP2"]
+users = ["user2"]
+"#;

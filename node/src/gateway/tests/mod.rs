@@ -1,0 +1,8 @@
+//! The gateway with everything around it played by the test: inputs in, outputs compared.
+
+mod adoption;
+#[cfg(test)]
+mod bench;
+mod calls;
+mod opening;
+mod resilience;
