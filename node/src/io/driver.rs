@@ -151,6 +151,7 @@ impl Driver {
                 }
                 self.take_in(input);
             }
+            DriverEvent::Registered if self.is_declared_lost() => self.register_anew(),
             DriverEvent::Registered => {
                 self.registered = true;
                 self.readiness.resolved(REGISTRATION);

@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tandem_shared::cluster::{Applied, Command, NodeId, NodeState};
+use tandem_shared::cluster::{Applied, Command, NodeId};
 use tandem_shared::io::raft::Cluster;
 use tracing::{info, warn};
 
 /// Tells the cluster that this node is there, until it has been heard and the local state says so: from then on the
-/// sessions that the state gives to the node are its own.
+/// sessions that the state gives to the node are its own, unless it has been declared lost again meanwhile.
 pub async fn register(cluster: &Cluster, id: NodeId, sip_address: SocketAddr, incarnation: u64) {
     let command = Command::NodeRegistered {
         id,
@@ -23,7 +23,7 @@ pub async fn register(cluster: &Cluster, id: NodeId, sip_address: SocketAddr, in
         }
         tokio::time::sleep(RETRY_AFTER).await;
     }
-    while !is_registered(cluster, id, incarnation) {
+    while !is_known(cluster, id, incarnation) {
         tokio::time::sleep(LOOK_AGAIN_AFTER).await;
     }
     info!(node = %id, %sip_address, "registered");
@@ -38,12 +38,10 @@ pub async fn leave(cluster: &Cluster, id: NodeId, incarnation: u64) {
     }
 }
 
-fn is_registered(cluster: &Cluster, id: NodeId, incarnation: u64) -> bool {
+fn is_known(cluster: &Cluster, id: NodeId, incarnation: u64) -> bool {
     cluster.with_state(|state| {
-        state
-            .nodes()
-            .get(&id)
-            .is_some_and(|node| node.incarnation == incarnation && node.state == NodeState::Live)
+        let node = state.nodes().get(&id);
+        node.is_some_and(|node| node.incarnation == incarnation)
     })
 }
 

@@ -36,6 +36,9 @@ pub(super) struct Guardian {
     polls: FuturesUnordered<BoxFuture<'static, (u64, Option<PeerStatus>)>>,
     campaigner: Campaigner,
     actions: JoinSet<()>,
+    /// The life in which each node stands in the state, and since when: to register is to be heard, even by a
+    /// leader that has not reached the node again yet.
+    lives: BTreeMap<NodeId, (u64, Instant)>,
     /// Nodes proposed as lost, and when: the proposal may take a moment to be applied.
     lost: BTreeMap<NodeId, (u64, Instant)>,
     expired: Instant,
@@ -78,6 +81,7 @@ impl Guardian {
             polls: FuturesUnordered::new(),
             campaigner,
             actions: JoinSet::new(),
+            lives: BTreeMap::new(),
             lost: BTreeMap::new(),
             expired: now,
             looked: now,
@@ -127,6 +131,7 @@ impl Guardian {
         self.poll_peers(now);
         self.form_cluster(&metrics);
         self.campaign(&metrics, now);
+        self.note_registered(now);
         if self.member.leads_with_quorum(&metrics) {
             self.declare_lost(now);
             self.expire(now);
@@ -389,18 +394,27 @@ impl Guardian {
         });
     }
 
-    fn declare_lost(&mut self, now: Instant) {
-        let silent_after = self.member.config.timings.silent_after;
-        let registered: Vec<(NodeId, u64)> = self.member.machine.with_state(|state| {
+    fn note_registered(&mut self, now: Instant) {
+        let present: BTreeMap<NodeId, u64> = self.member.machine.with_state(|state| {
             let present = state
                 .nodes()
                 .values()
                 .filter(|node| node.state != NodeState::Lost);
             present.map(|node| (node.id, node.incarnation)).collect()
         });
-        for (id, incarnation) in registered {
+        self.lives
+            .retain(|id, (incarnation, _)| present.get(id) == Some(incarnation));
+        for (id, incarnation) in present {
+            self.lives.entry(id).or_insert((incarnation, now));
+        }
+    }
+
+    fn declare_lost(&mut self, now: Instant) {
+        let silent_after = self.member.config.timings.silent_after;
+        for (id, (incarnation, since)) in self.lives.clone() {
             let gone = self.peers.get(&id.0).is_some_and(|peer| {
-                peer.ended.is_some_and(|(ended, _)| ended == incarnation) || now > peer.heard + silent_after
+                peer.ended.is_some_and(|(ended, _)| ended == incarnation)
+                    || now > peer.heard.max(since) + silent_after
             });
             let proposed = self
                 .lost
