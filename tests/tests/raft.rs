@@ -1,4 +1,6 @@
 //! Three members over real sockets and files on loopback, each in a runtime of its own that can be dropped.
+#![expect(clippy::disallowed_methods, reason = "how long a take-over lasts is measured")]
+#![allow(clippy::unwrap_used, reason = "a test stops where it finds something")]
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;

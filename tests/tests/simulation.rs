@@ -1,5 +1,6 @@
 //! Three members, two nodes and the witness, in a simulated world: one seed decides everything, members crash with
 //! what their disks had not synced, paths break, and nothing that was acknowledged may be lost.
+#![allow(clippy::unwrap_used, reason = "a test stops where it finds something")]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -289,11 +290,11 @@ impl World {
         });
     }
 
-    fn writer(&mut self, node: u64) {
+    fn writer(&self, node: u64) {
         self.writers.lock().unwrap().push(node);
     }
 
-    fn stop_writers(&mut self) {
+    fn stop_writers(&self) {
         self.writers.lock().unwrap().clear();
     }
 
