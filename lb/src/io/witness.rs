@@ -2,10 +2,12 @@
 //!
 //! Whatever happens to the member, forwarding goes on with what the tags say and probes tell.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use tandem_shared::cluster::{Change, ClusterState, NodeId, SessionKey, StateLimits};
+use tandem_shared::cluster::{Change, NodeId, NodeRecord, NodeState, SessionKey, StateLimits};
 use tandem_shared::config::{ClusterMember, MemberKind, PeerSecurity};
 use tandem_shared::io::raft::{
     Cluster, ClusterConfig, Member, MemberRole, RaftMetrics, RealFiles, StartError, TcpTransport,
@@ -13,6 +15,7 @@ use tandem_shared::io::raft::{
 };
 use tandem_shared::io::shutdown::{Shutdown, Stage};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::{error, info};
 
 use crate::balancer::ownership::Ownership;
@@ -95,13 +98,15 @@ impl Witness {
         let lookup = cluster.clone();
         self.ownership
             .set_lookup(move |key| lookup.with_state(|state| state.owner_of(key)));
-        self.tell_all(cluster).await;
+        let mut lost = LostNodes::default();
+        self.tell_all(cluster, &mut lost).await;
         loop {
             tokio::select! {
                 changes = changes.recv() => match changes {
-                    Some(changes) => self.tell(cluster, changes).await,
+                    Some(changes) => self.tell(cluster, changes, &mut lost).await,
                     None => return,
                 },
+                () = lost.settled() => self.tell_lost(cluster, &mut lost).await,
                 reason = cluster.stopped() => {
                     error!(?reason, "the cluster's member in this process has stopped: forwarding goes on without it");
                     return;
@@ -115,23 +120,22 @@ impl Witness {
         }
     }
 
-    async fn tell_all(&self, cluster: &Cluster) {
+    async fn tell_all(&self, cluster: &Cluster, lost: &mut LostNodes) {
         let nodes = cluster.with_state(|state| {
             let moved = state.moved_sessions().map(|(key, owner)| (key.clone(), owner));
             self.ownership.replace(moved);
             state.nodes().values().cloned().collect::<Vec<_>>()
         });
         self.note_size();
-        for node in nodes {
-            // Without a prober nobody is interested.
-            let _ = self.news.send(ClusterNews::Node(node)).await;
+        for record in nodes {
+            self.tell_of_node(record, lost).await;
         }
     }
 
     /// Owners first: who hears that a node is lost asks next who owns its sessions.
-    async fn tell(&self, cluster: &Cluster, changes: Vec<Change>) {
+    async fn tell(&self, cluster: &Cluster, changes: Vec<Change>, lost: &mut LostNodes) {
         if changes.contains(&Change::Replaced) {
-            return self.tell_all(cluster).await;
+            return self.tell_all(cluster, lost).await;
         }
         self.ownership.update(changes.iter().filter_map(owner_change));
         self.note_size();
@@ -139,8 +143,26 @@ impl Witness {
             let Change::NodeChanged(node) = change else {
                 continue;
             };
-            let record = cluster.with_state(|state: &ClusterState| state.nodes().get(&node).cloned());
-            if let Some(record) = record {
+            if let Some(record) = record_of(cluster, node) {
+                self.tell_of_node(record, lost).await;
+            }
+        }
+    }
+
+    async fn tell_of_node(&self, record: NodeRecord, lost: &mut LostNodes) {
+        match record.state {
+            NodeState::Lost => lost.note(record.id),
+            NodeState::Live | NodeState::Draining => {
+                lost.forget(record.id);
+                // Without a prober nobody is interested.
+                let _ = self.news.send(ClusterNews::Node(record)).await;
+            }
+        }
+    }
+
+    async fn tell_lost(&self, cluster: &Cluster, lost: &mut LostNodes) {
+        for node in lost.take() {
+            if let Some(record) = record_of(cluster, node) {
                 // Without a prober nobody is interested.
                 let _ = self.news.send(ClusterNews::Node(record)).await;
             }
@@ -151,6 +173,41 @@ impl Witness {
         let size = i64::try_from(self.ownership.size()).unwrap_or(i64::MAX);
         self.metrics.overrides.set(size);
     }
+}
+
+/// Nodes whose loss stands in the log and is not believed yet: a member that starts, or was cut off, reads of old
+/// losses and, moments later, that the node is there again.
+#[derive(Default)]
+struct LostNodes {
+    nodes: BTreeSet<NodeId>,
+    told_at: Option<Instant>,
+}
+
+impl LostNodes {
+    fn note(&mut self, node: NodeId) {
+        self.nodes.insert(node);
+        self.told_at = Some(Instant::now() + LOSS_SETTLES_AFTER);
+    }
+
+    fn forget(&mut self, node: NodeId) {
+        self.nodes.remove(&node);
+    }
+
+    async fn settled(&self) {
+        match self.told_at {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn take(&mut self) -> BTreeSet<NodeId> {
+        self.told_at = None;
+        std::mem::take(&mut self.nodes)
+    }
+}
+
+fn record_of(cluster: &Cluster, node: NodeId) -> Option<NodeRecord> {
+    cluster.with_state(|state| state.nodes().get(&node).cloned())
 }
 
 /// A session that came back to the node of its tag stays in the table: the fence wants to know its owner as well.
@@ -179,3 +236,6 @@ fn member(member: &ClusterMember) -> Member {
         address: member.address,
     }
 }
+
+/// Short beside the two seconds after which a silent node is lost; the front end sees a process die by itself.
+const LOSS_SETTLES_AFTER: Duration = Duration::from_millis(100);

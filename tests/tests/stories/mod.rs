@@ -9,6 +9,7 @@ mod cti_manager_death;
 mod demo;
 mod everything_killed;
 mod front_end_death;
+mod frozen_node;
 mod metrics;
 mod node_death;
 mod round_robin;

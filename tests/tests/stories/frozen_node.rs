@@ -1,0 +1,98 @@
+//! A node that stands still is as good as dead, until it wakes up and believes that it still owns its sessions.
+
+use tandem_tests::cluster::{ClusterOptions, Member, Signal};
+use tandem_tests::scenario::Scene;
+
+const USERS: usize = 120;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_follower_loses_its_sessions_and_disturbs_nobody_when_it_wakes_up() {
+    let scene = scene().await;
+    let leader = scene.cluster.leader().await.unwrap();
+    freeze_and_wake(scene, other(leader)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_leader_loses_its_sessions_and_disturbs_nobody_when_it_wakes_up() {
+    let scene = scene().await;
+    let mut leader = scene.cluster.leader().await.unwrap();
+    while leader == Member::Lb {
+        leader = scene.cluster.leader().await.unwrap();
+    }
+    freeze_and_wake(scene, leader).await.unwrap();
+}
+
+async fn scene() -> Scene {
+    let options = ClusterOptions {
+        users: USERS,
+        ..ClusterOptions::default()
+    };
+    let scene = Scene::start(options, 1).await.unwrap();
+    scene.sign_in(0..USERS).await.unwrap();
+    scene
+}
+
+async fn freeze_and_wake(mut scene: Scene, victim: Member) -> anyhow::Result<()> {
+    let survivor = other(victim);
+    let calls = scene.put_incoming_calls_up(&(0..40).collect::<Vec<_>>()).await?;
+    // What clients know is replicated moments after they know it; an heir would say it again.
+    scene.everyone_gets_a_snapshot().await?;
+    scene.cluster.signal(victim, Signal::Stop)?;
+    sessions_owned(&scene, survivor, victim, 0).await?;
+
+    // What the PBX tells of these calls lies unread in the victim's sockets as well.
+    let ringing = scene.ring(&(40..USERS).collect::<Vec<_>>()).await?;
+    scene.everyone_gets_a_snapshot().await?;
+    scene.cluster.signal(victim, Signal::Continue)?;
+    scene.far_ends_hang_up(&ringing).await?;
+    live_again(&scene, survivor, victim).await?;
+
+    scene.everyone_gets_a_snapshot().await?;
+    scene.far_ends_hang_up(&calls).await?;
+    scene.every_phone_rings_and_stops().await?;
+    scene.verdict_without_failures().await
+}
+
+/// Waits until `teller` says that `node` owns so many sessions.
+async fn sessions_owned(scene: &Scene, teller: Member, node: Member, count: u64) -> anyhow::Result<()> {
+    until(scene, teller, node, move |view| view["sessions"] == count).await
+}
+
+async fn live_again(scene: &Scene, teller: Member, node: Member) -> anyhow::Result<()> {
+    until(scene, teller, node, |view| view["state"] == "live").await
+}
+
+async fn until(
+    scene: &Scene,
+    teller: Member,
+    node: Member,
+    condition: impl Fn(&serde_json::Value) -> bool,
+) -> anyhow::Result<()> {
+    let Member::Node(id) = node else {
+        anyhow::bail!("{node} is no node")
+    };
+    let patience = std::time::Instant::now() + scene.patience;
+    loop {
+        let cluster = scene.cluster.get(teller, "/cluster").await?;
+        let nodes = cluster["nodes"].as_array().cloned().unwrap_or_default();
+        if nodes
+            .iter()
+            .any(|view| view["id"] == format!("n{id}") && condition(view))
+        {
+            return Ok(());
+        }
+        anyhow::ensure!(
+            std::time::Instant::now() < patience,
+            "{teller} says in vain: {cluster}"
+        );
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+fn other(node: Member) -> Member {
+    if node == Member::Node(1) {
+        Member::Node(2)
+    } else {
+        Member::Node(1)
+    }
+}
