@@ -41,7 +41,7 @@ fn lb(addresses: Addresses, options: &ClusterOptions) -> String {
          {nodes}\
          [keepalive]\nperiod_ms = 500\nfailures = 3\nretry_period_ms = 200\nsuccesses = 1\n\n\
          [outbound]\nlisten = \"{outbound}\"\nallow = [\"127.0.0.0/8\"]\n\
-         allow_from = [\"127.0.0.0/8\"]\nsource_address = \"{source}\"\n\n\
+         source_address = \"{source}\"\n\n\
          {cluster}",
         admin = addresses.admin(Member::Lb).expect("lb has an admin listener"),
         vip = addresses.vip(),
