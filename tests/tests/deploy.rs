@@ -1,7 +1,5 @@
 //! The files an operator starts from: they parse, they name every key, and their own tools accept them.
 #![allow(clippy::unwrap_used, reason = "a test stops where it finds something")]
-#![allow(clippy::unwrap_used, reason = "a test stops where it finds something")]
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

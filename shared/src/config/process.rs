@@ -9,7 +9,7 @@ use super::Section;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConfig {
     pub format: LogFormat,
-    /// Directives of `tracing`'s filter: `info`, or `info,tandem_lb=debug`. The environment's `TANDEM_LOG` wins.
+    /// Directives of `tracing`'s filter: `info,openraft=warn`, or `info,tandem_lb=debug`. The environment's `TANDEM_LOG` wins.
     pub filter: String,
 }
 
@@ -25,7 +25,7 @@ impl LogConfig {
     pub fn read(root: &mut Section) -> Self {
         let mut log = root.section("log");
         let format = log.choice("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]);
-        let filter = log.text_or("filter", "info");
+        let filter = log.text_or("filter", FILTER_DEFAULT);
         if filter.parse::<tracing_subscriber::EnvFilter>().is_err() {
             log.problem(
                 "filter",
@@ -82,3 +82,6 @@ impl TlsFiles {
         })
     }
 }
+
+/// openraft tells of every vote at `info`; what an operator wants to know of elections, Tandem tells itself.
+const FILTER_DEFAULT: &str = "info,openraft=warn";

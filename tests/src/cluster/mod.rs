@@ -62,7 +62,7 @@ impl Default for ClusterOptions {
             peer_tls: true,
             adoption_disabled: false,
             cti_heartbeat: Duration::from_millis(500),
-            log_filter: std::env::var("TANDEM_LOG").unwrap_or_else(|_| "info".to_owned()),
+            log_filter: std::env::var("TANDEM_LOG").unwrap_or_else(|_| "info,openraft=warn".to_owned()),
         }
     }
 }

@@ -23,6 +23,11 @@ fn the_demo_ends_badly_when_a_client_loses_anything() {
     let output = demo(&["--users", "250", "--pace", "0", "--plant-fault"]);
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{said}");
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        complaint.contains("snapshots refused") && complaint.contains("status: 481"),
+        "{complaint}"
+    );
 }
 
 fn demo(arguments: &[&str]) -> Output {
