@@ -38,6 +38,7 @@ fn lb(addresses: Addresses, options: &ClusterOptions) -> String {
          [admin]\nlisten = \"{admin}\"\n\n\
          [[listener]]\nname = \"ocs\"\naddress = \"{vip}\"\ntransport = \"tcp\"\nmode = \"message\"\n\
          balance = \"round-robin\"\n\n\
+         {tls_listener}\
          {nodes}\
          [keepalive]\nperiod_ms = 500\nfailures = 3\nretry_period_ms = 200\nsuccesses = 1\n\n\
          [outbound]\nlisten = \"{outbound}\"\nallow = [\"127.0.0.0/8\"]\n\
@@ -45,9 +46,22 @@ fn lb(addresses: Addresses, options: &ClusterOptions) -> String {
          {cluster}",
         admin = addresses.admin(Member::Lb).expect("lb has an admin listener"),
         vip = addresses.vip(),
+        tls_listener = tls_listener(addresses, options),
         outbound = addresses.outbound(),
         source = addresses.vip().ip(),
         cluster = cluster(WITNESS, addresses, options),
+    )
+}
+
+/// With certificates there is a listener for mutual TLS as well.
+fn tls_listener(addresses: Addresses, options: &ClusterOptions) -> String {
+    if !options.peer_tls {
+        return String::new();
+    }
+    format!(
+        "[[listener]]\nname = \"ocs-tls\"\naddress = \"{}\"\ntransport = \"tls\"\n\
+         certificate = \"n{WITNESS}.pem\"\nkey = \"n{WITNESS}.key\"\nclient_authority = \"authority.pem\"\n\n",
+        addresses.vip_tls(),
     )
 }
 

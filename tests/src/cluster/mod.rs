@@ -472,6 +472,12 @@ impl Addresses {
         self.at(1, 5060)
     }
 
+    /// The same, for mutual TLS.
+    #[must_use]
+    pub fn vip_tls(self) -> SocketAddr {
+        self.at(1, 5062)
+    }
+
     #[must_use]
     pub fn outbound(self) -> SocketAddr {
         self.at(1, 5070)

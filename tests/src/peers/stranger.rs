@@ -1,22 +1,32 @@
 //! Somebody who connects and says whatever he likes, well-formed or not.
 
+use std::fmt::Debug;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use tandem_shared::sip::{Frame, Framer, FramerLimits, RawMessage};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::csta;
 
 /// One raw connection.
 #[derive(Debug)]
 pub struct Stranger {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     framer: Framer,
 }
+
+/// Plain TCP, or TLS on top of it.
+trait Stream: AsyncRead + AsyncWrite + Debug + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Debug + Send + Unpin> Stream for S {}
 
 /// What comes back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,10 +42,30 @@ impl Stranger {
             .await
             .with_context(|| format!("connecting to {to}"))?;
         stream.set_nodelay(true)?;
-        Ok(Self {
-            stream,
+        Ok(Self::over(stream))
+    }
+
+    /// Connects by TLS to a listener whose certificate has `name`.
+    pub async fn connect_tls(
+        to: SocketAddr,
+        name: ServerName<'static>,
+        config: Arc<ClientConfig>,
+    ) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(to)
+            .await
+            .with_context(|| format!("connecting to {to}"))?;
+        let stream = TlsConnector::from(config)
+            .connect(name, stream)
+            .await
+            .context("shaking hands")?;
+        Ok(Self::over(stream))
+    }
+
+    fn over(stream: impl Stream + 'static) -> Self {
+        Self {
+            stream: Box::new(stream),
             framer: Framer::new(FramerLimits::default()),
-        })
+        }
     }
 
     pub async fn send(&mut self, bytes: &[u8]) -> anyhow::Result<()> {

@@ -13,3 +13,4 @@ mod frozen_node;
 mod metrics;
 mod node_death;
 mod round_robin;
+mod tls;
