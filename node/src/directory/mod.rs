@@ -1,6 +1,6 @@
 //! Users, devices and lines: who may control which phone.
 //!
-//! Owns the directory as it was read ([`file`]), who a client is ([`authentication`]) and which device its line URI
+//! Owns the directory as it was read ([`mod@file`]), who a client is ([`authentication`]) and which device its line URI
 //! means ([`line_uri`], [`line_appearance`]). It does not know sessions or the PBX. What always holds: a
 //! directory that exists is consistent — ids are unique without regard to case, and every device and user that
 //! a line names is there.
