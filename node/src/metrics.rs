@@ -26,6 +26,7 @@ pub struct NodeMetrics {
     events_sent: IntCounterVec,
     events_unanswered: IntCounter,
     events_dropped: IntCounter,
+    events_unknown_monitor: IntCounter,
     fenced: IntCounter,
     intents_repeated: IntCounterVec,
     pairs: IntGauge,
@@ -116,6 +117,10 @@ impl NodeMetrics {
             events_dropped: metrics.counter(
                 "tandem_node_events_dropped_total",
                 "Events that were given up for want of room.",
+            ),
+            events_unknown_monitor: metrics.counter(
+                "tandem_node_events_of_unknown_monitors_total",
+                "Events of monitors that no session has asked for, which are stopped.",
             ),
             fenced: metrics.counter(
                 "tandem_node_fenced_total",
@@ -216,6 +221,7 @@ impl NodeMetrics {
             Report::EventSent { kind } => self.events_sent.with_label_values(&[kind.name()]).inc(),
             Report::EventUnanswered => self.events_unanswered.inc(),
             Report::EventDropped => self.events_dropped.inc(),
+            Report::EventOfUnknownMonitor => self.events_unknown_monitor.inc(),
             Report::Fenced { .. } => self.fenced.inc(),
             Report::IntentRepeated {
                 service,

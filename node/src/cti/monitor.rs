@@ -78,8 +78,10 @@ pub enum MonitorOutput {
     Start { key: MonitorKey },
     /// Send MonitorStop; its answer is awaited.
     Stop { key: MonitorKey, cross_ref_id: String },
-    /// Events flow. For a session that joins a running monitor this is said at once.
+    /// Events flow.
     Started { subscriber: SessionKey, key: MonitorKey },
+    /// Events flow already: what the monitor told before, it told to others.
+    Joined { subscriber: SessionKey, key: MonitorKey },
     /// The subscription is over before it began.
     Failed {
         subscriber: SessionKey,
@@ -188,6 +190,14 @@ impl Monitors {
             .contains_key(&(connection, cross_ref_id.to_owned()))
     }
 
+    /// Whether a MonitorStart is unanswered: an id that is not known may be in its answer.
+    #[must_use]
+    pub fn is_starting_any(&self, connection: CtiConnectionId) -> bool {
+        self.starts
+            .get(&connection)
+            .is_some_and(|starts| starts.in_flight > 0)
+    }
+
     #[must_use]
     pub fn subscription(&self, subscriber: &SessionKey) -> Option<&MonitorKey> {
         self.subscriptions.get(subscriber)
@@ -201,6 +211,12 @@ impl Monitors {
             .get(subscriber)
             .and_then(|key| self.monitors.get(key));
         monitor.is_some_and(Monitor::is_active)
+    }
+
+    /// How many sessions watch a device.
+    #[must_use]
+    pub fn subscribers_count(&self) -> usize {
+        self.subscriptions.len()
     }
 
     /// How many monitors run or are about to.
@@ -241,7 +257,7 @@ impl Monitors {
             Some(monitor) => {
                 monitor.subscribers.insert(subscriber.clone());
                 if monitor.is_active() {
-                    outputs.push(MonitorOutput::Started { subscriber, key });
+                    outputs.push(MonitorOutput::Joined { subscriber, key });
                 } else {
                     self.raise(&key, priority);
                 }

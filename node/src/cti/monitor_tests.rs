@@ -87,7 +87,11 @@ fn sessions_that_watch_one_device_share_its_monitor() {
     let expected = [started("desk", device.clone()), started("laptop", device.clone())];
     assert_eq!(monitors.handle(start_answered(device.clone(), "m-1")), expected);
     let tablet = monitors.handle(subscribed("tablet", device.clone(), Traffic));
-    assert_eq!(tablet, [started("tablet", device.clone())]);
+    let joined = Out::Joined {
+        subscriber: session("tablet"),
+        key: device.clone(),
+    };
+    assert_eq!(tablet, [joined]);
     assert_eq!(
         subscribers(&monitors, "m-1"),
         ["desk", "laptop", "tablet"].map(session)

@@ -34,7 +34,7 @@ impl Gateway {
             Link::Down => {
                 return self.answer_error(key, &request, CstaErrorCode::RESOURCE_OUT_OF_SERVICE, now);
             }
-            Link::Queued { .. } | Link::StartingMonitor { .. } | Link::ReadingSnapshot { .. } => {
+            Link::StartingMonitor { .. } | Link::ReadingSnapshot { .. } => {
                 session.progress = Progress::WaitingForLink;
                 return;
             }
@@ -108,8 +108,7 @@ impl Gateway {
         if let Some(body) = &intent.result {
             return self.answer_body(key, &request, body);
         }
-        let Some(Link::Up { connection, .. }) = self.sessions.get(key).map(|session| session.link.clone())
-        else {
+        let Some(Link::Up { connection }) = self.sessions.get(key).map(|session| session.link.clone()) else {
             return self.answer_error(key, &request, CstaErrorCode::RESOURCE_OUT_OF_SERVICE, now);
         };
         let device = self.device_of(key);

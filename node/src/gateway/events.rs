@@ -69,6 +69,10 @@ impl Gateway {
         if !session.is_established() || session.unanswered.is_some() || session.events_not_before.is_some() {
             return;
         }
+        // The client learns first that its monitor runs.
+        if session.progress.is_waiting_for_commit() {
+            return;
+        }
         let Some(index) = session.next_event() else {
             return;
         };

@@ -70,7 +70,8 @@ impl Gateway {
         }
         session.last_request_at = now.instant;
         session.requests.push_back(queued);
-        self.hasten_resumption(key);
+        // A client waits: its session is resumed before those whose clients do not.
+        self.watch(key, now);
     }
 
     /// Events go where the session's last request came from.
@@ -101,7 +102,8 @@ impl Gateway {
             let begins = match session.progress {
                 Progress::Idle => true,
                 Progress::WaitingForLink => session.link.is_settled(),
-                Progress::WaitingForIntent(_)
+                Progress::WaitingForMonitor(_)
+                | Progress::WaitingForIntent(_)
                 | Progress::WaitingForCommit(_)
                 | Progress::WaitingForCti { .. }
                 | Progress::WaitingForEvidence { .. } => false,

@@ -1,9 +1,11 @@
 //! What must hold after every `handle`; checked in debug builds and simulations.
 
 use super::Gateway;
-#[cfg(test)]
-use super::session::Link;
 use super::session::Stage;
+#[cfg(test)]
+use super::session::{Link, Session};
+#[cfg(test)]
+use crate::cti::{CtiConnectionId, MonitorKey};
 
 impl Gateway {
     /// # Panics
@@ -26,11 +28,8 @@ impl Gateway {
             "held requests are miscounted"
         );
         assert!(
-            self.links
-                .resuming
-                .iter()
-                .all(|key| self.sessions.contains_key(key)),
-            "a session that is gone is being resumed"
+            self.watching.monitors.subscribers_count() <= self.sessions.len(),
+            "a session that is gone watches a device"
         );
         self.check_openings();
         #[cfg(test)]
@@ -61,15 +60,52 @@ impl Gateway {
                 "{key} has too many events"
             );
             assert!(self.indexed_deadlines.contains_key(key), "{key} has no deadline");
-            let resuming = matches!(
-                session.link,
-                Link::StartingMonitor { .. } | Link::ReadingSnapshot { .. }
-            );
-            assert_eq!(
-                resuming,
-                self.links.resuming.contains(key),
-                "{key} is miscounted among those that resume"
-            );
+            self.check_watching(session);
         }
+        let watching = self
+            .sessions
+            .values()
+            .filter(|session| watched_at(session).is_some());
+        assert_eq!(
+            watching.count(),
+            self.watching.monitors.subscribers_count(),
+            "sessions and subscribers disagree"
+        );
+    }
+
+    /// A session watches its own device at its own connection, and its events flow when it thinks so.
+    #[cfg(test)]
+    fn check_watching(&self, session: &Session) {
+        let key = session.key();
+        let monitors = &self.watching.monitors;
+        let expected = watched_at(session).map(|connection| MonitorKey {
+            connection,
+            device: session.record.device.clone(),
+        });
+        assert_eq!(
+            monitors.subscription(key),
+            expected.as_ref(),
+            "{key} watches something else"
+        );
+        let starting = matches!(session.link, Link::StartingMonitor { .. });
+        assert_eq!(
+            monitors.is_active(key),
+            expected.is_some() && !starting,
+            "{key} is wrong about its events"
+        );
+        assert_eq!(
+            session.progress.is_waiting_for_monitor(),
+            expected.is_some() && !session.record.monitor.active,
+            "{key} watches for nobody"
+        );
+    }
+}
+
+#[cfg(test)]
+fn watched_at(session: &Session) -> Option<CtiConnectionId> {
+    match session.link {
+        Link::Down => None,
+        Link::StartingMonitor { connection } | Link::ReadingSnapshot { connection, .. } => Some(connection),
+        Link::Up { connection } => session.record.monitor.active.then_some(connection),
     }
 }

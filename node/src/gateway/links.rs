@@ -1,31 +1,51 @@
 //! The sessions' places at the CTI connections: chosen in turn, kept, and made again somewhere else when a connection
 //! goes out of service (RCC-4, RCC-5).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::BTreeMap;
 
 use tandem_shared::cluster::SessionKey;
 
-use crate::csta::{ConnectionIdentifier, Event, Request, Response};
-use crate::cti::{CtiConnectionId, CtiFailure, RequestToken};
+use crate::csta::{ConnectionIdentifier, Request, Response};
+use crate::cti::{CtiConnectionId, CtiFailure, MonitorKey, RequestToken};
 
-use super::session::{CallParties, Found, Link};
+use super::session::{CallParties, Found, Link, Progress, Session};
+use super::watching::priority_of;
 use super::{Gateway, Now, Output, Report};
 
-/// Which connections are in service, whose monitor is whose, and who waits for his turn.
+/// Which connections are in service, and whose turn it is.
 #[derive(Debug)]
 pub(super) struct Links {
     in_service: Vec<bool>,
     /// Where the round robin looks next.
     next: usize,
-    /// Sessions to resume whose client has a request waiting.
-    pressing: VecDeque<SessionKey>,
-    others: VecDeque<SessionKey>,
-    /// Sessions whose monitor is being started again.
-    pub(super) resuming: BTreeSet<SessionKey>,
-    pub(super) monitors: HashMap<(CtiConnectionId, String), SessionKey>,
 }
 
 /// Who asked a CTI manager for something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Asker {
+    Session(CtiWaiter),
+    /// Those who watch the device.
+    MonitorStart(MonitorKey),
+    /// Nobody watches it any more.
+    MonitorStop(MonitorKey),
+    /// Nobody ever did.
+    StrayStop {
+        connection: CtiConnectionId,
+        cross_ref_id: String,
+    },
+}
+
+impl Asker {
+    pub(super) fn is_about_monitor_of(&self, lost: CtiConnectionId) -> bool {
+        match self {
+            Self::Session(_) => false,
+            Self::MonitorStart(key) | Self::MonitorStop(key) => key.connection == lost,
+            Self::StrayStop { connection, .. } => *connection == lost,
+        }
+    }
+}
+
+/// A session that waits for an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CtiWaiter {
     pub(super) session: SessionKey,
@@ -37,7 +57,6 @@ pub(super) struct CtiWaiter {
 pub(super) enum CtiPurpose {
     /// The first request of the session's queue.
     Service,
-    ResumeMonitor,
     ResumeSnapshot,
     ResumeParties,
 }
@@ -47,10 +66,6 @@ impl Links {
         Self {
             in_service: vec![false; connections],
             next: 0,
-            pressing: VecDeque::new(),
-            others: VecDeque::new(),
-            resuming: BTreeSet::new(),
-            monitors: HashMap::new(),
         }
     }
 
@@ -69,22 +84,12 @@ impl Links {
             *flag = in_service;
         }
     }
-
-    fn next_to_resume(&mut self) -> Option<SessionKey> {
-        self.pressing.pop_front().or_else(|| self.others.pop_front())
-    }
 }
 
 impl Gateway {
     pub(super) fn cti_in_service(&mut self, connection: CtiConnectionId, now: Now) {
         self.links.set(connection, true);
-        let down: Vec<SessionKey> = self
-            .sessions
-            .values()
-            .filter(|session| session.link == Link::Down)
-            .map(|session| session.key().clone())
-            .collect();
-        for key in down {
+        for key in self.sessions_linked_to(None) {
             self.relink(&key, now);
         }
     }
@@ -92,17 +97,21 @@ impl Gateway {
     /// Requests on the connection get their error; its sessions go on at another one.
     pub(super) fn cti_out_of_service(&mut self, connection: CtiConnectionId, now: Now) {
         self.links.set(connection, false);
-        self.links.monitors.retain(|(place, _), _| *place != connection);
-        let affected: Vec<SessionKey> = self
-            .sessions
-            .values()
-            .filter(|session| session.link.connection() == Some(connection))
-            .map(|session| session.key().clone())
-            .collect();
-        for key in affected {
+        self.forget_monitors_of(connection);
+        for key in self.sessions_linked_to(Some(connection)) {
             self.fail_requests_on(&key, now);
             self.relink(&key, now);
         }
+    }
+
+    /// Those with traffic first.
+    fn sessions_linked_to(&self, connection: Option<CtiConnectionId>) -> Vec<SessionKey> {
+        let sessions = self.sessions.values();
+        let mut linked: Vec<&Session> = sessions
+            .filter(|session| session.link.connection() == connection)
+            .collect();
+        linked.sort_by_key(|session| priority_of(session));
+        linked.into_iter().map(|session| session.key().clone()).collect()
     }
 
     fn fail_requests_on(&mut self, key: &SessionKey, now: Now) {
@@ -115,77 +124,40 @@ impl Gateway {
         }
     }
 
-    /// Gives the session a connection in service; its monitor, if the client has one, starts there in its turn.
+    /// Gives the session a connection in service, and the monitor of its device there, if the client has one.
     pub(super) fn relink(&mut self, key: &SessionKey, now: Now) {
-        self.links.resuming.remove(key);
+        self.leave_connection(key);
         let connection = self.links.next_in_service();
         let name = connection.and_then(|connection| self.config.cti_connections.get(connection.0).cloned());
-        let Some(session) = self.session_mut(key) else {
-            return;
-        };
-        let Some(connection) = connection else {
-            session.link = Link::Down;
+        let (Some(session), Some(connection)) = (self.session_mut(key), connection) else {
             return;
         };
         let epoch = session.epoch();
         session.record.cti_connection.clone_from(&name);
-        let monitored = session.record.monitor.active;
-        session.link = if monitored {
-            Link::Queued { connection }
+        session.link = if session.record.monitor.active {
+            Link::StartingMonitor { connection }
         } else {
-            Link::Up {
-                connection,
-                cross_ref_id: None,
-            }
+            Link::Up { connection }
         };
-        let presses = !session.requests.is_empty();
-        if monitored && presses {
-            self.links.pressing.push_back(key.clone());
-        } else if monitored {
-            self.links.others.push_back(key.clone());
-        }
         self.proposals
             .update(key, epoch, now.instant, |update| update.cti_connection = name);
         self.report(Report::SessionRelinked {
             key: key.clone(),
             connection,
         });
+        self.watch(key, now);
     }
 
-    /// A client waits: its session is resumed before those whose clients do not.
-    pub(super) fn hasten_resumption(&mut self, key: &SessionKey) {
-        if let Some(Link::Queued { .. }) = self.sessions.get(key).map(|session| &session.link) {
-            self.links.pressing.push_back(key.clone());
-        }
-    }
-
-    /// Starts as many monitors as may be starting at a time.
-    pub(super) fn start_resumptions(&mut self, now: Now) {
-        while self.links.resuming.len() < self.config.resumptions_in_flight_max {
-            let Some(key) = self.links.next_to_resume() else {
-                return;
-            };
-            self.start_resumption(&key, now);
-        }
-    }
-
-    fn start_resumption(&mut self, key: &SessionKey, _now: Now) {
+    /// Whatever waits for the session's monitor waits for its next place.
+    fn leave_connection(&mut self, key: &SessionKey) {
+        self.unwatch(key);
         let Some(session) = self.session_mut(key) else {
             return;
         };
-        // It stands in both queues when its client began to wait, and one place is enough.
-        let Link::Queued { connection } = session.link else {
-            return;
-        };
-        session.link = Link::StartingMonitor { connection };
-        let device = session.record.device.clone();
-        self.links.resuming.insert(key.clone());
-        self.ask(
-            key,
-            connection,
-            CtiPurpose::ResumeMonitor,
-            Request::MonitorStart { device },
-        );
+        session.link = Link::Down;
+        if session.progress.is_waiting_for_monitor() {
+            session.progress = Progress::WaitingForLink;
+        }
     }
 
     pub(super) fn ask(
@@ -195,14 +167,23 @@ impl Gateway {
         purpose: CtiPurpose,
         request: Request,
     ) -> RequestToken {
-        let token = RequestToken(self.next_cti_request);
-        self.next_cti_request += 1;
         let waiter = CtiWaiter {
             session: key.clone(),
             connection,
             purpose,
         };
-        self.cti_requests.insert(token, waiter);
+        self.submit(connection, Asker::Session(waiter), request)
+    }
+
+    pub(super) fn submit(
+        &mut self,
+        connection: CtiConnectionId,
+        asker: Asker,
+        request: Request,
+    ) -> RequestToken {
+        let token = RequestToken(self.next_cti_request);
+        self.next_cti_request += 1;
+        self.cti_requests.insert(token, asker);
         self.outputs.push(Output::CtiRequest {
             connection,
             token,
@@ -217,50 +198,30 @@ impl Gateway {
         result: Result<Response, CtiFailure>,
         now: Now,
     ) {
-        let Some(waiter) = self.cti_requests.remove(&token) else {
-            return;
-        };
-        match waiter.purpose {
-            CtiPurpose::Service => self.service_answered(token, &waiter, result, now),
-            CtiPurpose::ResumeMonitor => self.monitor_resumed(&waiter, result, now),
-            CtiPurpose::ResumeSnapshot => self.snapshot_resumed(&waiter, result, now),
-            CtiPurpose::ResumeParties => self.parties_told(&waiter, result, now),
+        match self.cti_requests.remove(&token) {
+            Some(Asker::Session(waiter)) => self.session_answered(token, &waiter, result, now),
+            Some(Asker::MonitorStart(key)) => self.monitor_start_answered(key, result, now),
+            Some(Asker::MonitorStop(key)) => self.monitor_stop_answered(key, now),
+            Some(Asker::StrayStop {
+                connection,
+                cross_ref_id,
+            }) => self.stray_stop_answered(connection, cross_ref_id),
+            None => {}
         }
     }
 
-    fn monitor_resumed(&mut self, waiter: &CtiWaiter, result: Result<Response, CtiFailure>, now: Now) {
-        let key = &waiter.session;
-        let expected = Link::StartingMonitor {
-            connection: waiter.connection,
-        };
-        let waits = self
-            .sessions
-            .get(key)
-            .is_some_and(|session| session.link == expected);
-        let Ok(Response::MonitorStart { cross_ref_id }) = result else {
-            if waits {
-                self.resumption_failed(key, waiter.connection, now);
-            }
-            return;
-        };
-        if !waits {
-            return self.stop_monitor_at(waiter.connection, cross_ref_id);
+    fn session_answered(
+        &mut self,
+        token: RequestToken,
+        waiter: &CtiWaiter,
+        result: Result<Response, CtiFailure>,
+        now: Now,
+    ) {
+        match waiter.purpose {
+            CtiPurpose::Service => self.service_answered(token, waiter, result, now),
+            CtiPurpose::ResumeSnapshot => self.snapshot_resumed(waiter, result, now),
+            CtiPurpose::ResumeParties => self.parties_told(waiter, result, now),
         }
-        self.links
-            .monitors
-            .insert((waiter.connection, cross_ref_id.clone()), key.clone());
-        let Some(session) = self.session_mut(key) else {
-            return;
-        };
-        let device = session.record.device.clone();
-        session.link = Link::ReadingSnapshot {
-            connection: waiter.connection,
-            cross_ref_id,
-            meanwhile: VecDeque::new(),
-            found: None,
-        };
-        let request = Request::SnapshotDevice { device };
-        self.ask(key, waiter.connection, CtiPurpose::ResumeSnapshot, request);
     }
 
     fn snapshot_resumed(&mut self, waiter: &CtiWaiter, result: Result<Response, CtiFailure>, now: Now) {
@@ -276,9 +237,7 @@ impl Gateway {
             return;
         };
         let Ok(Response::SnapshotDevice { connections }) = result else {
-            let link = std::mem::replace(&mut session.link, Link::Down);
-            self.stop_monitor(&link);
-            return self.resumption_failed(key, waiter.connection, now);
+            return self.snapshot_failed(key, waiter.connection, now);
         };
         let call_ids = connections.iter().map(|call| call.connection.call_id.clone());
         *found = Some(Found {
@@ -287,6 +246,16 @@ impl Gateway {
             parties: BTreeMap::new(),
         });
         self.ask_for_parties(key, waiter.connection, now);
+    }
+
+    /// A client that has only now asked for events can do without: it knows of no call yet.
+    fn snapshot_failed(&mut self, key: &SessionKey, connection: CtiConnectionId, now: Now) {
+        let progress = self.sessions.get(key).map(|session| &session.progress);
+        if progress.is_some_and(Progress::is_waiting_for_monitor) {
+            self.resumed(key, now);
+        } else {
+            self.resumption_failed(key, connection, now);
+        }
     }
 
     /// Who calls? A snapshot of the device does not say it of calls that began meanwhile.
@@ -339,95 +308,44 @@ impl Gateway {
     }
 
     /// All is known: what was missed is told, and then what happened meanwhile.
-    fn resumed(&mut self, key: &SessionKey, _now: Now) {
+    fn resumed(&mut self, key: &SessionKey, now: Now) {
         let Some(session) = self.session_mut(key) else {
             return;
         };
         let Link::ReadingSnapshot {
             connection,
-            cross_ref_id,
             meanwhile,
-            found: Some(found),
+            found,
         } = std::mem::replace(&mut session.link, Link::Down)
         else {
             return;
         };
-        session.link = Link::Up {
-            connection,
-            cross_ref_id: Some(cross_ref_id),
-        };
-        self.links.resuming.remove(key);
-        self.compare_with_snapshot(key, &found);
+        session.link = Link::Up { connection };
+        let asked = session.progress.is_waiting_for_monitor();
+        if let Some(found) = found {
+            self.compare_with_snapshot(key, &found);
+        }
         for event in meanwhile {
             self.take_event(key, event);
+        }
+        if asked {
+            self.client_monitor_started(key, now);
         }
     }
 
     /// The CTI manager would not, though its connection stands: another one may, and after a round of them the session
     /// stays without until one comes into service.
-    fn resumption_failed(&mut self, key: &SessionKey, connection: CtiConnectionId, now: Now) {
-        self.links.resuming.remove(key);
+    pub(super) fn resumption_failed(&mut self, key: &SessionKey, connection: CtiConnectionId, now: Now) {
+        self.leave_connection(key);
         let still_there = self.links.in_service.get(connection.0).copied().unwrap_or(false);
         let Some(session) = self.session_mut(key) else {
             return;
         };
         session.resumptions_failed += 1;
         let give_up = still_there && session.resumptions_failed % RESUMPTION_ATTEMPTS == 0;
-        session.link = Link::Down;
         if !give_up {
             self.relink(key, now);
         }
-    }
-
-    pub(super) fn cti_event(&mut self, connection: CtiConnectionId, event: Event, _now: Now) {
-        let place = (connection, event.monitor_cross_ref_id.clone());
-        let Some(key) = self.links.monitors.get(&place).cloned() else {
-            return;
-        };
-        let events_max = self.config.events_per_session_max;
-        let Some(session) = self.session_mut(&key) else {
-            return;
-        };
-        if let Link::ReadingSnapshot { meanwhile, .. } = &mut session.link {
-            if meanwhile.len() < events_max {
-                meanwhile.push_back(event);
-            } else {
-                self.report(Report::EventDropped);
-            }
-            return;
-        }
-        self.take_event(&key, event);
-    }
-
-    pub(super) fn cti_monitor_stopped(&mut self, connection: CtiConnectionId, cross_ref_id: &str, now: Now) {
-        let place = (connection, cross_ref_id.to_owned());
-        if let Some(key) = self.links.monitors.remove(&place) {
-            self.relink(&key, now);
-        }
-    }
-
-    /// The session goes: its monitor with it, and whatever answers are still to come.
-    pub(super) fn stop_monitor(&mut self, link: &Link) {
-        if let Some((connection, cross_ref_id)) = link.monitor() {
-            let cross_ref_id = cross_ref_id.to_owned();
-            self.links.monitors.remove(&(connection, cross_ref_id.clone()));
-            self.stop_monitor_at(connection, cross_ref_id);
-        }
-    }
-
-    pub(super) fn unlink(&mut self, key: &SessionKey) {
-        self.links.resuming.remove(key);
-    }
-
-    /// Nobody waits for the answer.
-    fn stop_monitor_at(&mut self, connection: CtiConnectionId, cross_ref_id: String) {
-        let token = RequestToken(self.next_cti_request);
-        self.next_cti_request += 1;
-        self.outputs.push(Output::CtiRequest {
-            connection,
-            token,
-            request: Request::MonitorStop { cross_ref_id },
-        });
     }
 }
 

@@ -26,6 +26,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 mod translation;
+mod watching;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -45,10 +46,11 @@ pub use output::{EndReason, OutboundTarget, Output, Report};
 pub use pairs::{Pair, PairId, PairPurpose};
 
 use adoption::Held;
-use links::{CtiWaiter, Links};
+use links::{Asker, Links};
 use pairs::Pairs;
 use proposals::{Outcome, Proposals, Waiter};
 use session::Session;
+use watching::Watching;
 
 /// Limits and choices of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +69,7 @@ pub struct GatewayConfig {
     pub commit_timeout: Duration,
     /// A client that does not answer an event gets the next one after this.
     pub event_wait: Duration,
-    /// Sessions that may be starting their monitors again at a time.
+    /// Monitors that may be starting at a time, at each CTI connection.
     pub resumptions_in_flight_max: usize,
     /// Retry-After, spread over `1..=` this.
     pub retry_after_secs_max: u32,
@@ -111,7 +113,8 @@ pub struct Gateway {
     held: BTreeMap<SessionKey, Held>,
     held_requests: usize,
     links: Links,
-    cti_requests: HashMap<RequestToken, CtiWaiter>,
+    watching: Watching,
+    cti_requests: HashMap<RequestToken, Asker>,
     next_cti_request: u64,
     proposals: Proposals,
     /// Sessions whose events wait for a connection to their client.
@@ -139,6 +142,7 @@ impl Gateway {
     pub fn new(config: GatewayConfig, directory: Directory, seed: u64) -> Self {
         Self {
             links: Links::new(config.cti_connections.len()),
+            watching: Watching::new(&config),
             proposals: Proposals::new(config.proposals_max),
             directory,
             rng: StdRng::seed_from_u64(seed),
@@ -229,8 +233,8 @@ impl Gateway {
             Input::CtiMonitorStopped {
                 connection,
                 cross_ref_id,
-            } => self.cti_monitor_stopped(connection, &cross_ref_id, now),
-            Input::CtiEvent { connection, event } => self.cti_event(connection, *event, now),
+            } => self.cti_monitor_stopped(connection, cross_ref_id, now),
+            Input::CtiEvent { connection, event } => self.cti_event(connection, &event),
             Input::Committed { batch, applied } => {
                 for (waiter, outcome) in self.proposals.finished(batch, applied, now.instant) {
                     self.committed(waiter, outcome, now);
@@ -252,12 +256,10 @@ impl Gateway {
 
     /// Lets everything that this step has touched go on as far as it can.
     fn settle(&mut self, now: Now) {
-        self.start_resumptions(now);
         while let Some(key) = self.touched.pop_first() {
             self.carry_out_requests(&key, now);
             self.send_events(&key, now);
             self.index_deadline(&key);
-            self.start_resumptions(now);
         }
         if self.authority == Authority::Isolated && self.sessions.is_empty() && self.proposals.entries() == 0
         {
@@ -455,11 +457,10 @@ impl Gateway {
         self.outputs.push(Output::Send { pair, bytes });
     }
 
-    /// Takes the session out of every table and stops its monitor at the PBX.
+    /// Takes the session out of every table; a monitor that nobody else needs is stopped.
     fn remove_session(&mut self, key: &SessionKey) -> Option<Session> {
         let session = self.sessions.remove(key)?;
-        self.stop_monitor(&session.link);
-        self.unlink(key);
+        self.unwatch(key);
         if let Some(client) = client_key(&session)
             && self.by_client.get(&client) == Some(key)
         {

@@ -199,10 +199,7 @@ impl Gateway {
             key: opening.clone(),
             trying_at: Some(now.instant + transaction::TRYING_AFTER),
         }));
-        let link = Link::Up {
-            connection,
-            cross_ref_id: None,
-        };
+        let link = Link::Up { connection };
         self.openings.insert(opening, key.clone());
         let mut session = Session::new(record, stage, link, now.instant, now.unix_ms);
         session.replicated = !unreplicated;

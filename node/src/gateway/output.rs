@@ -98,6 +98,8 @@ pub enum Report {
     },
     EventUnanswered,
     EventDropped,
+    /// A monitor that is nobody's told something: it is stopped.
+    EventOfUnknownMonitor,
     /// A front end turned one of our requests away.
     Fenced {
         key: SessionKey,

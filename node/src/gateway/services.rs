@@ -8,7 +8,7 @@ use crate::csta::{
     ConnectionIdentifier, CstaErrorCode, CstaMessage, DecodeError, Features, Request, Response,
     SnapshotConnection, SystemStatus, decode,
 };
-use crate::cti::{CtiConnectionId, CtiFailure, RequestToken};
+use crate::cti::{CtiFailure, RequestToken};
 use crate::sip::transaction;
 
 use super::commands::{changes_pbx, check_command};
@@ -84,7 +84,8 @@ impl Gateway {
             Request::SnapshotDevice { device } if !is_same_line(device, line) => {
                 self.answer_error(key, &request, CstaErrorCode::INVALID_DEVICE, now);
             }
-            Request::MonitorStart { .. } | Request::SnapshotDevice { .. } => self.ask_cti(key, request, now),
+            Request::MonitorStart { .. } => self.start_client_monitor(key, request, now),
+            Request::SnapshotDevice { .. } => self.ask_cti(key, request, now),
             Request::MakeCall { .. } | Request::AnswerCall { .. } | Request::ClearConnection { .. } => {
                 match check_command(session, &request) {
                     Ok(operation) => self.begin_command(key, queued, request, operation, now),
@@ -117,6 +118,7 @@ impl Gateway {
             }
             Progress::Idle
             | Progress::WaitingForLink
+            | Progress::WaitingForMonitor(_)
             | Progress::WaitingForCti { .. }
             | Progress::WaitingForEvidence { .. } => {}
         }
@@ -131,12 +133,12 @@ impl Gateway {
             Link::Down => {
                 return self.answer_error(key, &request, CstaErrorCode::RESOURCE_OUT_OF_SERVICE, now);
             }
-            Link::Queued { .. } | Link::StartingMonitor { .. } | Link::ReadingSnapshot { .. } => {
+            Link::StartingMonitor { .. } | Link::ReadingSnapshot { .. } => {
                 // Its intent is written; begun anew it would meet it and find out by snapshot.
                 session.progress = Progress::WaitingForLink;
                 return;
             }
-            Link::Up { connection, .. } => *connection,
+            Link::Up { connection } => *connection,
         };
         let translated = translate_request(session, &request);
         let token = self.ask(key, connection, CtiPurpose::Service, translated);
@@ -160,12 +162,11 @@ impl Gateway {
             return;
         }
         match std::mem::replace(&mut session.progress, Progress::Idle) {
-            Progress::WaitingForCti { request, .. } => {
-                self.cti_result(key, waiter.connection, request, result, now)
-            }
+            Progress::WaitingForCti { request, .. } => self.cti_result(key, request, result, now),
             Progress::WaitingForEvidence { request, .. } => self.evidence_arrived(key, &request, result, now),
             Progress::Idle
             | Progress::WaitingForLink
+            | Progress::WaitingForMonitor(_)
             | Progress::WaitingForIntent(_)
             | Progress::WaitingForCommit(_) => {}
         }
@@ -174,15 +175,11 @@ impl Gateway {
     fn cti_result(
         &mut self,
         key: &SessionKey,
-        connection: CtiConnectionId,
         request: Request,
         result: Result<Response, CtiFailure>,
         now: Now,
     ) {
         match result {
-            Ok(Response::MonitorStart { cross_ref_id }) => {
-                self.client_monitor_started(key, connection, cross_ref_id, now);
-            }
             Ok(Response::SnapshotDevice { connections }) => {
                 self.answer_snapshot(key, &request, connections, now)
             }
@@ -192,6 +189,7 @@ impl Gateway {
             Ok(
                 response @ (Response::AnswerCall
                 | Response::ClearConnection
+                | Response::MonitorStart { .. }
                 | Response::MonitorStop
                 | Response::SnapshotCall { .. }
                 | Response::SystemStatus
@@ -208,24 +206,12 @@ impl Gateway {
         }
     }
 
-    fn client_monitor_started(
-        &mut self,
-        key: &SessionKey,
-        connection: CtiConnectionId,
-        pbx_id: String,
-        now: Now,
-    ) {
-        self.links
-            .monitors
-            .insert((connection, pbx_id.clone()), key.clone());
+    /// The client is told once it is written.
+    pub(super) fn client_monitor_started(&mut self, key: &SessionKey, now: Now) {
         let unreplicated = self.authority != Authority::Quorum;
         let deadline = now.instant + self.config.commit_timeout;
         let Some(session) = self.session_mut(key) else {
             return;
-        };
-        session.link = Link::Up {
-            connection,
-            cross_ref_id: Some(pbx_id),
         };
         session.record.monitor.active = true;
         let epoch = session.epoch();
@@ -255,18 +241,13 @@ impl Gateway {
         let Some(session) = self.session_mut(key) else {
             return;
         };
-        let link = session.link.clone();
         session.record.monitor.active = false;
         session.events.clear();
-        session.link = match link.connection() {
-            Some(connection) => Link::Up {
-                connection,
-                cross_ref_id: None,
-            },
+        session.link = match session.link.connection() {
+            Some(connection) => Link::Up { connection },
             None => Link::Down,
         };
-        self.links.resuming.remove(key);
-        self.stop_monitor(&link);
+        self.unwatch(key);
         self.note_monitor(key, false, now);
         self.answer(key, request, &Response::MonitorStop, now);
     }

@@ -65,25 +65,17 @@ pub(super) struct Opening {
 pub(super) enum Link {
     /// No connection is in service.
     Down,
-    /// Waits for its turn to start its monitor on this connection.
-    Queued {
-        connection: CtiConnectionId,
-    },
-    StartingMonitor {
-        connection: CtiConnectionId,
-    },
+    /// Has asked for the monitor of its device on this connection, whose start may have to wait its turn.
+    StartingMonitor { connection: CtiConnectionId },
     /// The monitor runs; what it reports is kept until the snapshot has told how things were before.
     ReadingSnapshot {
         connection: CtiConnectionId,
-        cross_ref_id: String,
         meanwhile: VecDeque<csta::Event>,
         /// The device's calls, once they are told, while the parties of new ones are asked for.
         found: Option<Found>,
     },
-    Up {
-        connection: CtiConnectionId,
-        cross_ref_id: Option<String>,
-    },
+    /// With a monitor, if the client has one.
+    Up { connection: CtiConnectionId },
 }
 
 /// What a snapshot has shown.
@@ -106,10 +98,9 @@ impl Link {
     pub(super) fn connection(&self) -> Option<CtiConnectionId> {
         match self {
             Self::Down => None,
-            Self::Queued { connection }
-            | Self::StartingMonitor { connection }
+            Self::StartingMonitor { connection }
             | Self::ReadingSnapshot { connection, .. }
-            | Self::Up { connection, .. } => Some(*connection),
+            | Self::Up { connection } => Some(*connection),
         }
     }
 
@@ -117,30 +108,14 @@ impl Link {
     pub(super) fn is_settled(&self) -> bool {
         match self {
             Self::Down | Self::Up { .. } => true,
-            Self::Queued { .. } | Self::StartingMonitor { .. } | Self::ReadingSnapshot { .. } => false,
-        }
-    }
-
-    /// The monitor at the CTI manager.
-    pub(super) fn monitor(&self) -> Option<(CtiConnectionId, &str)> {
-        match self {
-            Self::Down | Self::Queued { .. } | Self::StartingMonitor { .. } => None,
-            Self::ReadingSnapshot {
-                connection,
-                cross_ref_id,
-                ..
-            } => Some((*connection, cross_ref_id)),
-            Self::Up {
-                connection,
-                cross_ref_id,
-            } => cross_ref_id.as_deref().map(|id| (*connection, id)),
+            Self::StartingMonitor { .. } | Self::ReadingSnapshot { .. } => false,
         }
     }
 
     pub(super) fn label(&self) -> &'static str {
         match self {
             Self::Down => "no_cti",
-            Self::Queued { .. } | Self::StartingMonitor { .. } | Self::ReadingSnapshot { .. } => "resuming",
+            Self::StartingMonitor { .. } | Self::ReadingSnapshot { .. } => "resuming",
             Self::Up { .. } => "established",
         }
     }
@@ -191,6 +166,8 @@ pub(super) enum Progress {
     Idle,
     /// Needs the CTI manager, and the session's place there is being made.
     WaitingForLink,
+    /// A MonitorStart: the device's monitor is being started, or joined.
+    WaitingForMonitor(csta::Request),
     /// `Command::Intent` is on its way.
     WaitingForIntent(csta::Request),
     /// The state of the monitor is being written; the answer stands ready.
@@ -210,7 +187,11 @@ impl Progress {
     pub(super) fn cti_request(&self) -> Option<RequestToken> {
         match self {
             Self::WaitingForCti { token, .. } | Self::WaitingForEvidence { token, .. } => Some(*token),
-            Self::Idle | Self::WaitingForLink | Self::WaitingForIntent(_) | Self::WaitingForCommit(_) => None,
+            Self::Idle
+            | Self::WaitingForLink
+            | Self::WaitingForMonitor(_)
+            | Self::WaitingForIntent(_)
+            | Self::WaitingForCommit(_) => None,
         }
     }
 
@@ -218,11 +199,20 @@ impl Progress {
     pub(super) fn is_stuck(&self) -> bool {
         match self {
             Self::Idle | Self::WaitingForLink => true,
-            Self::WaitingForIntent(_)
+            Self::WaitingForMonitor(_)
+            | Self::WaitingForIntent(_)
             | Self::WaitingForCommit(_)
             | Self::WaitingForCti { .. }
             | Self::WaitingForEvidence { .. } => false,
         }
+    }
+
+    pub(super) fn is_waiting_for_monitor(&self) -> bool {
+        matches!(self, Self::WaitingForMonitor(_))
+    }
+
+    pub(super) fn is_waiting_for_commit(&self) -> bool {
+        matches!(self, Self::WaitingForCommit(_))
     }
 }
 

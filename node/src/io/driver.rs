@@ -468,6 +468,7 @@ impl Driver {
             | Report::CstaError { .. }
             | Report::EventSent { .. }
             | Report::EventUnanswered
+            | Report::EventOfUnknownMonitor
             | Report::EventDropped => {}
         }
     }

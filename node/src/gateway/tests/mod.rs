@@ -6,3 +6,4 @@ mod bench;
 mod calls;
 mod opening;
 mod resilience;
+mod watching;
