@@ -27,6 +27,7 @@ use crate::io::admin_routes::Routes;
 use crate::io::cti_link::CtiLinks;
 use crate::io::driver::{Driver, DriverEvent, Identity, LEADER, REGISTRATION};
 use crate::io::outbound::OutboundRoute;
+use crate::io::rebalancing::Rebalancing;
 use crate::io::sip_connection::ConnectionContext;
 use crate::io::sip_listener::{self, PairIds};
 use crate::io::{clock, registration};
@@ -58,9 +59,11 @@ async fn serve(config: Config, directory: Directory) -> anyhow::Result<ExitStatu
     let incarnation: u64 = rand::random();
     let cluster = start_cluster(&config, incarnation, &registry).await?;
 
+    let rebalancing = Rebalancing::default();
     let routes = Routes {
         id: config.id,
         cluster: cluster.clone(),
+        rebalancing: rebalancing.clone(),
     };
     let state = AdminState {
         registry,
@@ -111,6 +114,7 @@ async fn serve(config: Config, directory: Directory) -> anyhow::Result<ExitStatu
         },
         pair_ids: pair_ids.clone(),
         readiness,
+        rebalancing,
         senders: HashMap::new(),
         follow_ups: VecDeque::new(),
         registered: false,

@@ -19,6 +19,7 @@ pub struct NodeMetrics {
     sessions_started: IntCounterVec,
     sessions_ended: IntCounterVec,
     sessions_moved: IntCounterVec,
+    sessions_rebalanced: IntCounter,
     sessions_relinked: IntCounter,
     requests: IntCounterVec,
     responses: IntCounterVec,
@@ -44,8 +45,8 @@ struct CtiMetrics {
     up: IntGaugeVec,
     heartbeat_latency: GaugeVec,
     heartbeat_age: GaugeVec,
-    heartbeats_failed: IntGaugeVec,
-    transitions: IntGaugeVec,
+    heartbeats_failed: IntCounterVec,
+    transitions: IntCounterVec,
     outstanding: IntGaugeVec,
     links_lost: IntCounterVec,
 }
@@ -85,6 +86,10 @@ impl NodeMetrics {
                 "tandem_node_adoptions_total",
                 "Sessions that changed hands: taken over by this node, or left to another one.",
                 &["direction"],
+            ),
+            sessions_rebalanced: metrics.counter(
+                "tandem_node_rebalanced_sessions_total",
+                "Sessions that this node handed over to even out the nodes' shares.",
             ),
             sessions_relinked: metrics.counter(
                 "tandem_node_sessions_relinked_total",
@@ -203,6 +208,7 @@ impl NodeMetrics {
             }
             Report::SessionMovedHere { .. } => self.sessions_moved.with_label_values(&["here"]).inc(),
             Report::SessionMovedAway { .. } => self.sessions_moved.with_label_values(&["away"]).inc(),
+            Report::SessionRebalanced { .. } => self.sessions_rebalanced.inc(),
             Report::SessionRelinked { .. } => self.sessions_relinked.inc(),
             Report::SessionEnded { reason, .. } => {
                 self.sessions_ended.with_label_values(&[reason.label()]).inc()
@@ -263,14 +269,10 @@ impl NodeMetrics {
         let since = counters.heartbeat_answered_at.unwrap_or(self.started_at);
         let age = now.saturating_duration_since(since).as_secs_f64();
         self.cti.heartbeat_age.with_label_values(name).set(age);
-        self.cti
-            .heartbeats_failed
-            .with_label_values(name)
-            .set(whole(counters.heartbeats_failed));
-        self.cti
-            .transitions
-            .with_label_values(name)
-            .set(whole(status.transitions));
+        let failed = self.cti.heartbeats_failed.with_label_values(name);
+        raise(&failed, counters.heartbeats_failed);
+        let transitions = self.cti.transitions.with_label_values(name);
+        raise(&transitions, status.transitions);
         self.cti
             .outstanding
             .with_label_values(name)
@@ -312,14 +314,14 @@ impl CtiMetrics {
                 "Since the last heartbeat that was answered, or since the start.",
                 label,
             ),
-            heartbeats_failed: metrics.gauges(
-                "tandem_node_cti_heartbeat_failures",
-                "Heartbeats that were not answered in time, since the start.",
+            heartbeats_failed: metrics.counters(
+                "tandem_node_cti_heartbeat_failures_total",
+                "Heartbeats that were not answered in time.",
                 label,
             ),
-            transitions: metrics.gauges(
-                "tandem_node_cti_transitions",
-                "Times that the CTI connection went into or out of service, since the start.",
+            transitions: metrics.counters(
+                "tandem_node_cti_transitions_total",
+                "Times that the CTI connection went into or out of service.",
                 label,
             ),
             outstanding: metrics.gauges(
@@ -340,6 +342,7 @@ fn gauge(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-fn whole(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
+/// To a total that is kept elsewhere and never falls.
+fn raise(counter: &IntCounter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
 }

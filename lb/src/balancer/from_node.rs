@@ -10,6 +10,7 @@ use super::Balancer;
 use super::input::{PairId, PairPurpose};
 use super::output::{Count, DropReason, Output, RedispatchReason, ResentOutcome};
 use super::pending::{EntryId, Place, RequestKind};
+use super::recovery::OWNER_LOOKUP_PAUSE;
 
 impl Balancer {
     pub(super) fn node_message(&mut self, id: PairId, message: RawMessage, now: Instant) {
@@ -70,6 +71,7 @@ impl Balancer {
                 self.pass_back(response);
             }
             503 if opens => self.declined(id, pair, node, response, now),
+            503 if entry.may_be_disowned() && disowns(response) => self.disowned(id, node, now),
             _ => {
                 entry.accepted = (200..300).contains(&status);
                 self.pass_back(response);
@@ -105,6 +107,24 @@ impl Balancer {
         self.place(id, None, now);
     }
 
+    /// The node has given the session to another one. The request goes there, marked, as soon as we know whom.
+    fn disowned(&mut self, id: EntryId, node: NodeId, now: Instant) {
+        self.detach(id, Some(now));
+        self.pending.set_place(
+            id,
+            Place::Waiting {
+                until: now + self.shared.settings.wait,
+            },
+        );
+        if let Some(entry) = self.pending.get_mut(id) {
+            entry.disowned_by = Some(node);
+            entry.may_have_been_seen = true;
+        }
+        self.hold_dialog(id);
+        self.owner_lookup_at.get_or_insert(now + OWNER_LOOKUP_PAUSE);
+        self.place(id, None, now);
+    }
+
     /// To the client, unchanged; only 503 is ours alone to say, and a node's becomes 500.
     fn pass_back(&mut self, response: &RawMessage) {
         match response.status() {
@@ -112,6 +132,14 @@ impl Balancer {
             Some(_) | None => self.send_to_client(response.bytes().clone()),
         }
     }
+}
+
+/// How a node says that it gave the session of a request to another node (RFC 3261 §20.43).
+fn disowns(response: &RawMessage) -> bool {
+    let says = |(name, value): (&[u8], &[u8])| {
+        name.eq_ignore_ascii_case(b"Warning") && value.trim_ascii().starts_with(b"399 tandem-node ")
+    };
+    response.headers().any(says)
 }
 
 /// RFC 3261 §16.7 step 6: 503 of one element behind a proxy is 500 to the client.

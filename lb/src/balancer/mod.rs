@@ -63,6 +63,8 @@ pub struct Balancer {
     pending: PendingTable,
     holds: Holds,
     suspects: Suspects,
+    /// When the owners of disowned requests are looked up again.
+    owner_lookup_at: Option<Instant>,
     tags: TagSource,
     phase: Phase,
     /// The client has proved to speak SIP: pairs with all nodes are wanted.
@@ -95,6 +97,7 @@ impl Balancer {
             ),
             holds: Holds::new(settings.waiting_requests_max),
             suspects: Suspects::default(),
+            owner_lookup_at: None,
             table,
             pairs: Pairs::default(),
             tags: TagSource::new(seed),
@@ -159,6 +162,7 @@ impl Balancer {
             self.pending.waiting().map(|(_, until)| until).min(),
             self.holds.next_deadline(),
             self.suspects.next_deadline(),
+            self.owner_lookup_at,
             self.pairs.next_retry(),
             self.next_pair_deadline(),
         ];
@@ -174,6 +178,7 @@ impl Balancer {
     fn deadline_reached(&mut self, now: Instant) {
         self.expire_requests(now);
         self.answer_overdue(now);
+        self.look_up_owners(now);
         self.retry_refused_nodes(now);
         self.give_up_frozen_nodes(now);
         self.close_idle_resent_pairs(now);

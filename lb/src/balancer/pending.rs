@@ -42,6 +42,8 @@ pub struct Entry {
     /// Nodes that had it, the last one last.
     pub tried: Vec<NodeId>,
     pub attempts: u32,
+    /// The node that said last that the dialog is another's.
+    pub disowned_by: Option<NodeId>,
     /// To-tag of a provisional answer that the client has seen (RFC 3261 §12.1: an early dialog).
     pub early_tag: Option<Bytes>,
     /// Answered 2xx: its ACK is a request in the dialog.
@@ -176,6 +178,7 @@ impl PendingTable {
             may_have_been_seen: false,
             tried: Vec::new(),
             attempts: 0,
+            disowned_by: None,
             early_tag: None,
             accepted: false,
             holds_dialog: false,

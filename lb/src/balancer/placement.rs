@@ -245,6 +245,11 @@ impl Balancer {
 }
 
 impl Entry {
+    /// A request of a dialog that another node can be asked.
+    pub(super) fn may_be_disowned(&self) -> bool {
+        self.dialog_tag().is_some() && self.early_tag.is_none() && self.kept.message().is_some()
+    }
+
     fn dialog_tag(&self) -> Option<&Bytes> {
         match &self.kind {
             RequestKind::InDialog { tag } => Some(tag),

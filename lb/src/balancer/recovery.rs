@@ -202,6 +202,20 @@ impl Balancer {
         }
     }
 
+    /// Requests that their node disowned wait until our copy of the state has caught up with that node's.
+    pub(super) fn look_up_owners(&mut self, now: Instant) {
+        if self.owner_lookup_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.place_waiting(now);
+        let disowned = |(id, _)| {
+            let entry = self.pending.get(id);
+            entry.is_some_and(|entry| entry.disowned_by.is_some())
+        };
+        let any = self.pending.waiting().any(disowned);
+        self.owner_lookup_at = any.then_some(now + OWNER_LOOKUP_PAUSE);
+    }
+
     pub(super) fn retry_refused_nodes(&mut self, now: Instant) {
         for node in self.pairs.due_for_retry(now) {
             if self.pairs_wanted && self.table.is_reachable(node) {
@@ -298,3 +312,6 @@ impl Balancer {
             .any(|&other| other != node && self.pairs.stands(other))
     }
 }
+
+/// The copy of the state that a front end holds lags by the time of one message of the cluster.
+pub(super) const OWNER_LOOKUP_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);

@@ -28,7 +28,7 @@ impl Balancer {
         match &entry.kind {
             RequestKind::Opening => self.session_target(&self.shared.turns.opening, &entry.tried),
             RequestKind::OutsideDialog => self.session_target(&self.shared.turns.other, &entry.tried),
-            RequestKind::InDialog { tag } => self.dialog_target(tag),
+            RequestKind::InDialog { tag } => self.target_but(entry.disowned_by, tag),
             RequestKind::Cancel { invite } => self.cancel_target(*invite),
         }
     }
@@ -56,6 +56,16 @@ impl Balancer {
     pub(super) fn has_untried_node(&self, tried: &[NodeId]) -> bool {
         let may_take = |node: &NodeId| !tried.contains(node) && self.pairs.access(*node) == Access::Ready;
         self.table.turns().iter().any(may_take)
+    }
+
+    /// A node that gave the session away knows more than we do, as long as we take it for the owner.
+    fn target_but(&self, former_owner: Option<NodeId>, tag: &[u8]) -> Target {
+        match self.dialog_target(tag) {
+            Target::Node(node) if former_owner == Some(node) && self.owner(tag) == former_owner => {
+                Target::Wait
+            }
+            target => target,
+        }
     }
 
     /// The session's owner; while that one cannot be reached, its heir.

@@ -221,6 +221,7 @@ fn owner_change(change: &Change) -> Option<(SessionKey, Option<NodeId>)> {
         | Change::SettingChanged { .. }
         | Change::CasAssignmentChanged { .. }
         | Change::CasGatewaysChanged
+        | Change::RebalanceRequested { .. }
         | Change::Replaced => None,
     }
 }

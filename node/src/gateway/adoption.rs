@@ -16,7 +16,7 @@ use super::{AdoptionPolicy, EndReason, Gateway, KnownSession, Now, Output, Repor
 pub(super) struct Held {
     pub(super) requests: VecDeque<QueuedRequest>,
     pub(super) until: Instant,
-    adopting: bool,
+    pub(super) adopting: bool,
 }
 
 impl Gateway {
@@ -55,7 +55,10 @@ impl Gateway {
         }
         let record = known.record;
         if self.sessions.contains_key(&key) {
-            self.drop_session(&key, Some(&record));
+            self.leave_session(&key, &record, now);
+        }
+        if self.is_anothers(&key, now) {
+            return self.send_held_back(&key);
         }
         self.propose_adoption(&key, &record, now);
     }
@@ -103,6 +106,7 @@ impl Gateway {
         {
             return;
         }
+        self.departed.came_back(&key);
         self.report(Report::SessionMovedHere {
             key: key.clone(),
             user: record.user.clone(),
@@ -118,7 +122,7 @@ impl Gateway {
         self.relink(&key, now);
     }
 
-    fn release_held(&mut self, key: &SessionKey, now: Now) {
+    pub(super) fn release_held(&mut self, key: &SessionKey, now: Now) {
         let Some(held) = self.held.remove(key) else {
             return;
         };
@@ -167,7 +171,12 @@ impl Gateway {
     pub(super) fn session_changed(&mut self, key: SessionKey, known: Option<KnownSession>, now: Now) {
         match known {
             Some(known) if known.record.owner == self.config.node => self.adopt(known, now),
-            Some(known) => self.drop_session(&key, Some(&known.record)),
+            Some(known) => {
+                self.leave_session(&key, &known.record, now);
+                if self.is_anothers(&key, now) {
+                    self.send_held_back(&key);
+                }
+            }
             // Closed: by this node, which knows, or over its head.
             None => {
                 if self.sessions.get(&key).is_some_and(Session::is_established) {
@@ -223,6 +232,13 @@ impl Gateway {
             self.drop_session(&key, None);
         }
         self.outputs.push(Output::RegisterAnew);
+    }
+
+    fn leave_session(&mut self, key: &SessionKey, record: &SessionRecord, now: Now) {
+        if self.sessions.get(key).is_some_and(|session| session.is_leaving) {
+            self.departed.left(key, now.instant);
+        }
+        self.drop_session(key, Some(record));
     }
 
     /// Another node goes on with the session: nothing is said to the client.

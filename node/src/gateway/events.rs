@@ -66,7 +66,11 @@ impl Gateway {
         if session.call_expected_until.is_some_and(|at| at <= now.instant) {
             session.call_expected_until = None;
         }
-        if !session.is_established() || session.unanswered.is_some() || session.events_not_before.is_some() {
+        if session.is_leaving
+            || !session.is_established()
+            || session.unanswered.is_some()
+            || session.events_not_before.is_some()
+        {
             return;
         }
         // The client learns first that its monitor runs.
@@ -121,6 +125,26 @@ impl Gateway {
         });
         self.note_call(key, &call_id, call, now);
         self.report(Report::EventSent { kind });
+    }
+
+    pub(super) fn send_bye(&mut self, key: &SessionKey) {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let pair = self
+            .pairs
+            .towards(session.record.connection, session.record.client_address);
+        let Some(pair) = pair else {
+            return;
+        };
+        let cseq = session.next_cseq();
+        let via = via(
+            &session.record.dialog.local_target,
+            &new_branch(self.config.node, &mut self.rng),
+        );
+        let method = Method::Bye;
+        let bytes = dialog::request(&session.record.dialog, key, method, cseq, &via, None).write();
+        self.outputs.push(Output::Send { pair, bytes });
     }
 
     /// What the client knows of a call, for whoever takes the session over.

@@ -36,6 +36,7 @@ impl Gateway {
 
     fn dialog_request_arrived(&mut self, key: &SessionKey, queued: QueuedRequest, now: Now) {
         match self.sessions.get(key) {
+            Some(session) if session.is_leaving => self.hold_while_leaving(key, queued, now),
             Some(session) if session.is_established() => self.enqueue(key, queued, now),
             // Before its 200 the client cannot know the dialog.
             Some(_) => self.refuse_queued(&queued, 481),

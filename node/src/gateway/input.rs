@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use tandem_shared::cluster::{Applied, SessionKey, SessionRecord};
+use tandem_shared::cluster::{Applied, NodeId, SessionKey, SessionRecord};
 use tandem_shared::io::raft::Authority;
 use tandem_shared::sip::RawMessage;
 
@@ -107,6 +107,11 @@ pub enum Input {
     /// `None`: the configured value holds again.
     SessionTimerChanged {
         secs: Option<u32>,
+    },
+    /// The session is to be another node's, as soon as nothing is under way in it.
+    HandOver {
+        key: SessionKey,
+        to: NodeId,
     },
     /// A planned stop has begun.
     DrainStarted,

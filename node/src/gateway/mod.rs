@@ -11,7 +11,9 @@
 
 mod adoption;
 mod commands;
+mod departed;
 mod events;
+mod handover;
 mod in_dialog;
 mod input;
 mod invariants;
@@ -46,6 +48,7 @@ pub use output::{EndReason, OutboundTarget, Output, Report};
 pub use pairs::{Pair, PairId, PairPurpose};
 
 use adoption::Held;
+use departed::Departed;
 use links::{Asker, Links};
 use pairs::Pairs;
 use proposals::{Outcome, Proposals, Waiter};
@@ -112,6 +115,7 @@ pub struct Gateway {
     by_line: BTreeMap<(String, String), BTreeSet<SessionKey>>,
     held: BTreeMap<SessionKey, Held>,
     held_requests: usize,
+    departed: Departed,
     links: Links,
     watching: Watching,
     cti_requests: HashMap<RequestToken, Asker>,
@@ -157,6 +161,7 @@ impl Gateway {
             by_line: BTreeMap::new(),
             held: BTreeMap::new(),
             held_requests: 0,
+            departed: Departed::default(),
             cti_requests: HashMap::new(),
             next_cti_request: 0,
             pathless: BTreeSet::new(),
@@ -249,6 +254,7 @@ impl Gateway {
             Input::SessionTimerChanged { secs } => {
                 self.session_timer_secs = secs.unwrap_or(self.config.session_timer_secs);
             }
+            Input::HandOver { key, to } => self.hand_over(&key, to, now),
             Input::DrainStarted => self.draining = true,
             Input::DeadlineReached => self.deadline_reached(now),
         }
@@ -359,6 +365,7 @@ impl Gateway {
             Waiter::Opening(key) => self.opening_committed(&key, outcome, now),
             Waiter::Request(key) => self.request_committed(&key, outcome, now),
             Waiter::Adoption(key) => self.adoption_committed(&key, &outcome),
+            Waiter::HandOver(key) => self.hand_over_committed(&key, &outcome, now),
             Waiter::Nobody => {}
         }
     }
@@ -435,26 +442,6 @@ impl Gateway {
             user: session.record.user,
             reason,
         });
-    }
-
-    fn send_bye(&mut self, key: &SessionKey) {
-        let Some(session) = self.sessions.get_mut(key) else {
-            return;
-        };
-        let pair = self
-            .pairs
-            .towards(session.record.connection, session.record.client_address);
-        let Some(pair) = pair else {
-            return;
-        };
-        let cseq = session.next_cseq();
-        let via = via(
-            &session.record.dialog.local_target,
-            &new_branch(self.config.node, &mut self.rng),
-        );
-        let method = tandem_shared::sip::Method::Bye;
-        let bytes = dialog::request(&session.record.dialog, key, method, cseq, &via, None).write();
-        self.outputs.push(Output::Send { pair, bytes });
     }
 
     /// Takes the session out of every table; a monitor that nobody else needs is stopped.

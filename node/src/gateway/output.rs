@@ -73,6 +73,10 @@ pub enum Report {
         key: SessionKey,
         to: Option<NodeId>,
     },
+    /// The session was handed over to even out the nodes' shares.
+    SessionRebalanced {
+        key: SessionKey,
+    },
     /// The session goes on at another CTI connection.
     SessionRelinked {
         key: SessionKey,

@@ -19,6 +19,8 @@ pub(super) enum Waiter {
     Request(SessionKey),
     /// Requests for a session that another node owns, or owned.
     Adoption(SessionKey),
+    /// A session that this node gives away.
+    HandOver(SessionKey),
     Nobody,
 }
 
@@ -160,6 +162,11 @@ impl Proposals {
             return None;
         }
         self.flush_at
+    }
+
+    /// What was learned of the session is not on a majority yet.
+    pub(super) fn has_update(&self, key: &SessionKey) -> bool {
+        self.updates.contains_key(key) || self.updates_in_flight.contains_key(key)
     }
 
     pub(super) fn entries(&self) -> usize {

@@ -42,6 +42,8 @@ pub(super) struct Session {
     pub(super) resumptions_failed: u32,
     /// The cluster knows the session.
     pub(super) replicated: bool,
+    /// Its move to another node is being committed: nothing is begun.
+    pub(super) is_leaving: bool,
 }
 
 /// Where the session stands with its client.
@@ -260,6 +262,7 @@ impl Session {
             fenced: 0,
             resumptions_failed: 0,
             replicated: true,
+            is_leaving: false,
         }
     }
 

@@ -10,12 +10,14 @@ use tandem_shared::io::admin::{AdminRequest, AdminResponse, Router, StatusCode};
 use tandem_shared::io::raft::{Authority, Cluster};
 
 use super::clock;
+use super::rebalancing::{PER_SECOND_MAX, Rebalancing, RunState};
 
 /// What the routes answer from.
 #[derive(Clone)]
 pub struct Routes {
     pub id: NodeId,
     pub cluster: Cluster,
+    pub rebalancing: Rebalancing,
 }
 
 impl Routes {
@@ -33,13 +35,21 @@ impl Routes {
             ("GET", "/sessions") => ok(&self.sessions_view()),
             ("GET", "/settings") => ok(&self.settings_view()),
             ("GET", "/cas/assignments") => ok(&self.assignments_view()),
+            ("GET", "/sessions/rebalance") => ok(&self.rebalancing.progress()),
+            ("POST", "/sessions/rebalance") => respond(self.rebalance(&request).await),
             ("POST", "/settings") => respond(self.change_setting(&request).await),
             ("POST", "/cas/gateways") => respond(self.set_gateways(&request).await),
             ("POST", "/cas/assign") => respond(self.assign(&request).await),
             ("POST", "/cas/fail") => respond(self.fail(&request).await),
             (
                 _,
-                "/cluster" | "/sessions" | "/settings" | "/cas/assignments" | "/cas/gateways" | "/cas/assign"
+                "/cluster"
+                | "/sessions"
+                | "/sessions/rebalance"
+                | "/settings"
+                | "/cas/assignments"
+                | "/cas/gateways"
+                | "/cas/assign"
                 | "/cas/fail",
             ) => AdminResponse::method_not_allowed(),
             _ => AdminResponse::not_found(),
@@ -164,6 +174,26 @@ impl Routes {
         .await
     }
 
+    /// Begins to even out the nodes' shares, and answers how many sessions will move.
+    async fn rebalance(&self, request: &AdminRequest) -> Result<AdminResponse, AdminResponse> {
+        let RebalanceBody { per_second } = request.json()?;
+        if !(1..=PER_SECOND_MAX).contains(&per_second) {
+            let message = format!("per_second must be between 1 and {PER_SECOND_MAX}");
+            return Err(AdminResponse::error(StatusCode::BAD_REQUEST, &message));
+        }
+        let progress = self.rebalancing.progress();
+        if progress.state == RunState::Running {
+            let message = "sessions are being evened out already";
+            return Err(AdminResponse::error(StatusCode::CONFLICT, message));
+        }
+        let moves = self.cluster.with_state(|state| state.rebalancing_moves().len());
+        if moves > 0 {
+            self.propose(Command::Rebalance { per_second }).await?;
+            self.rebalancing.begun_after(progress.run).await;
+        }
+        Ok(ok(&serde_json::json!({ "moves": moves })))
+    }
+
     /// Many users at a time make an entry of the log too long for the others' patience.
     async fn propose_assignments(
         &self,
@@ -274,6 +304,17 @@ struct SettingBody {
     /// Absent or null: back to the default.
     #[serde(default)]
     value: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RebalanceBody {
+    #[serde(default = "default_per_second")]
+    per_second: u32,
+}
+
+fn default_per_second() -> u32 {
+    50
 }
 
 #[derive(Deserialize)]

@@ -19,6 +19,7 @@ use crate::gateway::{Gateway, Input, KnownSession, Output, PairId, Report};
 
 use super::cti_link::CtiLinks;
 use super::outbound::OutboundRoute;
+use super::rebalancing::Rebalancing;
 use super::registration;
 use super::sip_connection::{ConnectionContext, OpenPair};
 use super::sip_listener::PairIds;
@@ -51,6 +52,7 @@ pub struct Driver {
     pub outbound: OutboundRoute,
     pub pair_ids: PairIds,
     pub readiness: Readiness,
+    pub rebalancing: Rebalancing,
     pub senders: HashMap<PairId, SipSender>,
     /// Inputs that came of outputs, to be taken in before any other.
     pub follow_ups: VecDeque<Input>,
@@ -194,6 +196,10 @@ impl Driver {
                 if *id == self.identity.id && self.is_declared_lost() {
                     self.take_in(Input::DeclaredLost);
                 }
+            }
+            Change::RebalanceRequested { per_second } => {
+                let (id, events) = (self.identity.id, &self.context.events);
+                self.rebalancing.start(id, &self.cluster, events, *per_second);
             }
             Change::SessionUpdated(_) | Change::CasAssignmentChanged { .. } | Change::CasGatewaysChanged => {}
         }
@@ -445,6 +451,7 @@ impl Driver {
                 let to = to.map(|node| node.to_string());
                 info!(session = %key, to, "session moved away");
             }
+            Report::SessionRebalanced { key } => info!(session = %key, "session handed over"),
             Report::SessionRelinked { key, connection } => {
                 let connection = self.cti_name(connection.0);
                 info!(session = %key, connection, "session goes on at a CTI connection");

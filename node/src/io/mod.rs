@@ -13,6 +13,7 @@ pub mod clock;
 pub mod cti_link;
 pub mod driver;
 pub mod outbound;
+pub mod rebalancing;
 pub mod registration;
 pub mod sip_connection;
 pub mod sip_listener;

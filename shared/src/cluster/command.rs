@@ -83,6 +83,10 @@ pub enum Command {
 
     /// Several commands in one entry, applied in order.
     Batch(Vec<Self>),
+
+    /// Every node that owns more than its share hands the rest over, so many sessions per second at most.
+    /// Changes nothing by itself; a second one during a run is ignored.
+    Rebalance { per_second: u32 },
 }
 
 /// The fields of a session that are written without being waited for.
@@ -159,6 +163,9 @@ pub enum Change {
         user: String,
     },
     CasGatewaysChanged,
+    RebalanceRequested {
+        per_second: u32,
+    },
     /// A snapshot replaced the state: whoever follows changes reads it anew.
     Replaced,
 }

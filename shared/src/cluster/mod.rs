@@ -19,4 +19,4 @@ pub use session::{
     CallRecord, CallState, ConnectionId, DialogRecord, Epoch, IntentOperation, IntentRecord, MonitorRecord,
     OpeningKey, OpeningResult, RequestKey, SessionKey, SessionRecord,
 };
-pub use state::{ClusterState, SettingName, StateLimits};
+pub use state::{ClusterState, SessionMove, SettingName, StateLimits};

@@ -68,4 +68,11 @@ const LB: &[&str] = &[
     "tandem_lb_sessions_assigned_total",
     "tandem_raft_is_leader",
 ];
-const NODE: &[&str] = &["tandem_node_cti_up", "tandem_raft_is_leader", "tandem_raft_term"];
+const NODE: &[&str] = &[
+    "tandem_node_cti_up",
+    "tandem_node_cti_heartbeat_failures_total",
+    "tandem_node_cti_transitions_total",
+    "tandem_node_rebalanced_sessions_total",
+    "tandem_raft_is_leader",
+    "tandem_raft_term",
+];

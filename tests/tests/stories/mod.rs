@@ -12,5 +12,6 @@ mod front_end_death;
 mod frozen_node;
 mod metrics;
 mod node_death;
+mod rebalance;
 mod round_robin;
 mod tls;

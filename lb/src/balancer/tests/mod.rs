@@ -4,4 +4,5 @@ mod bench;
 mod death;
 mod fence;
 mod limits;
+mod moved;
 mod routes;

@@ -4,6 +4,7 @@ mod adoption;
 #[cfg(test)]
 mod bench;
 mod calls;
+mod handover;
 mod opening;
 mod resilience;
 mod watching;

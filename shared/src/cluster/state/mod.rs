@@ -10,6 +10,7 @@ mod intents;
 mod nodes;
 #[cfg(test)]
 mod property_tests;
+mod rebalance;
 mod sessions;
 mod settings;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::rebalance::SessionMove;
 pub use self::settings::SettingName;
 use super::assignment::{Assignment, CasGateway};
 use super::command::{Applied, Change, Command};
@@ -140,6 +142,10 @@ impl ClusterState {
             Command::CasAssign { users, at_ms } => self.assign_users(users, at_ms, changes),
             Command::CasFailed { users, at_ms } => self.move_failed_users(users, at_ms, changes),
             Command::CasUnassign { users } => self.unassign_users(&users, changes),
+            Command::Rebalance { per_second } => {
+                changes.push(Change::RebalanceRequested { per_second });
+                Applied::Done
+            }
             Command::Batch(commands) => Applied::Batch(
                 commands
                     .into_iter()

@@ -171,7 +171,8 @@ fn follow(owners: &mut BTreeMap<SessionKey, NodeId>, change: Change) {
         Change::NodeChanged(_)
         | Change::SettingChanged { .. }
         | Change::CasAssignmentChanged { .. }
-        | Change::CasGatewaysChanged => {}
+        | Change::CasGatewaysChanged
+        | Change::RebalanceRequested { .. } => {}
         Change::Replaced => panic!("apply never replaces the state"),
     }
 }
