@@ -60,12 +60,10 @@ impl Balancer {
 
     /// A node that gave the session away knows more than we do, as long as we take it for the owner.
     fn target_but(&self, former_owner: Option<NodeId>, tag: &[u8]) -> Target {
-        match self.dialog_target(tag) {
-            Target::Node(node) if former_owner == Some(node) && self.owner(tag) == former_owner => {
-                Target::Wait
-            }
-            target => target,
-        }
+        let target = self.dialog_target(tag);
+        let lags =
+            former_owner.is_some_and(|node| target == Target::Node(node)) && self.owner(tag) == former_owner;
+        if lags { Target::Wait } else { target }
     }
 
     /// The session's owner; while that one cannot be reached, its heir.

@@ -30,7 +30,9 @@ impl Departed {
     }
 
     fn forget_old(&mut self, now: Instant) {
-        while let Some((until, key)) = self.in_order.pop_front_if(|(until, _)| *until <= now) {
+        while self.in_order.front().is_some_and(|(until, _)| *until <= now)
+            && let Some((until, key)) = self.in_order.pop_front()
+        {
             if self.until.get(&key) == Some(&until) {
                 self.until.remove(&key);
             }
