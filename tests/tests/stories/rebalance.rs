@@ -21,6 +21,12 @@ async fn a_node_that_returns_takes_its_share_while_phones_ring_and_clients_ask()
     scene.everyone_gets_a_snapshot().await.unwrap();
     scene.cluster.restart(returning).await.unwrap();
     assert_eq!(owned(&scene).await, [0, USERS]);
+    // A connection of the front end that was refused is tried again after a second.
+    let reached = "the clients' requests can reach the node again";
+    let waited = scene.cluster.wait_for_metrics(returning, reached, |metrics| {
+        metrics.sum("tandem_node_pairs", &[]) >= 1.0
+    });
+    waited.await.unwrap();
 
     // Asked of the node that has nothing to give.
     let asked = json!({ "per_second": 200 });
