@@ -127,8 +127,12 @@ impl<'a> Builder<'a> {
         if self.open.is_empty() && self.root.is_some() {
             return Err(self.malformed("a second root element".to_owned()));
         }
+        let name = local_name(source);
+        if !is_name(name) {
+            return Err(self.malformed(format!("an element cannot be called {:?}", shorten(name))));
+        }
         self.open.push(Element {
-            name: local_name(source),
+            name,
             ..Element::default()
         });
         Ok(())
@@ -145,6 +149,9 @@ impl<'a> Builder<'a> {
     }
 
     fn characters(&mut self, text: &'a str) -> Result<(), DecodeError> {
+        if let Some(character) = text.chars().find(|character| !is_xml_character(*character)) {
+            return Err(self.malformed(format!("{character:?} is no character of XML")));
+        }
         match self.open.last_mut() {
             Some(element) => element.append_text(text),
             None if trim(text).is_empty() => {}
@@ -194,6 +201,15 @@ fn local_name(tag: &str) -> &str {
     let end = name.find(|character: char| character.is_ascii_whitespace() || matches!(character, '/' | '>'));
     let name = &name[..end.unwrap_or(name.len())];
     name.rsplit_once(':').map_or(name, |(_, local)| local)
+}
+
+/// XML 1.0 §2.3, production 5, without the colon. The reader takes any bytes between `<` and white space, and what it
+/// took could not be written again.
+fn is_name(name: &str) -> bool {
+    let may_begin = |character: char| character.is_alphabetic() || character == '_';
+    let may_follow =
+        |character: char| may_begin(character) || character.is_numeric() || "-.".contains(character);
+    name.starts_with(may_begin) && name.chars().all(may_follow)
 }
 
 fn cdata_content(source: &str) -> &str {
@@ -284,3 +300,26 @@ const DOCUMENT_BYTES_USUAL: usize = 1024;
 const DEPTH_MAX: usize = 32;
 const ELEMENTS_MAX: usize = 4096;
 const SHOWN_CHARACTERS_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_element_name_that_is_no_name_is_refused() {
+        for document in ["<\"\t\"\"v\";/>", "<1/>", "<a\u{b}b/>", "<p:/>", "<-a></-a>"] {
+            let parsed = Element::parse(document.as_bytes());
+            assert!(
+                matches!(parsed, Err(DecodeError::Malformed { .. })),
+                "{document:?}"
+            );
+        }
+        assert!(Element::parse("<p:Größe.1-a_b/>".as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn text_that_xml_cannot_hold_is_refused() {
+        assert!(Element::parse(b"<a>\0</a>").is_err());
+        assert!(Element::parse(b"<a>\x1b</a>").is_err());
+    }
+}

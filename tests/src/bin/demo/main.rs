@@ -60,11 +60,12 @@ async fn play(options: &Options) -> anyhow::Result<()> {
     let played = play_acts(options, &mut scene, &table, &mut acts).await;
     table.act("done");
     if let Err(error) = &played {
-        eprintln!(
-            "\nfailed: {error:#}\nlogs lie in {}",
-            scene.cluster.directory().display()
-        );
-        scene.cluster.keep_directory();
+        eprintln!("\nfailed: {error:#}");
+        // A failure that was asked for leaves nothing behind.
+        if !options.plant_fault {
+            eprintln!("logs lie in {}", scene.cluster.directory().display());
+            scene.cluster.keep_directory();
+        }
     }
     summary(options, &scene, &acts).await;
     if options.keep {
