@@ -265,6 +265,11 @@ impl Session {
         let call = match change {
             CallChange::Over => {
                 before.as_ref()?;
+                // The record forgets the call only when the client is told. Until then a snapshot and an event may
+                // both tell of the end, which counts once.
+                if self.is_about_to_end(&call_id) {
+                    return None;
+                }
                 self.calls.remove(&call_id);
                 None
             }
@@ -296,6 +301,11 @@ impl Session {
             *identifier = client_device(identifier, &device, &line);
         }
         Some(ClientEvent { event, call })
+    }
+
+    fn is_about_to_end(&self, call_id: &str) -> bool {
+        let mut waiting = self.events.iter();
+        waiting.any(|waiting| waiting.call.is_none() && waiting.call_id() == call_id)
     }
 
     /// The first event that may go: none of a call whose callID a MakeCallResponse has yet to tell.

@@ -1,9 +1,9 @@
 //! Sessions that change hands.
 
 use super::bench::*;
-use super::calls::with_ringing_call;
+use super::calls::{event, happens, with_ringing_call};
 use crate::csta::{
-    ConnectionIdentifier, CstaErrorCode, CstaMessage, LocalConnectionState, Request, Response,
+    ConnectionIdentifier, CstaErrorCode, CstaMessage, EventKind, LocalConnectionState, Request, Response,
     SnapshotConnection,
 };
 use crate::gateway::*;
@@ -84,6 +84,28 @@ fn a_call_that_ended_meanwhile_is_reported_cleared_once() {
     take_over(&mut heir, &key);
     heir.pass(Duration::from_secs(1));
     assert!(heir.sent.is_empty());
+}
+
+#[test]
+fn an_end_that_a_snapshot_and_an_event_tell_of_is_reported_once() {
+    let mut bench = Bench::new();
+    let key = with_ringing_call(&mut bench);
+    let mut heir = heir_of(&bench);
+    take_over(&mut heir, &key);
+    heir.answer_cti(Ok(Response::MonitorStart {
+        cross_ref_id: "q-1".into(),
+    }));
+    let mut ended = event(EventKind::ConnectionCleared, "c-1", LocalConnectionState::Null);
+    ended.monitor_cross_ref_id = "q-1".into();
+    assert!(happens(&mut heir, ended).is_empty());
+    let mut sent = heir.answer_cti(Ok(Response::SnapshotDevice {
+        connections: Vec::new(),
+    }));
+    heir.pass(Duration::from_secs(1));
+    sent.append(&mut heir.sent);
+    let bodies: Vec<String> = sent.iter().map(Sent::body).collect();
+    assert_eq!(bodies.len(), 1, "{bodies:?}");
+    assert!(bodies[0].contains("ConnectionClearedEvent"));
 }
 
 #[test]
