@@ -248,17 +248,7 @@ impl Scene {
     async fn end_all_calls(&self, calls: Calls) -> anyhow::Result<()> {
         let mut made = calls.made;
         for placed in &mut made {
-            let number = placed.far_end.clone();
-            let found = self
-                .pbx()
-                .ask(move |switch| {
-                    let mut calls = switch.calls().iter();
-                    calls
-                        .find(|(_, call)| call.called.number == number)
-                        .map(|(id, _)| id.clone())
-                })
-                .await;
-            placed.call = found.unwrap_or_default();
+            placed.call = self.call_to(&placed.far_end).await.unwrap_or_default();
         }
         let rest = [calls.up, calls.ringing, calls.missed, made].concat();
         self.far_ends_hang_up(&rest).await

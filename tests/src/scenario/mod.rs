@@ -197,17 +197,7 @@ impl Scene {
         self.wait_until_answered().await?;
         let mut calls = Vec::with_capacity(dialled.len());
         for (user, far_end) in dialled {
-            let number = far_end.clone();
-            let found = self
-                .pbx()
-                .ask(move |switch| {
-                    let mut calls = switch.calls().iter();
-                    calls
-                        .find(|(_, call)| call.called.number == number)
-                        .map(|(id, _)| id.clone())
-                })
-                .await;
-            let Some(call) = found else {
+            let Some(call) = self.call_to(&far_end).await else {
                 bail!("the PBX has no call of user{user} to {far_end}")
             };
             ensure!(
@@ -218,6 +208,19 @@ impl Scene {
         }
         self.wait_for_stage(&calls, Stage::Established).await?;
         Ok(calls)
+    }
+
+    /// The PBX's id of the call that was dialled to `number`.
+    async fn call_to(&self, number: &str) -> Option<String> {
+        let number = number.to_owned();
+        self.pbx()
+            .ask(move |switch| {
+                let mut calls = switch.calls().iter();
+                calls
+                    .find(|(_, call)| call.called.number == number)
+                    .map(|(id, _)| id.clone())
+            })
+            .await
     }
 
     /// The far ends hang up; each client hears it.
