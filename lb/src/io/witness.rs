@@ -214,7 +214,8 @@ fn record_of(cluster: &Cluster, node: NodeId) -> Option<NodeRecord> {
 fn owner_change(change: &Change) -> Option<(SessionKey, Option<NodeId>)> {
     match change {
         Change::SessionMoved { key, to, .. } => Some((key.clone(), Some(*to))),
-        Change::SessionClosed { key, .. } => Some((key.clone(), None)),
+        Change::WatcherMoved { key, to } => Some((key.clone(), Some(*to))),
+        Change::SessionClosed { key, .. } | Change::WatcherRemoved { key, .. } => Some((key.clone(), None)),
         Change::NodeChanged(_)
         | Change::SessionOpened(_)
         | Change::SessionUpdated(_)
@@ -222,6 +223,10 @@ fn owner_change(change: &Change) -> Option<(SessionKey, Option<NodeId>)> {
         | Change::CasAssignmentChanged { .. }
         | Change::CasGatewaysChanged
         | Change::RebalanceRequested { .. }
+        | Change::CalendarEnabledChanged { .. }
+        | Change::CallbacksReceived { .. }
+        | Change::PresenceChanged { .. }
+        | Change::WatcherChanged(_)
         | Change::Replaced => None,
     }
 }

@@ -201,7 +201,16 @@ impl Driver {
                 let (id, events) = (self.identity.id, &self.context.events);
                 self.rebalancing.start(id, &self.cluster, events, *per_second);
             }
-            Change::SessionUpdated(_) | Change::CasAssignmentChanged { .. } | Change::CasGatewaysChanged => {}
+            // Watchers follow presence by themselves; calendars have a loop of their own.
+            Change::SessionUpdated(_)
+            | Change::CasAssignmentChanged { .. }
+            | Change::CasGatewaysChanged
+            | Change::CalendarEnabledChanged { .. }
+            | Change::CallbacksReceived { .. }
+            | Change::PresenceChanged { .. }
+            | Change::WatcherChanged(_)
+            | Change::WatcherMoved { .. }
+            | Change::WatcherRemoved { .. } => {}
         }
     }
 

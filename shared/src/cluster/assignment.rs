@@ -1,8 +1,11 @@
 //! User → Client Access Server: round robin at first, sticky ever after (CAL-2).
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+use super::node::NodeId;
 
 /// A Client Access Server, by its configured name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -19,8 +22,47 @@ impl fmt::Display for CasId {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CasGateway {
     pub id: CasId,
-    /// May be given users. A gateway that is not eligible keeps those it has until they fail.
+    /// An administrator's word: may be given users. A gateway that is not eligible keeps those it has until they fail.
     pub eligible: bool,
+    /// The live nodes whose breaker is open for this gateway: it takes no users meanwhile.
+    pub broken_for: BTreeSet<NodeId>,
+    /// Where it is and how it is spoken to.
+    pub endpoint: CasEndpoint,
+}
+
+impl CasGateway {
+    /// Whether the rotation stops here.
+    #[must_use]
+    pub fn takes_users(&self) -> bool {
+        self.eligible && self.broken_for.is_empty()
+    }
+}
+
+/// CAL-1: a presence gateway as it was configured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CasEndpoint {
+    /// FQDN, IPv4 or IPv6 address, without brackets.
+    pub host: String,
+    pub port: u16,
+    pub description: String,
+    /// Send the channel binding of TLS with NTLM. Off for a server behind a balancer that ends TLS.
+    pub channel_binding: bool,
+    /// RSA-1024 and SHA-1 in its certificates are accepted, over TLS 1.2 only.
+    pub legacy_algorithms: bool,
+}
+
+impl CasEndpoint {
+    /// A gateway of which only the name is known: the name is the host.
+    #[must_use]
+    pub fn of(id: &CasId) -> Self {
+        Self {
+            host: id.0.clone(),
+            port: 443,
+            description: String::new(),
+            channel_binding: true,
+            legacy_algorithms: false,
+        }
+    }
 }
 
 /// Why a user is where he is.
@@ -32,6 +74,8 @@ pub enum AssignmentReason {
     Failed,
     /// His gateway was removed.
     Removed,
+    /// An administrator asked for even shares.
+    Rebalanced,
 }
 
 /// One user's gateway.

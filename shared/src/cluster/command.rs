@@ -4,8 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::assignment::{Assignment, CasId};
+use super::assignment::{Assignment, CasEndpoint, CasId};
 use super::node::NodeId;
+use super::presence::{CalendarPresence, CallbackNote, ManualPresence, WatcherRecord};
 use super::session::{
     CallRecord, ConnectionId, Epoch, IntentOperation, IntentRecord, OpeningKey, RequestKey, SessionKey,
     SessionRecord,
@@ -87,6 +88,45 @@ pub enum Command {
     /// Every node that owns more than its share hands the rest over, so many sessions per second at most.
     /// Changes nothing by itself; a second one during a run is ignored.
     Rebalance { per_second: u32 },
+
+    /// The gateways whole, in order. As `CasGatewaysSet`, with where they are.
+    CasGatewaysConfigured {
+        gateways: Vec<(CasId, CasEndpoint)>,
+        at_ms: u64,
+    },
+    /// A node's breaker for a gateway opened or closed.
+    CasBreaker { cas: CasId, node: NodeId, open: bool },
+    /// Users to be given to a gateway of the proposer's choice, each under the epoch it knows.
+    CasMoved {
+        users: Vec<(String, u32, CasId)>,
+        at_ms: u64,
+    },
+    /// Calendars switched on or off by an administrator; `None` gives the directory's word back its weight.
+    CalendarEnabled {
+        users: Vec<String>,
+        enabled: Option<bool>,
+    },
+    /// Callbacks for users of other nodes. Changes nothing by itself.
+    CallbacksReceived { callbacks: Vec<CallbackNote> },
+    /// What calendars say now. Of each user only his owner's word counts; `None` forgets the calendar.
+    CalendarPresenceChanged {
+        node: NodeId,
+        users: Vec<(String, Option<CalendarPresence>)>,
+    },
+    ManualPresenceSet {
+        user: String,
+        manual: Option<ManualPresence>,
+    },
+    /// A watcher subscribed, or refreshed.
+    WatcherSet { record: Box<WatcherRecord> },
+    /// His subscription is over.
+    WatcherRemoved { key: SessionKey, epoch: Epoch },
+    /// `to` takes the watcher over from whoever owned him at `from_epoch`.
+    WatcherAdopted {
+        key: SessionKey,
+        from_epoch: Epoch,
+        to: NodeId,
+    },
 }
 
 /// The fields of a session that are written without being waited for.
@@ -165,6 +205,26 @@ pub enum Change {
     CasGatewaysChanged,
     RebalanceRequested {
         per_second: u32,
+    },
+    /// An administrator switched calendars on or off.
+    CalendarEnabledChanged {
+        users: Vec<String>,
+    },
+    CallbacksReceived {
+        callbacks: Vec<CallbackNote>,
+    },
+    PresenceChanged {
+        user: String,
+    },
+    WatcherChanged(SessionKey),
+    /// The watcher has a new owner.
+    WatcherMoved {
+        key: SessionKey,
+        to: NodeId,
+    },
+    WatcherRemoved {
+        key: SessionKey,
+        owner: NodeId,
     },
     /// A snapshot replaced the state: whoever follows changes reads it anew.
     Replaced,

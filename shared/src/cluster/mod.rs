@@ -8,13 +8,17 @@
 pub mod assignment;
 pub mod command;
 pub mod node;
+pub mod presence;
 pub mod session;
 pub mod state;
 pub mod witness;
 
-pub use assignment::{Assignment, AssignmentReason, CasGateway, CasId};
+pub use assignment::{Assignment, AssignmentReason, CasEndpoint, CasGateway, CasId};
 pub use command::{Applied, Change, Command, Refusal};
-pub use node::{NodeId, NodeRecord, NodeState, successor};
+pub use node::{NodeId, NodeRecord, NodeState, successor, successor_of_user};
+pub use presence::{
+    CalendarPresence, CalendarState, CallbackNote, ManualPresence, ManualState, PresenceRecord, WatcherRecord,
+};
 pub use session::{
     CallRecord, CallState, ConnectionId, DialogRecord, Epoch, IntentOperation, IntentRecord, MonitorRecord,
     OpeningKey, OpeningResult, RequestKey, SessionKey, SessionRecord,

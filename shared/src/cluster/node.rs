@@ -68,14 +68,24 @@ pub struct NodeRecord {
 /// spreads them evenly. One function, used by `apply` and by a front end that lags behind it.
 #[must_use]
 pub fn successor(session: &SessionKey, live: impl IntoIterator<Item = NodeId>) -> Option<NodeId> {
+    heaviest(session.as_str(), live)
+}
+
+/// As [`successor`], for what belongs to a user: his calendar.
+#[must_use]
+pub fn successor_of_user(user: &str, live: impl IntoIterator<Item = NodeId>) -> Option<NodeId> {
+    heaviest(user, live)
+}
+
+fn heaviest(name: &str, live: impl IntoIterator<Item = NodeId>) -> Option<NodeId> {
     live.into_iter()
-        .max_by_key(|node| (rendezvous_weight(session, *node), *node))
+        .max_by_key(|node| (rendezvous_weight(name, *node), *node))
 }
 
 /// FNV-1a over the key and the node, then a finalizer: stable across versions, machines and endianness, which
 /// the standard library's hasher does not promise.
-fn rendezvous_weight(session: &SessionKey, node: NodeId) -> u64 {
-    let bytes = session.as_str().bytes().chain(node.0.to_le_bytes());
+fn rendezvous_weight(name: &str, node: NodeId) -> u64 {
+    let bytes = name.bytes().chain(node.0.to_le_bytes());
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });

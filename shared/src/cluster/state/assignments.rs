@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ClusterState;
-use crate::cluster::assignment::{Assignment, AssignmentReason, CasGateway, CasId};
+use crate::cluster::assignment::{Assignment, AssignmentReason, CasEndpoint, CasGateway, CasId};
 use crate::cluster::command::{Applied, Change, Refusal};
+use crate::cluster::node::NodeId;
 
 impl ClusterState {
     #[must_use]
@@ -47,17 +48,22 @@ impl ClusterState {
     }
 
     fn with_known_eligibility(&self, ids: Vec<CasId>) -> Vec<CasGateway> {
-        let known: BTreeMap<&CasId, bool> = self
+        let known: BTreeMap<&CasId, &CasGateway> = self
             .gateways
             .iter()
-            .map(|gateway| (&gateway.id, gateway.eligible))
+            .map(|gateway| (&gateway.id, gateway))
             .collect();
         let mut listed = BTreeSet::new();
         ids.into_iter()
             .filter(|id| listed.insert(id.clone()))
-            .map(|id| CasGateway {
-                eligible: known.get(&id).copied().unwrap_or(true),
-                id,
+            .map(|id| match known.get(&id) {
+                Some(&gateway) => gateway.clone(),
+                None => CasGateway {
+                    eligible: true,
+                    broken_for: BTreeSet::new(),
+                    endpoint: CasEndpoint::of(&id),
+                    id,
+                },
             })
             .collect()
     }
@@ -70,6 +76,92 @@ impl ClusterState {
             .chain(passed)
             .find_map(|next| gateways.iter().position(|gateway| gateway.id == next.id))
             .unwrap_or(0)
+    }
+
+    /// As [`Self::set_gateways`], with what is known of each. A change of an endpoint moves nobody.
+    pub(super) fn configure_gateways(
+        &mut self,
+        configured: Vec<(CasId, CasEndpoint)>,
+        at_ms: u64,
+        changes: &mut Vec<Change>,
+    ) -> Applied {
+        let ids = configured.iter().map(|(id, _)| id.clone()).collect();
+        let applied = self.set_gateways(ids, at_ms, changes);
+        if applied == Applied::Done {
+            let endpoints: BTreeMap<CasId, CasEndpoint> = configured.into_iter().collect();
+            let former = self.gateways.clone();
+            for gateway in &mut self.gateways {
+                if let Some(endpoint) = endpoints.get(&gateway.id) {
+                    gateway.endpoint = endpoint.clone();
+                }
+            }
+            if self.gateways != former && !changes.contains(&Change::CasGatewaysChanged) {
+                changes.push(Change::CasGatewaysChanged);
+            }
+        }
+        applied
+    }
+
+    /// A node that is not live has no say.
+    pub(super) fn set_breaker(
+        &mut self,
+        cas: &CasId,
+        node: NodeId,
+        open: bool,
+        changes: &mut Vec<Change>,
+    ) -> Applied {
+        let may_open = self.is_live(node);
+        let Some(gateway) = self.gateways.iter_mut().find(|gateway| gateway.id == *cas) else {
+            return Applied::Refused(Refusal::UnknownCas);
+        };
+        let changed = match open && may_open {
+            true => gateway.broken_for.insert(node),
+            false => gateway.broken_for.remove(&node),
+        };
+        if changed {
+            changes.push(Change::CasGatewaysChanged);
+        }
+        Applied::Done
+    }
+
+    /// The breakers of a node that is gone are gone with it.
+    pub(super) fn forget_breakers_of(&mut self, node: NodeId, changes: &mut Vec<Change>) {
+        let closed = self
+            .gateways
+            .iter_mut()
+            .filter_map(|gateway| gateway.broken_for.take(&node))
+            .count();
+        if closed > 0 {
+            changes.push(Change::CasGatewaysChanged);
+        }
+    }
+
+    /// Users go where the proposer wants them, unless they have moved meanwhile or that gateway takes nobody.
+    pub(super) fn move_chosen_users(
+        &mut self,
+        users: Vec<(String, u32, CasId)>,
+        at_ms: u64,
+        changes: &mut Vec<Change>,
+    ) -> Applied {
+        for (user, epoch, cas) in &users {
+            let takes_users = self
+                .gateways
+                .iter()
+                .any(|gateway| gateway.id == *cas && gateway.takes_users());
+            let Some(assignment) = self.assignments.get_mut(user) else {
+                continue;
+            };
+            if takes_users && assignment.epoch == *epoch && assignment.cas != *cas {
+                *assignment = Assignment {
+                    cas: cas.clone(),
+                    epoch: epoch.saturating_add(1),
+                    since_ms: at_ms,
+                    reason: AssignmentReason::Rebalanced,
+                };
+                changes.push(Change::CasAssignmentChanged { user: user.clone() });
+            }
+        }
+        self.assignments_of(users.into_iter().map(|(user, ..)| user).collect())
     }
 
     pub(super) fn set_eligible(&mut self, cas: &CasId, eligible: bool, changes: &mut Vec<Change>) -> Applied {
@@ -95,7 +187,7 @@ impl ClusterState {
             .iter()
             .filter(|user| !self.assignments.contains_key(**user))
             .count();
-        if !unplaced.is_empty() && !self.gateways.iter().any(|gateway| gateway.eligible) {
+        if !unplaced.is_empty() && !self.gateways.iter().any(CasGateway::takes_users) {
             return Applied::Refused(Refusal::NoCas);
         }
         if self.assignments.len() + new > self.limits.users_assigned_max {
@@ -170,7 +262,7 @@ impl ClusterState {
     fn take_turn(&mut self, avoid: Option<&CasId>) -> Option<CasId> {
         let count = self.gateways.len();
         let turns = (0..count).map(|step| (self.next_gateway + step) % count);
-        let may_take = |gateway: &CasGateway| gateway.eligible && Some(&gateway.id) != avoid;
+        let may_take = |gateway: &CasGateway| gateway.takes_users() && Some(&gateway.id) != avoid;
         let turn = turns.into_iter().find(|&index| may_take(&self.gateways[index]))?;
         self.next_gateway = (turn + 1) % count;
         Some(self.gateways[turn].id.clone())

@@ -8,6 +8,7 @@
 mod assignments;
 mod intents;
 mod nodes;
+mod presence;
 #[cfg(test)]
 mod property_tests;
 mod rebalance;
@@ -15,6 +16,7 @@ mod sessions;
 mod settings;
 #[cfg(test)]
 mod test_support;
+mod watchers;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,6 +27,7 @@ pub use self::settings::SettingName;
 use super::assignment::{Assignment, CasGateway};
 use super::command::{Applied, Change, Command};
 use super::node::{NodeId, NodeRecord, NodeState};
+use super::presence::{PresenceRecord, WatcherRecord};
 use super::session::{IntentRecord, OpeningKey, OpeningResult, RequestKey, SessionKey, SessionRecord};
 
 /// Everything that is replicated.
@@ -43,6 +46,10 @@ pub struct ClusterState {
     gateways: Vec<CasGateway>,
     /// Index into `gateways` of the one whose turn is next.
     next_gateway: usize,
+    /// Calendars that an administrator switched on or off.
+    calendar_enabled: BTreeMap<String, bool>,
+    presence: BTreeMap<String, PresenceRecord>,
+    watchers: BTreeMap<SessionKey, WatcherRecord>,
 }
 
 /// Bounds of the replicated tables. They travel with the snapshot, so that all members refuse alike.
@@ -85,6 +92,9 @@ impl ClusterState {
             assignments: BTreeMap::new(),
             gateways: Vec::new(),
             next_gateway: 0,
+            calendar_enabled: BTreeMap::new(),
+            presence: BTreeMap::new(),
+            watchers: BTreeMap::new(),
         }
     }
 
@@ -145,6 +155,25 @@ impl ClusterState {
             Command::Rebalance { per_second } => {
                 changes.push(Change::RebalanceRequested { per_second });
                 Applied::Done
+            }
+            Command::CasGatewaysConfigured { gateways, at_ms } => {
+                self.configure_gateways(gateways, at_ms, changes)
+            }
+            Command::CasBreaker { cas, node, open } => self.set_breaker(&cas, node, open, changes),
+            Command::CasMoved { users, at_ms } => self.move_chosen_users(users, at_ms, changes),
+            Command::CalendarEnabled { users, enabled } => self.enable_calendars(users, enabled, changes),
+            Command::CallbacksReceived { callbacks } => {
+                changes.push(Change::CallbacksReceived { callbacks });
+                Applied::Done
+            }
+            Command::CalendarPresenceChanged { node, users } => {
+                self.change_calendar_presence(node, users, changes)
+            }
+            Command::ManualPresenceSet { user, manual } => self.set_manual_presence(user, manual, changes),
+            Command::WatcherSet { record } => self.set_watcher(*record, changes),
+            Command::WatcherRemoved { key, epoch } => self.remove_watcher(&key, epoch, changes),
+            Command::WatcherAdopted { key, from_epoch, to } => {
+                self.adopt_watcher(&key, from_epoch, to, changes)
             }
             Command::Batch(commands) => Applied::Batch(
                 commands

@@ -76,6 +76,8 @@ impl ClusterState {
         node.state = state;
         changes.push(Change::NodeChanged(id));
         self.hand_over(id, changes);
+        self.hand_over_watchers(changes);
+        self.forget_breakers_of(id, changes);
         Applied::Done
     }
 

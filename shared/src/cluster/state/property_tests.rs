@@ -172,7 +172,13 @@ fn follow(owners: &mut BTreeMap<SessionKey, NodeId>, change: Change) {
         | Change::SettingChanged { .. }
         | Change::CasAssignmentChanged { .. }
         | Change::CasGatewaysChanged
-        | Change::RebalanceRequested { .. } => {}
+        | Change::RebalanceRequested { .. }
+        | Change::CalendarEnabledChanged { .. }
+        | Change::CallbacksReceived { .. }
+        | Change::PresenceChanged { .. }
+        | Change::WatcherChanged(_)
+        | Change::WatcherMoved { .. }
+        | Change::WatcherRemoved { .. } => {}
         Change::Replaced => panic!("apply never replaces the state"),
     }
 }

@@ -29,16 +29,26 @@ impl ClusterState {
 
     #[must_use]
     pub fn owner_of(&self, key: &SessionKey) -> Option<NodeId> {
-        self.sessions.get(key).map(|session| session.owner)
+        let watcher = || self.watchers.get(key).map(|watcher| watcher.owner);
+        self.sessions
+            .get(key)
+            .map(|session| session.owner)
+            .or_else(watcher)
     }
 
-    /// The exceptions to routing by To-tag: sessions whose owner is not the node that their tag names.
+    /// The exceptions to routing by To-tag: sessions and watchers whose owner is not the node that their tag names.
     pub fn moved_sessions(&self) -> impl Iterator<Item = (&SessionKey, NodeId)> + '_ {
-        let moved = self
+        let sessions = self
             .sessions
             .values()
-            .filter(|session| session.key.issuer() != Some(session.owner));
-        moved.map(|session| (&session.key, session.owner))
+            .map(|session| (&session.key, session.owner));
+        let watchers = self
+            .watchers
+            .values()
+            .map(|watcher| (&watcher.key, watcher.owner));
+        sessions
+            .chain(watchers)
+            .filter(|(key, owner)| key.issuer() != Some(*owner))
     }
 
     #[must_use]

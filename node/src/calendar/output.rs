@@ -1,0 +1,137 @@
+//! Everything that the calendars of a node can ask for.
+
+use std::time::Duration;
+
+use tandem_shared::cluster::{CalendarPresence, CasId, Command};
+
+use crate::exchange::ews::{FailureClass, Mailbox, Operation, SubscriptionId};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId(pub u64);
+
+/// Requests with the same key at the same CAS share cookies: they belong to one mailbox server (spec §1.10).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AffinityKey {
+    /// Nothing is to be kept together.
+    None,
+    /// One user's subscription.
+    User(String),
+    /// A group that shares a stream.
+    Group(u32),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// `Input::Answered` follows in any case.
+    Request {
+        request: RequestId,
+        gateway: CasId,
+        operation: Operation,
+        impersonate: Option<Mailbox>,
+        affinity: AffinityKey,
+        timeout: Duration,
+    },
+    /// As `SubscribePush`, whose URL the shell makes of the user and the attempt. `Input::Answered` follows.
+    SubscribePush {
+        request: RequestId,
+        gateway: CasId,
+        user: String,
+        mailbox: Mailbox,
+        attempt: u64,
+        /// Minutes.
+        status_frequency: u16,
+        timeout: Duration,
+    },
+    /// `Input::StreamEnded` follows in any case.
+    OpenStream {
+        stream: StreamId,
+        gateway: CasId,
+        subscriptions: Vec<SubscriptionId>,
+        /// Whom to impersonate: the connection is charged to this mailbox.
+        anchor: Mailbox,
+        affinity: AffinityKey,
+        /// Minutes.
+        connection_timeout: u8,
+        /// Silence after which the connection is given up.
+        read_timeout: Duration,
+    },
+    CloseStream {
+        stream: StreamId,
+    },
+    /// `Input::Committed` follows in any case.
+    Propose {
+        proposal: u64,
+        command: Command,
+    },
+    /// What the user's calendar says now. Comes at the time at which it shall be published, spread included.
+    Publish {
+        user: String,
+        presence: CalendarPresence,
+    },
+    Report(Report),
+}
+
+/// What is worth a line in the log, or a count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Report {
+    Subscribed {
+        user: String,
+        gateway: CasId,
+    },
+    /// Why a subscription is no more, by class; `None`: it was silent for too long.
+    SubscriptionLost {
+        user: String,
+        gateway: CasId,
+        class: Option<FailureClass>,
+    },
+    Unsubscribed {
+        user: String,
+    },
+    /// A request failed.
+    Failed {
+        gateway: CasId,
+        operation: &'static str,
+        class: FailureClass,
+    },
+    Throttled {
+        gateway: CasId,
+        for_: Duration,
+    },
+    BreakerOpened {
+        gateway: CasId,
+    },
+    BreakerClosed {
+        gateway: CasId,
+    },
+    /// One alarm, not one per user.
+    CredentialRefused {
+        gateway: CasId,
+        reason: String,
+    },
+    CredentialAccepted,
+    /// Push never called back: streaming instead.
+    FellBackToStreaming {
+        user: String,
+    },
+    /// Events stopped coming although the calendar changed: the mailbox has moved, or the subscription is deaf.
+    Deaf {
+        user: String,
+        gateway: CasId,
+    },
+    MailboxUnavailable {
+        user: String,
+        reason: String,
+    },
+    RightsMissing {
+        user: String,
+        reason: String,
+    },
+    /// A change of state was due at the first time and published at the second (Unix milliseconds).
+    Edge {
+        due_ms: u64,
+        published_ms: u64,
+    },
+}

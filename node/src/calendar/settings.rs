@@ -1,0 +1,63 @@
+//! What an administrator can choose while everything runs.
+
+use std::time::Duration;
+
+/// How Exchange tells of changes, in the order in which it is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// Falls back to streaming, per user, when no callback comes.
+    PushFirst,
+    StreamingFirst,
+    PushOnly,
+    StreamingOnly,
+    /// GetEvents every `pull_interval`: for servers that can do neither.
+    Pull,
+}
+
+/// The guides' knobs and ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CalendarSettings {
+    pub delivery: Delivery,
+    /// EWS Status Frequency, minutes, 1–1440 (60).
+    pub status_frequency: u16,
+    /// Calendar Spread, seconds, 0–59 (50): a change is published at its minute plus an offset of its user's own.
+    pub spread_secs: u32,
+    /// Exchange Timeout.
+    pub request_timeout: Duration,
+    /// Exchange Queue: requests waiting for one CAS.
+    pub queue_max: usize,
+    /// Exchange Threads: concurrent requests to one CAS at first (8); adapts between 1 and `concurrency_max` (20).
+    pub concurrency: usize,
+    pub concurrency_max: usize,
+    /// Users moved off a failed CAS per second by this node.
+    pub moves_per_second: u32,
+    /// How far calendars are read ahead.
+    pub window: Duration,
+    /// Every user's calendar is read again after this, event or none.
+    pub refresh_interval: Duration,
+    /// GetUserAvailability sweeps that find deaf subscriptions.
+    pub sweep_interval: Duration,
+    pub pull_interval: Duration,
+    /// Subscriptions on one streaming connection, at most 200.
+    pub stream_group_max: usize,
+}
+
+impl Default for CalendarSettings {
+    fn default() -> Self {
+        Self {
+            delivery: Delivery::PushFirst,
+            status_frequency: 60,
+            spread_secs: 50,
+            request_timeout: Duration::from_secs(30),
+            queue_max: 20_000,
+            concurrency: 8,
+            concurrency_max: 20,
+            moves_per_second: 100,
+            window: Duration::from_secs(36 * 3600),
+            refresh_interval: Duration::from_secs(12 * 3600),
+            sweep_interval: Duration::from_secs(15 * 60),
+            pull_interval: Duration::from_secs(60),
+            stream_group_max: 100,
+        }
+    }
+}

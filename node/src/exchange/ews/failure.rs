@@ -1,0 +1,77 @@
+//! What went wrong, and what is to be done about it (spec §1.7, §1.8).
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+/// A code of EWS as the server wrote it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ResponseCode(pub String);
+
+/// Why an operation has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Failure {
+    /// A code of EWS, in a fault or in a response message.
+    #[error("{}: {message}", .code.0)]
+    Response {
+        code: ResponseCode,
+        message: String,
+        /// `BackOffMilliseconds`; may be zero.
+        back_off: Option<Duration>,
+        /// What `ErrorNonPrimarySmtpAddress` says is right.
+        primary_address: Option<String>,
+        /// The code of an inner error, as `ErrorServerBusy` inside `ErrorInternalServerError`.
+        inner: Option<ResponseCode>,
+    },
+    /// An HTTP status without anything better in the body.
+    #[error("HTTP status {status}")]
+    Http {
+        status: u16,
+        retry_after: Option<Duration>,
+    },
+    /// 401 after a finished handshake, or a token that was not given.
+    #[error("the account was refused: {0}")]
+    Unauthorized(String),
+    #[error("the answer cannot be understood: {0}")]
+    Malformed(&'static str),
+    /// Larger than the configured bound.
+    #[error("the answer is too large")]
+    TooLarge,
+    #[error("no connection: {0}")]
+    Unreachable(String),
+    #[error("TLS: {0}")]
+    Tls(String),
+    #[error("no answer in time")]
+    TimedOut,
+}
+
+/// Spec §1.8: the row of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FailureClass {
+    /// The subscription is gone: subscribe anew without the old watermark, then read again.
+    Lost,
+    /// Somebody else holds the subscription: yield if the epoch has moved, else subscribe anew.
+    OtherOwner,
+    /// Try again with back-off; another CAS after the second failure.
+    Moved,
+    /// The mailbox is not there: no CAS is to blame, slow retry.
+    Gone,
+    /// Adopt `primary_address` and try once more.
+    Identity,
+    /// Never a reason to move anybody: fewer requests to this CAS, and later.
+    Throttled,
+    /// Three tries at the same CAS, then it counts against the CAS.
+    Transient,
+    /// All traffic with this credential stops; one probe in 60 s.
+    Credential,
+    /// This CAS denies impersonation: another one, once.
+    RightsOfServer,
+    /// Impersonation of this user is denied: an alarm for the user, slow retry.
+    RightsOfUser,
+    /// `ErrorInvalidServerVersion`: one step down the ladder.
+    Version,
+    /// The window or the result was too large: ask for less.
+    TooMuch,
+    /// What we sent is wrong: logged loudly.
+    Request,
+}
