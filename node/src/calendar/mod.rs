@@ -8,7 +8,9 @@
 mod input;
 mod output;
 mod settings;
+mod timeline;
 
 pub use input::{CalendarUser, Input, StreamEnd};
 pub use output::{AffinityKey, Output, Report, RequestId, StreamId};
 pub use settings::{CalendarSettings, Delivery};
+pub use timeline::{Timeline, edge_offset};
