@@ -12,6 +12,7 @@ pub mod admin_routes;
 pub mod clock;
 pub mod cti_link;
 pub mod driver;
+pub mod exchange;
 pub mod outbound;
 pub mod rebalancing;
 pub mod registration;

@@ -1,0 +1,6 @@
+//! The shell of Exchange: connections to the Client Access Servers and what comes of them.
+//!
+//! Owns sockets, TLS and tokens. Does not own SOAP ([`crate::exchange::ews`]), nor what is asked, when and how often
+//! ([`crate::calendar`]). What always holds: every wait, buffer and table is bounded; no secret is ever logged.
+
+pub mod client;
