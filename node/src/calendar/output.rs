@@ -116,6 +116,26 @@ pub enum Report {
     FellBackToStreaming {
         user: String,
     },
+    /// Push never called back, and nothing else may be tried: the notification port cannot be reached from there.
+    NotificationPortUnreachable {
+        user: String,
+        gateway: CasId,
+    },
+    /// One gateway alone refuses the account that others accept.
+    CredentialRefusedByOne {
+        gateway: CasId,
+        reason: String,
+    },
+    /// Another gateway is asked for.
+    Moving {
+        user: String,
+        gateway: CasId,
+        cause: &'static str,
+    },
+    /// More users are enabled than are looked after.
+    UsersLeftOut {
+        count: usize,
+    },
     /// Events stopped coming although the calendar changed: the mailbox has moved, or the subscription is deaf.
     Deaf {
         user: String,
