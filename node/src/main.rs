@@ -6,5 +6,5 @@ use tandem_node::{app, config};
 use tandem_shared::io::process;
 
 fn main() -> ExitCode {
-    process::main("tandem-node", config::read, app::run)
+    process::main("tandem-node", config::read_with_files, app::run)
 }
