@@ -4,5 +4,6 @@
 //! users, subscriptions or connections. What always holds: an answer is read by local names and position, never by
 //! prefix or wrapper, and whatever comes from a server ends as an answer or as a [`ews::Failure`].
 
+pub mod certificate;
 pub mod credential;
 pub mod ews;

@@ -4,3 +4,5 @@
 //! ([`crate::calendar`]). What always holds: every wait, buffer and table is bounded; no secret is ever logged.
 
 pub mod client;
+pub mod trust;
+mod verifier;

@@ -1,0 +1,108 @@
+//! How the certificate of a gateway is checked in every handshake.
+
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, SignatureScheme,
+    SupportedProtocolVersion,
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use crate::exchange::certificate::{AlgorithmPolicy, Presented, Trusted, verify};
+
+/// For connections to this host while this is what is trusted.
+pub(super) fn client_config(host: &str, trusted: Arc<Trusted>, policy: AlgorithmPolicy) -> Arc<ClientConfig> {
+    let verifier = GatewayVerifier {
+        host: host.to_owned(),
+        trusted,
+        policy,
+    };
+    config_with(Arc::new(verifier), policy)
+}
+
+pub(super) fn config_with(
+    verifier: Arc<dyn ServerCertVerifier>,
+    policy: AlgorithmPolicy,
+) -> Arc<ClientConfig> {
+    let provider = CryptoProvider {
+        signature_verification_algorithms: policy.signature_algorithms(),
+        ..rustls::crypto::ring::default_provider()
+    };
+    let config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(versions(policy))
+        .expect("ring has suites for every version we name")
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    Arc::new(config)
+}
+
+/// TLS 1.3 signs with RSA-PSS, which is not checked for keys below 2048 bits.
+fn versions(policy: AlgorithmPolicy) -> &'static [&'static SupportedProtocolVersion] {
+    match policy {
+        AlgorithmPolicy::Current => &[&rustls::version::TLS13, &rustls::version::TLS12],
+        AlgorithmPolicy::Legacy => &[&rustls::version::TLS12],
+    }
+}
+
+#[derive(Debug)]
+struct GatewayVerifier {
+    host: String,
+    trusted: Arc<Trusted>,
+    policy: AlgorithmPolicy,
+}
+
+impl ServerCertVerifier for GatewayVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let presented = Presented {
+            host: &self.host,
+            leaf: end_entity,
+            intermediates,
+        };
+        match verify(presented, &self.trusted, self.policy, now) {
+            Ok(()) => Ok(ServerCertVerified::assertion()),
+            Err(refusal) => Err(CertificateError::Other(OtherError(Arc::new(refusal))).into()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.policy.signature_algorithms(),
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.policy.signature_algorithms(),
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.policy.signature_algorithms().supported_schemes()
+    }
+}
