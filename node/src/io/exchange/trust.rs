@@ -17,7 +17,6 @@ use tandem_shared::cluster::CasEndpoint;
 use thiserror::Error;
 use tokio::sync::watch;
 use tracing::{info, warn};
-use x509_parser::pem::Pem;
 
 use super::client::TlsConfigs;
 use super::verifier;
@@ -378,7 +377,7 @@ fn files_with(stored: &[StoredCertificate], fingerprint: Fingerprint) -> Vec<Pat
     files
 }
 
-/// `Contoso-Root-CA-1f0c…​.pem`: people recognise it, and two with one name have different files.
+/// `Contoso-Root-CA-1f0c….pem`: people recognise it, and two with one name have different files.
 fn file_name(certificate: &Certificate) -> String {
     let name: String = certificate
         .short_name()

@@ -42,8 +42,8 @@ pub(super) fn config_with(
 /// TLS 1.3 signs with RSA-PSS, which is not checked for keys below 2048 bits.
 fn versions(policy: AlgorithmPolicy) -> &'static [&'static SupportedProtocolVersion] {
     match policy {
-        AlgorithmPolicy::Current => &[&rustls::version::TLS13, &rustls::version::TLS12],
-        AlgorithmPolicy::Legacy => &[&rustls::version::TLS12],
+        AlgorithmPolicy::Current => CURRENT_VERSIONS,
+        AlgorithmPolicy::Legacy => LEGACY_VERSIONS,
     }
 }
 
@@ -106,3 +106,6 @@ impl ServerCertVerifier for GatewayVerifier {
         self.policy.signature_algorithms().supported_schemes()
     }
 }
+
+static CURRENT_VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
+static LEGACY_VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
