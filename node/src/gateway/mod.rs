@@ -24,6 +24,7 @@ mod pairs;
 mod proposals;
 mod services;
 mod session;
+mod sessions;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -35,7 +36,7 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tandem_shared::cluster::{Command, NodeId, OpeningKey, SessionKey};
+use tandem_shared::cluster::{NodeId, OpeningKey, SessionKey};
 use tandem_shared::io::raft::Authority;
 use tandem_shared::sip::{Message, RawMessage, Uri};
 
@@ -382,128 +383,6 @@ impl Gateway {
         }
         self.give_up_held(now);
         self.redial(now);
-    }
-
-    fn session_deadline(&mut self, key: &SessionKey, now: Now) {
-        let Some(session) = self.sessions.get_mut(key) else {
-            return;
-        };
-        if session.expires_at <= now.instant {
-            return self.session_expired(key, now);
-        }
-        if session
-            .unanswered
-            .as_ref()
-            .is_some_and(|unanswered| unanswered.until <= now.instant)
-        {
-            session.unanswered = None;
-            self.report(Report::EventUnanswered);
-        }
-        self.answer_trying(key, now);
-        self.give_up_waiting(key, now);
-    }
-
-    /// RFC 4028 §10: an expired session ends with BYE, unless another node may own it by now.
-    fn session_expired(&mut self, key: &SessionKey, now: Now) {
-        if self.authority == Authority::Isolated {
-            if let Some(session) = self.sessions.get_mut(key) {
-                session.expires_at = now.instant + ISOLATED_GRACE;
-            }
-            return;
-        }
-        self.end_session(key, EndReason::Expired, Farewell::Bye, now);
-    }
-
-    /// The dialog is over, and this node says so.
-    fn end_session(&mut self, key: &SessionKey, reason: EndReason, farewell: Farewell, now: Now) {
-        if farewell == Farewell::Bye {
-            self.send_bye(key);
-        }
-        let Some(session) = self.remove_session(key) else {
-            return;
-        };
-        let command = Command::SessionClosed {
-            key: key.clone(),
-            epoch: session.epoch(),
-        };
-        self.proposals.forget(key);
-        if !self
-            .proposals
-            .push(Waiter::Nobody, command, now.instant + CLOSING_COMMIT_TIMEOUT)
-        {
-            // Without room the record goes when another node adopts it and its timer runs out.
-            self.report(Report::EventDropped);
-        }
-        for queued in &session.requests {
-            self.answer_queued_plainly(queued, key, 481, "closed");
-        }
-        self.report(Report::SessionEnded {
-            key: key.clone(),
-            user: session.record.user,
-            reason,
-        });
-    }
-
-    /// Takes the session out of every table; a monitor that nobody else needs is stopped.
-    fn remove_session(&mut self, key: &SessionKey) -> Option<Session> {
-        let session = self.sessions.remove(key)?;
-        self.unwatch(key);
-        if let Some(client) = client_key(&session)
-            && self.by_client.get(&client) == Some(key)
-        {
-            self.by_client.remove(&client);
-        }
-        let line = line_key(&session);
-        if let Some(keys) = self.by_line.get_mut(&line) {
-            keys.remove(key);
-            if keys.is_empty() {
-                self.by_line.remove(&line);
-            }
-        }
-        self.pathless.remove(key);
-        self.touched.insert(key.clone());
-        Some(session)
-    }
-
-    fn insert_session(&mut self, session: Session) {
-        let key = session.key().clone();
-        self.by_line
-            .entry(line_key(&session))
-            .or_default()
-            .insert(key.clone());
-        self.touched.insert(key.clone());
-        self.sessions.insert(key, session);
-    }
-
-    /// The session, which is looked at again before this step ends.
-    fn session_mut(&mut self, key: &SessionKey) -> Option<&mut Session> {
-        let session = self.sessions.get_mut(key)?;
-        self.touched.insert(key.clone());
-        Some(session)
-    }
-
-    fn index_deadline(&mut self, key: &SessionKey) {
-        let wanted = self.sessions.get(key).map(|session| self.deadline_of(session));
-        if self.indexed_deadlines.get(key) == wanted.as_ref() {
-            return;
-        }
-        if let Some(old) = self.indexed_deadlines.remove(key) {
-            self.deadlines.remove(&(old, key.clone()));
-        }
-        if let Some(at) = wanted {
-            self.deadlines.insert((at, key.clone()));
-            self.indexed_deadlines.insert(key.clone(), at);
-        }
-    }
-
-    fn deadline_of(&self, session: &Session) -> Instant {
-        let own = session.next_deadline();
-        let waiting = session
-            .requests
-            .front()
-            .filter(|_| session.progress.is_stuck())
-            .map(|queued| queued.arrived_at + self.config.commit_timeout);
-        waiting.map_or(own, |waiting| own.min(waiting))
     }
 
     fn report(&mut self, report: Report) {
