@@ -213,8 +213,9 @@ fn record_of(cluster: &Cluster, node: NodeId) -> Option<NodeRecord> {
 /// A session that came back to the node of its tag stays in the table: the fence wants to know its owner as well.
 fn owner_change(change: &Change) -> Option<(SessionKey, Option<NodeId>)> {
     match change {
-        Change::SessionMoved { key, to, .. } => Some((key.clone(), Some(*to))),
-        Change::WatcherMoved { key, to } => Some((key.clone(), Some(*to))),
+        Change::SessionMoved { key, to, .. } | Change::WatcherMoved { key, to, .. } => {
+            Some((key.clone(), Some(*to)))
+        }
         Change::SessionClosed { key, .. } | Change::WatcherRemoved { key, .. } => Some((key.clone(), None)),
         Change::NodeChanged(_)
         | Change::SessionOpened(_)

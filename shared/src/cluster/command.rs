@@ -217,9 +217,10 @@ pub enum Change {
         user: String,
     },
     WatcherChanged(SessionKey),
-    /// The watcher has a new owner.
+    /// The watcher has a new owner; `from` had it before.
     WatcherMoved {
         key: SessionKey,
+        from: NodeId,
         to: NodeId,
     },
     WatcherRemoved {

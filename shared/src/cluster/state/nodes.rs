@@ -53,8 +53,10 @@ impl ClusterState {
         changes.push(Change::NodeChanged(id));
         if !same_life {
             self.hand_over(id, changes);
+            self.hand_over_watchers_of(id, changes);
         }
         self.hand_over_orphans(changes);
+        self.hand_over_orphaned_watchers(changes);
         Applied::Done
     }
 
@@ -76,7 +78,7 @@ impl ClusterState {
         node.state = state;
         changes.push(Change::NodeChanged(id));
         self.hand_over(id, changes);
-        self.hand_over_watchers(changes);
+        self.hand_over_orphaned_watchers(changes);
         self.forget_breakers_of(id, changes);
         Applied::Done
     }

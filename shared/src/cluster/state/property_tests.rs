@@ -6,11 +6,12 @@ use proptest::prelude::*;
 
 use super::ClusterState;
 use super::test_support::{
-    draining, gateways, key, lost, opened, opening, record, registered, small_limits, user,
+    draining, gateways, key, lost, opened, opening, record, registered, small_limits, user, watcher,
 };
 use crate::cluster::assignment::CasId;
 use crate::cluster::command::{Applied, Change, Command, SessionUpdate};
 use crate::cluster::node::NodeId;
+use crate::cluster::presence::WatcherRecord;
 use crate::cluster::session::{Epoch, IntentOperation, RequestKey, SessionKey};
 
 proptest! {
@@ -28,6 +29,7 @@ proptest! {
                 assert!(state.sessions().eq(before.sessions()), "an untold change: {description}");
                 assert_eq!(state.nodes(), before.nodes());
                 assert_eq!(state.assignments(), before.assignments());
+                assert_eq!(state.watchers(), before.watchers(), "an untold change: {description}");
             }
             if matches!(applied, Applied::Refused(_)) {
                 assert_eq!(state, before, "a refused command changed something: {description}");
@@ -56,8 +58,9 @@ proptest! {
                 follow(&mut owners, change);
             }
             let told: BTreeMap<SessionKey, NodeId> = owners.clone();
-            let known = state.sessions().map(|session| (session.key.clone(), session.owner)).collect();
-            assert_eq!(told, known);
+            let sessions = state.sessions().map(|session| (session.key.clone(), session.owner));
+            let watchers = state.watchers().values().map(|watcher| (watcher.key.clone(), watcher.owner));
+            assert_eq!(told, sessions.chain(watchers).collect());
         }
     }
 
@@ -104,6 +107,14 @@ fn check_invariants(state: &ClusterState, description: &str) {
         assert!(session.calls.len() <= state.limits.calls_per_session_max);
         assert!(session.epoch <= Epoch::MAX);
     }
+    for watcher in state.watchers().values() {
+        assert!(
+            live.is_empty() || live.contains(&watcher.owner),
+            "an orphaned watcher after {description}"
+        );
+        assert!(watcher.epoch <= Epoch::MAX);
+    }
+    assert!(state.watchers.len() <= state.limits.sessions_max);
     let indexed: BTreeSet<(NodeId, SessionKey)> = state
         .owned
         .iter()
@@ -151,10 +162,15 @@ fn check_invariants(state: &ClusterState, description: &str) {
 
 /// An epoch never falls, and an owner never changes without it.
 fn check_epochs(state: &ClusterState, epochs: &mut BTreeMap<SessionKey, (Epoch, NodeId)>) {
-    epochs.retain(|key, _| state.session(key).is_some());
-    for session in state.sessions() {
-        let now = (session.epoch, session.owner);
-        let then = epochs.insert(session.key.clone(), now).unwrap_or(now);
+    epochs.retain(|key, _| state.owner_of(key).is_some());
+    let sessions = state
+        .sessions()
+        .map(|session| (&session.key, session.epoch, session.owner));
+    let watchers = state.watchers().values();
+    let watchers = watchers.map(|watcher| (&watcher.key, watcher.epoch, watcher.owner));
+    for (key, epoch, owner) in sessions.chain(watchers) {
+        let now = (epoch, owner);
+        let then = epochs.insert(key.clone(), now).unwrap_or(now);
         assert!(then == now || then.0 < now.0, "{then:?} became {now:?}");
     }
 }
@@ -168,6 +184,13 @@ fn follow(owners: &mut BTreeMap<SessionKey, NodeId>, change: Change) {
         Change::SessionMoved { key, from, to, .. } => assert_eq!(owners.insert(key, to), Some(from)),
         Change::SessionClosed { key, owner } => assert_eq!(owners.remove(&key), Some(owner)),
         Change::SessionUpdated(key) => assert!(owners.contains_key(&key)),
+        // The first word of a watcher says whose he is.
+        Change::WatcherChanged(key) => {
+            let issuer = key.issuer().unwrap();
+            owners.entry(key).or_insert(issuer);
+        }
+        Change::WatcherMoved { key, from, to } => assert_eq!(owners.insert(key, to), Some(from)),
+        Change::WatcherRemoved { key, owner } => assert_eq!(owners.remove(&key), Some(owner)),
         Change::NodeChanged(_)
         | Change::SettingChanged { .. }
         | Change::CasAssignmentChanged { .. }
@@ -175,10 +198,7 @@ fn follow(owners: &mut BTreeMap<SessionKey, NodeId>, change: Change) {
         | Change::RebalanceRequested { .. }
         | Change::CalendarEnabledChanged { .. }
         | Change::CallbacksReceived { .. }
-        | Change::PresenceChanged { .. }
-        | Change::WatcherChanged(_)
-        | Change::WatcherMoved { .. }
-        | Change::WatcherRemoved { .. } => {}
+        | Change::PresenceChanged { .. } => {}
         Change::Replaced => panic!("apply never replaces the state"),
     }
 }
@@ -191,6 +211,7 @@ fn history() -> impl Strategy<Value = Vec<Command>> {
 fn command() -> impl Strategy<Value = Command> {
     let node = || 1_u64..4;
     let session = || (1_u64..4, 0_u64..3).prop_map(|(node, number)| key(node, number));
+    let watching = || (1_u64..4, 4_u64..7).prop_map(|(node, number)| key(node, number));
     let epoch = || (0_u32..4).prop_map(Epoch);
     let request = || {
         (0_u32..4).prop_map(|cseq| RequestKey {
@@ -215,6 +236,14 @@ fn command() -> impl Strategy<Value = Command> {
         1 => (session(), epoch()).prop_map(|(key, epoch)| Command::SessionClosed { key, epoch }),
         3 => (session(), epoch(), node()).prop_map(|(key, from_epoch, to)| {
             Command::Adopt { key, from_epoch, to: NodeId(to) }
+        }),
+        6 => (node(), 4_u64..7, 0_u64..9).prop_map(|(owner, number, expires_at_ms)| {
+            let record = Box::new(WatcherRecord { expires_at_ms, ..watcher(owner, number) });
+            Command::WatcherSet { record }
+        }),
+        2 => (watching(), epoch()).prop_map(|(key, epoch)| Command::WatcherRemoved { key, epoch }),
+        3 => (watching(), epoch(), node()).prop_map(|(key, from_epoch, to)| {
+            Command::WatcherAdopted { key, from_epoch, to: NodeId(to) }
         }),
         3 => (session(), epoch(), request(), 0_u64..9).prop_map(|(key, epoch, request, decided_at_ms)| {
             let operation = IntentOperation::AnswerCall { call_id: "1".to_owned() };

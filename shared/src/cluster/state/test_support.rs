@@ -7,6 +7,7 @@ use super::{ClusterState, StateLimits};
 use crate::cluster::assignment::CasId;
 use crate::cluster::command::{Applied, Change, Command};
 use crate::cluster::node::NodeId;
+use crate::cluster::presence::WatcherRecord;
 use crate::cluster::session::{
     ConnectionId, DialogRecord, Epoch, MonitorRecord, OpeningKey, SessionKey, SessionRecord,
 };
@@ -116,6 +117,35 @@ pub(super) fn record(owner: u64, number: u64) -> SessionRecord {
         session_interval_secs: 1800,
         cti_connection: None,
         calls: BTreeMap::new(),
+    }
+}
+
+/// Watcher `number` of one presentity, subscribed at node `owner`.
+pub(super) fn watched(owner: u64, number: u64) -> Command {
+    let record = Box::new(watcher(owner, number));
+    Command::WatcherSet { record }
+}
+
+pub(super) fn watcher(owner: u64, number: u64) -> WatcherRecord {
+    let SessionRecord {
+        key,
+        dialog,
+        owner,
+        epoch,
+        connection,
+        client_address,
+        ..
+    } = record(owner, number);
+    WatcherRecord {
+        key,
+        dialog,
+        presentity: user(1),
+        owner,
+        epoch,
+        connection,
+        client_address,
+        expires_at_ms: 3_600_000,
+        event_id: None,
     }
 }
 
