@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tandem_shared::cluster::{ClusterState, Command, ConnectionId, NodeId, SessionKey, StateLimits};
+pub(super) use tandem_shared::cluster::Command;
+use tandem_shared::cluster::{ClusterState, ConnectionId, NodeId, SessionKey, StateLimits};
 use tandem_shared::io::raft::Authority;
 use tandem_shared::proxy_protocol::Transport;
 use tandem_shared::sip::RawMessage;
