@@ -2,7 +2,7 @@
 //!
 //! Pure: [`gateway`] decides, with [`sip`] (dialogs, session timer), [`csta`] (services and events), [`cti`] (the links
 //! to the CTI managers) and [`directory`] (who may control which phone); [`calendar`] keeps the subscriptions of
-//! [`exchange`], and [`presence`] is made of both. [`io`] moves the bytes, [`app`] puts the parts
+//! [`exchange`], and [`presence`] is made of both; [`xml`] is read and written for all. [`io`] moves the bytes, [`app`] puts the parts
 //! together, [`config`] says how, [`metrics`] counts.
 
 pub mod app;
@@ -17,3 +17,4 @@ pub mod io;
 pub mod metrics;
 pub mod presence;
 pub mod sip;
+pub mod xml;

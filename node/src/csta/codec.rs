@@ -11,28 +11,14 @@ use super::parts::{
     write_snapshot,
 };
 use super::service::{Request, Response};
-use super::xml::{Element, Writer, shorten};
 use super::{ApplicationSession, CstaErrorCode, CstaMessage, ErrorCategory};
+use crate::xml::{Element, Limits, Writer, XmlError, shorten};
 
 /// What is wrong with a document. Always its sender's fault.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DecodeError {
-    #[error("document of {bytes} bytes is larger than a CSTA document may be")]
-    TooLarge { bytes: usize },
-    #[error("not UTF-8 at byte {position}")]
-    NotUtf8 { position: usize },
-    #[error("not well-formed XML near byte {position}: {detail}")]
-    Malformed { position: usize, detail: String },
-    #[error("elements are nested too deep")]
-    TooDeep,
-    #[error("too many elements")]
-    TooManyElements,
-    #[error("a document type declaration is not accepted")]
-    DocumentTypeRefused,
-    #[error("reference &{name}; is not accepted")]
-    UnknownEntity { name: String },
-    #[error("no root element")]
-    Empty,
+    #[error(transparent)]
+    Xml(#[from] XmlError),
     #[error("{document} lacks {element}")]
     Missing { document: String, element: &'static str },
     #[error("{element} cannot be \"{value}\"")]
@@ -44,14 +30,7 @@ impl DecodeError {
     #[must_use]
     pub fn label(&self) -> &'static str {
         match self {
-            Self::TooLarge { .. } => "too_large",
-            Self::NotUtf8 { .. } => "not_utf8",
-            Self::Malformed { .. } => "malformed",
-            Self::TooDeep => "too_deep",
-            Self::TooManyElements => "too_many_elements",
-            Self::DocumentTypeRefused => "document_type",
-            Self::UnknownEntity { .. } => "unknown_entity",
-            Self::Empty => "empty",
+            Self::Xml(error) => error.label(),
             Self::Missing { .. } => "element_missing",
             Self::InvalidValue { .. } => "invalid_value",
         }
@@ -60,7 +39,7 @@ impl DecodeError {
 
 /// Reads one CSTA document of at most 65,527 bytes.
 pub fn decode(bytes: &[u8]) -> Result<CstaMessage, DecodeError> {
-    let root = Element::parse(bytes)?;
+    let root = Element::parse(bytes, LIMITS)?;
     if root.name == "CSTAErrorCode" {
         return decode_error_code(&root).map(CstaMessage::Error);
     }
@@ -421,3 +400,9 @@ fn document(root: &str, content: impl FnOnce(&mut Writer)) -> String {
 
 const NAMESPACE: &str = "http://www.ecma-international.org/standards/ecma-323/csta/ed3";
 const SESSION_NAMESPACE: &str = "http://www.ecma-international.org/standards/ecma-354/appl_session";
+/// The size is what fits one frame of ECMA-323 Annex J after its header; a SIP body may be no larger.
+const LIMITS: Limits = Limits {
+    document_bytes_max: 65_527,
+    depth_max: 32,
+    elements_max: 4096,
+};

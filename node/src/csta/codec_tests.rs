@@ -8,6 +8,7 @@ use super::service::{AutoOriginate, Features, Request, Response, Service, Snapsh
 use super::{
     ApplicationSession, ConnectionIdentifier, CstaErrorCode, CstaMessage, ErrorCategory, LocalConnectionState,
 };
+use crate::xml::XmlError;
 
 const LINE: &str = "tel:4711;phone-context=dialstring";
 
@@ -205,18 +206,21 @@ fn an_error_is_spelled_as_the_schema_spells_it_and_read_in_either_spelling() {
 #[test]
 fn a_document_type_and_its_entities_are_refused() {
     let bomb = r#"<!DOCTYPE a [<!ENTITY b "bbbb">]><MonitorStop><monitorCrossRefID>&b;</monitorCrossRefID></MonitorStop>"#;
-    assert_eq!(decode(bomb.as_bytes()), Err(DecodeError::DocumentTypeRefused));
+    assert_eq!(
+        decode(bomb.as_bytes()),
+        Err(DecodeError::Xml(XmlError::DocumentTypeRefused))
+    );
     let entity = "<MonitorStop><monitorCrossRefID>&b;</monitorCrossRefID></MonitorStop>";
     assert_eq!(
         decode(entity.as_bytes()),
-        Err(DecodeError::UnknownEntity { name: "b".to_owned() })
+        Err(DecodeError::Xml(XmlError::UnknownEntity { name: "b".to_owned() }))
     );
     let character = "<MonitorStop><monitorCrossRefID>&#1;</monitorCrossRefID></MonitorStop>";
     assert_eq!(
         decode(character.as_bytes()),
-        Err(DecodeError::UnknownEntity {
+        Err(DecodeError::Xml(XmlError::UnknownEntity {
             name: "#1".to_owned()
-        })
+        }))
     );
 }
 
@@ -224,12 +228,18 @@ fn a_document_type_and_its_entities_are_refused() {
 fn the_bounds_of_a_document_are_kept() {
     let nested = |depth| format!("{}{}", "<a>".repeat(depth), "</a>".repeat(depth));
     assert!(decode(nested(32).as_bytes()).is_ok());
-    assert_eq!(decode(nested(33).as_bytes()), Err(DecodeError::TooDeep));
+    assert_eq!(
+        decode(nested(33).as_bytes()),
+        Err(DecodeError::Xml(XmlError::TooDeep))
+    );
     let many = format!("<a>{}</a>", "<b/>".repeat(4096));
-    assert_eq!(decode(many.as_bytes()), Err(DecodeError::TooManyElements));
+    assert_eq!(
+        decode(many.as_bytes()),
+        Err(DecodeError::Xml(XmlError::TooManyElements))
+    );
     assert_eq!(
         decode(&[b' '; 65_528]),
-        Err(DecodeError::TooLarge { bytes: 65_528 })
+        Err(DecodeError::Xml(XmlError::TooLarge { bytes: 65_528 }))
     );
 }
 

@@ -12,7 +12,6 @@ pub mod error;
 pub mod event;
 mod parts;
 pub mod service;
-mod xml;
 
 pub use application_session::ApplicationSession;
 pub use codec::{DecodeError, decode};

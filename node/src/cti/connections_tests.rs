@@ -10,6 +10,7 @@ use super::*;
 use crate::csta::{
     self, ConnectionIdentifier, CstaErrorCode, CstaMessage, Event, EventKind, Request, Response, SystemStatus,
 };
+use crate::xml::XmlError;
 
 pub(super) struct World {
     pub(super) connections: Connections,
@@ -244,7 +245,7 @@ fn an_answer_of_another_kind_or_without_sense_ends_the_request() {
     world.submit(2, answer_call("c-2"));
     world.say(link(0, 1), 2, &Response::ClearConnection.encode());
     world.say(link(0, 1), 3, "");
-    let empty = CtiFailure::Undecodable(DecodeError::Empty);
+    let empty = CtiFailure::Undecodable(DecodeError::Xml(XmlError::Empty));
     assert_eq!(
         world.outputs(),
         [

@@ -1,50 +1,61 @@
-//! XML as far as CSTA needs it: a bounded element tree to read, and a writer that escapes.
-//!
-//! Prefixes are stripped and namespaces not looked at, attributes neither: peers disagree about them.
+//! Reading: one document as a tree of elements.
 
 use std::borrow::Cow;
 
-use quick_xml::Reader;
 use quick_xml::events::Event as XmlEvent;
+use quick_xml::events::attributes::Attributes;
+use quick_xml::{Reader, XmlVersion};
 
-use super::codec::DecodeError;
+use super::{Limits, XmlError, is_xml_character, shorten, trim};
 
 /// One element with its text (trimmed) and children.
 #[derive(Debug, Default)]
-pub(super) struct Element<'a> {
+pub(crate) struct Element<'a> {
     /// The local name.
-    pub(super) name: &'a str,
-    pub(super) text: Cow<'a, str>,
-    pub(super) children: Vec<Self>,
+    pub(crate) name: &'a str,
+    /// The source text between the name and the end of the start tag.
+    attributes: &'a str,
+    pub(crate) text: Cow<'a, str>,
+    pub(crate) children: Vec<Self>,
 }
 
 impl<'a> Element<'a> {
-    /// Reads one document. Its size, depth and number of elements are bounded, a document type is refused, and no
-    /// entity but the five of XML itself and character references is known.
-    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        if bytes.len() > DOCUMENT_BYTES_MAX {
-            return Err(DecodeError::TooLarge { bytes: bytes.len() });
+    /// Reads one document. A document type is refused, and no entity but the five of XML itself and character
+    /// references is known.
+    pub(crate) fn parse(bytes: &'a [u8], limits: Limits) -> Result<Self, XmlError> {
+        if bytes.len() > limits.document_bytes_max {
+            return Err(XmlError::TooLarge { bytes: bytes.len() });
         }
-        let text = std::str::from_utf8(bytes).map_err(|error| DecodeError::NotUtf8 {
+        let text = std::str::from_utf8(bytes).map_err(|error| XmlError::NotUtf8 {
             position: error.valid_up_to(),
         })?;
         // A byte order mark is no part of the document, and the reader would not count it.
-        Builder::new(text.trim_start_matches('\u{feff}')).build()
+        Builder::new(text.trim_start_matches('\u{feff}'), limits).build()
     }
 
-    pub(super) fn child(&self, name: &str) -> Option<&Self> {
+    pub(crate) fn child(&self, name: &str) -> Option<&Self> {
         self.children.iter().find(|child| child.name == name)
     }
 
     /// The text of a child that is there and is not empty.
-    pub(super) fn child_text(&self, name: &str) -> Option<&str> {
+    pub(crate) fn child_text(&self, name: &str) -> Option<&str> {
         self.child(name)
             .map(|child| child.text.as_ref())
             .filter(|text| !text.is_empty())
     }
 
-    pub(super) fn descendant(&self, path: &[&str]) -> Option<&Self> {
+    pub(crate) fn descendant(&self, path: &[&str]) -> Option<&Self> {
         path.iter().try_fold(self, |element, name| element.child(name))
+    }
+
+    /// By local name, unescaped; one that is not well-formed is as good as absent.
+    pub(crate) fn attribute(&self, name: &str) -> Option<Cow<'a, str>> {
+        let mut attributes = Attributes::new(self.attributes, 0);
+        attributes
+            .with_checks(false)
+            .flatten()
+            .find(|attribute| local_name(attribute.key.0) == name)
+            .and_then(|attribute| attribute.normalized_value(XmlVersion::Implicit1_0).ok())
     }
 
     fn append_text(&mut self, addition: &'a str) {
@@ -71,23 +82,25 @@ struct Builder<'a> {
     open: Vec<Element<'a>>,
     root: Option<Element<'a>>,
     elements: usize,
+    limits: Limits,
 }
 
 impl<'a> Builder<'a> {
-    fn new(text: &'a str) -> Self {
+    fn new(text: &'a str, limits: Limits) -> Self {
         Self {
             text,
             reader: Reader::from_str(text),
             open: Vec::new(),
             root: None,
             elements: 0,
+            limits,
         }
     }
 
-    fn build(mut self) -> Result<Element<'a>, DecodeError> {
+    fn build(mut self) -> Result<Element<'a>, XmlError> {
         loop {
             let from = self.position();
-            let event = self.reader.read_event().map_err(|error| DecodeError::Malformed {
+            let event = self.reader.read_event().map_err(|error| XmlError::Malformed {
                 position: from,
                 detail: error.to_string(),
             })?;
@@ -105,7 +118,7 @@ impl<'a> Builder<'a> {
                     let character = resolve(&reference)?;
                     self.character(character)?;
                 }
-                XmlEvent::DocType(_) => return Err(DecodeError::DocumentTypeRefused),
+                XmlEvent::DocType(_) => return Err(XmlError::DocumentTypeRefused),
                 XmlEvent::Comment(_) | XmlEvent::Decl(_) | XmlEvent::PI(_) => {}
                 XmlEvent::Eof => break,
             }
@@ -113,26 +126,28 @@ impl<'a> Builder<'a> {
         if let Some(unclosed) = self.open.pop() {
             return Err(self.malformed(format!("<{}> is not closed", shorten(unclosed.name))));
         }
-        self.root.ok_or(DecodeError::Empty)
+        self.root.ok_or(XmlError::Empty)
     }
 
-    fn start(&mut self, source: &'a str) -> Result<(), DecodeError> {
+    fn start(&mut self, source: &'a str) -> Result<(), XmlError> {
         self.elements += 1;
-        if self.elements > ELEMENTS_MAX {
-            return Err(DecodeError::TooManyElements);
+        if self.elements > self.limits.elements_max {
+            return Err(XmlError::TooManyElements);
         }
-        if self.open.len() >= DEPTH_MAX {
-            return Err(DecodeError::TooDeep);
+        if self.open.len() >= self.limits.depth_max {
+            return Err(XmlError::TooDeep);
         }
         if self.open.is_empty() && self.root.is_some() {
             return Err(self.malformed("a second root element".to_owned()));
         }
-        let name = local_name(source);
+        let (name, attributes) = split_tag(source);
+        let name = local_name(name);
         if !is_name(name) {
             return Err(self.malformed(format!("an element cannot be called {:?}", shorten(name))));
         }
         self.open.push(Element {
             name,
+            attributes,
             ..Element::default()
         });
         Ok(())
@@ -148,7 +163,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn characters(&mut self, text: &'a str) -> Result<(), DecodeError> {
+    fn characters(&mut self, text: &'a str) -> Result<(), XmlError> {
         if let Some(character) = text.chars().find(|character| !is_xml_character(*character)) {
             return Err(self.malformed(format!("{character:?} is no character of XML")));
         }
@@ -160,7 +175,7 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    fn character(&mut self, character: char) -> Result<(), DecodeError> {
+    fn character(&mut self, character: char) -> Result<(), XmlError> {
         match self.open.last_mut() {
             Some(element) => element.text.to_mut().push(character),
             None => return Err(self.malformed("text outside the root element".to_owned())),
@@ -174,15 +189,15 @@ impl<'a> Builder<'a> {
             .min(self.text.len())
     }
 
-    fn malformed(&self, detail: String) -> DecodeError {
-        DecodeError::Malformed {
+    fn malformed(&self, detail: String) -> XmlError {
+        XmlError::Malformed {
             position: self.position(),
             detail,
         }
     }
 }
 
-fn resolve(reference: &quick_xml::events::BytesRef<'_>) -> Result<char, DecodeError> {
+fn resolve(reference: &quick_xml::events::BytesRef<'_>) -> Result<char, XmlError> {
     let character = if reference.is_char_ref() {
         reference.resolve_char_ref().ok().flatten()
     } else {
@@ -190,16 +205,21 @@ fn resolve(reference: &quick_xml::events::BytesRef<'_>) -> Result<char, DecodeEr
     };
     character
         .filter(|character| is_xml_character(*character))
-        .ok_or_else(|| DecodeError::UnknownEntity {
+        .ok_or_else(|| XmlError::UnknownEntity {
             name: shorten(reference).to_owned(),
         })
 }
 
-/// Of the source text of a start tag: `<p:name attribute="…">`.
-fn local_name(tag: &str) -> &str {
-    let name = tag.trim_start_matches('<');
-    let end = name.find(|character: char| character.is_ascii_whitespace() || matches!(character, '/' | '>'));
-    let name = &name[..end.unwrap_or(name.len())];
+/// The source text of a start tag, `<p:name attribute="…">`, as its name and its attributes.
+fn split_tag(tag: &str) -> (&str, &str) {
+    let tag = tag.trim_start_matches('<');
+    let end = tag.find(|character: char| character.is_ascii_whitespace() || matches!(character, '/' | '>'));
+    let (name, rest) = tag.split_at(end.unwrap_or(tag.len()));
+    let rest = rest.strip_suffix('>').unwrap_or(rest);
+    (name, rest.strip_suffix('/').unwrap_or(rest))
+}
+
+fn local_name(name: &str) -> &str {
     name.rsplit_once(':').map_or(name, |(_, local)| local)
 }
 
@@ -219,107 +239,41 @@ fn cdata_content(source: &str) -> &str {
         .unwrap_or_default()
 }
 
-/// XML 1.0 §2.3: white space is these four characters and no others.
-fn trim(text: &str) -> &str {
-    text.trim_matches([' ', '\t', '\r', '\n'])
-}
-
-/// Enough of a peer's word to recognise it in a log.
-pub(super) fn shorten(text: &str) -> &str {
-    text.char_indices()
-        .nth(SHOWN_CHARACTERS_MAX)
-        .map_or(text, |(end, _)| &text[..end])
-}
-
-/// XML 1.0 §2.2, production Char.
-fn is_xml_character(character: char) -> bool {
-    matches!(character, '\t' | '\n' | '\r' | '\u{20}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
-}
-
-/// Writes one document.
-pub(super) struct Writer {
-    text: String,
-}
-
-impl Writer {
-    pub(super) fn document(root: &str, namespace: &str, content: impl FnOnce(&mut Self)) -> String {
-        let mut writer = Self {
-            text: String::with_capacity(DOCUMENT_BYTES_USUAL),
-        };
-        writer
-            .text
-            .push_str("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
-        writer.element_in(root, namespace, content);
-        writer.text
-    }
-
-    pub(super) fn element(&mut self, name: &str, content: impl FnOnce(&mut Self)) {
-        self.tag(&["<", name, ">"]);
-        content(self);
-        self.tag(&["</", name, ">"]);
-    }
-
-    /// An element that changes the default namespace.
-    pub(super) fn element_in(&mut self, name: &str, namespace: &str, content: impl FnOnce(&mut Self)) {
-        self.tag(&["<", name, " xmlns=\"", namespace, "\">"]);
-        content(self);
-        self.tag(&["</", name, ">"]);
-    }
-
-    pub(super) fn empty(&mut self, name: &str) {
-        self.tag(&["<", name, "/>"]);
-    }
-
-    pub(super) fn leaf(&mut self, name: &str, text: &str) {
-        self.element(name, |writer| writer.characters(text));
-    }
-
-    /// A character that XML cannot carry becomes U+FFFD; a carriage return is referenced, since a reader would
-    /// turn it into a line feed.
-    pub(super) fn characters(&mut self, text: &str) {
-        for character in text.chars() {
-            match character {
-                '&' => self.text.push_str("&amp;"),
-                '<' => self.text.push_str("&lt;"),
-                '>' => self.text.push_str("&gt;"),
-                '\r' => self.text.push_str("&#13;"),
-                character if is_xml_character(character) => self.text.push(character),
-                _ => self.text.push(char::REPLACEMENT_CHARACTER),
-            }
-        }
-    }
-
-    fn tag(&mut self, parts: &[&str]) {
-        parts.iter().for_each(|part| self.text.push_str(part));
-    }
-}
-
-/// What fits one frame of ECMA-323 Annex J after its header; a SIP body may be no larger.
-pub(super) const DOCUMENT_BYTES_MAX: usize = 65_527;
-const DOCUMENT_BYTES_USUAL: usize = 1024;
-const DEPTH_MAX: usize = 32;
-const ELEMENTS_MAX: usize = 4096;
-const SHOWN_CHARACTERS_MAX: usize = 64;
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const LIMITS: Limits = Limits {
+        document_bytes_max: 1000,
+        depth_max: 8,
+        elements_max: 20,
+    };
+
+    fn parse(document: &str) -> Result<Element<'_>, XmlError> {
+        Element::parse(document.as_bytes(), LIMITS)
+    }
+
     #[test]
     fn an_element_name_that_is_no_name_is_refused() {
         for document in ["<\"\t\"\"v\";/>", "<1/>", "<a\u{b}b/>", "<p:/>", "<-a></-a>"] {
-            let parsed = Element::parse(document.as_bytes());
-            assert!(
-                matches!(parsed, Err(DecodeError::Malformed { .. })),
-                "{document:?}"
-            );
+            let parsed = parse(document);
+            assert!(matches!(parsed, Err(XmlError::Malformed { .. })), "{document:?}");
         }
-        assert!(Element::parse("<p:Größe.1-a_b/>".as_bytes()).is_ok());
+        assert!(parse("<p:Größe.1-a_b/>").is_ok());
     }
 
     #[test]
     fn text_that_xml_cannot_hold_is_refused() {
-        assert!(Element::parse(b"<a>\0</a>").is_err());
-        assert!(Element::parse(b"<a>\x1b</a>").is_err());
+        assert!(parse("<a>\0</a>").is_err());
+        assert!(parse("<a>\x1b</a>").is_err());
+    }
+
+    #[test]
+    fn attributes_are_found_by_local_name_and_unescaped() {
+        let root = parse("<p:a\n p:b = 'x &lt; &#121;' c=\"a>b/\" xmlns:b='n'/>").unwrap();
+        assert_eq!(root.attribute("b").as_deref(), Some("x < y"));
+        assert_eq!(root.attribute("c").as_deref(), Some("a>b/"));
+        assert_eq!(root.attribute("d"), None);
+        assert_eq!(parse("<a b='&c;'/>").unwrap().attribute("b"), None);
     }
 }
