@@ -1,0 +1,265 @@
+//! The answer to GetStreamingEvents is one document after another: cut where each root element ends.
+
+use bytes::{Buf, Bytes, BytesMut};
+use thiserror::Error;
+
+/// Bytes of a stream → whole documents. After an error it gives nothing more.
+///
+/// Memory: the document that is not whole yet, at most the bound, and what was pushed since the last
+/// [`Self::next_document`] said `None`.
+#[derive(Debug)]
+pub struct StreamSplitter {
+    buffer: BytesMut,
+    /// So much of the buffer has been looked at.
+    scanned: usize,
+    scan: Scan,
+    document_bytes_max: usize,
+    failed: bool,
+}
+
+/// The server's fault; nobody knows where the next document begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum SplitError {
+    #[error("a document of the stream is larger than {document_bytes_max} bytes")]
+    TooLarge { document_bytes_max: usize },
+    #[error("the stream is not made of XML documents")]
+    NotXml,
+    #[error("a document type declaration is not accepted")]
+    DocumentTypeRefused,
+}
+
+impl StreamSplitter {
+    #[must_use]
+    pub fn new(document_bytes_max: usize) -> Self {
+        Self {
+            buffer: BytesMut::new(),
+            scanned: 0,
+            scan: Scan::default(),
+            document_bytes_max,
+            failed: false,
+        }
+    }
+
+    pub fn push(&mut self, bytes: &[u8]) {
+        if !self.failed {
+            self.buffer.extend_from_slice(bytes);
+        }
+    }
+
+    /// The next whole document; `None` until there is one.
+    pub fn next_document(&mut self) -> Option<Result<Bytes, SplitError>> {
+        if self.failed {
+            return None;
+        }
+        let found = self.find_end().transpose()?;
+        if found.is_err() {
+            self.failed = true;
+            self.buffer.clear();
+        }
+        Some(found)
+    }
+
+    fn find_end(&mut self) -> Result<Option<Bytes>, SplitError> {
+        self.skip_between_documents();
+        if self.scanned == 0 && BYTE_ORDER_MARK.starts_with(&self.buffer) {
+            return Ok(None);
+        }
+        while let Some(&byte) = self.buffer.get(self.scanned) {
+            if self.scanned >= self.document_bytes_max {
+                return Err(SplitError::TooLarge {
+                    document_bytes_max: self.document_bytes_max,
+                });
+            }
+            self.scanned += 1;
+            if self.scan.take(byte)? == Progress::RootEnded {
+                return Ok(Some(self.take_document()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// White space and byte order marks belong to no document.
+    fn skip_between_documents(&mut self) {
+        if self.scanned > 0 {
+            return;
+        }
+        while let Some(length) = length_of_filling(&self.buffer) {
+            self.buffer.advance(length);
+        }
+    }
+
+    fn take_document(&mut self) -> Bytes {
+        let document = self.buffer.split_to(self.scanned);
+        self.scanned = 0;
+        self.scan = Scan::default();
+        document.freeze()
+    }
+}
+
+fn length_of_filling(bytes: &[u8]) -> Option<usize> {
+    match bytes {
+        [b' ' | b'\t' | b'\r' | b'\n', ..] => Some(1),
+        bytes if bytes.starts_with(BYTE_ORDER_MARK) => Some(BYTE_ORDER_MARK.len()),
+        _ => None,
+    }
+}
+
+/// Where in a document the scan is: just enough of XML to know what is markup.
+#[derive(Debug, Default)]
+struct Scan {
+    state: State,
+    /// Open elements.
+    depth: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum State {
+    #[default]
+    Text,
+    /// After `<`.
+    Markup,
+    /// In a start tag.
+    StartTag {
+        /// The last byte was `/`.
+        slash: bool,
+    },
+    /// In an attribute's value.
+    Quoted {
+        by: u8,
+    },
+    EndTag,
+    /// After `<?`.
+    Instruction {
+        question_mark: bool,
+    },
+    /// After `<!`, and so many bytes of `--`.
+    Declaration {
+        dashes: usize,
+    },
+    /// After so many bytes of `<![CDATA[`, counted from the bracket.
+    CdataOpening {
+        matched: usize,
+    },
+    /// How many dashes came last, two at most.
+    Comment {
+        dashes: usize,
+    },
+    /// How many brackets came last, two at most.
+    Cdata {
+        brackets: usize,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Inside,
+    RootEnded,
+}
+
+impl Scan {
+    fn take(&mut self, byte: u8) -> Result<Progress, SplitError> {
+        if self.state == (State::StartTag { slash: true }) && byte == b'>' {
+            self.state = State::Text;
+            return Ok(self.progress());
+        }
+        if self.state == State::EndTag && byte == b'>' {
+            self.state = State::Text;
+            self.depth = self.depth.checked_sub(1).ok_or(SplitError::NotXml)?;
+            return Ok(self.progress());
+        }
+        self.state = self.next_state(byte)?;
+        Ok(Progress::Inside)
+    }
+
+    fn progress(&self) -> Progress {
+        if self.depth == 0 {
+            Progress::RootEnded
+        } else {
+            Progress::Inside
+        }
+    }
+
+    fn next_state(&mut self, byte: u8) -> Result<State, SplitError> {
+        Ok(match self.state {
+            State::Text => self.after_text(byte)?,
+            State::Markup => self.after_markup(byte)?,
+            State::StartTag { .. } => self.after_start_tag(byte),
+            State::Quoted { by } if byte == by => State::StartTag { slash: false },
+            State::Quoted { by } => State::Quoted { by },
+            State::EndTag => State::EndTag,
+            State::Instruction { question_mark: true } if byte == b'>' => State::Text,
+            State::Instruction { .. } => State::Instruction {
+                question_mark: byte == b'?',
+            },
+            State::Declaration { dashes } => self.after_declaration(byte, dashes)?,
+            State::CdataOpening { matched } => after_cdata_opening(byte, matched)?,
+            State::Comment { dashes: 2 } if byte == b'>' => State::Text,
+            State::Comment { dashes } => State::Comment {
+                dashes: count_last(byte == b'-', dashes),
+            },
+            State::Cdata { brackets: 2 } if byte == b'>' => State::Text,
+            State::Cdata { brackets } => State::Cdata {
+                brackets: count_last(byte == b']', brackets),
+            },
+        })
+    }
+
+    fn after_text(&self, byte: u8) -> Result<State, SplitError> {
+        match byte {
+            b'<' => Ok(State::Markup),
+            b' ' | b'\t' | b'\r' | b'\n' => Ok(State::Text),
+            _ if self.depth > 0 => Ok(State::Text),
+            _ => Err(SplitError::NotXml),
+        }
+    }
+
+    fn after_markup(&self, byte: u8) -> Result<State, SplitError> {
+        match byte {
+            b'!' => Ok(State::Declaration { dashes: 0 }),
+            b'?' => Ok(State::Instruction { question_mark: false }),
+            b'/' => Ok(State::EndTag),
+            b'<' | b'>' | b' ' | b'\t' | b'\r' | b'\n' => Err(SplitError::NotXml),
+            _ => Ok(State::StartTag { slash: false }),
+        }
+    }
+
+    /// A start tag that ends here leaves its element open.
+    fn after_start_tag(&mut self, byte: u8) -> State {
+        match byte {
+            b'>' => {
+                self.depth += 1;
+                State::Text
+            }
+            b'"' | b'\'' => State::Quoted { by: byte },
+            _ => State::StartTag { slash: byte == b'/' },
+        }
+    }
+
+    fn after_declaration(&self, byte: u8, dashes: usize) -> Result<State, SplitError> {
+        match (byte, dashes) {
+            (b'-', 0) => Ok(State::Declaration { dashes: 1 }),
+            (b'-', 1) => Ok(State::Comment { dashes: 0 }),
+            (b'[', 0) if self.depth > 0 => Ok(State::CdataOpening { matched: 1 }),
+            (b'D', 0) => Err(SplitError::DocumentTypeRefused),
+            _ => Err(SplitError::NotXml),
+        }
+    }
+}
+
+fn after_cdata_opening(byte: u8, matched: usize) -> Result<State, SplitError> {
+    if CDATA_OPENING.get(matched) != Some(&byte) {
+        return Err(SplitError::NotXml);
+    }
+    let matched = matched + 1;
+    if matched == CDATA_OPENING.len() {
+        return Ok(State::Cdata { brackets: 0 });
+    }
+    Ok(State::CdataOpening { matched })
+}
+
+fn count_last(again: bool, before: usize) -> usize {
+    if again { (before + 1).min(2) } else { 0 }
+}
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+const CDATA_OPENING: &[u8] = b"[CDATA[";
