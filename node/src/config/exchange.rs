@@ -8,8 +8,8 @@ use tandem_shared::cluster::{CasEndpoint, CasId};
 use tandem_shared::config::Section;
 
 use super::secret::{self, SecretError};
-use super::{millis, secs};
-use crate::calendar::{CalendarSettings, Delivery};
+use super::{calendar, millis, secs};
+use crate::calendar::CalendarSettings;
 
 /// `[exchange]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,6 +105,10 @@ pub struct ConnectionLimits {
     pub idle_max: usize,
     pub idle_timeout: Duration,
     pub response_bytes_max: usize,
+    /// Streaming connections that are open at the same time.
+    pub streams_max: usize,
+    /// All of one stream: it is then ended and opened again.
+    pub stream_bytes_max: u64,
 }
 
 impl ExchangeConfig {
@@ -149,7 +153,8 @@ impl PushConfig {
     }
 }
 
-pub(super) fn read(section: &mut Section) -> Option<ExchangeConfig> {
+/// `[exchange]`, and `[calendar]` with it.
+pub(super) fn read(section: &mut Section, calendar: &mut Section) -> Option<ExchangeConfig> {
     let account = read_account(section);
     let trust_directory = section.path("trust_directory");
     let callback_key_file = section.optional_path("callback_key_file");
@@ -164,7 +169,8 @@ pub(super) fn read(section: &mut Section) -> Option<ExchangeConfig> {
             "a file with at least 32 random bytes, the same on every node",
         );
     }
-    let settings = read_settings(section, has_push);
+    let mut settings = calendar::read(calendar, has_push);
+    calendar::read_patience(section, &mut settings);
     let connections = read_connection_limits(section);
     let gateways = read_gateways(section);
     if has_push && push.is_none() {
@@ -359,43 +365,6 @@ fn is_safe_url(url: &str) -> bool {
     }
 }
 
-fn read_settings(section: &mut Section, has_push: bool) -> CalendarSettings {
-    let default = CalendarSettings::default();
-    let delivery = if has_push {
-        section.choice("delivery", DELIVERIES)
-    } else {
-        section.choice("delivery", DELIVERIES_WITHOUT_PUSH)
-    };
-    let concurrency_max = section.number_or("concurrent_requests_max", default.concurrency_max, 1..=1000);
-    CalendarSettings {
-        delivery,
-        status_frequency: section.number_or("status_frequency_minutes", default.status_frequency, 1..=1440),
-        spread_secs: section.number_or("calendar_spread_secs", default.spread_secs, 0..=59),
-        request_timeout: section.duration_or(
-            "request_timeout_ms",
-            default.request_timeout,
-            millis(500, 600_000),
-        ),
-        queue_max: section.number_or("requests_waiting", default.queue_max, 1..=1_000_000),
-        concurrency: section.number_or(
-            "concurrent_requests",
-            default.concurrency.min(concurrency_max),
-            1..=concurrency_max,
-        ),
-        concurrency_max,
-        moves_per_second: section.number_or("moves_per_second", default.moves_per_second, 1..=100_000),
-        window: section.duration_or("window_secs", default.window, secs(3600, 30 * 86_400)),
-        refresh_interval: section.duration_or(
-            "refresh_interval_secs",
-            default.refresh_interval,
-            secs(60, 7 * 86_400),
-        ),
-        sweep_interval: section.duration_or("sweep_interval_secs", default.sweep_interval, secs(5, 86_400)),
-        pull_interval: section.duration_or("pull_interval_secs", default.pull_interval, secs(1, 3600)),
-        stream_group_max: section.number_or("subscriptions_per_stream", default.stream_group_max, 1..=200),
-    }
-}
-
 fn read_connection_limits(section: &mut Section) -> ConnectionLimits {
     ConnectionLimits {
         connect_timeout: section.duration_or(
@@ -405,7 +374,9 @@ fn read_connection_limits(section: &mut Section) -> ConnectionLimits {
         ),
         idle_max: section.number_or("idle_connections", 8, 0..=1000),
         idle_timeout: section.duration_or("idle_timeout_secs", Duration::from_secs(60), secs(1, 3600)),
-        response_bytes_max: section.number_or("response_bytes_max", 8 << 20, 65_536..=256 << 20),
+        response_bytes_max: section.number_or("response_bytes_max", 16 << 20, 65_536..=256 << 20),
+        streams_max: section.number_or("streams", 256, 1..=100_000),
+        stream_bytes_max: section.number_or("stream_bytes_max", 256 << 20, 1 << 20..=1 << 40),
     }
 }
 
@@ -463,18 +434,6 @@ pub(crate) fn is_host(host: &str) -> bool {
     is_name || host.parse::<std::net::IpAddr>().is_ok()
 }
 
-const DELIVERIES: &[(&str, Delivery)] = &[
-    ("push-first", Delivery::PushFirst),
-    ("streaming-first", Delivery::StreamingFirst),
-    ("push-only", Delivery::PushOnly),
-    ("streaming-only", Delivery::StreamingOnly),
-    ("pull", Delivery::Pull),
-];
-/// Nothing listens for callbacks.
-const DELIVERIES_WITHOUT_PUSH: &[(&str, Delivery)] = &[
-    ("streaming-only", Delivery::StreamingOnly),
-    ("pull", Delivery::Pull),
-];
 const OAUTH_SCOPE: &str = "https://outlook.office365.com/.default";
 const CALLBACK_KEY: &str = "exchange.callback_key_file";
 const CALLBACK_KEY_BYTES_MIN: usize = 32;
@@ -486,6 +445,7 @@ mod tests {
     use tandem_shared::config::{ConfigError, read_text};
 
     use super::*;
+    use crate::calendar::Delivery;
 
     const STREAMING: &str = r#"
         account = "LAB\\svc-presence"
@@ -516,6 +476,10 @@ mod tests {
     "#;
 
     fn parse(text: &str) -> Result<ExchangeConfig, Vec<String>> {
+        let read = |root: &mut Section| {
+            let mut calendar = root.section("calendar");
+            read(root, &mut calendar)
+        };
         match read_text(Path::new("/etc/tandem/node.toml"), text, read) {
             Ok(config) => Ok(config),
             Err(ConfigError::Invalid { problems, .. }) => {
@@ -543,8 +507,8 @@ mod tests {
             }
         );
         assert_eq!(
-            refused(&format!("delivery = \"push-first\"\n{STREAMING}")),
-            ["delivery"]
+            refused(&format!("{STREAMING}\n[calendar]\ndelivery = \"push_first\"")),
+            ["calendar.delivery"]
         );
     }
 
@@ -663,10 +627,14 @@ mod tests {
 
     #[test]
     fn the_guides_ranges_are_kept() {
-        let text = format!("status_frequency_minutes = 1441\ncalendar_spread_secs = 60\n{STREAMING}");
+        let text = format!("{STREAMING}\n[calendar]\nstatus_frequency_minutes = 1441\nspread_secs = 60\n");
         assert_eq!(
             refused(&text),
-            ["calendar_spread_secs", "status_frequency_minutes"]
+            ["calendar.spread_secs", "calendar.status_frequency_minutes"]
+        );
+        assert_eq!(
+            refused(&format!("threads = 9\nthreads_max = 8\n{STREAMING}")),
+            ["threads"]
         );
     }
 

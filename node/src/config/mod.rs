@@ -4,6 +4,7 @@
 //! the secrets: the configuration knows in which files or variables they are, and [`read_with_files`] looks whether
 //! they can be used. What always holds: a [`Config`] that exists is valid, and no secret is part of it.
 
+mod calendar;
 mod cti;
 mod exchange;
 mod secret;
@@ -75,9 +76,20 @@ pub fn read(root: &mut Section) -> Option<Config> {
     };
     drop(fault_injection);
     let wants_exchange = root.has("exchange");
+    let has_calendar = root.has("calendar");
+    let mut calendar = root.section("calendar");
     let exchange = root
         .optional_section("exchange")
-        .and_then(|mut section| exchange::read(&mut section));
+        .and_then(|mut section| exchange::read(&mut section, &mut calendar));
+    if has_calendar && !wants_exchange {
+        calendar::read(&mut calendar, false);
+        root.problem(
+            "calendar",
+            "has no meaning alone",
+            "[exchange] beside it, or neither",
+        );
+    }
+    drop(calendar);
     if wants_exchange && exchange.is_none() {
         return None;
     }
