@@ -7,3 +7,4 @@
 pub mod certificate;
 pub mod credential;
 pub mod ews;
+pub mod ntlm;
