@@ -9,6 +9,7 @@ pub mod books;
 pub mod communicator;
 pub mod csta;
 pub mod cti_manager;
+pub mod exchange;
 pub mod front_end;
 pub mod line_protocol;
 pub mod ocs;
