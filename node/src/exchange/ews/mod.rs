@@ -35,3 +35,10 @@ pub use stream_splitter::{SplitError, StreamSplitter};
 pub const PATH: &str = "/EWS/Exchange.asmx";
 /// Of requests, callbacks and their answers.
 pub const CONTENT_TYPE: &str = "text/xml; charset=utf-8";
+
+#[cfg(test)]
+mod answer_tests;
+#[cfg(test)]
+mod notification_tests;
+#[cfg(test)]
+mod request_tests;

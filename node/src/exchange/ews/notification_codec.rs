@@ -96,17 +96,12 @@ fn parse_stream_message(message: &Element<'_>) -> Result<Vec<StreamPart>, Failur
             }])
         };
     }
-    let status = message.child_text("ConnectionStatus");
     let notifications = stream_notifications(message)?;
-    let opened = status == Some("OK") && notifications.is_empty();
-    let told = if opened {
-        StreamPart::Opened
-    } else {
-        StreamPart::Notifications(notifications)
-    };
-    Ok(match status {
-        Some("Closed") => vec![told, StreamPart::Closed],
-        _ => vec![told],
+    Ok(match (message.child_text("ConnectionStatus"), notifications) {
+        (Some("Closed"), none) if none.is_empty() => vec![StreamPart::Closed],
+        (Some("Closed"), last) => vec![StreamPart::Notifications(last), StreamPart::Closed],
+        (Some("OK"), none) if none.is_empty() => vec![StreamPart::Opened],
+        (_, notifications) => vec![StreamPart::Notifications(notifications)],
     })
 }
 

@@ -4,5 +4,6 @@
 //! ([`crate::calendar`]). What always holds: every wait, buffer and table is bounded; no secret is ever logged.
 
 pub mod client;
+pub mod push_listener;
 pub mod trust;
 mod verifier;
