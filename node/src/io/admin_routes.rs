@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tandem_shared::cluster::{Applied, Assignment, CasId, Command, NodeId, NodeState, Refusal, SettingName};
+use tandem_shared::cluster::{
+    Applied, Assignment, CasId, Command, NodeId, NodeState, Refusal, SettingKind, SettingName,
+};
 use tandem_shared::io::admin::{AdminRequest, AdminResponse, Router, StatusCode};
 use tandem_shared::io::raft::{Authority, Cluster};
 
@@ -109,11 +111,17 @@ impl Routes {
         })
     }
 
-    fn settings_view(&self) -> BTreeMap<&'static str, u64> {
+    fn settings_view(&self) -> BTreeMap<&'static str, serde_json::Value> {
         self.cluster.with_state(|state| {
             SettingName::ALL
                 .into_iter()
-                .map(|name| (name.as_str(), state.setting_or_default(name)))
+                .map(|name| {
+                    let value = match name.kind() {
+                        SettingKind::Number { .. } => state.setting_or_default(name).into(),
+                        SettingKind::Word { .. } => state.setting_word_or_default(name).into(),
+                    };
+                    (name.as_str(), value)
+                })
                 .collect()
         })
     }

@@ -2,3 +2,11 @@
 //!
 //! Owns the composition and its documents. Does not own calendars (`crate::calendar`) or dialogs of watchers
 //! (`crate::gateway`). What always holds: the same replicated record gives the same presence on every node.
+
+pub mod composition;
+pub mod pidf;
+
+pub use composition::{
+    Activity, Availability, BusyShowsAs, Composed, CompositionSettings, Source, WorkingElsewhereShowsAs,
+    compose,
+};

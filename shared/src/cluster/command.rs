@@ -79,7 +79,7 @@ pub enum Command {
     CasAssign { users: Vec<String>, at_ms: u64 },
     /// Users whose subscription failed at the gateway they had at `epoch`: each gets another.
     CasFailed { users: Vec<(String, u32)>, at_ms: u64 },
-    /// Users whose subscription is disabled.
+    /// Users whose subscription is disabled. What their calendars said is forgotten with it.
     CasUnassign { users: Vec<String> },
 
     /// Several commands in one entry, applied in order.
@@ -108,7 +108,8 @@ pub enum Command {
     },
     /// Callbacks for users of other nodes. Changes nothing by itself.
     CallbacksReceived { callbacks: Vec<CallbackNote> },
-    /// What calendars say now. Of each user only his owner's word counts; `None` forgets the calendar.
+    /// What calendars say now. Of each user only his owner's word counts, and only while he has a gateway and his
+    /// calendar is not switched off; `None` forgets the calendar.
     CalendarPresenceChanged {
         node: NodeId,
         users: Vec<(String, Option<CalendarPresence>)>,

@@ -49,7 +49,7 @@ pub struct ManualPresence {
 pub struct PresenceRecord {
     pub calendar: Option<CalendarPresence>,
     pub manual: Option<ManualPresence>,
-    /// Grows with every change.
+    /// Grows with every change while the record stands.
     pub version: u64,
 }
 

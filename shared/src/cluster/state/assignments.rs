@@ -86,20 +86,29 @@ impl ClusterState {
         changes: &mut Vec<Change>,
     ) -> Applied {
         let ids = configured.iter().map(|(id, _)| id.clone()).collect();
+        let told_before = changes.len();
         let applied = self.set_gateways(ids, at_ms, changes);
         if applied == Applied::Done {
-            let endpoints: BTreeMap<CasId, CasEndpoint> = configured.into_iter().collect();
-            let former = self.gateways.clone();
-            for gateway in &mut self.gateways {
-                if let Some(endpoint) = endpoints.get(&gateway.id) {
-                    gateway.endpoint = endpoint.clone();
-                }
-            }
-            if self.gateways != former && !changes.contains(&Change::CasGatewaysChanged) {
+            let changed = self.set_endpoints(configured.into_iter().collect());
+            let is_told = changes
+                .get(told_before..)
+                .is_some_and(|own| own.contains(&Change::CasGatewaysChanged));
+            if changed && !is_told {
                 changes.push(Change::CasGatewaysChanged);
             }
         }
         applied
+    }
+
+    fn set_endpoints(&mut self, mut endpoints: BTreeMap<CasId, CasEndpoint>) -> bool {
+        let mut changed = false;
+        for gateway in &mut self.gateways {
+            if let Some(endpoint) = endpoints.remove(&gateway.id) {
+                changed |= gateway.endpoint != endpoint;
+                gateway.endpoint = endpoint;
+            }
+        }
+        changed
     }
 
     /// A node that is not live has no say.
@@ -136,22 +145,25 @@ impl ClusterState {
         }
     }
 
-    /// Users go where the proposer wants them, unless they have moved meanwhile or that gateway takes nobody.
+    /// Users go where the proposer wants them, unless they have moved meanwhile or that gateway takes nobody. Of a
+    /// user who is named several times the latest epoch counts, as in [`Self::move_failed_users`].
     pub(super) fn move_chosen_users(
         &mut self,
         users: Vec<(String, u32, CasId)>,
         at_ms: u64,
         changes: &mut Vec<Change>,
     ) -> Applied {
+        let latest = latest_epochs(users.iter().map(|(user, epoch, _)| (user, *epoch)));
         for (user, epoch, cas) in &users {
             let takes_users = self
                 .gateways
                 .iter()
                 .any(|gateway| gateway.id == *cas && gateway.takes_users());
+            let is_latest = latest.get(user) == Some(epoch);
             let Some(assignment) = self.assignments.get_mut(user) else {
                 continue;
             };
-            if takes_users && assignment.epoch == *epoch && assignment.cas != *cas {
+            if takes_users && is_latest && assignment.epoch == *epoch && assignment.cas != *cas {
                 *assignment = Assignment {
                     cas: cas.clone(),
                     epoch: epoch.saturating_add(1),
@@ -214,11 +226,7 @@ impl ClusterState {
         at_ms: u64,
         changes: &mut Vec<Change>,
     ) -> Applied {
-        let mut latest = BTreeMap::<&String, u32>::new();
-        for (user, epoch) in &users {
-            let known = latest.entry(user).or_insert(*epoch);
-            *known = (*known).max(*epoch);
-        }
+        let latest = latest_epochs(users.iter().map(|(user, epoch)| (user, *epoch)));
         for (user, epoch) in &users {
             let has_failed = self
                 .assignments
@@ -231,11 +239,15 @@ impl ClusterState {
         self.assignments_of(users.into_iter().map(|(user, _)| user).collect())
     }
 
+    /// What the calendar said is forgotten with the subscription. What the user said himself stays, and so does an
+    /// administrator's word on his calendar: it would be switched on again otherwise, and a node whose directory is
+    /// behind the others' must not be able to take it away.
     pub(super) fn unassign_users(&mut self, users: &[String], changes: &mut Vec<Change>) -> Applied {
         for user in users {
             if self.assignments.remove(user).is_some() {
                 changes.push(Change::CasAssignmentChanged { user: user.clone() });
             }
+            self.forget_calendar(user, changes);
         }
         Applied::Done
     }
@@ -287,11 +299,22 @@ impl ClusterState {
     }
 }
 
+fn latest_epochs<'a>(users: impl Iterator<Item = (&'a String, u32)>) -> BTreeMap<&'a String, u32> {
+    let mut latest = BTreeMap::new();
+    for (user, epoch) in users {
+        let known = latest.entry(user).or_insert(epoch);
+        *known = (*known).max(epoch);
+    }
+    latest
+}
+
 const GATEWAYS_MAX: usize = 256;
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_support::{apply_all, assign, cluster_of, gateways, spread, user};
+    use super::super::test_support::{
+        apply_all, assign, cluster_of, gateways, lost, registered, spread, user,
+    };
     use super::*;
     use crate::cluster::command::Command;
 
@@ -498,6 +521,121 @@ mod tests {
         };
         assert_eq!(state.apply(unassign), (Applied::Done, gone));
         assert_eq!(state.assignment(&user(1)), None);
+    }
+
+    fn configured(gateways: &[(&str, &str)]) -> Command {
+        let with_host = |(name, host): &(&str, &str)| {
+            let id = CasId((*name).to_owned());
+            let endpoint = CasEndpoint {
+                host: (*host).to_owned(),
+                ..CasEndpoint::of(&id)
+            };
+            (id, endpoint)
+        };
+        Command::CasGatewaysConfigured {
+            gateways: gateways.iter().map(with_host).collect(),
+            at_ms: 1,
+        }
+    }
+
+    fn breaker(cas: &str, node: u64, open: bool) -> Command {
+        Command::CasBreaker {
+            cas: CasId(cas.to_owned()),
+            node: NodeId(node),
+            open,
+        }
+    }
+
+    fn moved(moves: &[(u64, u32, &str)]) -> Command {
+        let one = |&(number, epoch, cas): &(u64, u32, &str)| (user(number), epoch, CasId(cas.to_owned()));
+        Command::CasMoved {
+            users: moves.iter().map(one).collect(),
+            at_ms: 9,
+        }
+    }
+
+    #[test]
+    fn a_gateway_that_is_told_elsewhere_keeps_its_users_and_its_place() {
+        let mut state = cluster_of(0);
+        let first = configured(&[("a", "a.example.com"), ("b", "b.example.com")]);
+        assert_eq!(
+            apply_all(&mut state, [first.clone()]),
+            [Change::CasGatewaysChanged]
+        );
+        apply_all(&mut state, [assign(0..2), eligible("b", false)]);
+        assert_eq!(apply_all(&mut state, [first]), []);
+        let elsewhere = configured(&[("a", "a.example.com"), ("b", "192.0.2.7")]);
+        assert_eq!(apply_all(&mut state, [elsewhere]), [Change::CasGatewaysChanged]);
+        assert_eq!(state.cas_gateways()[1].endpoint.host, "192.0.2.7");
+        assert!(!state.cas_gateways()[1].eligible, "an administrator's word stays");
+        assert_eq!((cas_of(&state, 0), cas_of(&state, 1)), ("a", "b"));
+    }
+
+    #[test]
+    fn a_gateway_takes_nobody_while_the_breaker_of_any_live_node_is_open() {
+        let mut state = cluster_of(2);
+        apply_all(
+            &mut state,
+            [
+                gateways(&["a", "b"]),
+                breaker("a", 1, true),
+                breaker("a", 2, true),
+            ],
+        );
+        apply_all(&mut state, [assign(0..2), breaker("a", 1, false), assign(2..4)]);
+        assert_eq!(spread(&state), BTreeMap::from([("b".to_owned(), 4)]));
+        assert_eq!(apply_all(&mut state, [breaker("a", 2, true)]), []);
+        let changes = apply_all(&mut state, [lost(2, 1)]);
+        assert!(changes.contains(&Change::CasGatewaysChanged), "{changes:?}");
+        assert!(
+            state.cas_gateways()[0].takes_users(),
+            "the breaker of a node that is gone is gone with it"
+        );
+        apply_all(&mut state, [breaker("a", 2, true)]);
+        assert!(
+            state.cas_gateways()[0].takes_users(),
+            "and it has no say any more"
+        );
+        let unknown = state.apply(breaker("x", 1, true)).0;
+        assert_eq!(unknown, Applied::Refused(Refusal::UnknownCas));
+    }
+
+    #[test]
+    fn the_next_life_of_a_node_knows_nothing_of_its_breakers() {
+        let mut state = cluster_of(2);
+        apply_all(&mut state, [gateways(&["a"]), breaker("a", 1, true)]);
+        let changes = apply_all(&mut state, [registered(1, 2)]);
+        assert!(changes.contains(&Change::CasGatewaysChanged), "{changes:?}");
+        assert!(state.cas_gateways()[0].takes_users());
+    }
+
+    #[test]
+    fn chosen_users_move_under_the_epoch_that_the_proposer_knew() {
+        let mut state = cluster_of(0);
+        apply_all(&mut state, [gateways(&["a", "b"]), assign(0..4)]);
+        let plan = moved(&[(0, 0, "b"), (1, 0, "b"), (2, 7, "b"), (9, 0, "b")]);
+        apply_all(&mut state, [plan.clone()]);
+        let assignment = state.assignment(&user(0)).unwrap();
+        assert_eq!(
+            (assignment.epoch, assignment.since_ms, assignment.reason),
+            (1, 9, AssignmentReason::Rebalanced)
+        );
+        assert_eq!((cas_of(&state, 0), cas_of(&state, 2)), ("b", "a"));
+        assert_eq!(
+            state.assignment(&user(1)).unwrap().epoch,
+            0,
+            "he was there already"
+        );
+        assert_eq!(apply_all(&mut state, [plan]), [], "said twice is said once");
+        apply_all(
+            &mut state,
+            [eligible("a", false), moved(&[(0, 1, "a"), (2, 0, "x")])],
+        );
+        assert_eq!(
+            (cas_of(&state, 0), cas_of(&state, 2)),
+            ("b", "a"),
+            "nobody goes to a gateway that takes nobody, or that is not there"
+        );
     }
 
     #[test]

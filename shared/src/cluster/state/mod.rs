@@ -6,6 +6,7 @@
 //! [`StateLimits`].
 
 mod assignments;
+mod cas_rebalance;
 mod intents;
 mod nodes;
 mod presence;
@@ -22,8 +23,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::cas_rebalance::CasMove;
 pub use self::rebalance::SessionMove;
-pub use self::settings::SettingName;
+pub use self::settings::{SettingKind, SettingName};
 use super::assignment::{Assignment, CasGateway};
 use super::command::{Applied, Change, Command};
 use super::node::{NodeId, NodeRecord, NodeState};

@@ -54,6 +54,7 @@ impl ClusterState {
         if !same_life {
             self.hand_over(id, changes);
             self.hand_over_watchers_of(id, changes);
+            self.forget_breakers_of(id, changes);
         }
         self.hand_over_orphans(changes);
         self.hand_over_orphaned_watchers(changes);

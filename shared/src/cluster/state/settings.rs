@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::ClusterState;
 use crate::cluster::command::{Applied, Change, Refusal};
 
-/// A setting that the cluster knows. All of them are whole numbers; the unit ends the name.
+/// A setting that the cluster knows. The unit of a number ends the name.
+///
+/// postcard is positional: snapshots survive an upgrade only if variants are added at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum SettingName {
     SessionTimerSecs,
@@ -13,15 +15,67 @@ pub enum SettingName {
     CtiHeartbeatTimeoutMs,
     CtiRequestTimeoutMs,
     CtiReconnectIntervalMs,
+    /// How Exchange tells of changes.
+    CalendarDelivery,
+    /// EWS Status Frequency.
+    CalendarStatusFrequencyMinutes,
+    /// Calendar Spread.
+    CalendarSpreadSecs,
+    /// Whether the spread is that many seconds, or a hundredth of the users of a node.
+    CalendarSpreadBy,
+    CalendarBusyShowsAs,
+    CalendarWorkingElsewhereShowsAs,
+    /// Users moved off a failed gateway per second, by each node.
+    CalendarMovesPerSecond,
+    CalendarRefreshSecs,
+    CalendarSweepSecs,
+    CalendarPullSecs,
+    /// Subscriptions on one streaming connection.
+    CalendarStreamGroup,
+    /// Exchange Timeout.
+    ExchangeTimeoutMs,
+    /// Exchange Queue: requests that wait for one gateway.
+    ExchangeQueue,
+    /// Exchange Threads: concurrent requests to one gateway at first.
+    ExchangeThreads,
+    /// How many they may become while the gateway answers well.
+    ExchangeThreadsMax,
+    /// Exchange Notification Port; 0: as each node's file has it.
+    ExchangePushPort,
+}
+
+/// What a setting takes, and what holds while nothing was set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SettingKind {
+    /// A whole number, least and greatest included.
+    Number { least: u64, greatest: u64, default: u64 },
+    /// One of these; the first is the default.
+    Word { accepted: &'static [&'static str] },
 }
 
 impl SettingName {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 21] = [
         Self::SessionTimerSecs,
         Self::CtiHeartbeatIntervalMs,
         Self::CtiHeartbeatTimeoutMs,
         Self::CtiRequestTimeoutMs,
         Self::CtiReconnectIntervalMs,
+        Self::CalendarDelivery,
+        Self::CalendarStatusFrequencyMinutes,
+        Self::CalendarSpreadSecs,
+        Self::CalendarSpreadBy,
+        Self::CalendarBusyShowsAs,
+        Self::CalendarWorkingElsewhereShowsAs,
+        Self::CalendarMovesPerSecond,
+        Self::CalendarRefreshSecs,
+        Self::CalendarSweepSecs,
+        Self::CalendarPullSecs,
+        Self::CalendarStreamGroup,
+        Self::ExchangeTimeoutMs,
+        Self::ExchangeQueue,
+        Self::ExchangeThreads,
+        Self::ExchangeThreadsMax,
+        Self::ExchangePushPort,
     ];
 
     #[must_use]
@@ -37,41 +91,84 @@ impl SettingName {
             Self::CtiHeartbeatTimeoutMs => "cti_heartbeat_timeout_ms",
             Self::CtiRequestTimeoutMs => "cti_request_timeout_ms",
             Self::CtiReconnectIntervalMs => "cti_reconnect_interval_ms",
+            Self::CalendarDelivery => "calendar_delivery",
+            Self::CalendarStatusFrequencyMinutes => "calendar_status_frequency_minutes",
+            Self::CalendarSpreadSecs => "calendar_spread_secs",
+            Self::CalendarSpreadBy => "calendar_spread_by",
+            Self::CalendarBusyShowsAs => "calendar_busy_shows_as",
+            Self::CalendarWorkingElsewhereShowsAs => "calendar_working_elsewhere_shows_as",
+            Self::CalendarMovesPerSecond => "calendar_moves_per_second",
+            Self::CalendarRefreshSecs => "calendar_refresh_secs",
+            Self::CalendarSweepSecs => "calendar_sweep_secs",
+            Self::CalendarPullSecs => "calendar_pull_secs",
+            Self::CalendarStreamGroup => "calendar_stream_group",
+            Self::ExchangeTimeoutMs => "exchange_timeout_ms",
+            Self::ExchangeQueue => "exchange_queue",
+            Self::ExchangeThreads => "exchange_threads",
+            Self::ExchangeThreadsMax => "exchange_threads_max",
+            Self::ExchangePushPort => "exchange_push_port",
         }
     }
 
-    /// What holds while nothing was set.
     #[must_use]
-    pub fn default_value(self) -> u64 {
-        match self {
-            Self::SessionTimerSecs => 1800,
-            Self::CtiHeartbeatIntervalMs => 5000,
-            Self::CtiHeartbeatTimeoutMs => 2000,
-            Self::CtiRequestTimeoutMs => 4000,
-            Self::CtiReconnectIntervalMs => 1000,
-        }
-    }
-
-    /// Least and greatest value.
-    #[must_use]
-    pub fn range(self) -> (u64, u64) {
+    pub fn kind(self) -> SettingKind {
         match self {
             // RFC 4028 §5: no session interval is below 90 s.
-            Self::SessionTimerSecs => (90, 86_400),
-            Self::CtiHeartbeatIntervalMs
-            | Self::CtiHeartbeatTimeoutMs
-            | Self::CtiRequestTimeoutMs
-            | Self::CtiReconnectIntervalMs => (50, 3_600_000),
+            Self::SessionTimerSecs => number(90, 86_400, 1800),
+            Self::CtiHeartbeatIntervalMs => number(50, HOUR_MS, 5000),
+            Self::CtiHeartbeatTimeoutMs => number(50, HOUR_MS, 2000),
+            Self::CtiRequestTimeoutMs => number(50, HOUR_MS, 4000),
+            Self::CtiReconnectIntervalMs => number(50, HOUR_MS, 1000),
+            Self::CalendarDelivery => word(&[
+                "push_first",
+                "streaming_first",
+                "push_only",
+                "streaming_only",
+                "pull",
+            ]),
+            // The range is that of the schema of Exchange Web Services, too.
+            Self::CalendarStatusFrequencyMinutes => number(1, 1440, 60),
+            Self::CalendarSpreadSecs => number(0, 59, 50),
+            Self::CalendarSpreadBy => word(&["seconds", "users"]),
+            Self::CalendarBusyShowsAs => word(&["meeting", "busy"]),
+            Self::CalendarWorkingElsewhereShowsAs => word(&["available", "away", "busy"]),
+            Self::CalendarMovesPerSecond => number(1, 10_000, 100),
+            // Calendars are read 36 hours ahead.
+            Self::CalendarRefreshSecs => number(600, 86_400, 43_200),
+            Self::CalendarSweepSecs => number(60, 86_400, 900),
+            Self::CalendarPullSecs => number(5, 3600, 60),
+            Self::CalendarStreamGroup => number(1, 200, 100),
+            Self::ExchangeTimeoutMs => number(1000, 600_000, 30_000),
+            Self::ExchangeQueue => number(1, 1_000_000, 20_000),
+            Self::ExchangeThreads => number(1, 256, 8),
+            Self::ExchangeThreadsMax => number(1, 256, 20),
+            Self::ExchangePushPort => number(0, 65_535, 0),
         }
     }
 
     fn accepts(self, value: &str) -> bool {
-        let (least, greatest) = self.range();
-        value
-            .parse()
-            .is_ok_and(|number: u64| (least..=greatest).contains(&number))
+        match self.kind() {
+            SettingKind::Number { least, greatest, .. } => value
+                .parse()
+                .is_ok_and(|number: u64| (least..=greatest).contains(&number)),
+            SettingKind::Word { accepted } => accepted.contains(&value),
+        }
     }
 }
+
+const fn number(least: u64, greatest: u64, default: u64) -> SettingKind {
+    SettingKind::Number {
+        least,
+        greatest,
+        default,
+    }
+}
+
+const fn word(accepted: &'static [&'static str]) -> SettingKind {
+    SettingKind::Word { accepted }
+}
+
+const HOUR_MS: u64 = 3_600_000;
 
 impl ClusterState {
     /// What an administrator set; `None` while nobody has, or when there is no such setting.
@@ -86,10 +183,34 @@ impl ClusterState {
         self.settings.get(&name)?.parse().ok()
     }
 
-    /// As [`Self::setting_number`], with the default where nothing was set.
+    /// As [`Self::setting_number`], with the default where nothing was set; 0 for a word.
     #[must_use]
     pub fn setting_or_default(&self, name: SettingName) -> u64 {
-        self.setting_number(name).unwrap_or_else(|| name.default_value())
+        let default = match name.kind() {
+            SettingKind::Number { default, .. } => default,
+            SettingKind::Word { .. } => 0,
+        };
+        self.setting_number(name).unwrap_or(default)
+    }
+
+    /// As [`Self::setting`], as one of the words that it takes. `None` where nothing was set, and for a number.
+    #[must_use]
+    pub fn setting_word(&self, name: SettingName) -> Option<&'static str> {
+        let value = self.settings.get(&name)?;
+        match name.kind() {
+            SettingKind::Number { .. } => None,
+            SettingKind::Word { accepted } => accepted.iter().copied().find(|word| word == value),
+        }
+    }
+
+    /// As [`Self::setting_word`], with the default where nothing was set; empty for a number.
+    #[must_use]
+    pub fn setting_word_or_default(&self, name: SettingName) -> &'static str {
+        let default = match name.kind() {
+            SettingKind::Number { .. } => "",
+            SettingKind::Word { accepted } => accepted.first().copied().unwrap_or_default(),
+        };
+        self.setting_word(name).unwrap_or(default)
     }
 
     #[must_use]
@@ -205,13 +326,46 @@ mod tests {
     }
 
     #[test]
-    fn every_setting_is_found_by_its_name_and_accepts_its_default() {
-        for setting in SettingName::ALL {
+    fn every_setting_is_found_by_its_name_and_accepts_its_default_and_its_ends() {
+        for (position, setting) in SettingName::ALL.into_iter().enumerate() {
+            assert_eq!(setting as usize, position, "ALL is in the order of the variants");
             assert_eq!(SettingName::parse(setting.as_str()), Some(setting));
-            assert!(
-                setting.accepts(&setting.default_value().to_string()),
-                "{setting:?}"
-            );
+            match setting.kind() {
+                SettingKind::Number {
+                    least,
+                    greatest,
+                    default,
+                } => {
+                    assert!((least..=greatest).contains(&default), "{setting:?}");
+                    assert!(setting.accepts(&least.to_string()) && setting.accepts(&greatest.to_string()));
+                    assert!(!setting.accepts(&(greatest + 1).to_string()), "{setting:?}");
+                }
+                SettingKind::Word { accepted } => {
+                    assert!(accepted.iter().all(|word| setting.accepts(word)), "{setting:?}");
+                    assert!(!setting.accepts("") && !setting.accepts("0"), "{setting:?}");
+                }
+            }
         }
+    }
+
+    #[test]
+    fn a_word_is_read_as_a_word_and_as_no_number() {
+        let mut state = cluster_of(0);
+        let delivery = SettingName::CalendarDelivery;
+        assert_eq!(state.setting_word(delivery), None);
+        assert_eq!(
+            state.apply(set("calendar_delivery", Some("pull"))).0,
+            Applied::Done
+        );
+        assert_eq!(state.setting_word(delivery), Some("pull"));
+        assert_eq!(
+            (state.setting_number(delivery), state.setting_or_default(delivery)),
+            (None, 0)
+        );
+        assert_eq!(
+            state.apply(set("calendar_delivery", Some("pigeon"))).0,
+            Applied::Refused(Refusal::ValueNotAccepted)
+        );
+        assert_eq!(state.setting_word(SettingName::CalendarSpreadSecs), None);
     }
 }

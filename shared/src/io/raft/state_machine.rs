@@ -179,9 +179,23 @@ fn encode_state(state: &ClusterState) -> io::Result<Bytes> {
 fn decode_state(bytes: &[u8]) -> io::Result<ClusterState> {
     let state = match bytes.split_first() {
         Some((&STATE_VERSION, rest)) => postcard::from_bytes(rest).map_err(io::Error::other)?,
-        Some(_) | None => return Err(io::Error::other("a snapshot of an unknown version")),
+        Some((version, _)) => return Err(io::Error::other(unknown_version(*version))),
+        None => return Err(io::Error::other("the snapshot is empty")),
     };
     Ok(state)
 }
 
-const STATE_VERSION: u8 = 1;
+fn unknown_version(version: u8) -> String {
+    if version < STATE_VERSION {
+        return format!(
+            "the snapshot was written by an older Tandem (layout {version}, this one reads {STATE_VERSION}): start the \
+             cluster with empty data directories, or go back to the version that wrote it"
+        );
+    }
+    format!(
+        "the snapshot was written by a newer Tandem (layout {version}, this one reads {STATE_VERSION}): upgrade this member"
+    )
+}
+
+/// Of the layout of [`ClusterState`]. 2: calendars, presence and watchers.
+const STATE_VERSION: u8 = 2;
