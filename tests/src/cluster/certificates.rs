@@ -1,28 +1,95 @@
-//! Certificates for the members' peer links, made for one cluster and thrown away with it.
+//! Certificates for one cluster and the Exchange beside it, thrown away with it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+/// Signs everybody's certificate.
+#[derive(Debug)]
+pub struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+/// A certificate and its key, both PEM.
+#[derive(Debug, Clone)]
+pub struct Issued {
+    pub certificate: String,
+    pub key: String,
+}
+
+impl Authority {
+    pub fn new(name: &str) -> anyhow::Result<Self> {
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+        Ok(Self { issuer })
+    }
+
+    #[must_use]
+    pub fn pem(&self) -> String {
+        self.issuer.pem()
+    }
+
+    /// For a DNS name or an IP address.
+    pub fn issue(&self, name: &str) -> anyhow::Result<Issued> {
+        let key = KeyPair::generate()?;
+        let certificate = CertificateParams::new(vec![name.to_owned()])?
+            .signed_by(&key, &self.issuer)
+            .with_context(|| format!("signing the certificate of {name}"))?;
+        Ok(Issued {
+            certificate: certificate.pem(),
+            key: key.serialize_pem(),
+        })
+    }
+
+    /// What a server of that name shows.
+    pub fn server_config(&self, name: &str) -> anyhow::Result<Arc<ServerConfig>> {
+        let issued = self.issue(name)?;
+        let certificate = CertificateDer::from_pem_slice(issued.certificate.as_bytes())?;
+        let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes())?;
+        let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)?;
+        Ok(Arc::new(config))
+    }
+
+    /// Trusts this authority alone.
+    pub fn client_config(&self) -> anyhow::Result<Arc<ClientConfig>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pem().as_bytes())?)?;
+        let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Arc::new(config))
+    }
+}
+
+impl Issued {
+    /// Writes `NAME.pem` and `NAME.key`.
+    pub fn write(&self, directory: &Path, name: &str) -> anyhow::Result<()> {
+        std::fs::write(directory.join(format!("{name}.pem")), &self.certificate)?;
+        std::fs::write(directory.join(format!("{name}.key")), &self.key)?;
+        Ok(())
+    }
+}
 
 /// Writes `authority.pem`, and `n<ID>.pem` with `n<ID>.key` for each member.
 pub fn write(directory: &Path, cluster: &str, members: &[u64]) -> anyhow::Result<()> {
-    let mut params = CertificateParams::new(Vec::new())?;
-    params
-        .distinguished_name
-        .push(DnType::CommonName, format!("{cluster} members"));
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+    let authority = Authority::new(&format!("{cluster} members"))?;
     std::fs::write(directory.join("authority.pem"), authority.pem())?;
     for member in members {
-        let key = KeyPair::generate()?;
-        let name = format!("n{member}.{cluster}.tandem");
-        let certificate = CertificateParams::new(vec![name])?
-            .signed_by(&key, &authority)
-            .with_context(|| format!("signing the certificate of member {member}"))?;
-        std::fs::write(directory.join(format!("n{member}.pem")), certificate.pem())?;
-        std::fs::write(directory.join(format!("n{member}.key")), key.serialize_pem())?;
+        let issued = authority.issue(&format!("n{member}.{cluster}.tandem"))?;
+        issued.write(directory, &format!("n{member}"))?;
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use super::exchange::mailbox;
 use super::{Addresses, ClusterOptions, Member};
 use crate::peers::ocs::{phone_number, user_id};
 
@@ -20,7 +21,12 @@ pub(super) fn write(directory: &Path, addresses: Addresses, options: &ClusterOpt
             node(id, addresses, options),
         )?;
     }
-    std::fs::write(directory.join("directory.toml"), users(options.users))?;
+    write_directory(directory, options.users, options.exchange.is_some())
+}
+
+/// Writes `directory.toml` with the first so many users.
+pub(super) fn write_directory(directory: &Path, count: usize, with_calendar: bool) -> anyhow::Result<()> {
+    std::fs::write(directory.join("directory.toml"), users(count, with_calendar))?;
     Ok(())
 }
 
@@ -83,6 +89,7 @@ fn node(id: u64, addresses: Addresses, options: &ClusterOptions) -> String {
          [directory]\nfile = \"directory.toml\"\n\n\
          [cti]\nheartbeat_interval_ms = {heartbeat}\nreconnect_interval_ms = 200\n\n\
          {connections}\
+         {exchange}\
          {cluster}\
          [fault_injection]\nadoption_disabled = {adoption_disabled}\n",
         admin = addresses
@@ -91,6 +98,11 @@ fn node(id: u64, addresses: Addresses, options: &ClusterOptions) -> String {
         sip = addresses.node_sip(id),
         outbound = addresses.outbound(),
         heartbeat = options.cti_heartbeat.as_millis(),
+        exchange = options
+            .exchange
+            .as_ref()
+            .map(|exchange| super::exchange::sections(id, addresses, exchange))
+            .unwrap_or_default(),
         cluster = cluster(id, addresses, options),
         adoption_disabled = options.adoption_disabled,
     )
@@ -128,13 +140,14 @@ fn cluster(own: u64, addresses: Addresses, options: &ClusterOptions) -> String {
     text
 }
 
-fn users(count: usize) -> String {
+fn users(count: usize, with_calendar: bool) -> String {
     let mut text = String::new();
+    let calendar = if with_calendar { "calendar = true\n" } else { "" };
     for user in 0..count {
-        let (id, number) = (user_id(user), phone_number(user));
+        let (id, number, mail) = (user_id(user), phone_number(user), mailbox(user));
         let _ = write!(
             text,
-            "[[user]]\nid = \"{id}\"\nmail = \"{id}@mail.example.com\"\nremote_call_control = true\n\n\
+            "[[user]]\nid = \"{id}\"\nmail = \"{mail}\"\nremote_call_control = true\n{calendar}\n\
              [[device]]\nname = \"SEP{number}\"\n\n\
              [[line]]\nnumber = \"{number}\"\ndevices = [\"SEP{number}\"]\nusers = [\"{id}\"]\n\n"
         );
@@ -149,8 +162,15 @@ mod tests {
     #[test]
     fn every_file_is_toml() {
         let addresses = Addresses { a: 1, b: 2 };
-        let options = ClusterOptions::default();
-        for text in [lb(addresses, &options), node(1, addresses, &options), users(3)] {
+        let options = ClusterOptions {
+            exchange: Some(super::super::ExchangeOptions::default()),
+            ..ClusterOptions::default()
+        };
+        for text in [
+            lb(addresses, &options),
+            node(1, addresses, &options),
+            users(3, true),
+        ] {
             toml::from_str::<toml::Table>(&text).unwrap();
         }
     }

@@ -8,6 +8,7 @@
 mod binaries;
 pub mod certificates;
 mod configuration;
+mod exchange;
 mod http;
 mod metrics;
 mod process;
@@ -21,10 +22,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use tempfile::TempDir;
 
+pub use exchange::{ExchangeOptions, PASSWORD, mailbox};
 pub use http::HttpResponse;
 pub use metrics::Metrics;
 pub use process::Signal;
 
+use crate::peers::exchange::Exchange;
 use crate::peers::ocs::{Ocs, OcsOptions, phone_number};
 use crate::peers::pbx::Pbx;
 use process::Process;
@@ -50,6 +53,8 @@ pub struct ClusterOptions {
     /// The planted fault: nodes do not adopt sessions.
     pub adoption_disabled: bool,
     pub cti_heartbeat: Duration,
+    /// With it, every user has a calendar.
+    pub exchange: Option<ExchangeOptions>,
     /// `TANDEM_LOG` of every process.
     pub log_filter: String,
 }
@@ -62,6 +67,7 @@ impl Default for ClusterOptions {
             peer_tls: true,
             adoption_disabled: false,
             cti_heartbeat: Duration::from_millis(500),
+            exchange: None,
             log_filter: std::env::var("TANDEM_LOG").unwrap_or_else(|_| "info,openraft=warn".to_owned()),
         }
     }
@@ -84,6 +90,7 @@ pub struct Cluster {
     /// Set when the story has ended well: nobody wants to read logs then.
     dismissed: AtomicBool,
     pbx: Pbx,
+    exchange: Option<Exchange>,
     processes: BTreeMap<Member, Process>,
 }
 
@@ -100,6 +107,12 @@ impl Cluster {
                 &[1, 2, configuration::WITNESS],
             )?;
         }
+        let exchange = match &options.exchange {
+            Some(exchange) => {
+                Some(exchange::start(directory.path(), addresses, exchange, options.users).await?)
+            }
+            None => None,
+        };
         let phones = (0..options.users).map(phone_number).collect();
         let pbx = Pbx::start(addresses.pbx(), phones).await?;
         let mut cluster = Self {
@@ -109,6 +122,7 @@ impl Cluster {
             kept: false,
             dismissed: AtomicBool::new(false),
             pbx,
+            exchange,
             processes: BTreeMap::new(),
         };
         for member in cluster.members() {
@@ -133,6 +147,27 @@ impl Cluster {
     #[must_use]
     pub fn pbx(&self) -> &Pbx {
         &self.pbx
+    }
+
+    /// The Exchange that was asked for in the options.
+    #[must_use]
+    pub fn exchange(&self) -> &Exchange {
+        self.exchange.as_ref().expect("this cluster has an Exchange")
+    }
+
+    /// For what is done to its servers.
+    pub fn exchange_mut(&mut self) -> &mut Exchange {
+        self.exchange.as_mut().expect("this cluster has an Exchange")
+    }
+
+    /// The password that nodes read. Exchange has its own.
+    pub fn write_password(&self, password: &str) -> anyhow::Result<()> {
+        exchange::write_secret(&self.directory.path().join("exchange.password"), password)
+    }
+
+    /// From now on the directory has only the first so many users; the nodes have to be told.
+    pub fn shrink_directory(&self, users: usize) -> anyhow::Result<()> {
+        configuration::write_directory(self.directory.path(), users, self.exchange.is_some())
     }
 
     #[must_use]
@@ -505,6 +540,18 @@ impl Addresses {
             20 + u8::try_from(number).expect("a story has few CTI managers"),
             4721,
         )
+    }
+
+    /// The n-th Client Access Server, from 0.
+    #[must_use]
+    pub fn cas(self, number: usize) -> SocketAddr {
+        self.at(60 + u8::try_from(number).expect("a story has few servers"), 4430)
+    }
+
+    /// Where a node takes callbacks.
+    #[must_use]
+    pub fn push(self, id: u64) -> SocketAddr {
+        self.at(node_host(id), 8643)
     }
 
     #[must_use]
