@@ -32,6 +32,7 @@ use crate::io::sip_connection::ConnectionContext;
 use crate::io::sip_listener::{self, PairIds};
 use crate::io::{clock, registration};
 use crate::metrics::NodeMetrics;
+use crate::presence::Phones;
 
 /// Runs the node until it is asked to stop.
 ///
@@ -118,6 +119,7 @@ async fn serve(config: Config, directory: Directory) -> anyhow::Result<ExitStatu
         senders: HashMap::new(),
         follow_ups: VecDeque::new(),
         registered: false,
+        phones: Phones::default(),
     };
     shutdown.spawn_vital("gateway", driver.run());
     tokio::spawn(join_and_accept(

@@ -8,7 +8,7 @@ use tandem_shared::io::telemetry::Metrics;
 use tandem_shared::sip::{FramingError, RefusalReason};
 
 use crate::cti::{ConnectionStatus, LinkFailure};
-use crate::gateway::{Census, EndReason, Report};
+use crate::gateway::{Census, EndOfSubscription, EndReason, Report, WatcherReport};
 
 /// Every metric of this process but Raft's. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -37,7 +37,19 @@ pub struct NodeMetrics {
     pub send_failures: IntCounter,
     pub streams: StreamCounters,
     cti: CtiMetrics,
+    watchers: WatcherMetrics,
     started_at: Instant,
+}
+
+#[derive(Debug, Clone)]
+struct WatcherMetrics {
+    watchers: IntGauge,
+    presentities: IntGauge,
+    started: IntCounter,
+    ended: IntCounterVec,
+    moved: IntCounterVec,
+    notifies: IntCounterVec,
+    suppressed: IntCounter,
 }
 
 #[derive(Debug, Clone)]
@@ -167,6 +179,7 @@ impl NodeMetrics {
                 messages_sent: metrics.counter("tandem_node_sip_messages_sent_total", "SIP messages sent."),
             },
             cti: CtiMetrics::register(&metrics),
+            watchers: WatcherMetrics::register(&metrics),
             started_at,
         };
         this.show_all_labels();
@@ -186,6 +199,13 @@ impl NodeMetrics {
         }
         for direction in ["here", "away"] {
             self.sessions_moved.with_label_values(&[direction]);
+            self.watchers.moved.with_label_values(&[direction]);
+        }
+        for reason in EndOfSubscription::ALL {
+            self.watchers.ended.with_label_values(&[reason.label()]);
+        }
+        for outcome in ["sent", "accepted", "refused", "unanswered"] {
+            self.watchers.notifies.with_label_values(&[outcome]);
         }
         for replicated in ["true", "false"] {
             self.sessions_started.with_label_values(&[replicated]);
@@ -229,6 +249,7 @@ impl NodeMetrics {
             Report::EventDropped => self.events_dropped.inc(),
             Report::EventOfUnknownMonitor => self.events_unknown_monitor.inc(),
             Report::Fenced { .. } => self.fenced.inc(),
+            Report::Watcher(report) => self.watchers.record(*report),
             Report::IntentRepeated {
                 service,
                 known_result,
@@ -253,6 +274,8 @@ impl NodeMetrics {
             self.sessions_assigned.with_label_values(&[name]);
         }
         self.pairs.set(gauge(census.pairs));
+        self.watchers.watchers.set(gauge(census.watchers));
+        self.watchers.presentities.set(gauge(census.presentities));
     }
 
     pub fn show_cti(&self, status: &ConnectionStatus<'_>, now: Instant) {
@@ -292,6 +315,56 @@ impl NodeMetrics {
 
     pub fn connection_refused(&self, reason: &'static str) {
         self.pairs_refused.with_label_values(&[reason]).inc();
+    }
+}
+
+impl WatcherMetrics {
+    fn register(metrics: &Metrics) -> Self {
+        Self {
+            watchers: metrics.gauge(
+                "tandem_node_watchers",
+                "Subscriptions to presence that this node serves.",
+            ),
+            presentities: metrics.gauge("tandem_node_presentities", "Users who are watched at this node."),
+            started: metrics.counter(
+                "tandem_node_watchers_started_total",
+                "Subscriptions to presence that began at this node.",
+            ),
+            ended: metrics.counters(
+                "tandem_node_watchers_ended_total",
+                "Subscriptions to presence that ended at this node.",
+                &["reason"],
+            ),
+            moved: metrics.counters(
+                "tandem_node_watchers_moved_total",
+                "Subscriptions that changed hands: taken over by this node, or left to another one.",
+                &["direction"],
+            ),
+            notifies: metrics.counters(
+                "tandem_node_notifies_total",
+                "NOTIFYs sent, and what came of them.",
+                &["outcome"],
+            ),
+            suppressed: metrics.counter(
+                "tandem_node_notifies_suppressed_total",
+                "Changes that a watcher was not told of, because the next one came within five seconds.",
+            ),
+        }
+    }
+
+    fn record(&self, report: WatcherReport) {
+        let notify = |outcome| self.notifies.with_label_values(&[outcome]).inc();
+        match report {
+            WatcherReport::Started => self.started.inc(),
+            WatcherReport::Ended { reason } => self.ended.with_label_values(&[reason.label()]).inc(),
+            WatcherReport::MovedHere => self.moved.with_label_values(&["here"]).inc(),
+            WatcherReport::MovedAway => self.moved.with_label_values(&["away"]).inc(),
+            WatcherReport::NotifySent => notify("sent"),
+            WatcherReport::NotifyAnswered { status: ..300 } => notify("accepted"),
+            WatcherReport::NotifyAnswered { .. } => notify("refused"),
+            WatcherReport::NotifyUnanswered => notify("unanswered"),
+            WatcherReport::NotifySuppressed => self.suppressed.inc(),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use tandem_shared::config::Section;
 
 use super::millis;
 use crate::cti::CtiSettings;
-use crate::gateway::{AdoptionPolicy, GatewayConfig, WithoutQuorum};
+use crate::gateway::{AdoptionPolicy, GatewayConfig, WatcherSettings, WithoutQuorum};
 
 /// `[sip]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,6 +129,7 @@ impl Limits {
                 .iter()
                 .map(|connection| connection.address.clone())
                 .collect(),
+            watchers: WatcherSettings::default(),
         }
     }
 }

@@ -30,6 +30,13 @@ impl Directory {
         }
     }
 
+    /// The user whom a URI names, in the same order, whether he has remote call control or not.
+    #[must_use]
+    pub fn user_by_uri(&self, uri: &str) -> Option<&User> {
+        let uri = Uri::parse(uri).ok()?;
+        self.find(uri.as_sip()?)
+    }
+
     fn find(&self, uri: &SipUri) -> Option<&User> {
         let address = uri.address();
         // The address holds the user part with its escapes resolved; a URI without a user part has no `@` in it.

@@ -142,7 +142,7 @@ impl Gateway {
         }
     }
 
-    fn refuse_unknown(&mut self, queued: &QueuedRequest) {
+    pub(super) fn refuse_unknown(&mut self, queued: &QueuedRequest) {
         let bytes = transaction::plain(&queued.raw, 481, "", &[]);
         self.send_answer(queued, bytes);
         self.report(Report::Answered {
@@ -231,6 +231,7 @@ impl Gateway {
         for key in keys {
             self.drop_session(&key, None);
         }
+        self.forget_watchers();
         self.outputs.push(Output::RegisterAnew);
     }
 

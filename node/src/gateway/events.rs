@@ -1,10 +1,11 @@
 //! From the PBX's events to INFOs in the client's dialog: one at a time, in order, whether it answers or not.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tandem_shared::cluster::{CallRecord, CallState, SessionKey};
+use tandem_shared::cluster::{CallRecord, CallState, ConnectionId, SessionKey};
 use tandem_shared::io::raft::Authority;
 use tandem_shared::sip::{Method, RawMessage, Uri};
 
@@ -174,9 +175,17 @@ impl Gateway {
 
     /// An answer to a request of ours: its From-tag is the session.
     pub(super) fn response_arrived(&mut self, raw: &RawMessage, status: u16, now: Now) {
-        if status < 200 || raw.cseq_method() != b"INFO" {
+        if status < 200 {
             return;
         }
+        match raw.cseq_method() {
+            b"INFO" => self.event_answered(raw, status, now),
+            b"NOTIFY" => self.notify_answered(raw, status, now),
+            _ => {}
+        }
+    }
+
+    fn event_answered(&mut self, raw: &RawMessage, status: u16, now: Now) {
         let key = SessionKey::new(String::from_utf8_lossy(raw.from_tag().unwrap_or_default()));
         if status == 481 {
             return self.dialog_unknown(&key, raw, now);
@@ -214,14 +223,25 @@ impl Gateway {
         session.events_not_before = Some(now.instant + FENCED_WAIT);
     }
 
-    /// The pair of the session's connection, another one of the same client, or one that we dial.
     fn path_to(&mut self, key: &SessionKey) -> Option<PairId> {
         let session = self.sessions.get(key)?;
         let record = &session.record;
-        if let Some(pair) = self.pairs.towards(record.connection, record.client_address) {
+        let (connection, address) = (record.connection, record.client_address);
+        let next_hop = dialog::next_hop(&record.dialog);
+        self.path_along(connection, address, &next_hop)
+    }
+
+    /// The pair of that connection, another one of the same client, or one that we dial.
+    pub(super) fn path_along(
+        &mut self,
+        connection: ConnectionId,
+        address: IpAddr,
+        next_hop: &str,
+    ) -> Option<PairId> {
+        if let Some(pair) = self.pairs.towards(connection, address) {
             return Some(pair);
         }
-        let target = outbound_target(&dialog::next_hop(&record.dialog))?;
+        let target = outbound_target(next_hop)?;
         match self.outbound.get(&target) {
             Some(Outbound::Open(pair)) => Some(*pair),
             Some(Outbound::Dialling | Outbound::Failed { .. }) => None,
@@ -390,7 +410,7 @@ fn party(device: Option<&Device>, before: Option<&String>) -> String {
 }
 
 /// The fence answers for a session that the replicated state gives to another node.
-fn is_from_front_end(raw: &RawMessage) -> bool {
+pub(super) fn is_from_front_end(raw: &RawMessage) -> bool {
     let tagged = raw.to_tag().is_some_and(|tag| tag.starts_with(b"lb-"));
     // In a dialog To has the client's tag already, and the front end adds no other.
     let warned = raw.headers().any(|(name, value)| {

@@ -108,6 +108,6 @@ impl Session {
 }
 
 /// What tells this answer from any other 503.
-const NOT_OWNER: (&str, &str) = ("Warning", "399 tandem-node \"another node owns the dialog\"");
+pub(super) const NOT_OWNER: (&str, &str) = ("Warning", "399 tandem-node \"another node owns the dialog\"");
 /// A session that is about to expire ends where it is.
 const EXPIRES_SOON: Duration = Duration::from_secs(10);

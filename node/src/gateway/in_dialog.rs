@@ -20,6 +20,8 @@ impl Gateway {
             // RFC 3261 §13.2.2.4: an ACK is matched by its dialog alone, and our 200 is not sent twice.
             Method::Ack => {}
             Method::Cancel => self.refuse_queued(&queued, 481),
+            // A session is no subscription (RFC 6665 §4.5.2 wants a dialog for each).
+            Method::Subscribe if !self.sessions.contains_key(&key) => self.resubscribe_arrived(queued, now),
             Method::Register
             | Method::Subscribe
             | Method::Message
@@ -167,7 +169,11 @@ impl Gateway {
     }
 
     fn answer_options(&mut self, queued: &QueuedRequest) {
-        let bytes = transaction::plain(&queued.raw, 200, "", &[("Allow", transaction::ALLOW)]);
+        let allow = [
+            ("Allow", transaction::ALLOW),
+            ("Allow-Events", transaction::ALLOW_EVENTS),
+        ];
+        let bytes = transaction::plain(&queued.raw, 200, "", &allow);
         self.send_answer(queued, bytes);
         self.report(Report::Answered {
             service: "OPTIONS",

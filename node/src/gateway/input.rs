@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use tandem_shared::cluster::{Applied, NodeId, SessionKey, SessionRecord};
+use tandem_shared::cluster::{Applied, NodeId, SessionKey, SessionRecord, WatcherRecord};
 use tandem_shared::io::raft::Authority;
 use tandem_shared::sip::RawMessage;
 
@@ -11,6 +11,7 @@ use crate::cti::{CtiConnectionId, CtiFailure, RequestToken};
 
 use super::output::OutboundTarget;
 use super::pairs::{Pair, PairId};
+use super::watchers::UserPresence;
 
 /// When something happened: for our own waits, and for what is written into replicated records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +101,31 @@ pub enum Input {
     /// The state was replaced as a whole, or the node has just registered: these are the sessions it owns.
     StateReplaced {
         sessions: Vec<KnownSession>,
+    },
+    /// The answer to [`super::Output::ReadWatcher`].
+    WatcherRead {
+        key: SessionKey,
+        watcher: Option<Box<WatcherRecord>>,
+    },
+    /// A watcher has changed hands, or his subscription is over; `watcher` is how he stands now.
+    WatcherChanged {
+        key: SessionKey,
+        watcher: Option<Box<WatcherRecord>>,
+    },
+    /// With `StateReplaced`: these are the watchers that the node owns.
+    WatchersReplaced {
+        watchers: Vec<WatcherRecord>,
+    },
+    /// Something has happened that the user's presence is made of.
+    PresenceChanged {
+        user: String,
+    },
+    /// How presence is composed has changed, for everybody.
+    AllPresenceChanged,
+    /// The answer to [`super::Output::ReadPresence`].
+    PresenceRead {
+        user: String,
+        presence: UserPresence,
     },
     /// The cluster has committed that this node is gone.
     DeclaredLost,

@@ -31,6 +31,7 @@ impl Gateway {
             self.watching.monitors.subscribers_count() <= self.sessions.len(),
             "a session that is gone watches a device"
         );
+        self.watchers.check_invariants();
         self.check_openings();
         #[cfg(test)]
         self.check_sessions();

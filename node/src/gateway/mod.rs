@@ -29,6 +29,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 mod translation;
+mod watchers;
 mod watching;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -47,6 +48,7 @@ use crate::sip::{dialog, transaction};
 pub use input::{Input, KnownSession, Now};
 pub use output::{EndReason, OutboundTarget, Output, Report};
 pub use pairs::{Pair, PairId, PairPurpose};
+pub use watchers::{EndOfSubscription, UserPresence, WatcherReport, WatcherSettings, WhoMayWatch};
 
 use adoption::Held;
 use departed::Departed;
@@ -54,6 +56,7 @@ use links::{Asker, Links};
 use pairs::Pairs;
 use proposals::{Outcome, Proposals, Waiter};
 use session::Session;
+use watchers::Watchers;
 use watching::Watching;
 
 /// Limits and choices of one node.
@@ -81,6 +84,7 @@ pub struct GatewayConfig {
     pub adoption: AdoptionPolicy,
     /// The names of the CTI connections in configured order, as they stand in records.
     pub cti_connections: Vec<String>,
+    pub watchers: WatcherSettings,
 }
 
 /// CL-4: what becomes of a new session while the cluster has no quorum.
@@ -119,6 +123,7 @@ pub struct Gateway {
     departed: Departed,
     links: Links,
     watching: Watching,
+    watchers: Watchers,
     cti_requests: HashMap<RequestToken, Asker>,
     next_cti_request: u64,
     proposals: Proposals,
@@ -148,6 +153,7 @@ impl Gateway {
         Self {
             links: Links::new(config.cti_connections.len()),
             watching: Watching::new(&config),
+            watchers: Watchers::default(),
             proposals: Proposals::new(config.proposals_max),
             directory,
             rng: StdRng::seed_from_u64(seed),
@@ -190,7 +196,8 @@ impl Gateway {
         let session = self.deadlines.first().map(|(at, _)| *at);
         let held = self.held.values().map(|held| held.until).min();
         let redial = self.outbound.values().filter_map(Outbound::retry_at).min();
-        [session, held, redial, self.proposals.next_deadline()]
+        let (watchers, proposals) = (self.watchers.next_deadline(), self.proposals.next_deadline());
+        [session, held, redial, watchers, proposals]
             .into_iter()
             .flatten()
             .min()
@@ -201,6 +208,8 @@ impl Gateway {
     pub fn census(&self) -> Census {
         let mut census = Census {
             pairs: self.pairs.len(),
+            watchers: self.watchers.len(),
+            presentities: self.watchers.presentities(),
             by_connection: vec![0; self.config.cti_connections.len()],
             ..Census::default()
         };
@@ -255,6 +264,16 @@ impl Gateway {
             Input::SessionTimerChanged { secs } => {
                 self.session_timer_secs = secs.unwrap_or(self.config.session_timer_secs);
             }
+            Input::WatcherRead { key, watcher } => {
+                self.watcher_read(&key, watcher.map(|record| *record), now);
+            }
+            Input::WatcherChanged { key, watcher } => {
+                self.watcher_changed(&key, watcher.map(|record| *record), now);
+            }
+            Input::WatchersReplaced { watchers } => self.watchers_replaced(watchers, now),
+            Input::PresenceChanged { user } => self.presence_changed(&user),
+            Input::AllPresenceChanged => self.all_presence_changed(),
+            Input::PresenceRead { user, presence } => self.presence_read(&user, presence, now),
             Input::HandOver { key, to } => self.hand_over(&key, to, now),
             Input::DrainStarted => self.draining = true,
             Input::DeadlineReached => self.deadline_reached(now),
@@ -267,9 +286,9 @@ impl Gateway {
             self.carry_out_requests(&key, now);
             self.send_events(&key, now);
             self.index_deadline(&key);
+            self.attend_watcher(&key, now);
         }
-        if self.authority == Authority::Isolated && self.sessions.is_empty() && self.proposals.entries() == 0
-        {
+        if self.authority == Authority::Isolated && self.sessions.is_empty() && self.proposals.is_idle() {
             return;
         }
         if let Some(batch) = self.proposals.next_batch(now.instant) {
@@ -349,6 +368,7 @@ impl Gateway {
         for key in affected {
             self.send_event_again(&key);
         }
+        self.notify_again(id);
     }
 
     fn outbound_failed(&mut self, target: OutboundTarget, now: Now) {
@@ -359,6 +379,7 @@ impl Gateway {
     fn authority_changed(&mut self, authority: Authority) {
         self.authority = authority;
         self.touched.extend(self.sessions.keys().cloned());
+        self.touch_watchers();
     }
 
     fn committed(&mut self, waiter: Waiter, outcome: Outcome, now: Now) {
@@ -367,6 +388,7 @@ impl Gateway {
             Waiter::Request(key) => self.request_committed(&key, outcome, now),
             Waiter::Adoption(key) => self.adoption_committed(&key, &outcome),
             Waiter::HandOver(key) => self.hand_over_committed(&key, &outcome, now),
+            Waiter::WatcherAdoption(key) => self.watcher_adoption_committed(&key, &outcome),
             Waiter::Nobody => {}
         }
     }
@@ -381,6 +403,7 @@ impl Gateway {
             self.session_deadline(&key, now);
             self.touched.insert(key);
         }
+        self.watchers_deadline(now);
         self.give_up_held(now);
         self.redial(now);
     }
@@ -407,6 +430,9 @@ impl Gateway {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Census {
     pub pairs: usize,
+    /// Subscriptions to presence, and the users whose presence it is.
+    pub watchers: usize,
+    pub presentities: usize,
     pub by_state: BTreeMap<&'static str, usize>,
     /// By CTI connection, in configured order.
     pub by_connection: Vec<usize>,

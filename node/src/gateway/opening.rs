@@ -39,9 +39,11 @@ impl Gateway {
             Method::Invite => self.invite_arrived(pair, raw, request, now),
             Method::Ack => {}
             Method::Cancel => self.cancel_arrived(pair, &raw, now),
+            Method::Subscribe => self.subscribe_arrived(pair, raw, request, now),
             Method::Options => {
                 let allow = [
                     ("Allow", transaction::ALLOW),
+                    ("Allow-Events", transaction::ALLOW_EVENTS),
                     ("Accept", csta::CONTENT_TYPE),
                     ("Supported", "timer"),
                 ];
@@ -51,7 +53,7 @@ impl Gateway {
             Method::Bye | Method::Info | Method::Update | Method::Prack | Method::Notify => {
                 self.answer_plainly(pair, &raw, 481, "outside_dialog", &[]);
             }
-            Method::Register | Method::Subscribe | Method::Message | Method::Refer | Method::Publish => {
+            Method::Register | Method::Message | Method::Refer | Method::Publish => {
                 self.answer_plainly(pair, &raw, 405, "method", &[("Allow", transaction::ALLOW)]);
             }
             Method::Other(_) => {
@@ -485,7 +487,7 @@ fn line_status(error: &LineError) -> Refused {
 }
 
 /// What clients are shown as our address: the front end's.
-fn local_target(pair: &Pair) -> String {
+pub(super) fn local_target(pair: &Pair) -> String {
     let transport = match pair.transport {
         Transport::Tcp => "tcp",
         Transport::Tls => "tls",

@@ -8,6 +8,7 @@ use crate::csta;
 use crate::cti::{CtiConnectionId, RequestToken};
 
 use super::pairs::PairId;
+use super::watchers::WatcherReport;
 
 /// Where a front end shall connect to on our behalf.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,6 +47,13 @@ pub enum Output {
     },
     ReadSession {
         key: SessionKey,
+    },
+    ReadWatcher {
+        key: SessionKey,
+    },
+    /// A watched user's presence is wanted, as it is now.
+    ReadPresence {
+        user: String,
     },
     /// The cluster thinks that this node is gone: its new life begins.
     RegisterAnew,
@@ -108,6 +116,7 @@ pub enum Report {
     Fenced {
         key: SessionKey,
     },
+    Watcher(WatcherReport),
     /// A re-sent command that had an intent was not executed again.
     IntentRepeated {
         service: &'static str,

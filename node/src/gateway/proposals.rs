@@ -19,6 +19,8 @@ pub(super) enum Waiter {
     Request(SessionKey),
     /// Requests for a session that another node owns, or owned.
     Adoption(SessionKey),
+    /// Requests for a watcher that another node owns, or owned.
+    WatcherAdoption(SessionKey),
     /// A session that this node gives away.
     HandOver(SessionKey),
     Nobody,
@@ -47,6 +49,9 @@ pub(super) struct Proposals {
     next_id: u64,
     updates: BTreeMap<SessionKey, (Epoch, SessionUpdate)>,
     updates_in_flight: BTreeMap<SessionKey, (Epoch, SessionUpdate)>,
+    /// The last that is to be said of each watcher.
+    watchers: BTreeMap<SessionKey, Command>,
+    watchers_in_flight: BTreeMap<SessionKey, Command>,
     flush_at: Option<Instant>,
     entries_max: usize,
 }
@@ -67,6 +72,8 @@ impl Proposals {
             next_id: 0,
             updates: BTreeMap::new(),
             updates_in_flight: BTreeMap::new(),
+            watchers: BTreeMap::new(),
+            watchers_in_flight: BTreeMap::new(),
             flush_at: None,
             entries_max,
         }
@@ -110,6 +117,21 @@ impl Proposals {
         self.updates.remove(key);
     }
 
+    /// What is to be written of a watcher, in place of what was to be written before.
+    pub(super) fn watcher(&mut self, key: &SessionKey, command: Command, now: Instant) {
+        self.watchers.insert(key.clone(), command);
+        self.flush_at.get_or_insert(now + FLUSH_DELAY);
+    }
+
+    pub(super) fn forget_watcher(&mut self, key: &SessionKey) {
+        self.watchers.remove(key);
+    }
+
+    /// Something of the watcher's is not on a majority yet.
+    pub(super) fn has_watcher(&self, key: &SessionKey) -> bool {
+        self.watchers.contains_key(key) || self.watchers_in_flight.contains_key(key)
+    }
+
     /// The next batch, when nothing is in flight and there is something to say.
     pub(super) fn next_batch(&mut self, now: Instant) -> Option<Batch> {
         if self.in_flight_id.is_some() {
@@ -127,8 +149,20 @@ impl Proposals {
             };
             self.updates_in_flight.insert(key, update);
         }
-        self.flush_at = (!self.updates.is_empty()).then_some(now);
-        if self.in_flight.is_empty() && self.updates_in_flight.is_empty() {
+        while self.in_flight.len() + self.updates_in_flight.len() + self.watchers_in_flight.len()
+            < BATCH_COMMANDS_MAX
+        {
+            let Some((key, command)) = self.watchers.pop_first() else {
+                break;
+            };
+            self.watchers_in_flight.insert(key, command);
+        }
+        let is_left = !self.updates.is_empty() || !self.watchers.is_empty();
+        self.flush_at = is_left.then_some(now);
+        if self.in_flight.is_empty()
+            && self.updates_in_flight.is_empty()
+            && self.watchers_in_flight.is_empty()
+        {
             return None;
         }
         let id = self.next_id;
@@ -173,6 +207,11 @@ impl Proposals {
         self.waiting.len() + self.in_flight.len()
     }
 
+    /// Nothing is to be said that somebody waits for, nor of a watcher.
+    pub(super) fn is_idle(&self) -> bool {
+        self.entries() == 0 && self.watchers.is_empty() && self.watchers_in_flight.is_empty()
+    }
+
     pub(super) fn entries_max(&self) -> usize {
         self.entries_max + BATCH_COMMANDS_MAX
     }
@@ -187,11 +226,13 @@ impl Proposals {
                 epoch: *epoch,
                 update: update.clone(),
             });
-        Command::Batch(waited_for.chain(updates).collect())
+        let watchers = self.watchers_in_flight.values().cloned();
+        Command::Batch(waited_for.chain(updates).chain(watchers).collect())
     }
 
     fn committed(&mut self, applied: Applied) -> Vec<(Waiter, Outcome)> {
         self.updates_in_flight.clear();
+        self.watchers_in_flight.clear();
         let results = if let Applied::Batch(results) = applied {
             results
         } else {
@@ -219,7 +260,10 @@ impl Proposals {
                 }
             }
         }
-        if !self.updates.is_empty() {
+        for (key, older) in std::mem::take(&mut self.watchers_in_flight) {
+            self.watchers.entry(key).or_insert(older);
+        }
+        if !self.updates.is_empty() || !self.watchers.is_empty() {
             self.flush_at = Some(now + RETRY_DELAY);
         }
         let entries = std::mem::take(&mut self.in_flight);

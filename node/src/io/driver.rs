@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tandem_shared::cluster::{
-    Change, ClusterState, Command, IntentOperation, NodeId, NodeState, SessionKey, SessionRecord, SettingName,
+    Change, ClusterState, Command, IntentOperation, NodeId, NodeState, SessionKey, SessionRecord,
+    SettingName, WatcherRecord,
 };
 use tandem_shared::io::admin::Readiness;
 use tandem_shared::io::raft::{ChangeReceiver, Cluster, ClusterStatus};
@@ -15,7 +16,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::cti::{ChangedTimings, Connections, CtiInput, CtiOutput};
-use crate::gateway::{Gateway, Input, KnownSession, Output, PairId, Report};
+use crate::gateway::{Gateway, Input, KnownSession, Output, PairId, Report, UserPresence};
+use crate::presence::composition::next_change_ms;
+use crate::presence::{CompositionSettings, Phones, compose};
 
 use super::cti_link::CtiLinks;
 use super::outbound::OutboundRoute;
@@ -57,6 +60,7 @@ pub struct Driver {
     /// Inputs that came of outputs, to be taken in before any other.
     pub follow_ups: VecDeque<Input>,
     pub registered: bool,
+    pub phones: Phones,
 }
 
 /// Who this node is to the cluster.
@@ -172,10 +176,13 @@ impl Driver {
     fn change(&mut self, change: &Change) {
         match change {
             Change::SettingChanged { .. } => self.take_in_settings(),
+            // Who is on the phone is everybody's business, whoever owns the session.
+            Change::SessionUpdated(key) => self.note_calls(key),
             // Before the node is registered, what the log says of it is about an earlier life.
             _ if !self.registered => {}
             Change::Replaced => self.take_in_state(),
             Change::SessionOpened(key) => {
+                self.note_calls(key);
                 if let Some(record) = self.cluster.with_state(|state| state.session(key).cloned()) {
                     self.take_in(Input::SessionOpened {
                         record: Box::new(record),
@@ -188,6 +195,9 @@ impl Driver {
                 }
             }
             Change::SessionClosed { key, owner } => {
+                if let Some(user) = self.phones.session_closed(key) {
+                    self.take_in(Input::PresenceChanged { user });
+                }
                 if *owner == self.identity.id {
                     self.take_in_session(key);
                 }
@@ -201,16 +211,23 @@ impl Driver {
                 let (id, events) = (self.identity.id, &self.context.events);
                 self.rebalancing.start(id, &self.cluster, events, *per_second);
             }
-            // Watchers follow presence by themselves; calendars have a loop of their own.
-            Change::SessionUpdated(_)
+            Change::PresenceChanged { user } => self.take_in(Input::PresenceChanged { user: user.clone() }),
+            Change::WatcherMoved { key, from, to } => {
+                if *from == self.identity.id || *to == self.identity.id {
+                    self.take_in_watcher(key);
+                }
+            }
+            Change::WatcherRemoved { key, owner } => {
+                if *owner == self.identity.id {
+                    self.take_in_watcher(key);
+                }
+            }
+            // A watcher's owner knows what it has written; calendars have a loop of their own.
+            Change::WatcherChanged(_)
             | Change::CasAssignmentChanged { .. }
             | Change::CasGatewaysChanged
             | Change::CalendarEnabledChanged { .. }
-            | Change::CallbacksReceived { .. }
-            | Change::PresenceChanged { .. }
-            | Change::WatcherChanged(_)
-            | Change::WatcherMoved { .. }
-            | Change::WatcherRemoved { .. } => {}
+            | Change::CallbacksReceived { .. } => {}
         }
     }
 
@@ -232,6 +249,39 @@ impl Driver {
         });
     }
 
+    fn note_calls(&mut self, key: &SessionKey) {
+        let session = self.cluster.with_state(|state| state.session(key).cloned());
+        let changed = session.and_then(|session| self.phones.session_changed(&session));
+        if let Some(user) = changed {
+            self.take_in(Input::PresenceChanged { user });
+        }
+    }
+
+    fn presence_of(&self, user: &str) -> UserPresence {
+        let on_the_phone = self.phones.is_in_use_by(user);
+        let now_ms = clock::now().unix_ms;
+        self.cluster.with_state(|state| {
+            let record = state.presence(user);
+            UserPresence {
+                composed: compose(record, on_the_phone, CompositionSettings::of(state), now_ms),
+                next_change_ms: record.and_then(|record| next_change_ms(record, now_ms)),
+            }
+        })
+    }
+
+    fn take_in_watcher(&mut self, key: &SessionKey) {
+        let watcher = self.known_watcher(key);
+        self.take_in(Input::WatcherChanged {
+            key: key.clone(),
+            watcher,
+        });
+    }
+
+    fn known_watcher(&self, key: &SessionKey) -> Option<Box<WatcherRecord>> {
+        self.cluster
+            .with_state(|state| state.watcher(key).cloned().map(Box::new))
+    }
+
     fn known_session(&self, key: &SessionKey) -> Option<KnownSession> {
         self.cluster
             .with_state(|state| state.session(key).map(|record| known(state, record)))
@@ -243,11 +293,17 @@ impl Driver {
             let owned = state.sessions_of(id);
             owned.map(|record| known(state, record)).collect()
         });
+        self.phones = self.cluster.with_state(|state| Phones::of(state.sessions()));
         self.take_in(Input::StateReplaced { sessions });
+        let watchers = self
+            .cluster
+            .with_state(|state| state.watchers_of(id).cloned().collect());
+        self.take_in(Input::WatchersReplaced { watchers });
         self.take_in_settings();
     }
 
     fn take_in_settings(&mut self) {
+        self.take_in(Input::AllPresenceChanged);
         let number = |name| self.cluster.with_state(|state| state.setting_number(name));
         let session_timer = number(SettingName::SessionTimerSecs);
         let millis = |name| number(name).map(Duration::from_millis);
@@ -314,6 +370,14 @@ impl Driver {
             Output::ReadSession { key } => {
                 let session = self.known_session(&key);
                 self.follow_ups.push_back(Input::SessionRead { key, session });
+            }
+            Output::ReadWatcher { key } => {
+                let watcher = self.known_watcher(&key);
+                self.follow_ups.push_back(Input::WatcherRead { key, watcher });
+            }
+            Output::ReadPresence { user } => {
+                let presence = self.presence_of(&user);
+                self.follow_ups.push_back(Input::PresenceRead { user, presence });
             }
             Output::RegisterAnew => self.register_anew(),
             Output::Report(report) => self.report(&report),
@@ -480,7 +544,8 @@ impl Driver {
                     known_result, "a repeated command is not carried out again"
                 );
             }
-            Report::Answered { .. }
+            Report::Watcher(_)
+            | Report::Answered { .. }
             | Report::CstaError { .. }
             | Report::EventSent { .. }
             | Report::EventUnanswered

@@ -4,9 +4,11 @@
 //! (`crate::gateway`). What always holds: the same replicated record gives the same presence on every node.
 
 pub mod composition;
+pub mod phones;
 pub mod pidf;
 
 pub use composition::{
     Activity, Availability, BusyShowsAs, Composed, CompositionSettings, Source, WorkingElsewhereShowsAs,
     compose,
 };
+pub use phones::Phones;

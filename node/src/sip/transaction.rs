@@ -76,4 +76,6 @@ pub fn session_answer(
 }
 
 /// The methods that a node serves.
-pub const ALLOW: &str = "INVITE, ACK, BYE, CANCEL, INFO, OPTIONS, UPDATE";
+pub const ALLOW: &str = "INVITE, ACK, BYE, CANCEL, INFO, OPTIONS, SUBSCRIBE, UPDATE";
+/// The event packages to which one can subscribe (RFC 6665 §8.2.2).
+pub const ALLOW_EVENTS: &str = "presence";

@@ -14,6 +14,8 @@ use crate::csta::{CstaMessage, Request, Response, decode};
 use crate::cti::{CtiConnectionId, CtiFailure, RequestToken};
 use crate::directory::{Directory, read_file};
 use crate::gateway::*;
+use crate::presence::composition::next_change_ms;
+use crate::presence::{CompositionSettings, compose};
 
 pub(super) const LINE: &str = "tel:4711;phone-context=dialstring";
 
@@ -157,6 +159,14 @@ impl Bench {
                 let session = self.known(&key);
                 self.input(Input::SessionRead { key, session });
             }
+            Output::ReadWatcher { key } => {
+                let watcher = self.state.watcher(&key).cloned().map(Box::new);
+                self.input(Input::WatcherRead { key, watcher });
+            }
+            Output::ReadPresence { user } => {
+                let presence = self.presence_of(&user);
+                self.input(Input::PresenceRead { user, presence });
+            }
             Output::RegisterAnew => {}
             Output::Report(report) => self.reports.push(report),
         }
@@ -182,6 +192,15 @@ impl Bench {
             record: Box::new(record.clone()),
             call_begun: begun,
         })
+    }
+
+    fn presence_of(&self, user: &str) -> UserPresence {
+        let record = self.state.presence(user);
+        let settings = CompositionSettings::default();
+        UserPresence {
+            composed: compose(record, false, settings, self.now.unix_ms),
+            next_change_ms: record.and_then(|record| next_change_ms(record, self.now.unix_ms)),
+        }
     }
 
     pub(super) fn pass(&mut self, span: Duration) {
@@ -263,6 +282,11 @@ fn config(node: u64) -> GatewayConfig {
         new_sessions_without_quorum: WithoutQuorum::Refuse,
         adoption: AdoptionPolicy::Enabled,
         cti_connections: vec!["cm1:8000".into(), "cm2:8000".into()],
+        watchers: WatcherSettings {
+            watchers_max: 200,
+            watchers_per_presentity_max: 150,
+            ..WatcherSettings::default()
+        },
     }
 }
 

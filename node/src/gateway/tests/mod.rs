@@ -7,4 +7,5 @@ mod calls;
 mod handover;
 mod opening;
 mod resilience;
+mod watchers;
 mod watching;

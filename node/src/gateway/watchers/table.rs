@@ -1,0 +1,194 @@
+//! The watchers of this node, by key and by presentity, and when each of them wants time.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Instant;
+
+use tandem_shared::cluster::SessionKey;
+use tandem_shared::sip::TransactionKey;
+
+use crate::presence::Composed;
+
+use super::Watcher;
+
+/// A user who is watched.
+#[derive(Debug, Default)]
+pub(super) struct Presentity {
+    pub(super) watchers: BTreeSet<SessionKey>,
+    /// As it was read last.
+    pub(super) composed: Option<Composed>,
+    /// It has been asked for.
+    pub(super) is_being_read: bool,
+    changes_at: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct WatcherTable {
+    watchers: BTreeMap<SessionKey, Watcher>,
+    presentities: BTreeMap<String, Presentity>,
+    deadlines: BTreeSet<(Instant, SessionKey)>,
+    indexed: HashMap<SessionKey, Instant>,
+    changes: BTreeSet<(Instant, String)>,
+}
+
+impl WatcherTable {
+    pub(super) fn len(&self) -> usize {
+        self.watchers.len()
+    }
+
+    pub(super) fn get(&self, key: &SessionKey) -> Option<&Watcher> {
+        self.watchers.get(key)
+    }
+
+    /// Whoever changes what a deadline depends on has it indexed anew.
+    pub(super) fn get_mut(&mut self, key: &SessionKey) -> Option<&mut Watcher> {
+        self.watchers.get_mut(key)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&SessionKey, &Watcher)> {
+        self.watchers.iter()
+    }
+
+    /// The watcher whose subscription this very request began.
+    pub(super) fn begun_by(&self, opening: &TransactionKey) -> Option<&SessionKey> {
+        self.watchers
+            .iter()
+            .find(|(_, watcher)| watcher.opening.as_ref() == Some(opening))
+            .map(|(key, _)| key)
+    }
+
+    pub(super) fn insert(&mut self, watcher: Watcher) {
+        let key = watcher.record.key.clone();
+        self.presentities
+            .entry(watcher.record.presentity.clone())
+            .or_default()
+            .watchers
+            .insert(key.clone());
+        self.watchers.insert(key, watcher);
+    }
+
+    /// A user without a watcher is of no interest any more.
+    pub(super) fn remove(&mut self, key: &SessionKey) -> Option<Watcher> {
+        let watcher = self.watchers.remove(key)?;
+        self.forget_deadline(key);
+        let user = &watcher.record.presentity;
+        if let Some(presentity) = self.presentities.get_mut(user) {
+            presentity.watchers.remove(key);
+            if presentity.watchers.is_empty() {
+                if let Some(at) = presentity.changes_at {
+                    self.changes.remove(&(at, user.clone()));
+                }
+                self.presentities.remove(user);
+            }
+        }
+        Some(watcher)
+    }
+
+    pub(super) fn presentities(&self) -> impl Iterator<Item = &String> {
+        self.presentities.keys()
+    }
+
+    pub(super) fn presentity(&self, user: &str) -> Option<&Presentity> {
+        self.presentities.get(user)
+    }
+
+    pub(super) fn presentity_mut(&mut self, user: &str) -> Option<&mut Presentity> {
+        self.presentities.get_mut(user)
+    }
+
+    /// When the user's presence is to be read again.
+    pub(super) fn set_change(&mut self, user: &str, at: Option<Instant>) {
+        let Some(presentity) = self.presentities.get_mut(user) else {
+            return;
+        };
+        if let Some(former) = std::mem::replace(&mut presentity.changes_at, at) {
+            self.changes.remove(&(former, user.to_owned()));
+        }
+        if let Some(at) = at {
+            self.changes.insert((at, user.to_owned()));
+        }
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let watcher = self.deadlines.first().map(|(at, _)| *at);
+        let change = self.changes.first().map(|(at, _)| *at);
+        [watcher, change].into_iter().flatten().min()
+    }
+
+    /// Those whose time has come; their deadlines are to be indexed anew.
+    pub(super) fn due_watchers(&mut self, now: Instant) -> Vec<SessionKey> {
+        let mut due = Vec::new();
+        while self.deadlines.first().is_some_and(|(at, _)| *at <= now)
+            && let Some((_, key)) = self.deadlines.pop_first()
+        {
+            self.indexed.remove(&key);
+            due.push(key);
+        }
+        due
+    }
+
+    pub(super) fn due_presentities(&mut self, now: Instant) -> Vec<String> {
+        let mut due = Vec::new();
+        while self.changes.first().is_some_and(|(at, _)| *at <= now)
+            && let Some((_, user)) = self.changes.pop_first()
+        {
+            if let Some(presentity) = self.presentities.get_mut(&user) {
+                presentity.changes_at = None;
+            }
+            due.push(user);
+        }
+        due
+    }
+
+    pub(super) fn index_deadline(&mut self, key: &SessionKey, now: Instant) {
+        let wanted = self.watchers.get(key).map(|watcher| watcher.next_deadline(now));
+        if self.indexed.get(key) == wanted.as_ref() {
+            return;
+        }
+        self.forget_deadline(key);
+        if let Some(at) = wanted {
+            self.deadlines.insert((at, key.clone()));
+            self.indexed.insert(key.clone(), at);
+        }
+    }
+
+    fn forget_deadline(&mut self, key: &SessionKey) {
+        if let Some(at) = self.indexed.remove(key) {
+            self.deadlines.remove(&(at, key.clone()));
+        }
+    }
+
+    /// # Panics
+    /// When the indexes disagree with the watchers.
+    pub(super) fn check_invariants(&self) {
+        assert_eq!(
+            self.deadlines.len(),
+            self.indexed.len(),
+            "deadlines of watchers and their index disagree"
+        );
+        let indexed: usize = self
+            .presentities
+            .values()
+            .map(|presentity| presentity.watchers.len())
+            .sum();
+        assert_eq!(
+            indexed,
+            self.watchers.len(),
+            "watchers and the index by presentity disagree"
+        );
+        assert!(
+            self.presentities
+                .values()
+                .all(|presentity| !presentity.watchers.is_empty()),
+            "a user whom nobody watches"
+        );
+        let changes = self
+            .presentities
+            .values()
+            .filter(|user| user.changes_at.is_some());
+        assert_eq!(
+            changes.count(),
+            self.changes.len(),
+            "changes to come are miscounted"
+        );
+    }
+}
