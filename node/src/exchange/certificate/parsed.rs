@@ -144,6 +144,12 @@ impl Certificate {
         self.issuer_der == issuer.subject_der
     }
 
+    /// Whether it is for this public key, given as the bits of its `SubjectPublicKeyInfo`.
+    #[must_use]
+    pub fn has_key(&self, public_key: &[u8]) -> bool {
+        self.signed.key == public_key
+    }
+
     /// How the holder is called in a sentence or in a file's name: its first CN, else its first name, else its subject.
     #[must_use]
     pub fn short_name(&self) -> &str {

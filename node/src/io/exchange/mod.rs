@@ -3,7 +3,11 @@
 //! Owns sockets, TLS and tokens. Does not own SOAP ([`crate::exchange::ews`]), nor what is asked, when and how often
 //! ([`crate::calendar`]). What always holds: every wait, buffer and table is bounded; no secret is ever logged.
 
+pub mod certificate_import;
+pub mod certificate_probe;
+pub mod certificate_routes;
 pub mod client;
 pub mod push_listener;
+pub mod signing;
 pub mod trust;
 mod verifier;

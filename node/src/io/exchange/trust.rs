@@ -20,9 +20,12 @@ use tracing::{info, warn};
 
 use super::client::TlsConfigs;
 use super::verifier;
+pub use super::verifier::CertificateRefused;
 use crate::exchange::certificate::{
-    AlgorithmPolicy, BUNDLE_BYTES_MAX, BundleError, Certificate, Fingerprint, Trusted, read_bundle,
+    AlgorithmPolicy, BUNDLE_BYTES_MAX, BundleError, Certificate, Fingerprint, NetworkTrouble, Trusted,
+    explain_handshake, read_bundle,
 };
+use crate::exchange::ews::Failure;
 
 /// Clones share one store.
 #[derive(Debug, Clone)]
@@ -181,6 +184,34 @@ impl TlsConfigs for TrustStore {
 pub fn server_name(endpoint: &CasEndpoint) -> Result<ServerName<'static>, InvalidDnsNameError> {
     let host = endpoint.host.strip_suffix('.').unwrap_or(&endpoint.host);
     ServerName::try_from(host.to_owned())
+}
+
+/// What the operator is told of a connection that could not be made or secured: for a certificate the guides' status
+/// and what to do.
+#[must_use]
+pub fn connection_failure(endpoint: &CasEndpoint, error: &io::Error) -> Failure {
+    let inner = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let Some(error) = inner else {
+        return without_tls(endpoint, error);
+    };
+    let text = CertificateRefused::of(error).map_or_else(
+        || {
+            let (status, text) = explain_handshake(error, &endpoint.host);
+            format!("{status}: {text}")
+        },
+        ToString::to_string,
+    );
+    Failure::Tls(text)
+}
+
+fn without_tls(endpoint: &CasEndpoint, error: &io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::TimedOut {
+        return Failure::TimedOut;
+    }
+    let trouble = NetworkTrouble::of_connect(error);
+    Failure::Unreachable(trouble.explain(&endpoint.host, endpoint.port))
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,8 +9,9 @@ use rustls::{
     SupportedProtocolVersion,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use thiserror::Error;
 
-use crate::exchange::certificate::{AlgorithmPolicy, Presented, Trusted, verify};
+use crate::exchange::certificate::{AlgorithmPolicy, Presented, Status, Trusted, diagnose, verify};
 
 /// For connections to this host while this is what is trusted.
 pub(super) fn client_config(host: &str, trusted: Arc<Trusted>, policy: AlgorithmPolicy) -> Arc<ClientConfig> {
@@ -54,6 +55,39 @@ struct GatewayVerifier {
     policy: AlgorithmPolicy,
 }
 
+/// A certificate that was not accepted: the guides' status, what is wrong, and what to do. It travels inside the error
+/// of the handshake.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{status}: {explanation}")]
+pub struct CertificateRefused {
+    pub status: Status,
+    pub explanation: String,
+}
+
+impl CertificateRefused {
+    /// Out of an error of the handshake, when that is why it failed.
+    #[must_use]
+    pub fn of(error: &rustls::Error) -> Option<&Self> {
+        if let rustls::Error::InvalidCertificate(CertificateError::Other(other)) = error {
+            other.0.downcast_ref()
+        } else {
+            None
+        }
+    }
+}
+
+impl GatewayVerifier {
+    /// Looked into only now: a handshake that succeeds pays for the verdict alone.
+    fn refuse(&self, presented: Presented<'_>, now: UnixTime) -> rustls::Error {
+        let diagnosis = diagnose(presented, &[], &self.trusted, self.policy, now);
+        let refused = CertificateRefused {
+            status: diagnosis.status,
+            explanation: diagnosis.explanation,
+        };
+        CertificateError::Other(OtherError(Arc::new(refused))).into()
+    }
+}
+
 impl ServerCertVerifier for GatewayVerifier {
     fn verify_server_cert(
         &self,
@@ -70,7 +104,7 @@ impl ServerCertVerifier for GatewayVerifier {
         };
         match verify(presented, &self.trusted, self.policy, now) {
             Ok(()) => Ok(ServerCertVerified::assertion()),
-            Err(refusal) => Err(CertificateError::Other(OtherError(Arc::new(refusal))).into()),
+            Err(_) => Err(self.refuse(presented, now)),
         }
     }
 

@@ -1,0 +1,436 @@
+//! Trust taken over from a live host: what it sent, and the issuers that it should have sent.
+//!
+//! Nothing is installed that an administrator has not named by its fingerprint. Issuers are fetched from where a
+//! certificate says that its issuer is found (RFC 5280 §4.2.2.1), here only and never for a connection to a gateway:
+//! over plain HTTP, bounded in time, size and depth, and not from addresses that a stranger's certificate has no
+//! business to make us visit.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper::header::{ACCEPT, CONNECTION, HOST};
+use hyper::{Request, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::UnixTime;
+use tandem_shared::cluster::CasEndpoint;
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::certificate_probe::{Met, ProbeOptions, ProbeReport, meet, resolve};
+use super::trust::{TrustError, TrustStore};
+use crate::exchange::certificate::{
+    AlgorithmPolicy, Certificate, Fingerprint, Source, is_issued_by, lacks_issuer, read_bundle,
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImportOptions {
+    pub probe: ProbeOptions,
+    pub from: FetchFrom,
+    /// For one issuer: name, connection, answer.
+    pub fetch_timeout: Duration,
+}
+
+impl Default for ImportOptions {
+    fn default() -> Self {
+        Self {
+            probe: ProbeOptions::default(),
+            from: FetchFrom::Internet,
+            fetch_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Which addresses issuers may be fetched from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FetchFrom {
+    Internet,
+    /// Also from private addresses, where the authority of a company publishes its certificates.
+    PrivateNetworks,
+    /// Also from this machine: for tests.
+    Loopback,
+}
+
+/// What a host offers. Nothing of it is installed.
+#[derive(Debug)]
+pub struct Offer {
+    pub report: ProbeReport,
+    /// What it sent in its order, then what was fetched.
+    pub certificates: Vec<Offered>,
+    /// Why an issuer could not be fetched.
+    pub notes: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offered {
+    pub certificate: Certificate,
+    pub source: Source,
+    pub already_trusted: bool,
+    /// Enough to make the chain whole: what was fetched, else the authority that the server sent.
+    pub recommended: bool,
+}
+
+/// Shows what could be installed.
+pub async fn show(store: &TrustStore, endpoint: &CasEndpoint, options: ImportOptions) -> Offer {
+    let met = meet(endpoint, options.probe).await;
+    let (fetched, notes) = fetch_missing(store, endpoint, &met, options).await;
+    let certificates = offered(store, &met, &fetched);
+    Offer {
+        report: met.report(store, endpoint, &fetched),
+        certificates,
+        notes,
+    }
+}
+
+/// Asks the host again and installs those certificates that have these fingerprints; answers the new ones.
+///
+/// # Errors
+/// When one of them is not offered any more, or the store cannot be changed; then none is installed.
+pub async fn accept(
+    store: &TrustStore,
+    endpoint: &CasEndpoint,
+    fingerprints: &[Fingerprint],
+    options: ImportOptions,
+) -> Result<Vec<Certificate>, ImportError> {
+    let offer = show(store, endpoint, options).await;
+    let mut accepted = Vec::new();
+    for fingerprint in fingerprints {
+        let found = offer
+            .certificates
+            .iter()
+            .find(|offered| offered.certificate.fingerprint == *fingerprint);
+        let offered = found.ok_or_else(|| ImportError::NotOffered {
+            host: endpoint.host.clone(),
+            fingerprint: *fingerprint,
+        })?;
+        accepted.push(offered.certificate.clone());
+    }
+    Ok(store.add(&accepted)?)
+}
+
+#[derive(Debug, Error)]
+pub enum ImportError {
+    #[error(
+        "{host} does not offer a certificate with the SHA-256 fingerprint {fingerprint}: show the offer again"
+    )]
+    NotOffered { host: String, fingerprint: Fingerprint },
+    #[error(transparent)]
+    Store(#[from] TrustError),
+}
+
+/// Upwards from where the chain breaks off, until it is whole or nobody knows further.
+async fn fetch_missing(
+    store: &TrustStore,
+    endpoint: &CasEndpoint,
+    met: &Met,
+    options: ImportOptions,
+) -> (Vec<Certificate>, Vec<String>) {
+    let (mut fetched, mut notes) = (Vec::new(), Vec::new());
+    let Some(presented) = met.presented(endpoint) else {
+        return (fetched, notes);
+    };
+    let policy = AlgorithmPolicy::of(endpoint.legacy_algorithms);
+    for _ in 0..DEPTH_MAX {
+        let trusted = store.trusted();
+        let Some(holder) = lacks_issuer(presented, &fetched, &trusted, policy, UnixTime::now()) else {
+            break;
+        };
+        match fetch_issuer(&holder, options, &mut notes).await {
+            Some(issuer) => fetched.push(issuer),
+            None => break,
+        }
+    }
+    (fetched, notes)
+}
+
+async fn fetch_issuer(
+    holder: &Certificate,
+    options: ImportOptions,
+    notes: &mut Vec<String>,
+) -> Option<Certificate> {
+    for url in &holder.issuer_urls {
+        let fetching = timeout(options.fetch_timeout, fetch(url, options.from));
+        let certificates = match fetching.await {
+            Ok(Ok(certificates)) => certificates,
+            Ok(Err(error)) => {
+                notes.push(format!("{url}: {error}"));
+                continue;
+            }
+            Err(_) => {
+                notes.push(format!(
+                    "{url}: no answer within {} s",
+                    options.fetch_timeout.as_secs()
+                ));
+                continue;
+            }
+        };
+        let issuer = certificates
+            .into_iter()
+            .find(|candidate| is_issued_by(holder, candidate));
+        if issuer.is_some() {
+            return issuer;
+        }
+        notes.push(format!(
+            "{url}: what is there did not issue \"{}\"",
+            holder.short_name()
+        ));
+    }
+    None
+}
+
+async fn fetch(url: &str, from: FetchFrom) -> Result<Vec<Certificate>, FetchError> {
+    let uri: Uri = url.parse().map_err(|_| FetchError::NotHttp)?;
+    let plain = uri.scheme_str() == Some("http");
+    let authority = uri.authority().filter(|_| plain).ok_or(FetchError::NotHttp)?;
+    if authority.as_str().contains('@') {
+        return Err(FetchError::NotHttp);
+    }
+    let host = uri.host().ok_or(FetchError::NotHttp)?;
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let address = allowed_address(bare, uri.port_u16().unwrap_or(80), from).await?;
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let body = get(address, authority.as_str(), path).await?;
+    read_bundle(&body).map_err(|error| FetchError::Content(error.to_string()))
+}
+
+/// The connection goes to the very address that was looked at: a name that changes its address gains nothing.
+async fn allowed_address(host: &str, port: u16, from: FetchFrom) -> Result<SocketAddr, FetchError> {
+    let addresses = resolve(host, port, ImportOptions::default().fetch_timeout)
+        .await
+        .map_err(|trouble| FetchError::Network(trouble.explain(host, port)))?;
+    let allowed = addresses
+        .iter()
+        .find(|address| reach_of(address.ip()).is_some_and(|reach| reach <= from));
+    match (allowed, addresses.first()) {
+        (Some(address), _) => Ok(*address),
+        (None, Some(address)) => Err(FetchError::Forbidden {
+            address: address.ip(),
+        }),
+        (None, None) => Err(FetchError::Network(format!("{host} has no address"))),
+    }
+}
+
+/// What must be allowed for this address; `None` when nothing is fetched from there at all.
+fn reach_of(address: IpAddr) -> Option<FetchFrom> {
+    match address.to_canonical() {
+        IpAddr::V4(address) => reach_of_v4(address),
+        IpAddr::V6(address) => {
+            let unreachable =
+                address.is_unspecified() || address.is_multicast() || address.is_unicast_link_local();
+            match address.segments() {
+                // RFC 6052: an IPv4 address behind a translator.
+                [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+                    let bits = (u32::from(high) << 16) | u32::from(low);
+                    reach_of_v4(Ipv4Addr::from_bits(bits))
+                }
+                _ if unreachable => None,
+                _ if address.is_loopback() => Some(FetchFrom::Loopback),
+                _ if address.is_unique_local() => Some(FetchFrom::PrivateNetworks),
+                _ => Some(FetchFrom::Internet),
+            }
+        }
+    }
+}
+
+fn reach_of_v4(address: Ipv4Addr) -> Option<FetchFrom> {
+    let [first, second, ..] = address.octets();
+    // RFC 6598: addresses that providers share among their customers.
+    let shared = first == 100 && (64..128).contains(&second);
+    if first == 0 || address.is_multicast() || address.is_broadcast() || address.is_link_local() {
+        None
+    } else if address.is_loopback() {
+        Some(FetchFrom::Loopback)
+    } else if address.is_private() || shared {
+        Some(FetchFrom::PrivateNetworks)
+    } else {
+        Some(FetchFrom::Internet)
+    }
+}
+
+/// Redirections are not followed.
+async fn get(address: SocketAddr, authority: &str, path: &str) -> Result<Bytes, FetchError> {
+    let network = |error: &dyn fmt::Display| FetchError::Network(error.to_string());
+    let stream = TcpStream::connect(address)
+        .await
+        .map_err(|error| network(&error))?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| network(&error))?;
+    let request = Request::get(path)
+        .header(HOST, authority)
+        .header(ACCEPT, "application/pkix-cert, application/pkcs7-mime")
+        .header(CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| network(&error))?;
+    let exchange = async {
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| network(&error))?;
+        if response.status() != StatusCode::OK {
+            return Err(FetchError::Answer(response.status()));
+        }
+        let body = Limited::new(response.into_body(), ISSUER_BYTES_MAX)
+            .collect()
+            .await;
+        body.map(|body| body.to_bytes()).map_err(|_| FetchError::TooLarge)
+    };
+    tokio::pin!(connection, exchange);
+    tokio::select! {
+        biased;
+        body = &mut exchange => body,
+        _ = &mut connection => exchange.await,
+    }
+}
+
+#[derive(Debug, Error)]
+enum FetchError {
+    #[error("issuers are fetched by plain HTTP only")]
+    NotHttp,
+    #[error(
+        "issuers are not fetched from {address}: allow private addresses for this import if that is your own authority"
+    )]
+    Forbidden { address: IpAddr },
+    #[error("{0}")]
+    Network(String),
+    #[error("the answer is {0}")]
+    Answer(StatusCode),
+    #[error("the answer broke off or is larger than {} KiB", ISSUER_BYTES_MAX >> 10)]
+    TooLarge,
+    #[error("{0}")]
+    Content(String),
+}
+
+fn offered(store: &TrustStore, met: &Met, fetched: &[Certificate]) -> Vec<Offered> {
+    let trusted = store.trusted();
+    let sent = met.sent.iter().filter_map(|der| Certificate::parse(der).ok());
+    let all = sent.map(|certificate| (certificate, Source::Sent)).chain(
+        fetched
+            .iter()
+            .cloned()
+            .map(|certificate| (certificate, Source::Fetched)),
+    );
+    let mut certificates: Vec<Offered> = Vec::new();
+    for (certificate, source) in all {
+        let known = certificates
+            .iter()
+            .any(|known| known.certificate.fingerprint == certificate.fingerprint);
+        if !known {
+            certificates.push(Offered {
+                already_trusted: trusted.contains(certificate.fingerprint),
+                certificate,
+                source,
+                recommended: false,
+            });
+        }
+    }
+    recommend(&mut certificates);
+    certificates
+}
+
+/// What the server does not send, it has to be helped with; else the highest that is offered.
+fn recommend(offered: &mut [Offered]) {
+    let mut some_fetched = false;
+    for offered in offered
+        .iter_mut()
+        .filter(|offered| offered.source == Source::Fetched)
+    {
+        offered.recommended = !offered.already_trusted;
+        some_fetched = true;
+    }
+    if !some_fetched {
+        recommend_the_highest(offered);
+    }
+}
+
+/// Follows the issuers up from the leaf.
+fn recommend_the_highest(offered: &mut [Offered]) {
+    let mut top = 0;
+    for _ in 0..offered.len() {
+        let Some(holder) = offered.get(top) else {
+            return;
+        };
+        let issuer = offered.iter().position(|candidate| {
+            candidate.certificate.fingerprint != holder.certificate.fingerprint
+                && is_issued_by(&holder.certificate, &candidate.certificate)
+        });
+        match issuer {
+            Some(next) => top = next,
+            None => break,
+        }
+    }
+    if let Some(top) = offered.get_mut(top) {
+        top.recommended =
+            !top.already_trusted && (top.certificate.is_authority || top.certificate.is_self_issued());
+    }
+}
+
+/// Issuers above one another.
+const DEPTH_MAX: usize = 4;
+const ISSUER_BYTES_MAX: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn issuers_are_fetched_only_from_where_they_may_be() {
+        let reach = |text: &str| reach_of(text.parse().unwrap());
+        for nowhere in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "169.254.169.254",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:169.254.1.1",
+            "64:ff9b::a9fe:a9fe",
+        ] {
+            assert_eq!(reach(nowhere), None, "{nowhere}");
+        }
+        for own in ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"] {
+            assert_eq!(reach(own), Some(FetchFrom::Loopback), "{own}");
+        }
+        for private in [
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "100.64.0.1",
+            "fd00::1",
+            "::ffff:10.0.0.1",
+        ] {
+            assert_eq!(reach(private), Some(FetchFrom::PrivateNetworks), "{private}");
+        }
+        for public in ["192.0.2.1", "100.128.0.1", "2001:db8::1"] {
+            assert_eq!(reach(public), Some(FetchFrom::Internet), "{public}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_plain_http_without_a_user_is_fetched() {
+        for url in [
+            "https://ca.example/ca.cer",
+            "ldap:///CN=ca",
+            "file:///ca.cer",
+            "http://user@127.0.0.1/",
+            "ca.cer",
+            "",
+        ] {
+            let error = fetch(url, FetchFrom::Loopback).await.unwrap_err();
+            assert!(matches!(error, FetchError::NotHttp), "{url}: {error}");
+        }
+        let error = fetch("http://127.0.0.1:9/ca.cer", FetchFrom::PrivateNetworks)
+            .await
+            .unwrap_err();
+        assert!(
+            error.to_string().contains("not fetched from 127.0.0.1"),
+            "{error}"
+        );
+    }
+}
