@@ -30,6 +30,8 @@ pub struct ProbeOptions {
     /// For each address of the host, and for its name.
     pub connect_timeout: Duration,
     pub handshake_timeout: Duration,
+    /// Where the host is, in place of what DNS says: one of several behind a name.
+    pub via: Option<SocketAddr>,
 }
 
 impl Default for ProbeOptions {
@@ -37,6 +39,7 @@ impl Default for ProbeOptions {
         Self {
             connect_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(10),
+            via: None,
         }
     }
 }
@@ -185,7 +188,11 @@ async fn connect(
     let mut last = NetworkTrouble::Unresolved {
         reason: "no such name".to_owned(),
     };
-    for address in resolve(&endpoint.host, endpoint.port, options.connect_timeout).await? {
+    let addresses = match options.via {
+        Some(address) => vec![address],
+        None => resolve(&endpoint.host, endpoint.port, options.connect_timeout).await?,
+    };
+    for address in addresses {
         match timeout(options.connect_timeout, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => return Ok((stream, address)),
             Ok(Err(error)) => last = NetworkTrouble::of_connect(&error),
