@@ -166,8 +166,7 @@ fn parse_availability(
     window: TimeWindow,
 ) -> Result<Vec<Result<Vec<CalendarItem>, Failure>>, Failure> {
     let Some(responses) = payload.child("FreeBusyResponseArray") else {
-        let refused = payload.child("ResponseMessage").unwrap_or(payload);
-        check(refused)?;
+        only_message(payload)?;
         return Err(Failure::Malformed("no free/busy responses"));
     };
     if responses.children.len() != mailboxes.len() {

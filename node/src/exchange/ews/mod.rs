@@ -41,4 +41,6 @@ mod answer_tests;
 #[cfg(test)]
 mod notification_tests;
 #[cfg(test)]
+mod property_tests;
+#[cfg(test)]
 mod request_tests;

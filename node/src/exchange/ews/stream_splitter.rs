@@ -263,3 +263,153 @@ fn count_last(again: bool, before: usize) -> usize {
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 const CDATA_OPENING: &[u8] = b"[CDATA[";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const BYTES_MAX: usize = 4096;
+
+    fn split(bytes: &[u8], piece: usize) -> Vec<Result<Bytes, SplitError>> {
+        let mut splitter = StreamSplitter::new(BYTES_MAX);
+        let mut documents = Vec::new();
+        for piece in bytes.chunks(piece) {
+            splitter.push(piece);
+            documents.extend(std::iter::from_fn(|| splitter.next_document()));
+        }
+        documents
+    }
+
+    fn whole(documents: &[&str]) -> Vec<Result<Bytes, SplitError>> {
+        let whole = |document: &&str| Ok(Bytes::copy_from_slice(document.as_bytes()));
+        documents.iter().map(whole).collect()
+    }
+
+    #[test]
+    fn documents_are_cut_with_and_without_declarations_and_filling() {
+        let documents = [
+            "<?xml version=\"1.0\"?><a><b/></a>",
+            "<a/>",
+            "<!-- 2 --><?pi?><s:a x='1'>\u{fc}</s:a >",
+        ];
+        let stream = format!(
+            "\u{feff}{}{}\r\n \t\u{feff}{}\n",
+            documents[0], documents[1], documents[2]
+        );
+        for piece in 1..stream.len() {
+            assert_eq!(split(stream.as_bytes(), piece), whole(&documents), "{piece}");
+        }
+    }
+
+    #[test]
+    fn nothing_that_only_looks_like_markup_counts() {
+        for document in [
+            "<a><!-- </a> --></a>",
+            "<a><!--></a>--></a>",
+            "<a><!-- -></a>- --></a>",
+            "<a><![CDATA[</a>]>]]]></a>",
+            "<a><?x </a> ??></a>",
+            "<a b='</a>' c=\"/>'\"></a>",
+            "<a><b c='/'>/</b></a>",
+            "<a><b c=\"'\"/></a>",
+        ] {
+            let twice = format!("{document}{document}");
+            assert_eq!(
+                split(twice.as_bytes(), 3),
+                whole(&[document, document]),
+                "{document}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_document_that_has_not_ended_is_waited_for() {
+        for piece in 1..9 {
+            assert_eq!(split(b"<a/><a><b></b>", piece), whole(&["<a/>"]));
+        }
+    }
+
+    #[test]
+    fn a_document_may_be_as_large_as_the_bound_and_no_larger() {
+        let document = format!("<a>{}</a>", "x".repeat(BYTES_MAX - 7));
+        assert_eq!(split(document.as_bytes(), 100), whole(&[&document]));
+        let larger = format!("<a>{}</a>", "x".repeat(BYTES_MAX - 6));
+        let error = SplitError::TooLarge {
+            document_bytes_max: BYTES_MAX,
+        };
+        for piece in [1, 100, 10_000] {
+            assert_eq!(split(larger.as_bytes(), piece), [Err(error)]);
+        }
+        let endless = [b"<a ".as_slice(), &[b'"'; 3 * BYTES_MAX + 1]].concat();
+        assert_eq!(split(&endless, 1000), [Err(error)]);
+    }
+
+    #[test]
+    fn what_is_no_xml_ends_the_stream_and_its_memory() {
+        for (stream, error) in [
+            ("HTTP", SplitError::NotXml),
+            ("</a>", SplitError::NotXml),
+            ("<>", SplitError::NotXml),
+            ("<![CDATA[x]]>", SplitError::NotXml),
+            ("<a><![CDTA[x]]></a>", SplitError::NotXml),
+            ("<a><!ELEMENT b></a>", SplitError::NotXml),
+            ("<!DOCTYPE a><a/>", SplitError::DocumentTypeRefused),
+            ("\u{fffe}<a/>", SplitError::NotXml),
+        ] {
+            assert_eq!(split(stream.as_bytes(), 1), [Err(error)], "{stream}");
+        }
+        let mut splitter = StreamSplitter::new(BYTES_MAX);
+        splitter.push(b"x");
+        assert!(splitter.next_document().is_some_and(|document| document.is_err()));
+        splitter.push(b"<a/>");
+        assert_eq!(splitter.next_document(), None);
+        assert!(splitter.buffer.is_empty());
+    }
+
+    /// Elements with everything in them that might mislead.
+    fn document() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            "[a-z\u{fc}/>'\" \\]-]{0,8}",
+            Just("<!-- </e> <e> '\" -->".to_owned()),
+            Just("<![CDATA[ </e> ]] > ]]]]>".to_owned()),
+            Just("<?pi </e> ? > ??>".to_owned()),
+            Just("<e a='/>\"' b = \"</e>'\" />".to_owned()),
+        ];
+        let content = leaf.prop_recursive(4, 24, 4, |inner| {
+            prop::collection::vec(inner, 0..4)
+                .prop_map(|parts| format!("<p:e x=\"<>'/\">{}</p:e>", parts.concat()))
+        });
+        let prologue = prop_oneof![
+            Just(""),
+            Just("<?xml version='1.0'?>\n"),
+            Just("<?xml version='1.0'?><!-- <e> -->")
+        ];
+        (prologue, content).prop_map(|(prologue, content)| format!("{prologue}<r>{content}</r>"))
+    }
+
+    proptest! {
+        #[test]
+        fn documents_are_the_same_wherever_the_stream_is_cut(
+            documents in prop::collection::vec((document(), "[ \r\n\t\u{feff}]{0,3}"), 0..5),
+            piece in 1_usize..40,
+        ) {
+            let stream: String = documents.iter().map(|(document, filling)| format!("{document}{filling}")).collect();
+            let expected: Vec<_> = documents.iter().map(|(document, _)| document.as_str()).collect();
+            prop_assert_eq!(split(stream.as_bytes(), piece), whole(&expected));
+        }
+
+        #[test]
+        fn any_bytes_are_cut_alike_wherever_they_arrive(
+            bytes in "[<>!?/\\[\\]CDATA\"' a\u{feff}-]{0,60}",
+            piece in 1_usize..40,
+        ) {
+            prop_assert_eq!(split(bytes.as_bytes(), piece), split(bytes.as_bytes(), 1000));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>, piece in 1_usize..50) {
+            prop_assert_eq!(split(&bytes, piece), split(&bytes, 1000));
+        }
+    }
+}
