@@ -21,12 +21,14 @@ use tracing::info;
 
 use crate::config::Config;
 use crate::cti::Connections;
-use crate::directory::{self, Directory};
+use crate::directory::Directory;
 use crate::gateway::{Gateway, Input};
 use crate::io::admin_routes::Routes;
 use crate::io::cti_link::CtiLinks;
+use crate::io::directory_watch::DirectoryFile;
 use crate::io::driver::{Driver, DriverEvent, Identity, LEADER, REGISTRATION};
 use crate::io::outbound::OutboundRoute;
+use crate::io::presence::{PresenceOut, PresenceRoutes, PresenceView};
 use crate::io::rebalancing::Rebalancing;
 use crate::io::sip_connection::ConnectionContext;
 use crate::io::sip_listener::{self, PairIds};
@@ -40,7 +42,7 @@ use crate::presence::Phones;
 /// When a part cannot be built.
 pub fn run(config: Config) -> anyhow::Result<ExitStatus> {
     init_logging(&config.log).context("starting the log")?;
-    let directory = directory::read_file(&config.directory_file).context("reading the directory")?;
+    let directory = DirectoryFile::open(&config.directory_file).context("reading the directory")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -48,7 +50,7 @@ pub fn run(config: Config) -> anyhow::Result<ExitStatus> {
     runtime.block_on(serve(config, directory))
 }
 
-async fn serve(config: Config, directory: Directory) -> anyhow::Result<ExitStatus> {
+async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitStatus> {
     let shutdown = Shutdown::new();
     let registry = Registry::new();
     let readiness = Readiness::new();
@@ -60,11 +62,18 @@ async fn serve(config: Config, directory: Directory) -> anyhow::Result<ExitStatu
     let incarnation: u64 = rand::random();
     let cluster = start_cluster(&config, incarnation, &registry).await?;
 
+    let presence_view = PresenceView::new(cluster.clone());
+    let presence_out = PresenceOut::new();
+    tokio::spawn(presence_view.clone().run(shutdown.clone()));
+    tokio::spawn(presence_out.clone().run(config.id, cluster.clone()));
+    tokio::spawn(directory.clone().follow(shutdown.clone()));
+
     let rebalancing = Rebalancing::default();
     let routes = Routes {
         id: config.id,
         cluster: cluster.clone(),
         rebalancing: rebalancing.clone(),
+        presence: PresenceRoutes::new(cluster.clone(), directory.clone(), presence_view),
     };
     let state = AdminState {
         registry,
@@ -100,8 +109,10 @@ async fn serve(config: Config, directory: Directory) -> anyhow::Result<ExitStatu
             .collect(),
     };
     let pair_ids = PairIds::default();
+    // Before the gateway gets the first: none that follows is missed.
+    let directories = directory.subscribe();
     let driver = Driver {
-        gateway: Gateway::new(config.gateway.clone(), directory, rand::random()),
+        gateway: Gateway::new(config.gateway.clone(), directory.current(), rand::random()),
         links: CtiLinks::new(config.cti_connect_timeout, cti_sender),
         connections: Connections::new(config.cti.clone()),
         cluster: cluster.clone(),
@@ -122,6 +133,7 @@ async fn serve(config: Config, directory: Directory) -> anyhow::Result<ExitStatu
         phones: Phones::default(),
     };
     shutdown.spawn_vital("gateway", driver.run());
+    tokio::spawn(tell_of_directories(directories, events_sender.clone()));
     tokio::spawn(join_and_accept(
         sip_listener,
         config.clone(),
@@ -146,6 +158,19 @@ async fn serve(config: Config, directory: Directory) -> anyhow::Result<ExitStatu
         .await;
     cluster.shutdown().await;
     Ok(ExitStatus::of(&reason, &outcome))
+}
+
+async fn tell_of_directories(
+    mut directories: watch::Receiver<Arc<Directory>>,
+    events: mpsc::Sender<DriverEvent>,
+) {
+    while directories.changed().await.is_ok() {
+        let directory = directories.borrow_and_update().clone();
+        let told = events.send(DriverEvent::Gateway(Input::DirectoryChanged(directory)));
+        if told.await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Front ends are served once the cluster has taken the node in: before, no session is its own.

@@ -39,6 +39,10 @@ fn read_user(mut section: Section, seen: &mut Seen) -> Option<User> {
     let mail = section.optional_text("mail");
     let ocs_primary_address = section.optional_text("ocs_primary_address");
     let display_name = section.optional_text("display_name");
+    let calendar = section.flag_or("calendar", false);
+    if calendar && mail.is_none() {
+        section.problem("calendar", "needs a mailbox", "true beside `mail`, or false");
+    }
     let remote_call_control = if section.flag_or("remote_call_control", true) {
         RemoteCallControl::Enabled
     } else {
@@ -65,6 +69,7 @@ fn read_user(mut section: Section, seen: &mut Seen) -> Option<User> {
         ocs_primary_address,
         display_name,
         remote_call_control,
+        calendar,
     })
 }
 
@@ -157,6 +162,9 @@ mod tests {
             mail = "user1@example.com"
             display_name = "User One"
             remote_call_control = true
+            calendar = true
+            [[user]]
+            id = "user2"
             [[device]]
             name = "SEP0001"
             [[line]]
@@ -175,6 +183,12 @@ mod tests {
         assert_eq!(directory.lines(), [line]);
         let user = directory.user("USER1").unwrap();
         assert_eq!(user.display_name.as_deref(), Some("User One"));
+        let calendars: Vec<&str> = directory.calendar_users().map(|user| user.id.as_str()).collect();
+        assert_eq!(
+            calendars,
+            ["user1"],
+            "a calendar is shown only where somebody said so"
+        );
     }
 
     #[test]
@@ -183,7 +197,8 @@ mod tests {
             user = [
                 { id = "joe", mail = "j@example.com" },
                 { id = "JOE", ocs_primary_address = "joe@example.com", color = "red" },
-                { mail = "J@example.com" },
+                { mail = "J@example.com", calendar = true },
+                { id = "ann", calendar = true },
             ]
             device = [{ name = "SEP1" }]
             line = [
@@ -204,6 +219,7 @@ mod tests {
                 r#"user[1].ocs_primary_address is not a SIP address"#,
                 r#"user[2].id is missing"#,
                 r#"user[2].mail "J@example.com" is in user[0].mail already"#,
+                r#"user[3].calendar needs a mailbox"#,
             ]
         );
     }

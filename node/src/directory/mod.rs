@@ -37,6 +37,8 @@ pub struct User {
     pub ocs_primary_address: Option<String>,
     pub display_name: Option<String>,
     pub remote_call_control: RemoteCallControl,
+    /// His calendar shows in his presence, unless an administrator says otherwise. Such a user has a mail address.
+    pub calendar: bool,
 }
 
 /// Whether a user may have remote call control at all.
@@ -95,6 +97,11 @@ impl Directory {
     #[must_use]
     pub fn users(&self) -> &[User] {
         &self.users
+    }
+
+    /// Those whose calendar the directory switches on.
+    pub fn calendar_users(&self) -> impl Iterator<Item = &User> {
+        self.users.iter().filter(|user| user.calendar)
     }
 
     #[must_use]

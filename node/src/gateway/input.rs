@@ -1,5 +1,6 @@
 //! Everything that can happen to a node.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use tandem_shared::cluster::{Applied, NodeId, SessionKey, SessionRecord, WatcherRecord};
@@ -8,6 +9,7 @@ use tandem_shared::sip::RawMessage;
 
 use crate::csta;
 use crate::cti::{CtiConnectionId, CtiFailure, RequestToken};
+use crate::directory::Directory;
 
 use super::output::OutboundTarget;
 use super::pairs::{Pair, PairId};
@@ -130,6 +132,8 @@ pub enum Input {
     /// The cluster has committed that this node is gone.
     DeclaredLost,
     AuthorityChanged(Authority),
+    /// Holds for those who come from now on; sessions that are open stay as they are.
+    DirectoryChanged(Arc<Directory>),
     /// `None`: the configured value holds again.
     SessionTimerChanged {
         secs: Option<u32>,

@@ -33,6 +33,7 @@ mod watchers;
 mod watching;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -105,7 +106,7 @@ pub enum AdoptionPolicy {
 #[derive(Debug)]
 pub struct Gateway {
     config: GatewayConfig,
-    directory: Directory,
+    directory: Arc<Directory>,
     rng: StdRng,
     authority: Authority,
     /// What an administrator set, or what is configured.
@@ -149,7 +150,7 @@ enum Outbound {
 
 impl Gateway {
     #[must_use]
-    pub fn new(config: GatewayConfig, directory: Directory, seed: u64) -> Self {
+    pub fn new(config: GatewayConfig, directory: Arc<Directory>, seed: u64) -> Self {
         Self {
             links: Links::new(config.cti_connections.len()),
             watching: Watching::new(&config),
@@ -261,6 +262,7 @@ impl Gateway {
             Input::StateReplaced { sessions } => self.state_replaced(sessions, now),
             Input::DeclaredLost => self.declared_lost(),
             Input::AuthorityChanged(authority) => self.authority_changed(authority),
+            Input::DirectoryChanged(directory) => self.directory = directory,
             Input::SessionTimerChanged { secs } => {
                 self.session_timer_secs = secs.unwrap_or(self.config.session_timer_secs);
             }

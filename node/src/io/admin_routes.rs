@@ -12,6 +12,7 @@ use tandem_shared::io::admin::{AdminRequest, AdminResponse, Router, StatusCode};
 use tandem_shared::io::raft::{Authority, Cluster};
 
 use super::clock;
+use super::presence::PresenceRoutes;
 use super::rebalancing::{PER_SECOND_MAX, Rebalancing, RunState};
 
 /// What the routes answer from.
@@ -20,6 +21,7 @@ pub struct Routes {
     pub id: NodeId,
     pub cluster: Cluster,
     pub rebalancing: Rebalancing,
+    pub presence: PresenceRoutes,
 }
 
 impl Routes {
@@ -32,6 +34,9 @@ impl Routes {
     }
 
     async fn answer(&self, request: AdminRequest) -> AdminResponse {
+        if let Some(answer) = self.presence.answer(&request).await {
+            return answer;
+        }
         match (request.method.as_str(), request.path.as_str()) {
             ("GET", "/cluster") => ok(&self.cluster_view()),
             ("GET", "/sessions") => ok(&self.sessions_view()),

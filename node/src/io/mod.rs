@@ -11,9 +11,11 @@
 pub mod admin_routes;
 pub mod clock;
 pub mod cti_link;
+pub mod directory_watch;
 pub mod driver;
 pub mod exchange;
 pub mod outbound;
+pub mod presence;
 pub mod rebalancing;
 pub mod registration;
 pub mod sip_connection;

@@ -17,6 +17,11 @@ impl Phones {
         self.sessions.contains_key(user)
     }
 
+    /// Who is on the phone, in no order.
+    pub fn users(&self) -> impl Iterator<Item = &str> {
+        self.sessions.keys().map(String::as_str)
+    }
+
     /// Of all sessions.
     #[must_use]
     pub fn of<'a>(sessions: impl IntoIterator<Item = &'a SessionRecord>) -> Self {

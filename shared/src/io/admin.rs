@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::Stream;
 use futures::future::BoxFuture;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Body, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use http_body_util::{BodyExt, Either, Full, Limited, StreamBody};
+use hyper::body::{Body, Frame, Incoming};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -18,7 +21,7 @@ use prometheus::{Registry, TextEncoder};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::{debug, warn};
 
 use super::shutdown::{Shutdown, Stage};
@@ -55,11 +58,24 @@ impl AdminRequest {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct AdminResponse {
     pub status: StatusCode,
     pub content_type: &'static str,
-    pub body: Bytes,
+    pub body: AdminBody,
+}
+
+#[derive(Debug)]
+pub enum AdminBody {
+    Whole(Bytes),
+    /// Piece by piece as they come; over when the sender is dropped. When the client goes, the receiver does.
+    Pieces(mpsc::Receiver<Bytes>),
+}
+
+impl<T: Into<Bytes>> From<T> for AdminBody {
+    fn from(bytes: T) -> Self {
+        Self::Whole(bytes.into())
+    }
 }
 
 impl AdminResponse {
@@ -81,6 +97,16 @@ impl AdminResponse {
             status,
             content_type: TEXT,
             body: text.into().into(),
+        }
+    }
+
+    /// A body that is sent while it is made.
+    #[must_use]
+    pub fn pieces(content_type: &'static str, pieces: mpsc::Receiver<Bytes>) -> Self {
+        Self {
+            status: StatusCode::OK,
+            content_type,
+            body: AdminBody::Pieces(pieces),
         }
     }
 
@@ -288,13 +314,35 @@ fn too_long() -> AdminResponse {
     AdminResponse::error(StatusCode::PAYLOAD_TOO_LARGE, &message)
 }
 
-fn to_http(answer: AdminResponse) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(answer.body));
+fn to_http(answer: AdminResponse) -> Response<HttpBody> {
+    let mut response = Response::new(match answer.body {
+        AdminBody::Whole(bytes) => Either::Left(Full::new(bytes)),
+        AdminBody::Pieces(pieces) => Either::Right(StreamBody::new(Pieces(pieces))),
+    });
+    // What is seen here is true now and nothing to keep.
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     *response.status_mut() = answer.status;
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
     response
+}
+
+type HttpBody = Either<Full<Bytes>, StreamBody<Pieces>>;
+
+/// Frames of a body out of a channel.
+struct Pieces(mpsc::Receiver<Bytes>);
+
+impl Stream for Pieces {
+    type Item = Result<Frame<Bytes>, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0
+            .poll_recv(context)
+            .map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
+    }
 }
 
 /// A list of every user's name fits.
@@ -303,7 +351,7 @@ const HEADER_BYTES_MAX: usize = 16 << 10;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-const CONNECTIONS_MAX: usize = 64;
+const CONNECTIONS_MAX: usize = 128;
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -436,6 +484,42 @@ mod tests {
         let (status, body) = server.send(&post("no json")).await;
         assert_eq!(status, "HTTP/1.1 400 Bad Request");
         assert!(body.starts_with("{\"error\":"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn a_body_of_pieces_is_sent_while_it_is_made_and_ends_with_its_sender() {
+        let (sender, receiver) = mpsc::channel(1);
+        let receiver = Arc::new(std::sync::Mutex::new(Some(receiver)));
+        let router: Router = Arc::new(move |_| {
+            let pieces = receiver.lock().unwrap().take().unwrap();
+            Box::pin(async move { AdminResponse::pieces("text/event-stream", pieces) })
+        });
+        let server = start(router).await;
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream
+            .write_all(b"GET /stream HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        sender.send(Bytes::from_static(b"first")).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"5\r\nfirst\r\n") {
+            assert_ne!(
+                stream.read_buf(&mut answer).await.unwrap(),
+                0,
+                "{}",
+                answer.escape_ascii()
+            );
+        }
+        let head = String::from_utf8(answer.clone()).unwrap();
+        assert!(head.contains("content-type: text/event-stream\r\n"), "{head}");
+        sender.send(Bytes::from_static(b"last")).await.unwrap();
+        drop(sender);
+        stream.read_to_end(&mut answer).await.unwrap();
+        assert!(
+            answer.ends_with(b"4\r\nlast\r\n0\r\n\r\n"),
+            "{}",
+            answer.escape_ascii()
+        );
     }
 
     #[tokio::test]

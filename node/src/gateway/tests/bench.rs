@@ -88,7 +88,7 @@ impl Bench {
         let mut config = config(node);
         change(&mut config);
         let mut bench = Self {
-            gateway: Gateway::new(config, directory(), node),
+            gateway: Gateway::new(config, Arc::new(directory()), node),
             now: Now {
                 instant: Instant::now(),
                 unix_ms: 1_800_000_000_000,

@@ -1,0 +1,15 @@
+//! Presence on its way: what calendars say into the log, and what became of it to whoever watches (CAL-11).
+//!
+//! Owns the batches of what calendars say ([`PresenceOut`]), the one place that knows when a user's presence has changed
+//! ([`PresenceView`]), and the JSON API with its live stream ([`PresenceRoutes`]). Does not decide what presence is
+//! ([`crate::presence`]). What always holds: of what a calendar says the latest word reaches the log, however many
+//! there were; a watcher that has lost a change is told so.
+
+mod out;
+mod routes;
+mod stream;
+mod view;
+
+pub use out::PresenceOut;
+pub use routes::PresenceRoutes;
+pub use view::{PresenceChanged, PresenceView};

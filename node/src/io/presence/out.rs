@@ -1,0 +1,177 @@
+//! What calendars say, gathered into few entries of the log.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tandem_shared::cluster::{Applied, CalendarPresence, Command, NodeId};
+use tandem_shared::io::raft::{Cluster, ProposeError};
+use tokio::sync::Notify;
+use tracing::{debug, warn};
+
+/// Takes what calendars say and never makes them wait. Clones share it.
+#[derive(Clone, Default)]
+pub struct PresenceOut {
+    waiting: Arc<Mutex<Waiting>>,
+    arrived: Arc<Notify>,
+}
+
+/// The latest word of each user that is not in the log yet.
+type Waiting = BTreeMap<String, CalendarPresence>;
+
+impl PresenceOut {
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Of one user the latest word counts: each waits once, so there are never more than users. Beyond
+    /// [`WAITING_MAX`] what comes is refused, and said so.
+    pub fn publish(&self, user: String, presence: CalendarPresence) {
+        let has_room = self.with_waiting(|waiting| {
+            let has_room = waiting.len() < WAITING_MAX || waiting.contains_key(&user);
+            if has_room {
+                waiting.insert(user, presence);
+            }
+            has_room
+        });
+        if has_room {
+            self.arrived.notify_one();
+        } else {
+            warn!("too many changes of presence wait for the log; one is lost");
+        }
+    }
+
+    /// How many users' changes wait for the log.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.with_waiting(|waiting| waiting.len())
+    }
+
+    /// Writes what is published into the log as the word of `node`, until the member stops.
+    pub async fn run(self, node: NodeId, cluster: Cluster) {
+        loop {
+            self.arrived.notified().await;
+            tokio::time::sleep(GATHERING).await;
+            while let Some(batch) = self.take_batch() {
+                let batch = owned(&cluster, node, batch);
+                if batch.is_empty() {
+                    continue;
+                }
+                let command = Command::CalendarPresenceChanged {
+                    node,
+                    users: said(&batch),
+                };
+                match cluster.propose(command, COMMIT_TIMEOUT).await {
+                    Ok(Applied::Refused(refusal)) => {
+                        warn!(?refusal, "the cluster refused what calendars say")
+                    }
+                    Ok(_) => {}
+                    Err(ProposeError::Stopped) => return,
+                    Err(error @ (ProposeError::Timeout | ProposeError::Overloaded)) => {
+                        debug!(%error, users = batch.len(), "what calendars say is not in the log yet");
+                        self.put_back(batch);
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_batch(&self) -> Option<Waiting> {
+        let batch = self.with_waiting(|waiting| match waiting.keys().nth(BATCH_MAX).cloned() {
+            Some(first_left) => {
+                let rest = waiting.split_off(&first_left);
+                std::mem::replace(waiting, rest)
+            }
+            None => std::mem::take(waiting),
+        });
+        (!batch.is_empty()).then_some(batch)
+    }
+
+    /// What has been said since counts more.
+    fn put_back(&self, batch: Waiting) {
+        self.with_waiting(|waiting| {
+            for (user, presence) in batch {
+                waiting.entry(user).or_insert(presence);
+            }
+        });
+    }
+
+    fn with_waiting<R>(&self, work: impl FnOnce(&mut Waiting) -> R) -> R {
+        // Nothing that panics happens under the lock.
+        work(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn said(batch: &Waiting) -> Vec<(String, Option<CalendarPresence>)> {
+    batch
+        .iter()
+        .map(|(user, presence)| (user.clone(), Some(*presence)))
+        .collect()
+}
+
+/// Another node speaks for a user who went there; the state would not hear us.
+fn owned(cluster: &Cluster, node: NodeId, mut batch: Waiting) -> Waiting {
+    cluster.with_state(|state| batch.retain(|user, _| state.calendar_owner(user) == Some(node)));
+    batch
+}
+
+/// Enough to make one entry of what changes together, too short for anybody to see.
+const GATHERING: Duration = Duration::from_millis(50);
+const BATCH_MAX: usize = 500;
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(200);
+/// As many users as the cluster assigns to gateways.
+const WAITING_MAX: usize = 200_000;
+
+#[cfg(test)]
+mod tests {
+    use tandem_shared::cluster::CalendarState;
+
+    use super::*;
+
+    fn since(from_ms: u64) -> CalendarPresence {
+        CalendarPresence {
+            state: CalendarState::Busy,
+            from_ms,
+            until_ms: None,
+        }
+    }
+
+    #[test]
+    fn of_each_user_the_latest_word_waits() {
+        let out = PresenceOut::new();
+        out.publish("ana".to_owned(), since(1));
+        out.publish("ben".to_owned(), since(1));
+        out.publish("ana".to_owned(), since(2));
+        let expected = Waiting::from([("ana".to_owned(), since(2)), ("ben".to_owned(), since(1))]);
+        assert_eq!(out.take_batch(), Some(expected));
+        assert_eq!(out.take_batch(), None);
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_outdated_by_what_was_said_since() {
+        let out = PresenceOut::new();
+        out.publish("ana".to_owned(), since(1));
+        out.publish("ben".to_owned(), since(1));
+        let failed = out.take_batch().unwrap();
+        out.publish("ana".to_owned(), since(2));
+        out.put_back(failed);
+        let expected = Waiting::from([("ana".to_owned(), since(2)), ("ben".to_owned(), since(1))]);
+        assert_eq!(out.take_batch(), Some(expected));
+    }
+
+    #[test]
+    fn batches_are_bounded_and_lose_nobody() {
+        let out = PresenceOut::new();
+        for number in 0..1234 {
+            out.publish(format!("user{number:04}"), since(1));
+        }
+        let sizes: Vec<usize> = std::iter::from_fn(|| out.take_batch())
+            .map(|batch| batch.len())
+            .collect();
+        assert_eq!(sizes, [500, 500, 234]);
+        assert_eq!(out.waiting(), 0);
+    }
+}

@@ -1,0 +1,267 @@
+//! Every user's presence as it is now, and every change of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tandem_shared::cluster::{Change, ClusterState, SessionKey, SettingName};
+use tandem_shared::io::raft::Cluster;
+use tandem_shared::io::shutdown::{Shutdown, Stage};
+use tokio::sync::broadcast;
+
+use crate::io::clock;
+use crate::presence::composition::next_change_ms;
+use crate::presence::{Composed, CompositionSettings, Phones, compose};
+
+/// One user's presence is another than before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PresenceChanged {
+    /// The directory's user id.
+    pub user: Arc<str>,
+    pub composed: Composed,
+}
+
+/// What all who watch presence on this node see. Clones share it.
+#[derive(Clone)]
+pub struct PresenceView {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    cluster: Cluster,
+    phones: RwLock<Phones>,
+    changes: broadcast::Sender<PresenceChanged>,
+}
+
+impl PresenceView {
+    /// Knows who is on the phone once [`Self::run`] does its work.
+    #[must_use]
+    pub fn new(cluster: Cluster) -> Self {
+        let shared = Shared {
+            cluster,
+            phones: RwLock::default(),
+            changes: broadcast::Sender::new(CHANGES_BEHIND_MAX),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// By the directory's user id.
+    #[must_use]
+    pub fn get(&self, user: &str) -> Composed {
+        let on_the_phone = self.is_on_the_phone(user);
+        let now_ms = clock::unix_ms();
+        self.shared.cluster.with_state(|state| {
+            compose(
+                state.presence(user),
+                on_the_phone,
+                CompositionSettings::of(state),
+                now_ms,
+            )
+        })
+    }
+
+    #[must_use]
+    pub fn is_on_the_phone(&self, user: &str) -> bool {
+        self.with_phones(|phones| phones.is_in_use_by(user))
+    }
+
+    /// Changes from now on. Whoever subscribes first and asks [`Self::get`] then misses nothing; who falls too far
+    /// behind is told how many changes he has lost.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<PresenceChanged> {
+        self.shared.changes.subscribe()
+    }
+
+    /// Users of whom anything is known, in order, after `after`; at most `limit`.
+    #[must_use]
+    pub fn users_after(&self, after: Option<&str>, limit: usize) -> Vec<String> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut users: BTreeSet<String> = self.shared.cluster.with_state(|state| {
+            let records = state.presence_records().range::<str, _>((from, Bound::Unbounded));
+            records.take(limit).map(|(user, _)| user.clone()).collect()
+        });
+        self.with_phones(|phones| {
+            let calling = phones
+                .users()
+                .filter(|user| after.is_none_or(|after| *user > after));
+            users.extend(calling.map(str::to_owned));
+        });
+        users.into_iter().take(limit).collect()
+    }
+
+    /// Follows the cluster until it, or the process, ends.
+    pub async fn run(self, shutdown: Shutdown) {
+        let mut changes = self.shared.cluster.changes();
+        let mut follower = Follower::of(self);
+        follower.read_all();
+        loop {
+            let expiry = follower.until_next_expiry();
+            tokio::select! {
+                changed = changes.recv() => match changed {
+                    Some(changes) => changes.iter().for_each(|change| follower.take_in(change)),
+                    None => return,
+                },
+                () = tokio::time::sleep(expiry) => follower.expire(),
+                () = shutdown.reached(Stage::Close) => return,
+            }
+        }
+    }
+
+    fn with_phones<R>(&self, read: impl FnOnce(&Phones) -> R) -> R {
+        read(&self.shared.phones.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn change_phones<R>(&self, change: impl FnOnce(&mut Phones) -> R) -> R {
+        change(&mut self.shared.phones.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What has been told of whom, and when it changes by itself.
+struct Follower {
+    view: PresenceView,
+    told: BTreeMap<Arc<str>, Composed>,
+    /// Unix milliseconds at which a user's own word ends.
+    expiries: BTreeMap<Arc<str>, u64>,
+    by_expiry: BTreeSet<(u64, Arc<str>)>,
+}
+
+impl Follower {
+    fn of(view: PresenceView) -> Self {
+        Self {
+            view,
+            told: BTreeMap::new(),
+            expiries: BTreeMap::new(),
+            by_expiry: BTreeSet::new(),
+        }
+    }
+
+    fn take_in(&mut self, change: &Change) {
+        match change {
+            Change::PresenceChanged { user } => self.read(user),
+            Change::SessionOpened(key) | Change::SessionUpdated(key) => self.read_session(key),
+            Change::SessionClosed { key, .. } => {
+                if let Some(user) = self.view.change_phones(|phones| phones.session_closed(key)) {
+                    self.read(&user);
+                }
+            }
+            Change::SettingChanged { name } if decides_presence(name) => self.read_again(),
+            Change::Replaced => self.read_all(),
+            Change::SettingChanged { .. }
+            | Change::NodeChanged(_)
+            | Change::SessionMoved { .. }
+            | Change::CasAssignmentChanged { .. }
+            | Change::CasGatewaysChanged
+            | Change::RebalanceRequested { .. }
+            | Change::CalendarEnabledChanged { .. }
+            | Change::CallbacksReceived { .. }
+            | Change::WatcherChanged(_)
+            | Change::WatcherMoved { .. }
+            | Change::WatcherRemoved { .. } => {}
+        }
+    }
+
+    fn read_session(&mut self, key: &SessionKey) {
+        let session = self.with_state(|state| state.session(key).cloned());
+        let changed =
+            session.and_then(|session| self.view.change_phones(|phones| phones.session_changed(&session)));
+        if let Some(user) = changed {
+            self.read(&user);
+        }
+    }
+
+    fn read_all(&mut self) {
+        let phones = self.with_state(|state| Phones::of(state.sessions()));
+        self.view.change_phones(|known| *known = phones);
+        self.read_again();
+    }
+
+    /// Everybody of whom anything is known, or was told.
+    fn read_again(&mut self) {
+        let mut users: BTreeSet<Arc<str>> = self.told.keys().cloned().collect();
+        self.with_state(|state| {
+            users.extend(
+                state
+                    .presence_records()
+                    .keys()
+                    .map(|user| Arc::from(user.as_str())),
+            )
+        });
+        self.view
+            .with_phones(|phones| users.extend(phones.users().map(Arc::from)));
+        for user in users {
+            self.read(&user);
+        }
+    }
+
+    /// Tells what has become of a user, if it is news.
+    fn read(&mut self, user: &str) {
+        let now_ms = clock::unix_ms();
+        let composed = self.view.get(user);
+        let expiry = self.with_state(|state| next_change_ms(state.presence(user)?, now_ms));
+        let known = self.told.get_key_value(user);
+        let told = known.map_or(Composed::UNKNOWN, |(_, told)| *told);
+        let user: Arc<str> = known.map_or_else(|| Arc::from(user), |(known, _)| known.clone());
+        self.set_expiry(&user, expiry);
+        if composed == told {
+            return;
+        }
+        if composed == Composed::UNKNOWN {
+            self.told.remove(&user);
+        } else {
+            self.told.insert(user.clone(), composed);
+        }
+        // Nobody watching is no fault.
+        let _ = self.view.shared.changes.send(PresenceChanged { user, composed });
+    }
+
+    fn set_expiry(&mut self, user: &Arc<str>, expiry: Option<u64>) {
+        let former = match expiry {
+            Some(at) => self.expiries.insert(user.clone(), at),
+            None => self.expiries.remove(user),
+        };
+        if let Some(at) = former {
+            self.by_expiry.remove(&(at, user.clone()));
+        }
+        self.by_expiry.extend(expiry.map(|at| (at, user.clone())));
+    }
+
+    fn expire(&mut self) {
+        let now_ms = clock::unix_ms();
+        while let Some((at, user)) = self.by_expiry.first().cloned() {
+            if at > now_ms {
+                return;
+            }
+            self.set_expiry(&user, None);
+            self.read(&user);
+        }
+    }
+
+    /// The clock on the wall may be set: it is looked at now and then.
+    fn until_next_expiry(&self) -> Duration {
+        let next = self
+            .by_expiry
+            .first()
+            .map(|(at, _)| at.saturating_sub(clock::unix_ms()));
+        next.map_or(LOOK_AT_THE_CLOCK, Duration::from_millis)
+            .min(LOOK_AT_THE_CLOCK)
+    }
+
+    fn with_state<R>(&self, read: impl FnOnce(&ClusterState) -> R) -> R {
+        self.view.shared.cluster.with_state(read)
+    }
+}
+
+fn decides_presence(setting: &str) -> bool {
+    [
+        SettingName::CalendarBusyShowsAs,
+        SettingName::CalendarWorkingElsewhereShowsAs,
+    ]
+    .iter()
+    .any(|name| name.as_str() == setting)
+}
+
+const CHANGES_BEHIND_MAX: usize = 4096;
+const LOOK_AT_THE_CLOCK: Duration = Duration::from_secs(30);
