@@ -5,6 +5,7 @@
 //! story asks for an empty list. The pure part of each peer (`switch`, `front_end`, `communicator`) has no
 //! socket; `pbx`, `cti_manager` and `ocs` are their shells.
 
+pub mod authority;
 pub mod books;
 pub mod communicator;
 pub mod csta;
@@ -13,6 +14,7 @@ pub mod exchange;
 pub mod front_end;
 pub mod line_protocol;
 pub mod ocs;
+pub mod openssl;
 pub mod pbx;
 pub mod stranger;
 pub mod switch;

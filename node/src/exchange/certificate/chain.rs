@@ -175,7 +175,7 @@ impl Builder<'_> {
         });
     }
 
-    /// The signature decides, then whether the key identifiers agree, then where it comes from.
+    /// The signature decides, then whether its time is now, whether the key identifiers agree, and where it comes from.
     fn best_issuer(&self, certificate: &Certificate) -> Option<Issuer> {
         let trusted = self.known.trusted.certificates.iter();
         let candidates = trusted
@@ -194,6 +194,7 @@ impl Builder<'_> {
         for (candidate, source) in candidates {
             let issuer = Issuer {
                 check: signature::check(certificate, candidate, self.judge.policy),
+                in_time: source == Source::TrustStore || self.judge.time(candidate).is_none(),
                 keys_agree: certificate.may_be_issued_by(candidate),
                 certificate: candidate.clone(),
                 source,
@@ -216,12 +217,13 @@ struct Issuer {
     certificate: Certificate,
     source: Source,
     check: SignatureCheck,
+    in_time: bool,
     keys_agree: bool,
 }
 
 impl Issuer {
     fn is_better_than(&self, other: &Self) -> bool {
-        (self.check, self.keys_agree) > (other.check, other.keys_agree)
+        (self.check, self.in_time, self.keys_agree) > (other.check, other.in_time, other.keys_agree)
     }
 
     fn is_wrong(&self) -> bool {
