@@ -179,3 +179,11 @@ pub struct Census {
     pub edges_late: u64,
     pub credential_refused: bool,
 }
+
+/// What has happened since the start.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub moves_by_cause: BTreeMap<&'static str, u64>,
+    pub edges_published: u64,
+    pub edges_late: u64,
+}

@@ -24,11 +24,14 @@ pub enum Input {
     LiveNodes(Vec<NodeId>),
     /// In configured order.
     Gateways(Vec<CasGateway>),
-    /// What the replicated state says of these users now.
+    /// What the replicated state says of these users now. Comes once for all at the start, even when there are none.
     Assignments(Vec<(String, Option<Assignment>)>),
     Settings(CalendarSettings),
     /// The account or its password was changed: whatever stood still for it may try again.
     CredentialChanged,
+    /// Callbacks shall come to another URL: push subscriptions are renewed, spread over one status frequency and at
+    /// most an hour. Callbacks to the old one are heard until then.
+    CallbackAddressChanged,
     /// This node may write to the log (`Authority::Quorum` or `NoLeader`), or must start nothing.
     AuthorityChanged {
         may_start: bool,

@@ -2,20 +2,46 @@
 //!
 //! Owns the subscriptions of this node's users, the patience with each Client Access Server, and the times at which
 //! presence changes. Does not own assignments (the replicated state does), connections or the clock.
-//! What always holds: a user is subscribed before his calendar is read; throttling, per-user errors and restarts of
-//! ours move nobody; what is published last stays until something better is known.
+//! What always holds: a user is subscribed before the read of his calendar that counts; throttling, per-user errors
+//! and restarts of ours move nobody; a password that was refused is not tried by everybody; what is published last
+//! stays until something better is known.
 
+mod answers;
+mod breaker;
+mod bulk;
+mod credential;
+mod edges;
 mod explain;
+mod explaining;
+mod failures;
 mod input;
+mod job;
+mod lane;
+mod membership;
+mod moving;
 mod output;
+mod pace;
+mod proposals;
+mod reading;
+mod requests;
 mod settings;
+mod streaming;
+mod streams;
+mod subscribing;
+mod sweep;
+#[cfg(test)]
+mod tests;
 mod timeline;
+mod user;
+mod users;
 
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
-use tandem_shared::cluster::NodeId;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tandem_shared::cluster::{CasId, NodeId};
 
-use crate::exchange::ews::SubscriptionId;
 use crate::gateway::Now;
 
 pub use explain::{
@@ -25,6 +51,15 @@ pub use input::{CalendarUser, Input, StreamEnd};
 pub use output::{AffinityKey, Output, Report, RequestId, StreamId};
 pub use settings::{CalendarSettings, Delivery};
 pub use timeline::{Timeline, edge_offset};
+
+use credential::CredentialGate;
+use explain::Tally;
+use job::Flight;
+use lane::{Lane, LaneId};
+use proposals::Proposals;
+use streams::Streams;
+use user::{Care, Placement, UserKey};
+use users::Users;
 
 /// Limits of one node's calendars.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,57 +90,256 @@ impl CalendarsConfig {
 pub struct Calendars {
     config: CalendarsConfig,
     settings: CalendarSettings,
+    rng: StdRng,
+    /// When something happened last.
+    last: Option<Now>,
+    may_start: bool,
+    live_nodes: Vec<NodeId>,
+    users_known: bool,
+    /// When users without an assignment may be given one: what the log says of them should be known by then.
+    assign_at: Option<Instant>,
+    users: Users,
+    /// Assignments of users who are not enabled.
+    strays: BTreeMap<String, Placement>,
+    lanes: Vec<Lane>,
+    lanes_by_name: BTreeMap<CasId, LaneId>,
+    /// As configured.
+    lanes_in_order: Vec<LaneId>,
+    streams: Streams,
+    proposals: Proposals,
+    credential: CredentialGate,
+    requests: BTreeMap<RequestId, Flight>,
+    next_request: u64,
+    deadlines: BTreeSet<(Instant, UserKey)>,
+    /// By Unix milliseconds: a clock that is set needs nothing done here.
+    edges: BTreeSet<(u64, UserKey)>,
+    /// Users whose deadlines may have changed in this step.
+    touched: Vec<UserKey>,
+    tally: Tally,
+    outputs: Vec<Output>,
 }
 
 impl Calendars {
     #[must_use]
-    pub fn new(config: CalendarsConfig, settings: CalendarSettings, _seed: u64) -> Self {
-        Self { config, settings }
+    pub fn new(config: CalendarsConfig, settings: CalendarSettings, seed: u64) -> Self {
+        Self {
+            config,
+            settings: settings.bounded(),
+            rng: StdRng::seed_from_u64(seed),
+            last: None,
+            may_start: false,
+            live_nodes: Vec::new(),
+            users_known: false,
+            assign_at: None,
+            users: Users::default(),
+            strays: BTreeMap::new(),
+            lanes: Vec::new(),
+            lanes_by_name: BTreeMap::new(),
+            lanes_in_order: Vec::new(),
+            streams: Streams::default(),
+            proposals: Proposals::default(),
+            credential: CredentialGate::new(),
+            requests: BTreeMap::new(),
+            next_request: 0,
+            deadlines: BTreeSet::new(),
+            edges: BTreeSet::new(),
+            touched: Vec::new(),
+            tally: Tally::default(),
+            outputs: Vec::new(),
+        }
     }
 
     /// Takes in what happened and returns what to do, in order.
     #[must_use]
-    pub fn handle(&mut self, input: Input, _now: Now) -> Vec<Output> {
-        if let Input::Settings(settings) = input {
-            self.settings = settings;
-        }
-        Vec::new()
+    pub fn handle(&mut self, input: Input, now: Now) -> Vec<Output> {
+        self.notice_clock(now);
+        self.take_in(input, now);
+        self.publish_due_edges(now);
+        self.users_due(now);
+        self.groups_due(now);
+        self.index_deadlines();
+        self.evacuate(now);
+        self.dispatch(now);
+        self.propose(now);
+        self.index_deadlines();
+        std::mem::take(&mut self.outputs)
     }
 
     /// When `handle` next wants `DeadlineReached`. It never lies far ahead while an edge is awaited, so that a clock
     /// that was set is noticed.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        None
+        let last = self.last?;
+        let edge = self.edges.first().map(|(due_ms, _)| {
+            let wait = Duration::from_millis(due_ms.saturating_sub(last.unix_ms));
+            last.instant + wait.min(CLOCK_CHECK)
+        });
+        [
+            edge,
+            self.deadlines.first().map(|(at, _)| *at),
+            self.streams.next_deadline(),
+            self.next_request_deadline(last.instant),
+            self.next_proposal_deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        // Whatever was due has been done; asking again within the same millisecond would only spin.
+        .map(|at| at.max(last.instant + TICK))
     }
 
-    /// Whether a callback of this user's `attempt` to subscribe is wanted. Of a user of another node: yes, while he
-    /// is enabled.
-    #[must_use]
-    pub fn callback_verdict(
-        &self,
-        _user: &str,
-        _attempt: u64,
-        _subscription: &SubscriptionId,
-    ) -> CallbackVerdict {
-        CallbackVerdict::Keep
+    fn take_in(&mut self, input: Input, now: Now) {
+        match input {
+            Input::Users(users) => self.users_listed(users, now),
+            Input::LiveNodes(nodes) => self.live_nodes_changed(nodes, now),
+            Input::Gateways(gateways) => self.gateways_changed(gateways, now),
+            Input::Assignments(assignments) => self.assignments_changed(assignments, now),
+            Input::Settings(settings) => self.settings_changed(settings, now),
+            Input::CredentialChanged => self.credential_changed(now),
+            Input::CallbackAddressChanged => self.renew_push_subscriptions(now),
+            Input::AuthorityChanged { may_start } => self.may_start = may_start,
+            Input::Answered {
+                request,
+                result,
+                latency,
+            } => self.answered(request, result, latency, now),
+            Input::Pushed {
+                user,
+                attempt,
+                notification,
+            } => self.pushed(&user, attempt, notification, now),
+            Input::StreamPart { stream, part } => self.stream_spoke(stream, part, now),
+            Input::StreamEnded { stream, end } => self.stream_ended(stream, end, now),
+            Input::Committed { proposal, applied } => self.committed(proposal, applied, now),
+            Input::DeadlineReached => {}
+        }
     }
 
-    /// `None`: nobody of this name is enabled.
-    #[must_use]
-    pub fn explain(&self, _user: &str) -> Option<Explanation> {
-        None
+    /// What depends on the clock of the wall is derived anew when that was set back far. A clock that was set
+    /// forward finds its edges due, and a small step back is slept over: nobody's state shall flicker for it.
+    fn notice_clock(&mut self, now: Now) {
+        if let Some(last) = self.last {
+            let elapsed = now.instant.saturating_duration_since(last.instant);
+            let expected_ms = last
+                .unix_ms
+                .saturating_add(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+            if now.unix_ms.saturating_add(SET_BACK_MS) < expected_ms {
+                self.rederive_edges(now);
+            }
+        }
+        self.last = Some(now);
     }
 
-    /// In configured order.
-    #[must_use]
-    pub fn gateway_statuses(&self) -> Vec<GatewayHealth> {
-        Vec::new()
+    fn settings_changed(&mut self, settings: CalendarSettings, now: Now) {
+        let settings = settings.bounded();
+        let former = std::mem::replace(&mut self.settings, settings);
+        for lane in &mut self.lanes {
+            lane.pace
+                .change_bounds(self.settings.concurrency, self.settings.concurrency_max);
+        }
+        if former.spread_secs != self.settings.spread_secs {
+            self.reschedule_edges();
+        }
+        let is_subscribed_otherwise = former.status_frequency != self.settings.status_frequency;
+        if former.delivery != self.settings.delivery {
+            self.change_delivery(now);
+        } else if is_subscribed_otherwise {
+            self.renew_push_subscriptions(now);
+        }
     }
 
-    #[must_use]
-    pub fn census(&self) -> Census {
-        let _ = &self.config;
-        Census::default()
+    /// Each user whose time has come, once.
+    fn users_due(&mut self, now: Now) {
+        while let Some((at, key)) = self.deadlines.first().copied() {
+            if at > now.instant {
+                return;
+            }
+            self.deadlines.remove(&(at, key));
+            if let Some(care) = self.users.care_mut(key) {
+                care.deadline = None;
+            }
+            self.subscription_due(key, now);
+            self.reading_due(key, now);
+            self.touch(key);
+            self.index_deadlines();
+        }
+    }
+
+    fn touch(&mut self, key: UserKey) {
+        if self.touched.last() != Some(&key) {
+            self.touched.push(key);
+        }
+    }
+
+    fn index_deadlines(&mut self) {
+        while let Some(key) = self.touched.pop() {
+            let Some(care) = self.users.care_mut(key) else {
+                continue;
+            };
+            let next = care.next_deadline();
+            if care.deadline != next {
+                if let Some(former) = care.deadline {
+                    self.deadlines.remove(&(former, key));
+                }
+                self.deadlines.extend(next.map(|at| (at, key)));
+                care.deadline = next;
+            }
+        }
+    }
+
+    fn lane(&self, id: LaneId) -> Option<&Lane> {
+        self.lanes.get(usize::from(id.0))
+    }
+
+    fn lane_mut(&mut self, id: LaneId) -> Option<&mut Lane> {
+        self.lanes.get_mut(usize::from(id.0))
+    }
+
+    fn lane_ids(&self) -> impl Iterator<Item = LaneId> + use<> {
+        let count = u16::try_from(self.lanes.len()).unwrap_or(u16::MAX);
+        (0..count).map(LaneId)
+    }
+
+    fn gateway_of(&self, lane: LaneId) -> CasId {
+        self.lane(lane)
+            .map_or_else(|| CasId(String::new()), |lane| lane.id.clone())
+    }
+
+    fn lane_of(&self, key: UserKey) -> Option<LaneId> {
+        Some(self.users.get(key)?.placement?.lane)
+    }
+
+    /// The user, what is done for him, and where he is read.
+    fn cared_for(&mut self, key: UserKey) -> Option<(&mut Care, LaneId)> {
+        let user = self.users.get_mut(key)?;
+        let lane = user.placement?.lane;
+        Some((user.care.as_deref_mut()?, lane))
+    }
+
+    fn name_of(&self, key: UserKey) -> String {
+        self.users
+            .get(key)
+            .map_or_else(String::new, |user| user.id.to_string())
+    }
+
+    fn report(&mut self, report: Report) {
+        self.outputs.push(Output::Report(report));
+    }
+
+    /// Somewhere in the second half of the given time.
+    fn jittered(&mut self, whole: Duration) -> Duration {
+        whole.mul_f64(self.rng.random_range(0.5..1.0))
+    }
+
+    fn jitter(&mut self, most: Duration) -> Duration {
+        most.mul_f64(self.rng.random_range(0.0..1.0))
     }
 }
+
+/// While an edge is awaited, the clock is compared so often.
+const CLOCK_CHECK: Duration = Duration::from_secs(5);
+
+const TICK: Duration = Duration::from_millis(1);
+
+/// A clock that was set back by more than this is believed.
+const SET_BACK_MS: u64 = 60_000;

@@ -126,6 +126,12 @@ pub enum Report {
         gateway: CasId,
         reason: String,
     },
+    /// What this node sent is not understood or not accepted: a fault of ours, or of the configuration.
+    RequestRefused {
+        user: String,
+        gateway: CasId,
+        reason: String,
+    },
     /// Another gateway is asked for.
     Moving {
         user: String,

@@ -42,6 +42,32 @@ pub struct CalendarSettings {
     pub stream_group_max: usize,
 }
 
+impl CalendarSettings {
+    /// Within what Exchange and reason accept, whoever wrote them.
+    #[must_use]
+    pub fn bounded(self) -> Self {
+        Self {
+            status_frequency: self.status_frequency.clamp(1, 1440),
+            spread_secs: self.spread_secs.min(59),
+            request_timeout: self
+                .request_timeout
+                .clamp(Duration::from_secs(1), Duration::from_secs(600)),
+            queue_max: self.queue_max.max(1),
+            concurrency: self.concurrency.max(1),
+            concurrency_max: self.concurrency_max.max(1),
+            moves_per_second: self.moves_per_second.max(1),
+            window: self.window.clamp(HOUR * 2, HOUR * 24 * 42),
+            refresh_interval: self.refresh_interval.clamp(HOUR / 60, HOUR * 24),
+            sweep_interval: self.sweep_interval.clamp(HOUR / 60, HOUR * 24),
+            pull_interval: self.pull_interval.clamp(Duration::from_secs(5), HOUR),
+            stream_group_max: self.stream_group_max.clamp(1, 200),
+            ..self
+        }
+    }
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
 impl Default for CalendarSettings {
     fn default() -> Self {
         Self {

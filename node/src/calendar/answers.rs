@@ -1,0 +1,256 @@
+//! What came of a request: first what it says of the gateway and of the account, then what it says of the user.
+
+use std::time::{Duration, Instant};
+
+use super::breaker::Turn;
+use super::credential::{Acceptance, probe_wait};
+use super::job::{Flight, Job};
+use super::lane::{LaneId, Refusal};
+use super::output::{Report, RequestId};
+use super::user::UserKey;
+use super::{Calendars, Now};
+use crate::exchange::ews::{Answer, Failure, FailureClass, Notification, SubscriptionId};
+
+impl Calendars {
+    pub(super) fn answered(
+        &mut self,
+        request: RequestId,
+        result: Result<Answer, Failure>,
+        latency: Duration,
+        now: Now,
+    ) {
+        let Some(flight) = self.requests.remove(&request) else {
+            return;
+        };
+        if let Some(lane) = self.lane_mut(flight.lane) {
+            lane.in_flight = lane.in_flight.saturating_sub(1);
+            lane.heard_at = Some(now.instant);
+            if matches!(flight.job, Job::Probe(_)) {
+                lane.probe_in_flight = false;
+            }
+        }
+        match result {
+            Ok(answer) => {
+                self.gateway_succeeded(flight.lane, flight.sent_at, latency, now);
+                self.succeeded(flight, answer, now);
+            }
+            Err(failure) => {
+                let class = failure.class();
+                self.gateway_failed(flight.lane, flight.operation, flight.sent_at, &failure, now);
+                self.job_failed(flight, &failure, class, now);
+            }
+        }
+    }
+
+    fn gateway_succeeded(&mut self, id: LaneId, sent_at: Instant, latency: Duration, now: Now) {
+        if let Some(lane) = self.lane_mut(id) {
+            lane.pace.succeeded();
+            lane.counters.last_success_ms = Some(now.unix_ms);
+            lane.counters.last_latency = Some(latency);
+        }
+        self.account_accepted(id, sent_at, now);
+        self.gateway_answered(id, sent_at, now);
+    }
+
+    /// Counts the failure, and slows down, stops or opens whatever it says must be.
+    pub(super) fn gateway_failed(
+        &mut self,
+        id: LaneId,
+        operation: &'static str,
+        sent_at: Instant,
+        failure: &Failure,
+        now: Now,
+    ) {
+        let class = failure.class();
+        let gateway = self.gateway_of(id);
+        if let Some(lane) = self.lane_mut(id) {
+            lane.counters.failures += 1;
+            lane.counters.last_failure = Some((now.unix_ms, failure.to_string()));
+        }
+        self.report(Report::Failed {
+            gateway,
+            operation,
+            class,
+        });
+        self.judge_account(id, sent_at, failure, class, now);
+        match class == FailureClass::Throttled {
+            true => self.gateway_throttled(id, sent_at, failure, now),
+            false if is_of_the_network(failure) => self.network_failed(id, sent_at, now),
+            false => self.gateway_answered(id, sent_at, now),
+        }
+    }
+
+    fn gateway_throttled(&mut self, id: LaneId, sent_at: Instant, failure: &Failure, now: Now) {
+        let asked = failure.back_off().unwrap_or_default();
+        let wait = asked.max(THROTTLE_WAIT_MIN) + self.jitter(THROTTLE_JITTER);
+        let gateway = self.gateway_of(id);
+        if let Some(lane) = self.lane_mut(id) {
+            lane.counters.throttled += 1;
+            lane.pace.throttled(sent_at, wait, now.instant);
+        }
+        self.report(Report::Throttled { gateway, for_: wait });
+        self.gateway_answered(id, sent_at, now);
+    }
+
+    fn gateway_answered(&mut self, id: LaneId, sent_at: Instant, now: Now) {
+        let turn = self
+            .lane_mut(id)
+            .map(|lane| lane.breaker.answered(sent_at, now.instant));
+        if turn == Some(Turn::Closed) {
+            let gateway = self.gateway_of(id);
+            if let Some(lane) = self.lane_mut(id) {
+                lane.evacuate_at = None;
+            }
+            self.report(Report::BreakerClosed { gateway });
+        }
+    }
+
+    fn network_failed(&mut self, id: LaneId, sent_at: Instant, now: Now) {
+        let turn = self
+            .lane_mut(id)
+            .map(|lane| lane.breaker.failed(sent_at, now.instant));
+        if turn == Some(Turn::Opened) {
+            let gateway = self.gateway_of(id);
+            self.report(Report::BreakerOpened { gateway });
+            self.plan_evacuations(now);
+        }
+    }
+
+    /// Whoever gets an answer of Exchange, be it an error, has been let in.
+    fn judge_account(
+        &mut self,
+        id: LaneId,
+        sent_at: Instant,
+        failure: &Failure,
+        class: FailureClass,
+        now: Now,
+    ) {
+        match failure {
+            _ if class == FailureClass::Credential => self.account_refused(id, sent_at, failure, now),
+            Failure::Response { .. } if class != FailureClass::Throttled => {
+                self.account_accepted(id, sent_at, now);
+            }
+            Failure::Response { .. }
+            | Failure::Http { .. }
+            | Failure::Unauthorized(_)
+            | Failure::Malformed(_)
+            | Failure::TooLarge
+            | Failure::Unreachable(_)
+            | Failure::Tls(_)
+            | Failure::TimedOut => self.credential.undecided(sent_at, now.instant),
+        }
+    }
+
+    fn account_accepted(&mut self, id: LaneId, sent_at: Instant, now: Now) {
+        if let Some(lane) = self.lane_mut(id) {
+            lane.refusal = None;
+        }
+        match self.credential.accepted(sent_at) {
+            Acceptance::Nothing => {}
+            Acceptance::Again { refused_by } => {
+                if refused_by != id {
+                    self.refused_by_one(refused_by, "others accept the account".to_owned(), now);
+                }
+                self.report(Report::CredentialAccepted);
+            }
+        }
+    }
+
+    /// One gateway's word against the others': it alone is left in peace.
+    fn refused_by_one(&mut self, id: LaneId, reason: String, now: Now) {
+        let gateway = self.gateway_of(id);
+        let Some(lane) = self.lane_mut(id) else {
+            return;
+        };
+        let times = lane.refusal.map_or(0, |refusal| refusal.times.saturating_add(1));
+        lane.refusal = Some(Refusal {
+            probe_at: now.instant + probe_wait(times),
+            times,
+        });
+        if times == 0 {
+            self.report(Report::CredentialRefusedByOne { gateway, reason });
+        }
+    }
+
+    fn account_refused(&mut self, id: LaneId, sent_at: Instant, failure: &Failure, now: Now) {
+        let reason = failure.to_string();
+        if self.lane(id).is_some_and(|lane| lane.refusal.is_some()) {
+            self.refused_by_one(id, reason, now);
+        } else if self.credential.refused(id, sent_at, now.instant) {
+            let gateway = self.gateway_of(id);
+            self.report(Report::CredentialRefused { gateway, reason });
+        }
+    }
+
+    pub(super) fn credential_changed(&mut self, now: Now) {
+        self.credential.changed(now.instant);
+        for lane in &mut self.lanes {
+            lane.refusal = None;
+        }
+    }
+
+    fn succeeded(&mut self, flight: Flight, answer: Answer, now: Now) {
+        match (&flight.job, answer) {
+            (Job::Subscribe(key), Answer::Subscribed { subscription, watermark }) => {
+                let given = (subscription.clone(), watermark);
+                if !self.subscribed(*key, flight.lane, flight.attempt, given, now) {
+                    self.take_back(flight, subscription);
+                }
+            }
+            (Job::Read(key), Answer::Items { items, complete }) => {
+                self.items_read(*key, flight.window, (&items, complete), now);
+            }
+            (Job::Read(key), Answer::ChangeStamp(stamp)) => self.stamp_read(*key, &stamp, now),
+            (Job::Events(key), Answer::Events(notification)) => {
+                self.polled(*key, flight.attempt, &notification, now);
+            }
+            (Job::Availability { purpose, users }, Answer::Availability(results)) => {
+                let (purpose, users) = (*purpose, users.clone());
+                self.bulk_read(&flight, purpose, &users, results, now);
+            }
+            (Job::Probe(_) | Job::Unsubscribe(_), _) => {}
+            // The client answers what was asked; anything else is met as something that cannot be understood.
+            (Job::Subscribe(_) | Job::Read(_) | Job::Events(_) | Job::Availability { .. }, _) => {
+                let failure = Failure::Malformed("the answer to another question");
+                let class = failure.class();
+                self.job_failed(flight, &failure, class, now);
+            }
+        }
+    }
+
+    /// A subscription that nobody waits for any more. For push its callbacks are answered with Unsubscribe.
+    fn take_back(&mut self, flight: Flight, subscription: SubscriptionId) {
+        if flight.operation != "subscribe_push"
+            && let Some(mailbox) = flight.mailbox
+        {
+            let id = subscription.0.into_boxed_str();
+            self.queue_farewell(flight.lane, id, mailbox, flight.affinity);
+        }
+    }
+
+    fn polled(&mut self, key: UserKey, attempt: u64, notification: &Notification, now: Now) {
+        let interval = self.settings.pull_interval;
+        let live = self.users.care(key).and_then(|care| care.live.as_ref());
+        if live.is_none_or(|live| live.attempt != attempt) {
+            return;
+        }
+        self.notified(key, notification, now);
+        let wait = match notification.more_events {
+            true => Duration::ZERO,
+            false => interval,
+        };
+        self.poll_at(key, now.instant + wait);
+    }
+}
+
+/// The connection failed, or a machine in front of Exchange spoke in its place.
+pub(super) fn is_of_the_network(failure: &Failure) -> bool {
+    match failure {
+        Failure::Unreachable(_) | Failure::Tls(_) | Failure::TimedOut => true,
+        Failure::Http { status, .. } => *status >= 500 && *status != 503,
+        Failure::Response { .. } | Failure::Unauthorized(_) | Failure::Malformed(_) | Failure::TooLarge => false,
+    }
+}
+
+const THROTTLE_WAIT_MIN: Duration = Duration::from_secs(1);
+const THROTTLE_JITTER: Duration = Duration::from_millis(500);

@@ -1,0 +1,348 @@
+//! Users and gateways in the log: who gets one, who needs another, who needs none any more, and which gateway takes
+//! nobody for now (CAL-2).
+
+use std::time::{Duration, Instant};
+
+use tandem_shared::cluster::{Applied, Command};
+
+use super::lane::{Lane, LaneId};
+use super::output::{Output, Report};
+use super::proposals::{MoveCause, Purpose};
+use super::user::{Asking, Task, UserKey};
+use super::{Calendars, Now};
+
+impl Calendars {
+    /// The user's subscription failed where he is. Where nobody else takes users, he is tried again there.
+    pub(super) fn ask_for_another(&mut self, key: UserKey, cause: MoveCause, now: Now) {
+        self.give_up_reservation(key);
+        let has_another = self.another_takes_users(key);
+        let Some((care, lane)) = self.cared_for(key) else {
+            return;
+        };
+        if care.asking == Asking::Moving {
+            return;
+        }
+        care.trouble.tries = 0;
+        care.trouble.store_failures = 0;
+        care.trouble.count_move(now.instant);
+        if has_another {
+            self.queue_move(key, lane, cause);
+        } else {
+            self.stay(key, now);
+        }
+        self.touch(key);
+    }
+
+    fn queue_move(&mut self, key: UserKey, lane: LaneId, cause: MoveCause) {
+        let (user, gateway) = (self.name_of(key), self.gateway_of(lane));
+        if let Some(care) = self.users.care_mut(key) {
+            care.asking = Asking::Moving;
+            if matches!(care.reading.task, Task::Waiting(_)) {
+                care.reading.task = Task::Idle;
+            }
+        }
+        self.proposals.moves.push_back((key, cause));
+        *self.tally.moves_by_cause.entry(cause.as_str()).or_default() += 1;
+        self.report(Report::Moving {
+            user,
+            gateway,
+            cause: cause.as_str(),
+        });
+        self.touch(key);
+    }
+
+    /// Nobody else can have him: whatever failed is tried again here, ever more patiently.
+    fn stay(&mut self, key: UserKey, now: Now) {
+        let Some(care) = self.users.care_mut(key) else {
+            return;
+        };
+        let wait = move_back_off(care.trouble.moves.max(1).saturating_add(1));
+        let is_live = care.live.is_some();
+        care.asking = Asking::Idle;
+        let wait = self.jittered(wait);
+        match is_live {
+            true => self.read_at(key, wait, now),
+            false => self.subscribe_at(key, now.instant + wait),
+        }
+    }
+
+    pub(super) fn another_takes_users(&self, key: UserKey) -> bool {
+        let own = self.lane_of(key);
+        self.lane_ids()
+            .any(|id| Some(id) != own && self.lane(id).is_some_and(Lane::takes_users))
+    }
+
+    /// The users of gateways that are down will be moved, unless it turns out soon that everything is down: then it
+    /// is our own network.
+    pub(super) fn plan_evacuations(&mut self, now: Now) {
+        for lane in &mut self.lanes {
+            if !lane.breaker.is_closed() && !lane.members.is_empty() {
+                lane.evacuate_at.get_or_insert(now.instant + EVACUATION_GRACE);
+            }
+        }
+    }
+
+    pub(super) fn evacuate(&mut self, now: Now) {
+        for id in self.lane_ids() {
+            let Some(lane) = self.lane_mut(id) else {
+                continue;
+            };
+            if lane.evacuate_at.is_none_or(|at| at > now.instant) {
+                continue;
+            }
+            lane.evacuate_at = None;
+            if lane.breaker.is_closed() {
+                continue;
+            }
+            let members: Vec<UserKey> = lane.members.iter().copied().collect();
+            for key in members {
+                let is_moving = self
+                    .users
+                    .care(key)
+                    .is_none_or(|care| care.asking == Asking::Moving);
+                if !is_moving && self.another_takes_users(key) {
+                    self.give_up_reservation(key);
+                    self.queue_move(key, id, MoveCause::Breaker);
+                }
+            }
+        }
+    }
+
+    /// One entry at a time, the most urgent first.
+    pub(super) fn propose(&mut self, now: Now) {
+        if !self.may_start || !self.proposals.may_propose(now.instant) {
+            return;
+        }
+        let proposed = self
+            .breaker_to_tell()
+            .or_else(|| self.users_to_forget())
+            .or_else(|| self.users_to_move(now))
+            .or_else(|| self.users_to_assign(now));
+        if let Some((purpose, command)) = proposed {
+            let proposal = self.proposals.begin(purpose);
+            self.outputs.push(Output::Propose { proposal, command });
+        }
+    }
+
+    /// Where the log says otherwise than this node's breaker.
+    fn breaker_to_tell(&self) -> Option<(Purpose, Command)> {
+        let node = self.config.node;
+        if !self.live_nodes.contains(&node) {
+            return None;
+        }
+        self.lane_ids().find_map(|id| {
+            let lane = self.lane(id)?;
+            let told = lane.gateway.as_ref()?.broken_for.contains(&node);
+            let open = !lane.breaker.is_closed();
+            let is_news = open != told && lane.breaker_told != Some(open);
+            let cas = lane.id.clone();
+            is_news.then_some((
+                Purpose::Breaker { lane: id, open },
+                Command::CasBreaker { cas, node, open },
+            ))
+        })
+    }
+
+    fn users_to_forget(&mut self) -> Option<(Purpose, Command)> {
+        let most = self.config.users_per_entry_max.max(1);
+        let users: Vec<String> = self.proposals.departed.iter().take(most).cloned().collect();
+        if users.is_empty() {
+            return None;
+        }
+        for user in &users {
+            self.proposals.departed.remove(user);
+        }
+        let node = self.config.node;
+        let forgotten = users.iter().map(|user| (user.clone(), None)).collect();
+        let command = Command::Batch(vec![
+            Command::CasUnassign { users: users.clone() },
+            Command::CalendarPresenceChanged { node, users: forgotten },
+        ]);
+        Some((Purpose::Depart(users), command))
+    }
+
+    fn users_to_move(&mut self, now: Now) -> Option<(Purpose, Command)> {
+        if self.proposals.moves.is_empty() {
+            return None;
+        }
+        let allowed = self
+            .proposals
+            .moves_allowed(self.settings.moves_per_second, now.instant)
+            .min(self.config.users_per_entry_max);
+        let (mut keys, mut users) = (Vec::new(), Vec::new());
+        while keys.len() < allowed
+            && let Some((key, cause)) = self.proposals.moves.pop_front()
+        {
+            if let Some(named) = self.still_to_be_moved(key, cause, now) {
+                users.push(named);
+                keys.push((key, cause));
+            }
+        }
+        if keys.is_empty() {
+            return None;
+        }
+        self.proposals.moved(keys.len());
+        let at_ms = now.unix_ms;
+        Some((Purpose::Move(keys), Command::CasFailed { users, at_ms }))
+    }
+
+    /// Name and epoch. `None`: he has moved meanwhile, or need not any more.
+    fn still_to_be_moved(&mut self, key: UserKey, cause: MoveCause, now: Now) -> Option<(String, u32)> {
+        let user = self.users.get(key)?;
+        let care = user.care.as_ref()?;
+        let placement = user.placement?;
+        if care.asking != Asking::Moving {
+            return None;
+        }
+        let named = (user.id.to_string(), placement.epoch);
+        let is_live = care.live.is_some();
+        let is_back = cause == MoveCause::Breaker
+            && self
+                .lane(placement.lane)
+                .is_some_and(|lane| lane.breaker.is_closed());
+        if is_back {
+            self.set_idle(key);
+            if !is_live {
+                self.want_subscription(key, now);
+            }
+            return None;
+        }
+        if !self.another_takes_users(key) {
+            self.stay(key, now);
+            return None;
+        }
+        Some(named)
+    }
+
+    fn set_idle(&mut self, key: UserKey) {
+        if let Some(care) = self.users.care_mut(key) {
+            care.asking = Asking::Idle;
+        }
+        self.touch(key);
+    }
+
+    fn users_to_assign(&mut self, now: Now) -> Option<(Purpose, Command)> {
+        let is_time = self.assign_at.is_some_and(|at| at <= now.instant);
+        let most = self.config.users_per_entry_max.max(1);
+        if !is_time || self.proposals.assigns.is_empty() || !self.lanes.iter().any(Lane::takes_users) {
+            return None;
+        }
+        let keys: Vec<UserKey> = self.proposals.assigns.iter().copied().take(most).collect();
+        let mut wanted = Vec::new();
+        let mut users = Vec::new();
+        for key in keys {
+            self.proposals.assigns.remove(&key);
+            if let Some(user) = self.users.get(key).filter(|user| user.care.is_some()) {
+                users.push(user.id.to_string());
+                wanted.push(key);
+            }
+        }
+        let at_ms = now.unix_ms;
+        (!wanted.is_empty()).then_some((Purpose::Assign(wanted), Command::CasAssign { users, at_ms }))
+    }
+
+    pub(super) fn committed(&mut self, proposal: u64, applied: Option<Applied>, now: Now) {
+        let Some(purpose) = self.proposals.finish(proposal) else {
+            return;
+        };
+        let is_applied = match &applied {
+            None | Some(Applied::Refused(_)) => false,
+            Some(
+                Applied::Done
+                | Applied::AlreadyOpened { .. }
+                | Applied::Session(_)
+                | Applied::IntentKnown(_)
+                | Applied::Assignments(_)
+                | Applied::Batch(_),
+            ) => true,
+        };
+        if let Some(Applied::Assignments(assignments)) = applied {
+            self.assignments_changed(assignments, now);
+        }
+        if !is_applied {
+            self.proposals.retry_later(now.instant);
+        }
+        self.conclude(purpose, is_applied, now);
+    }
+
+    fn conclude(&mut self, purpose: Purpose, is_applied: bool, now: Now) {
+        match purpose {
+            Purpose::Breaker { lane, open } => {
+                if let Some(lane) = self.lane_mut(lane).filter(|_| is_applied) {
+                    lane.breaker_told = Some(open);
+                }
+            }
+            Purpose::Assign(keys) => {
+                let unplaced = keys.into_iter().filter(|key| {
+                    let user = self.users.get(*key).filter(|user| user.care.is_some());
+                    user.is_some_and(|user| user.placement.is_none())
+                });
+                self.proposals.assigns.extend(unplaced.collect::<Vec<_>>());
+            }
+            Purpose::Move(keys) => {
+                for (key, cause) in keys {
+                    let care = self.users.care(key);
+                    if care.is_some_and(|care| care.asking == Asking::Moving) {
+                        match is_applied {
+                            // The answer shows it: nobody else could have him.
+                            true => self.stay(key, now),
+                            false => self.proposals.moves.push_back((key, cause)),
+                        }
+                    }
+                }
+            }
+            Purpose::Depart(users) => {
+                if !is_applied {
+                    self.proposals.departed.extend(users);
+                }
+            }
+        }
+    }
+
+    pub(super) fn next_proposal_deadline(&self) -> Option<Instant> {
+        if !self.may_start {
+            return None;
+        }
+        let last = self.last?.instant;
+        let assign = self
+            .assign_at
+            .filter(|at| *at > last && !self.proposals.assigns.is_empty());
+        let others = self.proposals.next_deadline().filter(|at| *at > last);
+        [assign, others].into_iter().flatten().min()
+    }
+}
+
+impl super::user::Trouble {
+    /// Moves that follow each other closely make the next Subscribe wait.
+    fn count_move(&mut self, now: Instant) {
+        let is_close = self.last_move.is_some_and(|at| at + MOVES_ARE_CLOSE > now);
+        self.moves = match is_close {
+            true => self.moves.saturating_add(1),
+            false => 1,
+        };
+        self.last_move = Some(now);
+    }
+
+    /// How long a user who was given a gateway waits before he is subscribed there.
+    pub(super) fn wait_after_move(&self, now: Instant) -> Duration {
+        match self.last_move {
+            Some(at) if at + MOVES_ARE_CLOSE > now => move_back_off(self.moves),
+            Some(_) | None => Duration::ZERO,
+        }
+    }
+}
+
+/// None after the first move.
+fn move_back_off(moves: u8) -> Duration {
+    match moves.checked_sub(2) {
+        None => Duration::ZERO,
+        Some(times) => MOVE_WAIT.saturating_mul(1 << times.min(8)).min(MOVE_WAIT_MAX),
+    }
+}
+
+/// Everything that is down at the same time is found to be down within this.
+const EVACUATION_GRACE: Duration = Duration::from_secs(3);
+
+const MOVES_ARE_CLOSE: Duration = Duration::from_secs(2 * 3600);
+const MOVE_WAIT: Duration = Duration::from_secs(30);
+const MOVE_WAIT_MAX: Duration = Duration::from_secs(3600);

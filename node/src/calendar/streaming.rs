@@ -1,0 +1,321 @@
+//! Streaming connections: who is on which, and what becomes of them when one is over (spec §1.4).
+
+use std::time::Duration;
+
+use super::membership::Parting;
+use super::output::{AffinityKey, Output, Report, StreamId};
+use super::streams::{Company, GATHER_WHILE_OPEN, GroupId};
+use super::user::{Live, UserKey};
+use super::{Calendars, LaneId, Now, StreamEnd};
+use crate::exchange::ews::{Failure, FailureClass, Mailbox, Notification, StreamPart, SubscriptionId};
+
+impl Calendars {
+    /// A place on a stream for a user who is about to be subscribed.
+    pub(super) fn reserve_group(&mut self, key: UserKey, lane: LaneId) -> GroupId {
+        let group_max = self.settings.stream_group_max;
+        let company = match self.users.care(key) {
+            Some(care) if care.rejections >= REJECTIONS_MAX => Company::Alone,
+            Some(care) => Company::Anybody {
+                except: care.left_group,
+            },
+            None => Company::Anybody { except: None },
+        };
+        let group = self.streams.reserve(lane, key, company, group_max);
+        if let Some(care) = self.users.care_mut(key) {
+            care.reserved = Some(group);
+        }
+        group
+    }
+
+    /// The group that did not do for the user does not get him again.
+    pub(super) fn avoid_group(&mut self, key: UserKey) {
+        let Some(care) = self.users.care_mut(key) else {
+            return;
+        };
+        if let Some(group) = care.live.as_ref().and_then(Live::group) {
+            care.left_group = Some(group);
+            care.rejections = care.rejections.saturating_add(1);
+        }
+    }
+
+    /// A newcomer: the connection is opened, or opened again with him, when some more have come.
+    pub(super) fn gather(&mut self, group: GroupId, wait: Duration, now: Now) {
+        let is_open = self
+            .streams
+            .get(group)
+            .is_some_and(|group| group.stream.is_some());
+        let wait = if is_open { GATHER_WHILE_OPEN } else { wait };
+        self.streams.open_by(group, now.instant + wait);
+    }
+
+    pub(super) fn groups_due(&mut self, now: Now) {
+        while let Some(group) = self.streams.due(now.instant) {
+            self.open_group(group, now);
+        }
+    }
+
+    fn open_group(&mut self, id: GroupId, now: Now) {
+        let Some(lane) = self.streams.get(id).map(|group| group.lane) else {
+            return;
+        };
+        let later = now.instant + self.jittered(HELD_UP_WAIT);
+        if !self.may_open(lane, now) {
+            self.streams.open_not_before(id, later);
+            return;
+        }
+        let Some((subscriptions, anchor)) = self.subscriptions_of(id) else {
+            self.streams.set_deadline(id, None);
+            return;
+        };
+        if let Some(stream) = self.streams.closed(id) {
+            self.outputs.push(Output::CloseStream { stream });
+        }
+        let stream = self.streams.opened(id);
+        // Opened at the same time, they shall not all end at the same time.
+        let minutes = self.jittered(Duration::from_secs(CONNECTION_MINUTES)).as_secs();
+        self.outputs.push(Output::OpenStream {
+            stream,
+            gateway: self.gateway_of(lane),
+            subscriptions,
+            anchor,
+            affinity: AffinityKey::Group(id.0),
+            connection_timeout: u8::try_from(minutes).unwrap_or(1).clamp(1, 30),
+            read_timeout: READ_TIMEOUT,
+        });
+    }
+
+    fn may_open(&self, id: LaneId, now: Now) -> bool {
+        let is_free = self.lane(id).is_some_and(|lane| {
+            lane.is_configured()
+                && lane.refusal.is_none()
+                && lane.breaker.is_closed()
+                && lane.pace.back_off_until(now.instant).is_none()
+        });
+        self.may_start && self.credential.is_accepted() && is_free
+    }
+
+    /// Those of the group that live, and whom the connection is charged to: the first by address.
+    fn subscriptions_of(&self, id: GroupId) -> Option<(Vec<SubscriptionId>, Mailbox)> {
+        let members = self.streams.get(id)?.members.iter();
+        let live: Vec<(SubscriptionId, Mailbox)> = members
+            .filter_map(|key| {
+                let user = self.users.get(*key)?;
+                let live = user.care.as_ref()?.live.as_ref()?;
+                (live.group() == Some(id)).then(|| (SubscriptionId(live.id.to_string()), user.mailbox()))
+            })
+            .collect();
+        let anchor = live.iter().map(|(_, mailbox)| mailbox).min()?.clone();
+        Some((live.into_iter().map(|(id, _)| id).collect(), anchor))
+    }
+
+    pub(super) fn stream_spoke(&mut self, stream: StreamId, part: StreamPart, now: Now) {
+        let Some(id) = self.streams.by_stream(stream) else {
+            return;
+        };
+        if let Some(group) = self.streams.get_mut(id) {
+            group.heard = Some(now.instant);
+        }
+        match part {
+            StreamPart::Opened => self.stream_stands(id),
+            StreamPart::Notifications(notifications) => {
+                self.stream_stands(id);
+                for notification in &notifications {
+                    self.stream_notified(id, notification, now);
+                }
+            }
+            StreamPart::Rejected {
+                subscriptions,
+                failure,
+            } => self.stream_rejected(id, &subscriptions, &failure, now),
+            StreamPart::Closed => {
+                self.streams.closed(id);
+                self.reopen(id, Duration::ZERO, now);
+            }
+        }
+    }
+
+    fn stream_stands(&mut self, id: GroupId) {
+        if let Some(group) = self.streams.get_mut(id) {
+            group.failures = 0;
+        }
+    }
+
+    fn stream_notified(&mut self, id: GroupId, notification: &Notification, now: Now) {
+        if let Some(key) = self.member_with(id, &notification.subscription) {
+            self.notified(key, notification, now);
+        }
+    }
+
+    fn member_with(&self, id: GroupId, subscription: &SubscriptionId) -> Option<UserKey> {
+        let members = self.streams.get(id)?.members.iter().copied();
+        members.into_iter().find(|key| {
+            let live = self.users.care(*key).and_then(|care| care.live.as_ref());
+            live.is_some_and(|live| *live.id == *subscription.0)
+        })
+    }
+
+    /// The good ones get nothing on this connection either: the others are opened again without the bad ones.
+    fn stream_rejected(
+        &mut self,
+        id: GroupId,
+        subscriptions: &[SubscriptionId],
+        failure: &Failure,
+        now: Now,
+    ) {
+        let bad: Vec<UserKey> = subscriptions
+            .iter()
+            .filter_map(|subscription| self.member_with(id, subscription))
+            .collect();
+        if bad.is_empty() {
+            return self.stream_failed(id, failure, now);
+        }
+        if let Some(stream) = self.streams.closed(id) {
+            self.outputs.push(Output::CloseStream { stream });
+        }
+        for key in bad {
+            self.rejected(key, failure, now);
+        }
+        self.reopen(id, Duration::ZERO, now);
+    }
+
+    /// One subscription is not good on its stream.
+    fn rejected(&mut self, key: UserKey, failure: &Failure, now: Now) {
+        let class = failure.class();
+        let is_first = self
+            .users
+            .care(key)
+            .is_some_and(|care| care.rejections < REJECTIONS_MAX);
+        self.avoid_group(key);
+        match class {
+            FailureClass::OtherOwner => {
+                let wait = self.jittered(OTHER_OWNER_WAIT);
+                self.resubscribe(key, wait, Parting::Quiet, now);
+            }
+            // It may be the company: another mailbox server than the group's. Apart, before he leaves the gateway.
+            _ if is_first && self.shares_group(key) => {
+                let lane = self.lane_of(key).unwrap_or(LaneId(0));
+                let (user, gateway) = (self.name_of(key), self.gateway_of(lane));
+                let class = Some(class);
+                self.report(Report::SubscriptionLost { user, gateway, class });
+                self.resubscribe(key, Duration::ZERO, Parting::Quiet, now);
+            }
+            _ => self.lost(key, Some(class), now),
+        }
+    }
+
+    fn shares_group(&self, key: UserKey) -> bool {
+        let live = self.users.care(key).and_then(|care| care.live.as_ref());
+        let group = live.and_then(Live::group).and_then(|group| self.streams.get(group));
+        group.is_some_and(|group| group.members.len() > 1)
+    }
+
+    pub(super) fn stream_ended(&mut self, stream: StreamId, end: StreamEnd, now: Now) {
+        let Some(id) = self.streams.by_stream(stream) else {
+            return;
+        };
+        self.streams.closed(id);
+        match end {
+            StreamEnd::Closed => self.reopen(id, Duration::ZERO, now),
+            StreamEnd::Silent => self.stream_failed(id, &Failure::TimedOut, now),
+            StreamEnd::Failed(failure) => {
+                if let Some(lane) = self.streams.get(id).map(|group| group.lane) {
+                    self.gateway_failed(lane, "get_streaming_events", now.instant, &failure, now);
+                }
+                self.stream_failed(id, &failure, now);
+            }
+        }
+    }
+
+    /// Opened again with the same subscriptions; when that has failed some times, they are lost.
+    fn stream_failed(&mut self, id: GroupId, failure: &Failure, now: Now) {
+        if let Some(stream) = self.streams.closed(id) {
+            self.outputs.push(Output::CloseStream { stream });
+        }
+        let Some(group) = self.streams.get_mut(id) else {
+            return;
+        };
+        match failure.class() {
+            FailureClass::Lost | FailureClass::OtherOwner => self.group_is_lost(id, failure, now),
+            FailureClass::Version => self.group_is_too_old(id, now),
+            FailureClass::Throttled | FailureClass::Credential => self.reopen(id, HELD_UP_WAIT, now),
+            FailureClass::Moved
+            | FailureClass::Gone
+            | FailureClass::Identity
+            | FailureClass::Transient
+            | FailureClass::RightsOfServer
+            | FailureClass::RightsOfUser
+            | FailureClass::TooMuch
+            | FailureClass::Request => {
+                group.failures = group.failures.saturating_add(1);
+                let failures = group.failures;
+                let is_down = !self.is_closed_breaker(id);
+                match failures < STREAM_TRIES_MAX || is_down {
+                    true => self.reopen(id, REOPEN_WAIT * u32::from(failures.min(5) - 1), now),
+                    false => self.group_is_lost(id, failure, now),
+                }
+            }
+        }
+    }
+
+    fn is_closed_breaker(&self, id: GroupId) -> bool {
+        let lane = self.streams.get(id).and_then(|group| self.lane(group.lane));
+        lane.is_some_and(|lane| lane.breaker.is_closed())
+    }
+
+    fn group_is_lost(&mut self, id: GroupId, failure: &Failure, now: Now) {
+        for key in self.live_members(id) {
+            self.rejected(key, failure, now);
+        }
+    }
+
+    /// Streaming needs Exchange 2010 SP1.
+    fn group_is_too_old(&mut self, id: GroupId, now: Now) {
+        for key in self.live_members(id) {
+            if let Some(care) = self.users.care_mut(key) {
+                care.streaming_refused = true;
+            }
+            self.resubscribe(key, REOPEN_WAIT, Parting::Unsubscribe, now);
+        }
+    }
+
+    fn live_members(&self, id: GroupId) -> Vec<UserKey> {
+        let members = self.streams.get(id).into_iter().flat_map(|group| &group.members);
+        members
+            .copied()
+            .filter(|key| {
+                let live = self.users.care(*key).and_then(|care| care.live.as_ref());
+                live.is_some_and(|live| live.group() == Some(id))
+            })
+            .collect()
+    }
+
+    fn reopen(&mut self, id: GroupId, wait: Duration, now: Now) {
+        let wait = wait + self.jitter(REOPEN_JITTER);
+        self.streams.open_not_before(id, now.instant + wait);
+    }
+}
+
+impl Live {
+    pub(super) fn group(&self) -> Option<GroupId> {
+        match self.kind {
+            super::user::LiveKind::Streaming { group } => Some(group),
+            super::user::LiveKind::Push { .. } | super::user::LiveKind::Pull { .. } => None,
+        }
+    }
+}
+
+/// Spec §1.4: status events come about every 45 s.
+const READ_TIMEOUT: Duration = Duration::from_secs(90);
+
+const CONNECTION_MINUTES: u64 = 30;
+const REOPEN_JITTER: Duration = Duration::from_millis(500);
+const REOPEN_WAIT: Duration = Duration::from_secs(2);
+const STREAM_TRIES_MAX: u8 = 3;
+
+/// The account, the gateway or the cluster does not let anything be opened now.
+const HELD_UP_WAIT: Duration = Duration::from_secs(5);
+
+const OTHER_OWNER_WAIT: Duration = Duration::from_secs(10);
+
+/// So often may others be to blame.
+const REJECTIONS_MAX: u8 = 2;

@@ -1,0 +1,194 @@
+//! Groups of subscriptions that share a streaming connection: at most so many, all at one gateway, opened and opened
+//! again together (spec §1.4, §1.10).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use super::lane::LaneId;
+use super::output::StreamId;
+use super::user::UserKey;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct GroupId(pub u32);
+
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    groups: BTreeMap<GroupId, Group>,
+    by_stream: BTreeMap<StreamId, GroupId>,
+    /// Groups that somebody may join.
+    roomy: BTreeSet<(LaneId, GroupId)>,
+    deadlines: BTreeSet<(Instant, GroupId)>,
+    next_group: u32,
+    next_stream: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Group {
+    pub lane: LaneId,
+    /// Those who are being subscribed for it included.
+    pub members: BTreeSet<UserKey>,
+    /// The connection that stands.
+    pub stream: Option<StreamId>,
+    pub heard: Option<Instant>,
+    /// When it is opened, or opened again with the newcomers.
+    open_at: Option<Instant>,
+    /// Connections in a row that came to nothing.
+    pub failures: u8,
+    /// For one member alone.
+    is_solo: bool,
+}
+
+impl Streams {
+    pub(super) fn len(&self) -> usize {
+        self.by_stream.len()
+    }
+
+    pub(super) fn count_at(&self, lane: LaneId) -> usize {
+        self.groups
+            .values()
+            .filter(|group| group.lane == lane && group.stream.is_some())
+            .count()
+    }
+
+    pub(super) fn get(&self, id: GroupId) -> Option<&Group> {
+        self.groups.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: GroupId) -> Option<&mut Group> {
+        self.groups.get_mut(&id)
+    }
+
+    pub(super) fn by_stream(&self, stream: StreamId) -> Option<GroupId> {
+        self.by_stream.get(&stream).copied()
+    }
+
+    pub(super) fn at_lane(&self, lane: LaneId) -> Vec<GroupId> {
+        let here = self.groups.iter().filter(|(_, group)| group.lane == lane);
+        here.map(|(id, _)| *id).collect()
+    }
+
+    /// A place for a user who is about to be subscribed: in a group with room, or alone.
+    pub(super) fn reserve(
+        &mut self,
+        lane: LaneId,
+        user: UserKey,
+        company: Company,
+        group_max: usize,
+    ) -> GroupId {
+        let found = match company {
+            Company::Alone => None,
+            Company::Anybody { except } => self
+                .roomy
+                .range((lane, GroupId(0))..=(lane, GroupId(u32::MAX)))
+                .map(|(_, id)| *id)
+                .find(|id| Some(*id) != except),
+        };
+        let id = found.unwrap_or_else(|| self.create(lane, company));
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.members.insert(user);
+            if group.is_solo || group.members.len() >= group_max {
+                self.roomy.remove(&(lane, id));
+            }
+        }
+        id
+    }
+
+    fn create(&mut self, lane: LaneId, company: Company) -> GroupId {
+        self.next_group = self.next_group.wrapping_add(1);
+        let id = GroupId(self.next_group);
+        let group = Group {
+            lane,
+            members: BTreeSet::new(),
+            stream: None,
+            heard: None,
+            open_at: None,
+            failures: 0,
+            is_solo: company == Company::Alone,
+        };
+        self.groups.insert(id, group);
+        self.roomy.insert((lane, id));
+        id
+    }
+
+    /// `Some`: the group is empty now, and this connection is to be closed.
+    pub(super) fn leave(&mut self, id: GroupId, user: UserKey) -> Option<StreamId> {
+        let group = self.groups.get_mut(&id)?;
+        if !group.members.remove(&user) {
+            return None;
+        }
+        let lane = group.lane;
+        if !group.members.is_empty() {
+            if !group.is_solo {
+                self.roomy.insert((lane, id));
+            }
+            return None;
+        }
+        self.set_deadline(id, None);
+        let stream = self.closed(id);
+        self.groups.remove(&id);
+        self.roomy.remove(&(lane, id));
+        stream
+    }
+
+    /// Opens the group then, or earlier if that is planned.
+    pub(super) fn open_by(&mut self, id: GroupId, at: Instant) {
+        let planned = self.groups.get(&id).and_then(|group| group.open_at);
+        self.set_deadline(id, Some(planned.map_or(at, |planned| planned.min(at))));
+    }
+
+    pub(super) fn open_not_before(&mut self, id: GroupId, at: Instant) {
+        self.set_deadline(id, Some(at));
+    }
+
+    pub(super) fn due(&self, now: Instant) -> Option<GroupId> {
+        let (at, id) = self.deadlines.first()?;
+        (*at <= now).then_some(*id)
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// A number for the connection that is opened now.
+    pub(super) fn opened(&mut self, id: GroupId) -> StreamId {
+        self.set_deadline(id, None);
+        self.next_stream += 1;
+        let stream = StreamId(self.next_stream);
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.stream = Some(stream);
+            self.by_stream.insert(stream, id);
+        }
+        stream
+    }
+
+    /// The connection is over, or is to be.
+    pub(super) fn closed(&mut self, id: GroupId) -> Option<StreamId> {
+        let stream = self.groups.get_mut(&id)?.stream.take()?;
+        self.by_stream.remove(&stream);
+        Some(stream)
+    }
+
+    pub(super) fn set_deadline(&mut self, id: GroupId, at: Option<Instant>) {
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        if let Some(former) = std::mem::replace(&mut group.open_at, at) {
+            self.deadlines.remove(&(former, id));
+        }
+        self.deadlines.extend(at.map(|at| (at, id)));
+    }
+}
+
+/// Whom a user may share a connection with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Company {
+    Anybody {
+        /// The group that would not have him.
+        except: Option<GroupId>,
+    },
+    Alone,
+}
+
+/// Users who are subscribed one after the other come onto the connection together.
+pub(super) const GATHER: Duration = Duration::from_secs(2);
+pub(super) const GATHER_WHILE_OPEN: Duration = Duration::from_secs(5);

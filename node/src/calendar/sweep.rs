@@ -1,0 +1,129 @@
+//! The free/busy of everybody, again and again: who is told nothing although his calendar changed is deaf (CAL-9,
+//! spec §1.9).
+
+use std::ops::Bound;
+use std::time::Duration;
+
+use super::job::{BulkPurpose, Flight, Job, Urgency};
+use super::lane::LaneId;
+use super::reading::end_of;
+use super::timeline::Timeline;
+use super::user::{Care, Source, Step, Task, UserKey};
+use super::{Calendars, Now};
+use crate::exchange::ews::CalendarItem;
+
+impl Calendars {
+    /// The next hundred of the gateway's users, so that everybody has his turn once in the interval.
+    pub(super) fn next_sweep(&mut self, id: LaneId, now: Now) -> Option<Job> {
+        let interval = self.settings.sweep_interval;
+        let first = self.jitter(interval);
+        let lane = self.lane_mut(id)?;
+        let (members, most) = (lane.members.len(), lane.bulk.mailboxes_max);
+        if members == 0 {
+            lane.sweep.next_at = None;
+            return None;
+        }
+        let batches = u32::try_from(members.div_ceil(most)).unwrap_or(u32::MAX).max(1);
+        let next_at = *lane
+            .sweep
+            .next_at
+            .get_or_insert(now.instant + first / batches);
+        if next_at > now.instant {
+            return None;
+        }
+        lane.sweep.next_at = Some(now.instant + interval / batches);
+        let after = lane.sweep.after.map_or(Bound::Unbounded, Bound::Excluded);
+        let batch: Vec<UserKey> = lane
+            .members
+            .range((after, Bound::Unbounded))
+            .copied()
+            .take(most)
+            .collect();
+        // Past the last one it begins again with the first.
+        lane.sweep.after = batch.last().copied().filter(|_| batch.len() == most);
+        let users: Box<[UserKey]> = batch
+            .into_iter()
+            .filter(|key| self.is_to_be_swept(*key, now))
+            .collect();
+        (!users.is_empty()).then_some(Job::Availability {
+            purpose: BulkPurpose::Sweep,
+            users,
+        })
+    }
+
+    fn is_to_be_swept(&mut self, key: UserKey, now: Now) -> bool {
+        let Some(care) = self.users.care_mut(key) else {
+            return false;
+        };
+        if care.reading.has_no_availability {
+            if care.live.is_some() && care.reading.is_quiet() {
+                care.reading.step = Step::StampAfterLoss;
+                self.queue_read(key, Urgency::Refresh, now);
+            }
+            return false;
+        }
+        if care.reading.sweeps_to_skip > 0 {
+            care.reading.sweeps_to_skip -= 1;
+            return false;
+        }
+        care.live.is_none() || care.reading.is_quiet()
+    }
+
+    /// A user without a subscription lives on what sweeps find. With one, a contradiction is given some time to be
+    /// explained by an event; then the calendar is read.
+    pub(super) fn swept(&mut self, key: UserKey, items: &[CalendarItem], flight: &Flight, now: Now) {
+        let Some(care) = self.users.care_mut(key) else {
+            return;
+        };
+        let timeline = Timeline::of(items);
+        let until_ms = end_of(flight.window);
+        if care.live.is_none() {
+            self.adopt(key, timeline, Source::Provisional, until_ms, now);
+            return;
+        }
+        if !care.may_be_judged(flight) {
+            return;
+        }
+        let until_ms = until_ms.min(care.known.until_ms);
+        if care
+            .known
+            .timeline
+            .is_same_within(&timeline, now.unix_ms, until_ms)
+        {
+            care.reading.false_alarms = 0;
+            return;
+        }
+        care.reading.is_suspicious = true;
+        self.read_at(key, EVENT_MAY_COME_WITHIN, now);
+    }
+
+    /// FindItem found what was known already: the two ways of asking differ about this calendar.
+    pub(super) fn suspicion_dispelled(&mut self, key: UserKey) {
+        if let Some(care) = self.users.care_mut(key) {
+            let reading = &mut care.reading;
+            reading.false_alarms = reading.false_alarms.saturating_add(1).min(FALSE_ALARMS_MAX);
+            reading.sweeps_to_skip = (1 << reading.false_alarms) - 1;
+        }
+    }
+}
+
+impl Care {
+    /// Nothing was told since the sweep asked, and what is known was read after the subscription.
+    fn may_be_judged(&self, flight: &Flight) -> bool {
+        let is_read = matches!(self.known.source, Source::Availability | Source::View);
+        let told_since = self.last_event.is_some_and(|event| event >= flight.sent_at);
+        is_read && !told_since && self.reading.is_quiet()
+    }
+}
+
+impl super::user::Reading {
+    fn is_quiet(&self) -> bool {
+        self.task == Task::Idle && !self.is_dirty && !self.is_suspicious
+    }
+}
+
+/// An event that is on its way explains the contradiction.
+const EVENT_MAY_COME_WITHIN: Duration = Duration::from_secs(20);
+
+/// Every 64th sweep still looks.
+const FALSE_ALARMS_MAX: u8 = 6;

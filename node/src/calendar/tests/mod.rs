@@ -1,0 +1,1 @@
+//! Calendars against a model of Exchange, in simulated time.

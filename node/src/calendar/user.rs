@@ -1,0 +1,285 @@
+//! One user: where he is read, how his subscription stands, and what is known of his calendar. Kept small: there may
+//! be a hundred thousand of them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tandem_shared::cluster::{AssignmentReason, CalendarPresence};
+
+use super::explain::{DeliveryKind, SubscriptionState};
+use super::lane::LaneId;
+use super::streams::GroupId;
+use super::timeline::Timeline;
+use crate::exchange::ews::{FailureClass, Mailbox};
+
+/// A user as long as this node looks after him: when he comes back, it is with another generation, and what was
+/// under way for him before is about the past.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct UserKey {
+    pub index: u32,
+    pub generation: u32,
+}
+
+/// Anybody whose calendar is enabled in the cluster.
+#[derive(Debug)]
+pub(super) struct User {
+    pub id: Arc<str>,
+    /// As the directory has it.
+    pub configured_address: Box<str>,
+    /// What Exchange said is his primary address, where that is another.
+    pub primary_address: Option<Box<str>>,
+    pub placement: Option<Placement>,
+    /// What this node does for him; `None`: another node does.
+    pub care: Option<Box<Care>>,
+}
+
+/// His replicated assignment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Placement {
+    pub lane: LaneId,
+    pub epoch: u32,
+    pub since_ms: u64,
+    pub reason: AssignmentReason,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Care {
+    /// The subscription that lives.
+    pub live: Option<Live>,
+    /// The one that is being made.
+    pub asking: Asking,
+    /// The last one given to an attempt to subscribe.
+    pub attempt: u64,
+    pub reading: Reading,
+    pub known: Known,
+    pub published: Option<CalendarPresence>,
+    pub edge: Option<Edge>,
+    pub trouble: Trouble,
+    /// As it stands in the index of deadlines.
+    pub deadline: Option<Instant>,
+    pub last_event: Option<Instant>,
+    /// A push callback never came.
+    pub push_unreachable: bool,
+    /// The gateway is too old for streaming.
+    pub streaming_refused: bool,
+    /// Subscriptions that a group's stream would not have: from the second on, he has a stream of his own.
+    pub rejections: u8,
+    /// The place kept for him while he is subscribed for a stream.
+    pub reserved: Option<GroupId>,
+    /// The group that must not have him again.
+    pub left_group: Option<GroupId>,
+}
+
+/// A subscription that Exchange has answered.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub id: Box<str>,
+    pub attempt: u64,
+    pub since_ms: u64,
+    pub heard: Instant,
+    pub kind: LiveKind,
+}
+
+#[derive(Debug)]
+pub(super) enum LiveKind {
+    Push {
+        confirmed: bool,
+        /// Nothing heard until then: never confirmed, or lost.
+        overdue_at: Instant,
+        /// Minutes.
+        status_frequency: u16,
+        /// The last one seen.
+        watermark: Option<Box<str>>,
+        /// When it is made anew with the settings of that time.
+        renew_at: Option<Instant>,
+    },
+    Streaming {
+        group: GroupId,
+    },
+    Pull {
+        watermark: Box<str>,
+        /// `None`: GetEvents is queued or under way.
+        next_at: Option<Instant>,
+    },
+}
+
+/// The way to a new subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Asking {
+    /// Nothing is wanted, or he has no gateway.
+    #[default]
+    Idle,
+    Waiting(Instant),
+    Queued,
+    /// Subscribe is under way, under the last attempt.
+    Sent {
+        kind: DeliveryKind,
+        /// Its callback came before its answer.
+        heard: bool,
+    },
+    /// Another gateway is asked for.
+    Moving,
+}
+
+/// The way to the calendar's content.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    pub task: Task,
+    pub step: Step,
+    /// Something changed after the last read was sent.
+    pub is_dirty: bool,
+    pub refresh_at: Option<Instant>,
+    /// How often the window was halved.
+    pub halvings: u8,
+    /// [`super::reading`]: a hash of the change stamp before the last read; `None`: events came since.
+    pub stamp: Option<u64>,
+    /// A sweep contradicts what is known.
+    pub is_suspicious: bool,
+    /// Suspicions in a row that came to nothing, and how many sweeps are let pass for them.
+    pub false_alarms: u8,
+    pub sweeps_to_skip: u8,
+    /// Free/busy cannot be had for him.
+    pub has_no_availability: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Task {
+    #[default]
+    Idle,
+    Waiting(Instant),
+    Queued,
+    InFlight,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Step {
+    /// GetFolder; equal stamps make the read unnecessary after a loss.
+    StampAfterLoss,
+    /// GetFolder, then FindItem whatever it says.
+    Stamp,
+    #[default]
+    Items,
+}
+
+/// What was read last.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pub timeline: Timeline,
+    pub source: Source,
+    /// Unix milliseconds; nothing is said of later times.
+    pub until_ms: u64,
+    pub read_at_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Source {
+    #[default]
+    Nothing,
+    /// Free/busy, before the subscription: there may be a gap.
+    Provisional,
+    /// Free/busy, after it.
+    Availability,
+    /// FindItem.
+    View,
+}
+
+/// The next change of state: when it is, and when it is published (Unix milliseconds).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Edge {
+    pub at_ms: u64,
+    pub due_ms: u64,
+}
+
+/// What went wrong lately.
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
+    pub class: Option<FailureClass>,
+    /// Failures in a row that were met by trying again.
+    pub tries: u8,
+    /// Of the class `Moved`.
+    pub store_failures: u8,
+    pub throttled: u8,
+    /// Moves that followed each other closely.
+    pub moves: u8,
+    pub last_move: Option<Instant>,
+    /// Impersonation was denied at one gateway, and another has been asked for.
+    pub elsewhere_tried: bool,
+    pub address_adopted: bool,
+    /// What was reported, so that it is reported once.
+    pub reported: Option<FailureClass>,
+}
+
+impl User {
+    pub(super) fn mailbox(&self) -> Mailbox {
+        let address = self.primary_address.as_ref().unwrap_or(&self.configured_address);
+        Mailbox(address.to_string())
+    }
+
+    pub(super) fn state(&self) -> SubscriptionState {
+        match &self.care {
+            None => SubscriptionState::Elsewhere,
+            Some(_) if self.placement.is_none() => SubscriptionState::Unassigned,
+            Some(care) => care.state(),
+        }
+    }
+}
+
+impl Care {
+    pub(super) fn state(&self) -> SubscriptionState {
+        match (&self.live, self.asking) {
+            (_, Asking::Moving) => SubscriptionState::Moving,
+            (Some(live), _) if live.is_confirmed() => SubscriptionState::Live,
+            (Some(_), _) => SubscriptionState::Unconfirmed,
+            (None, Asking::Idle | Asking::Waiting(_)) => SubscriptionState::Waiting,
+            (None, Asking::Queued) => SubscriptionState::Queued,
+            (None, Asking::Sent { .. }) => SubscriptionState::Asked,
+        }
+    }
+
+    /// The earliest of everything that is waited for, edges apart.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let asking = match self.asking {
+            Asking::Waiting(at) => Some(at),
+            Asking::Idle | Asking::Queued | Asking::Sent { .. } | Asking::Moving => None,
+        };
+        let reading = match self.reading.task {
+            Task::Waiting(at) => Some(at),
+            Task::Idle => self.reading.refresh_at,
+            Task::Queued | Task::InFlight => None,
+        };
+        let live = self.live.as_ref().and_then(Live::next_deadline);
+        [asking, reading, live].into_iter().flatten().min()
+    }
+
+    pub(super) fn delivery(&self) -> Option<DeliveryKind> {
+        self.live.as_ref().map(Live::delivery)
+    }
+}
+
+impl Live {
+    pub(super) fn delivery(&self) -> DeliveryKind {
+        match self.kind {
+            LiveKind::Push { .. } => DeliveryKind::Push,
+            LiveKind::Streaming { .. } => DeliveryKind::Streaming,
+            LiveKind::Pull { .. } => DeliveryKind::Pull,
+        }
+    }
+
+    /// Streams and pulls speak for themselves; a push subscription is nothing before its first callback.
+    fn is_confirmed(&self) -> bool {
+        match self.kind {
+            LiveKind::Push { confirmed, .. } => confirmed,
+            LiveKind::Streaming { .. } | LiveKind::Pull { .. } => true,
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        match &self.kind {
+            LiveKind::Push {
+                overdue_at, renew_at, ..
+            } => renew_at.map_or(Some(*overdue_at), |renew_at| Some(renew_at.min(*overdue_at))),
+            LiveKind::Streaming { .. } => None,
+            LiveKind::Pull { next_at, .. } => *next_at,
+        }
+    }
+}
