@@ -191,7 +191,13 @@ impl Calendars {
 
     fn succeeded(&mut self, flight: Flight, answer: Answer, now: Now) {
         match (&flight.job, answer) {
-            (Job::Subscribe(key), Answer::Subscribed { subscription, watermark }) => {
+            (
+                Job::Subscribe(key),
+                Answer::Subscribed {
+                    subscription,
+                    watermark,
+                },
+            ) => {
                 let given = (subscription.clone(), watermark);
                 if !self.subscribed(*key, flight.lane, flight.attempt, given, now) {
                     self.take_back(flight, subscription);
@@ -248,7 +254,9 @@ pub(super) fn is_of_the_network(failure: &Failure) -> bool {
     match failure {
         Failure::Unreachable(_) | Failure::Tls(_) | Failure::TimedOut => true,
         Failure::Http { status, .. } => *status >= 500 && *status != 503,
-        Failure::Response { .. } | Failure::Unauthorized(_) | Failure::Malformed(_) | Failure::TooLarge => false,
+        Failure::Response { .. } | Failure::Unauthorized(_) | Failure::Malformed(_) | Failure::TooLarge => {
+            false
+        }
     }
 }
 

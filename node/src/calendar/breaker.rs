@@ -145,9 +145,7 @@ impl Breaker {
     }
 
     fn back_off(&self, times: u32) -> Duration {
-        PROBE_AFTER
-            .saturating_mul(1 << times.min(5))
-            .min(PROBE_AFTER_MAX)
+        PROBE_AFTER.saturating_mul(1 << times.min(5)).min(PROBE_AFTER_MAX)
     }
 }
 
@@ -213,7 +211,11 @@ mod tests {
         }
         assert!(breaker.is_suspicious());
         assert_eq!(breaker.failed(start, start), Turn::Opened);
-        assert_eq!(breaker.answered(start, second(start, 1)), Turn::None, "sent before");
+        assert_eq!(
+            breaker.answered(start, second(start, 1)),
+            Turn::None,
+            "sent before"
+        );
         assert_eq!(breaker.probe_at(), Some(second(start, 5)));
         breaker.probe_sent();
         assert_eq!(breaker.state(), BreakerState::HalfOpen);

@@ -68,7 +68,9 @@ impl Calendars {
         let mut results = results.into_iter();
         for key in users {
             // A server that says less than it was asked for says nothing of the last ones.
-            let result = results.next().unwrap_or(Err(Failure::Malformed("a mailbox without an answer")));
+            let result = results
+                .next()
+                .unwrap_or(Err(Failure::Malformed("a mailbox without an answer")));
             match (purpose, result) {
                 (_, Err(failure)) => self.has_no_free_busy(*key, purpose, failure.class(), now),
                 (BulkPurpose::First, Ok(items)) => self.first_loaded(*key, &items, flight, now),

@@ -33,7 +33,9 @@ enum State {
 pub(super) enum Acceptance {
     Nothing,
     /// Accepted again; `by` had refused it. When that is another gateway, it is alone with its opinion.
-    Again { refused_by: LaneId },
+    Again {
+        refused_by: LaneId,
+    },
 }
 
 impl CredentialGate {
@@ -72,7 +74,16 @@ impl CredentialGate {
                 probe_at,
                 is_probing,
                 ..
-            } => !is_probing && now >= probe_at + if lane == by { SAME_LANE_LATER } else { Duration::ZERO },
+            } => {
+                !is_probing
+                    && now
+                        >= probe_at
+                            + if lane == by {
+                                SAME_LANE_LATER
+                            } else {
+                                Duration::ZERO
+                            }
+            }
         }
     }
 
@@ -216,7 +227,10 @@ mod tests {
         let mut gate = CredentialGate::new();
         gate.sent(start);
         assert!(gate.refused(HERE, start, start));
-        assert!(!gate.refused(HERE, start - Duration::from_millis(1), start), "the same alarm");
+        assert!(
+            !gate.refused(HERE, start - Duration::from_millis(1), start),
+            "the same alarm"
+        );
         assert!(!gate.permits(THERE, second(start, 59)));
         let mut at = start;
         let mut waits = Vec::new();

@@ -116,13 +116,6 @@ impl Lane {
         Ok(())
     }
 
-    /// Was taken and could not be done: it is the next again.
-    pub(super) fn put_back(&mut self, job: Job, urgency: Urgency) {
-        if let Some(queue) = self.queues.get_mut(urgency.index()) {
-            queue.push_front(job);
-        }
-    }
-
     pub(super) fn take(&mut self, urgency: Urgency) -> Option<Job> {
         self.queues.get_mut(urgency.index())?.pop_front()
     }

@@ -156,7 +156,10 @@ impl Calendars {
         let forgotten = users.iter().map(|user| (user.clone(), None)).collect();
         let command = Command::Batch(vec![
             Command::CasUnassign { users: users.clone() },
-            Command::CalendarPresenceChanged { node, users: forgotten },
+            Command::CalendarPresenceChanged {
+                node,
+                users: forgotten,
+            },
         ]);
         Some((Purpose::Depart(users), command))
     }

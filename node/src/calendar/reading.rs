@@ -214,7 +214,14 @@ impl Calendars {
     }
 
     /// What is known now, of whatever source; the refresh is planned.
-    pub(super) fn adopt(&mut self, key: UserKey, timeline: Timeline, source: Source, until_ms: u64, now: Now) {
+    pub(super) fn adopt(
+        &mut self,
+        key: UserKey,
+        timeline: Timeline,
+        source: Source,
+        until_ms: u64,
+        now: Now,
+    ) {
         let until_left = Duration::from_millis(until_ms.saturating_sub(now.unix_ms) / 2);
         let refresh = self.jittered(self.settings.refresh_interval.min(until_left).max(REFRESH_MIN));
         let Some(care) = self.users.care_mut(key) else {

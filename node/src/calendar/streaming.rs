@@ -186,26 +186,26 @@ impl Calendars {
             .care(key)
             .is_some_and(|care| care.rejections < REJECTIONS_MAX);
         self.avoid_group(key);
-        match class {
-            FailureClass::OtherOwner => {
-                let wait = self.jittered(OTHER_OWNER_WAIT);
-                self.resubscribe(key, wait, Parting::Quiet, now);
-            }
+        if class == FailureClass::OtherOwner {
+            let wait = self.jittered(OTHER_OWNER_WAIT);
+            self.resubscribe(key, wait, Parting::Quiet, now);
+        } else if is_first && self.shares_group(key) {
             // It may be the company: another mailbox server than the group's. Apart, before he leaves the gateway.
-            _ if is_first && self.shares_group(key) => {
-                let lane = self.lane_of(key).unwrap_or(LaneId(0));
-                let (user, gateway) = (self.name_of(key), self.gateway_of(lane));
-                let class = Some(class);
-                self.report(Report::SubscriptionLost { user, gateway, class });
-                self.resubscribe(key, Duration::ZERO, Parting::Quiet, now);
-            }
-            _ => self.lost(key, Some(class), now),
+            let lane = self.lane_of(key).unwrap_or(LaneId(0));
+            let (user, gateway) = (self.name_of(key), self.gateway_of(lane));
+            let class = Some(class);
+            self.report(Report::SubscriptionLost { user, gateway, class });
+            self.resubscribe(key, Duration::ZERO, Parting::Quiet, now);
+        } else {
+            self.lost(key, Some(class), now);
         }
     }
 
     fn shares_group(&self, key: UserKey) -> bool {
         let live = self.users.care(key).and_then(|care| care.live.as_ref());
-        let group = live.and_then(Live::group).and_then(|group| self.streams.get(group));
+        let group = live
+            .and_then(Live::group)
+            .and_then(|group| self.streams.get(group));
         group.is_some_and(|group| group.members.len() > 1)
     }
 

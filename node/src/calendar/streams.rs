@@ -62,11 +62,6 @@ impl Streams {
         self.by_stream.get(&stream).copied()
     }
 
-    pub(super) fn at_lane(&self, lane: LaneId) -> Vec<GroupId> {
-        let here = self.groups.iter().filter(|(_, group)| group.lane == lane);
-        here.map(|(id, _)| *id).collect()
-    }
-
     /// A place for a user who is about to be subscribed: in a group with room, or alone.
     pub(super) fn reserve(
         &mut self,

@@ -36,10 +36,10 @@ impl Calendars {
             Asking::Queued | Asking::Sent { .. } | Asking::Moving => return,
             Asking::Idle | Asking::Waiting(_) => {}
         }
-        let queued = self
-            .lanes
-            .get_mut(usize::from(lane.0))
-            .is_some_and(|lane| lane.enqueue(Job::Subscribe(key), Urgency::Subscribe, queue_max).is_ok());
+        let queued = self.lanes.get_mut(usize::from(lane.0)).is_some_and(|lane| {
+            lane.enqueue(Job::Subscribe(key), Urgency::Subscribe, queue_max)
+                .is_ok()
+        });
         care.asking = match queued {
             true => Asking::Queued,
             false => Asking::Waiting(now.instant + wait),
@@ -185,7 +185,9 @@ impl Calendars {
         };
         match &mut live.kind {
             LiveKind::Push {
-                overdue_at, confirmed, ..
+                overdue_at,
+                confirmed,
+                ..
             } if *overdue_at <= now.instant => match *confirmed {
                 true => self.lost(key, None, now),
                 false => self.never_called_back(key, lane, now),
@@ -204,9 +206,10 @@ impl Calendars {
 
     fn queue_poll(&mut self, key: UserKey, lane: LaneId, now: Now) {
         let queue_max = self.settings.queue_max;
-        let queued = self
-            .lane_mut(lane)
-            .is_some_and(|lane| lane.enqueue(Job::Events(key), Urgency::Changed, queue_max).is_ok());
+        let queued = self.lane_mut(lane).is_some_and(|lane| {
+            lane.enqueue(Job::Events(key), Urgency::Changed, queue_max)
+                .is_ok()
+        });
         if !queued {
             self.poll_at(key, now.instant + QUEUE_FULL_WAIT);
         }
@@ -276,13 +279,7 @@ impl Calendars {
     }
 
     /// A genuine push callback.
-    pub(super) fn pushed(
-        &mut self,
-        user: &str,
-        attempt: u64,
-        told: Result<Notification, Failure>,
-        now: Now,
-    ) {
+    pub(super) fn pushed(&mut self, user: &str, attempt: u64, told: Result<Notification, Failure>, now: Now) {
         let Some(key) = self.users.find(user) else {
             return;
         };
@@ -402,8 +399,7 @@ impl Calendars {
             };
             care.push_unreachable = false;
             let wanted = kind_for(delivery, care);
-            if care.live.as_ref().is_some_and(|live| live.delivery() != wanted)
-                && care.asking == Asking::Idle
+            if care.live.as_ref().is_some_and(|live| live.delivery() != wanted) && care.asking == Asking::Idle
             {
                 care.asking = Asking::Waiting(now.instant + wait);
                 self.touch(key);
@@ -452,11 +448,11 @@ impl Live {
     }
 
     fn remember_watermark(&mut self, notification: &Notification) {
-        let marks = notification
+        let mut marks = notification
             .events
             .iter()
             .filter_map(|event| event.watermark.as_deref());
-        let Some(last) = marks.last() else {
+        let Some(last) = marks.next_back() else {
             return;
         };
         match &mut self.kind {

@@ -24,10 +24,7 @@ impl Calendars {
             return None;
         }
         let batches = u32::try_from(members.div_ceil(most)).unwrap_or(u32::MAX).max(1);
-        let next_at = *lane
-            .sweep
-            .next_at
-            .get_or_insert(now.instant + first / batches);
+        let next_at = *lane.sweep.next_at.get_or_insert(now.instant + first / batches);
         if next_at > now.instant {
             return None;
         }

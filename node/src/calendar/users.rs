@@ -36,16 +36,12 @@ impl Users {
 
     pub(super) fn get(&self, key: UserKey) -> Option<&User> {
         let slot = self.slot(key.index)?;
-        slot.user
-            .as_ref()
-            .filter(|_| slot.generation == key.generation)
+        slot.user.as_ref().filter(|_| slot.generation == key.generation)
     }
 
     pub(super) fn get_mut(&mut self, key: UserKey) -> Option<&mut User> {
         let slot = self.slots.get_mut(usize::try_from(key.index).ok()?)?;
-        slot.user
-            .as_mut()
-            .filter(|_| slot.generation == key.generation)
+        slot.user.as_mut().filter(|_| slot.generation == key.generation)
     }
 
     pub(super) fn care(&self, key: UserKey) -> Option<&Care> {
