@@ -129,7 +129,7 @@ fn parse_item(item: &Element<'_>) -> Option<CalendarItem> {
     Some(CalendarItem {
         start: parse_time(item, "Start")?,
         end: parse_time(item, "End")?,
-        status: parse_status(item, "LegacyFreeBusyStatus").unwrap_or(default_status(all_day)),
+        status: parse_status(item, "LegacyFreeBusyStatus").unwrap_or_else(|| default_status(all_day)),
         all_day,
         cancelled: flag("IsCancelled"),
         declined: item.child_text("MyResponseType") == Some("Decline"),

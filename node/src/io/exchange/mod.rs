@@ -8,6 +8,8 @@ pub mod certificate_probe;
 pub mod certificate_routes;
 pub mod client;
 pub mod push_listener;
+#[cfg(test)]
+mod push_listener_tests;
 pub mod signing;
 pub mod trust;
 mod verifier;

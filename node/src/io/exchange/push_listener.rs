@@ -448,6 +448,3 @@ fn refused(refusal: Refusal) -> Response<Full<Bytes>> {
 pub const PORTS_MAX: usize = 8;
 const HEADER_BYTES_MAX: usize = 16 << 10;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-#[cfg(test)]
-mod tests;

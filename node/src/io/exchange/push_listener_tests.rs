@@ -1,17 +1,32 @@
 //! Callbacks over loopback, from the HTTP client that a server would use.
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::SendRequest;
+use hyper::header::CONTENT_TYPE;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
 use prometheus::{Registry, TextEncoder};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tandem_shared::io::shutdown::{Shutdown, Stage};
+use tandem_shared::io::telemetry::Metrics;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::*;
-use crate::exchange::ews::SubscriptionId;
+use super::push_listener::{CallbackArrived, PushListener, PushListenerOptions, PushMetrics};
+use crate::exchange::callback::CallbackKey;
+use crate::exchange::ews::{self, SubscriptionId, SubscriptionStatus};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const BODY: &str = "<s:Envelope xmlns:s='s'><s:Body><m:SendNotification><m:ResponseMessages>\
