@@ -4,8 +4,12 @@
 //! users, subscriptions or connections. What always holds: an answer is read by local names and position, never by
 //! prefix or wrapper, and whatever comes from a server ends as an answer or as a [`ews::Failure`].
 
+pub mod affinity;
+pub mod authorization;
 pub mod callback;
 pub mod certificate;
 pub mod credential;
 pub mod ews;
 pub mod ntlm;
+pub mod oauth;
+pub mod version_ladder;

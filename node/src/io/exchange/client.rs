@@ -1,18 +1,34 @@
 //! Operations to Client Access Servers and what comes of them: each is answered once, in its time, with an answer or
 //! a failure.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use hyper::Response;
+use hyper::body::Incoming;
+use hyper::header::{COOKIE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, SET_COOKIE};
 use rustls::ClientConfig;
 use tandem_shared::cluster::{CasEndpoint, CasGateway, CasId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 
-use crate::calendar::{AffinityKey, Input, StreamEnd, StreamId};
-use crate::exchange::credential::Credential;
-use crate::exchange::ews::{Answer, Failure, Mailbox, Operation, SubscriptionId};
+use super::connection::{Dialer, read_body};
+use super::counters::ClientCounters;
+use super::gateway::{Gateway, Identity, Pooled, lock};
+use super::login::{Login, Post, Trouble, since_1970};
+use super::streaming::{self, StreamHandle};
+use super::token_source::TokenSource;
+use crate::calendar::{AffinityKey, Input, StreamId};
+use crate::exchange::affinity::CookieJars;
+use crate::exchange::credential::{Authentication, Credential};
+use crate::exchange::ews::{
+    self, Answer, Failure, FailureClass, Mailbox, Operation, Parsed, ResponseCode, SchemaVersion,
+    ServerVersion, SubscriptionId,
+};
+use crate::exchange::oauth::Token;
 
 /// How connections to a gateway are secured. Asked for every new connection, so that a changed trust store counts
 /// from the next one on.
@@ -96,6 +112,8 @@ pub struct Performed {
     pub result: Result<Answer, Failure>,
     /// From the call to the answer.
     pub latency: Duration,
+    /// As far as the answer told it.
+    pub server_version: Option<ServerVersion>,
 }
 
 /// One streaming connection.
@@ -121,58 +139,82 @@ pub struct EwsClient {
 }
 
 impl EwsClient {
-    /// No gateway is known at first.
+    /// No gateway is known at first. When another credential is stored, it counts from the next request on, and no
+    /// connection of the former one is used any more.
     #[must_use]
     pub fn new(
         options: ClientOptions,
         tls: Arc<dyn TlsConfigs>,
         credential: Arc<ArcSwap<Credential>>,
     ) -> Self {
+        let dialer = Dialer {
+            transport: options.transport,
+            tls,
+            connect_timeout: options.connect_timeout,
+        };
         Self {
             shared: Arc::new(Shared {
-                options,
-                tls,
+                identity: Mutex::new(Arc::new(Identity::new(credential.load_full()))),
+                jars: Mutex::new(CookieJars::new(options.cookie_jars_max)),
+                tokens: TokenSource::new(dialer.clone()),
+                gateways: ArcSwap::default(),
+                counters: ClientCounters::new(),
                 credential,
+                dialer,
+                options,
             }),
         }
     }
 
-    /// All there are. What is idle with a gateway that is gone, or is now elsewhere, is closed.
-    pub fn set_gateways(&self, gateways: &[CasGateway]) {
-        let _ = gateways;
+    #[must_use]
+    pub fn counters(&self) -> &ClientCounters {
+        &self.shared.counters
     }
 
+    /// All there are. What is idle with a gateway that is gone, or is now elsewhere, is closed.
+    pub fn set_gateways(&self, gateways: &[CasGateway]) {
+        let former = self.shared.gateways.load_full();
+        let mut kept = BTreeMap::new();
+        for CasGateway { id, endpoint, .. } in gateways {
+            let unchanged = former.get(id).filter(|known| known.endpoint == *endpoint);
+            let gateway = unchanged
+                .cloned()
+                .unwrap_or_else(|| Arc::new(Gateway::new(endpoint.clone(), &self.shared.options)));
+            kept.insert(id.clone(), gateway);
+        }
+        let kept = Arc::new(kept);
+        self.shared.gateways.store(kept.clone());
+        for (id, gateway) in former.iter() {
+            if !kept.get(id).is_some_and(|still| Arc::ptr_eq(still, gateway)) {
+                gateway.close();
+            }
+        }
+    }
+
+    /// Ends in `request.timeout`, with whatever came of it.
     pub async fn perform(&self, request: PerformRequest) -> Performed {
-        let _ = (
-            &self.shared.options,
-            &self.shared.tls,
-            &self.shared.credential,
-            request,
-        );
+        let started = Instant::now();
+        let parsed = match timeout(request.timeout, self.shared.perform(&request)).await {
+            Ok(Ok(parsed)) => parsed,
+            Ok(Err(failure)) => failed(failure),
+            Err(_) => failed(Failure::TimedOut),
+        };
         Performed {
-            result: Err(Failure::Unreachable("no gateway of that name".to_owned())),
-            latency: Duration::ZERO,
+            result: parsed.result,
+            latency: started.elapsed(),
+            server_version: parsed.server_version,
         }
     }
 
     /// Each part comes as `Input::StreamPart`; `Input::StreamEnded` follows in any case, as the last.
     #[must_use = "dropping the handle closes the stream"]
     pub fn open_stream(&self, open: OpenStream, inputs: mpsc::Sender<Input>) -> StreamHandle {
-        let (close, closed) = oneshot::channel();
-        tokio::spawn(async move {
-            let _ = closed.await;
-            let ended = Input::StreamEnded {
-                stream: open.stream,
-                end: StreamEnd::Closed,
-            };
-            let _ = inputs.send(ended).await;
-        });
-        StreamHandle { _close: close }
+        streaming::open(self.shared.clone(), open, inputs)
     }
 
     /// The next operation with this key may reach another mailbox server.
     pub fn forget_affinity(&self, gateway: &CasId, affinity: &AffinityKey) {
-        let _ = (gateway, affinity);
+        lock(&self.shared.jars).forget(gateway, affinity);
     }
 }
 
@@ -182,14 +224,227 @@ impl fmt::Debug for EwsClient {
     }
 }
 
-struct Shared {
-    options: ClientOptions,
-    tls: Arc<dyn TlsConfigs>,
+pub(super) struct Shared {
+    pub(super) options: ClientOptions,
+    pub(super) counters: ClientCounters,
+    dialer: Dialer,
     credential: Arc<ArcSwap<Credential>>,
+    identity: Mutex<Arc<Identity>>,
+    gateways: ArcSwap<BTreeMap<CasId, Arc<Gateway>>>,
+    jars: Mutex<CookieJars>,
+    tokens: TokenSource,
 }
 
-/// Dropped to close a stream: `StreamEnded` with `Closed` follows.
-#[derive(Debug)]
-pub struct StreamHandle {
-    _close: oneshot::Sender<()>,
+/// Whose request it is, and whom it belongs together with.
+pub(super) struct Envelope<'a> {
+    pub(super) gateway: &'a CasId,
+    pub(super) impersonate: Option<&'a Mailbox>,
+    pub(super) affinity: &'a AffinityKey,
 }
+
+/// What a request may do to be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repetition {
+    /// Carried out twice it does no harm: once more when a connection that was used before broke.
+    Harmless,
+    /// Only when it was certainly not carried out.
+    Harmful,
+}
+
+impl Shared {
+    async fn perform(&self, request: &PerformRequest) -> Result<Parsed, Failure> {
+        let gateway = self.gateway(&request.gateway)?;
+        let _permit = gateway
+            .connections
+            .acquire()
+            .await
+            .map_err(|_| Failure::Unreachable("the gateway was removed".to_owned()))?;
+        loop {
+            let version = gateway.version();
+            let parsed = self.perform_as(version, &gateway, request).await?;
+            let refused = parsed
+                .result
+                .as_ref()
+                .is_err_and(|failure| failure.class() == FailureClass::Version);
+            if !refused || gateway.version_refused(version).is_none() {
+                return Ok(parsed);
+            }
+        }
+    }
+
+    async fn perform_as(
+        &self,
+        version: SchemaVersion,
+        gateway: &Arc<Gateway>,
+        request: &PerformRequest,
+    ) -> Result<Parsed, Failure> {
+        let operation = &request.operation;
+        if *operation == Operation::SubscribeStreaming && !version.has_streaming() {
+            return Err(needs_streaming());
+        }
+        let envelope = Envelope {
+            gateway: &request.gateway,
+            impersonate: request.impersonate.as_ref(),
+            affinity: &request.affinity,
+        };
+        let body = ews::write_request(operation, version, envelope.impersonate);
+        let post = self.post(&envelope, body);
+        let (pooled, response) = self.send(gateway, &post, repetition_of(operation)).await?;
+        self.keep_cookies(&envelope, response.headers());
+        let status = response.status().as_u16();
+        let retry_after = retry_after(response.headers());
+        let body = read_body(response.into_body(), self.options.answer_bytes_max).await?;
+        gateway.put_idle(pooled);
+        Ok(ews::parse_answer(operation, status, retry_after, &body))
+    }
+
+    pub(super) fn gateway(&self, id: &CasId) -> Result<Arc<Gateway>, Failure> {
+        let gateway = self.gateways.load().get(id).cloned();
+        gateway.ok_or_else(|| Failure::Unreachable(format!("there is no gateway {id}")))
+    }
+
+    pub(super) fn post(&self, envelope: &Envelope<'_>, body: bytes::Bytes) -> Post {
+        let mut headers = HeaderMap::new();
+        let mut add = |name: HeaderName, value: &str| {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                headers.insert(name, value);
+            }
+        };
+        if let Some(mailbox) = envelope.impersonate.filter(|mailbox| mailbox.0.is_ascii()) {
+            add(ANCHOR_MAILBOX, &mailbox.0);
+        }
+        if *envelope.affinity != AffinityKey::None {
+            add(PREFER_SERVER_AFFINITY, "true");
+        }
+        if let Some(cookies) = lock(&self.jars).header(envelope.gateway, envelope.affinity) {
+            add(COOKIE, &cookies);
+        }
+        Post { headers, body }
+    }
+
+    pub(super) fn keep_cookies(&self, envelope: &Envelope<'_>, headers: &HeaderMap) {
+        let cookies = headers.get_all(SET_COOKIE).iter();
+        let cookies = cookies.filter_map(|cookie| cookie.to_str().ok());
+        lock(&self.jars).keep(envelope.gateway, envelope.affinity, cookies);
+    }
+
+    /// Over an idle connection where there is one. At most two new ones are opened.
+    pub(super) async fn send(
+        &self,
+        gateway: &Arc<Gateway>,
+        post: &Post,
+        repetition: Repetition,
+    ) -> Result<(Pooled, Response<Incoming>), Failure> {
+        let identity = self.identity();
+        let login = Login {
+            gateway,
+            workstation: &self.options.workstation,
+            counters: &self.counters,
+            refusals_seen: identity.refusals(),
+            token: self.token(&identity).await?,
+        };
+        let mut idle = gateway.take_idle(&identity);
+        let mut opened = 0;
+        loop {
+            let is_reused = idle.is_some();
+            let mut pooled = match idle.take() {
+                Some(pooled) => pooled,
+                None => {
+                    opened += 1;
+                    self.open(gateway, &identity).await?
+                }
+            };
+            match login.send(&mut pooled, post).await {
+                Ok(response) => return Ok((pooled, response)),
+                Err(Trouble::Failed(failure)) => return Err(failure),
+                Err(Trouble::Unanswered(failure)) => {
+                    if !is_reused || repetition == Repetition::Harmful {
+                        return Err(failure);
+                    }
+                }
+                Err(Trouble::Reconnect) => {
+                    if opened == CONNECTIONS_PER_REQUEST_MAX {
+                        return Err(closes_too_soon(gateway));
+                    }
+                }
+            }
+            self.counters.repeated.inc();
+        }
+    }
+
+    async fn open(&self, gateway: &Gateway, identity: &Arc<Identity>) -> Result<Pooled, Failure> {
+        let connection = self.dialer.open(&gateway.endpoint).await?;
+        self.counters.connections_opened.inc();
+        Ok(Pooled::new(connection, identity.clone()))
+    }
+
+    async fn token(&self, identity: &Arc<Identity>) -> Result<Option<Token>, Failure> {
+        match &identity.credential.authentication {
+            Authentication::OAuth(client) => {
+                let token = self.tokens.token(identity, client, &self.counters).await?;
+                Ok(Some(token))
+            }
+            Authentication::Basic | Authentication::Ntlm(_) | Authentication::Negotiated(_) => Ok(None),
+        }
+    }
+
+    /// Of the credential as it is now.
+    fn identity(&self) -> Arc<Identity> {
+        let credential = self.credential.load_full();
+        let mut identity = lock(&self.identity);
+        if !Arc::ptr_eq(&identity.credential, &credential) {
+            *identity = Arc::new(Identity::new(credential));
+        }
+        identity.clone()
+    }
+}
+
+fn failed(failure: Failure) -> Parsed {
+    Parsed {
+        result: Err(failure),
+        server_version: None,
+    }
+}
+
+/// Said by us, where the gateway would complain of the schema.
+pub(super) fn needs_streaming() -> Failure {
+    Failure::Response {
+        code: ResponseCode("ErrorInvalidServerVersion".to_owned()),
+        message: "the gateway is older than streaming notifications".to_owned(),
+        back_off: None,
+        primary_address: None,
+        inner: None,
+    }
+}
+
+fn closes_too_soon(gateway: &Gateway) -> Failure {
+    Failure::Unreachable(format!(
+        "{} closes connections before a request can be sent",
+        gateway.authority()
+    ))
+}
+
+/// A second subscription would be one that nobody knows of.
+fn repetition_of(operation: &Operation) -> Repetition {
+    match operation {
+        Operation::SubscribePush { .. } | Operation::SubscribeStreaming | Operation::SubscribePull { .. } => {
+            Repetition::Harmful
+        }
+        Operation::GetEvents { .. }
+        | Operation::GetStreamingEvents { .. }
+        | Operation::Unsubscribe { .. }
+        | Operation::FindCalendarItems { .. }
+        | Operation::GetUserAvailability { .. }
+        | Operation::GetChangeStamp => Repetition::Harmless,
+    }
+}
+
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
+    let now = i64::try_from(since_1970().as_secs()).unwrap_or(i64::MAX);
+    ews::parse_retry_after(value, now)
+}
+
+const ANCHOR_MAILBOX: HeaderName = HeaderName::from_static("x-anchormailbox");
+const PREFER_SERVER_AFFINITY: HeaderName = HeaderName::from_static("x-preferserveraffinity");
+const CONNECTIONS_PER_REQUEST_MAX: u32 = 2;

@@ -7,9 +7,15 @@ pub mod certificate_import;
 pub mod certificate_probe;
 pub mod certificate_routes;
 pub mod client;
+mod connection;
+pub mod counters;
+mod gateway;
+mod login;
 pub mod push_listener;
 #[cfg(test)]
 mod push_listener_tests;
 pub mod signing;
+pub mod streaming;
+mod token_source;
 pub mod trust;
 mod verifier;

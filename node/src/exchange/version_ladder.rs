@@ -1,0 +1,83 @@
+//! Which schema version a gateway understands, found by being refused (spec §1.1).
+
+use std::time::{Duration, Instant};
+
+use super::ews::SchemaVersion;
+
+/// One gateway's: the newest version until that is refused, then what was found, for a day.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VersionLadder {
+    found: Option<(SchemaVersion, Instant)>,
+}
+
+impl VersionLadder {
+    /// What to ask for next. A gateway may have been upgraded: once a day it is asked from the top again.
+    pub fn version(&mut self, now: Instant) -> SchemaVersion {
+        self.found = self
+            .found
+            .filter(|(_, since)| now.saturating_duration_since(*since) < REMEMBERED);
+        let [newest, ..] = SchemaVersion::LADDER;
+        self.found.map_or(newest, |(version, _)| version)
+    }
+
+    /// The gateway said `ErrorInvalidServerVersion`: what to try instead, `None` at the foot of the ladder. Several
+    /// requests that were refused together climb one step, not one each.
+    pub fn refused(&mut self, version: SchemaVersion, now: Instant) -> Option<SchemaVersion> {
+        let known = self.version(now);
+        if known < version {
+            return Some(known);
+        }
+        let older = version.next_older()?;
+        self.found = Some((older, now));
+        Some(older)
+    }
+}
+
+const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_leads_one_step_down_and_is_remembered() {
+        let now = Instant::now();
+        let mut ladder = VersionLadder::default();
+        assert_eq!(ladder.version(now), SchemaVersion::Exchange2013);
+        let older = ladder.refused(SchemaVersion::Exchange2013, now);
+        assert_eq!(older, Some(SchemaVersion::Exchange2010Sp2));
+        assert_eq!(ladder.version(now), SchemaVersion::Exchange2010Sp2);
+    }
+
+    #[test]
+    fn requests_that_are_refused_together_take_one_step() {
+        let now = Instant::now();
+        let mut ladder = VersionLadder::default();
+        for _ in 0..8 {
+            let older = ladder.refused(SchemaVersion::Exchange2013, now);
+            assert_eq!(older, Some(SchemaVersion::Exchange2010Sp2));
+        }
+    }
+
+    #[test]
+    fn the_foot_of_the_ladder_is_the_end() {
+        let now = Instant::now();
+        let mut ladder = VersionLadder::default();
+        for version in SchemaVersion::LADDER {
+            assert_eq!(ladder.refused(version, now), version.next_older());
+        }
+        assert_eq!(ladder.version(now), SchemaVersion::Exchange2007Sp1);
+    }
+
+    #[test]
+    fn after_a_day_the_newest_is_tried_again() {
+        let now = Instant::now();
+        let mut ladder = VersionLadder::default();
+        let _ = ladder.refused(SchemaVersion::Exchange2013, now);
+        assert_eq!(
+            ladder.version(now + REMEMBERED - Duration::from_secs(1)),
+            SchemaVersion::Exchange2010Sp2
+        );
+        assert_eq!(ladder.version(now + REMEMBERED), SchemaVersion::Exchange2013);
+    }
+}

@@ -1,0 +1,313 @@
+//! Sends a request so that the gateway knows who asks: by NTLM once per connection, else with every request.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, USER_AGENT, WWW_AUTHENTICATE,
+};
+use hyper::{Request, Response, StatusCode};
+
+use super::connection::{Broken, read_body};
+use super::counters::ClientCounters;
+use super::gateway::{Gateway, Pooled};
+use crate::exchange::authorization::{Offers, Scheme, basic_authorization};
+use crate::exchange::credential::{Authentication, NtlmVersions};
+use crate::exchange::ews::{self, Failure};
+use crate::exchange::ntlm::{self, FileTime, Proof, Service};
+use crate::exchange::oauth::Token;
+
+/// What is sent, however often.
+pub(super) struct Post {
+    /// Beside those that all requests have.
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// The connection is gone and the request was not carried out.
+    Reconnect,
+    /// The connection is gone and nobody knows.
+    Unanswered(Failure),
+    Failed(Failure),
+}
+
+impl From<Broken> for Trouble {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Unsent => Self::Reconnect,
+            Broken::Unanswered(failure) => Self::Unanswered(failure),
+        }
+    }
+}
+
+/// One request of one identity at one gateway.
+pub(super) struct Login<'a> {
+    pub(super) gateway: &'a Gateway,
+    pub(super) workstation: &'a str,
+    pub(super) counters: &'a ClientCounters,
+    /// Of the identity, when the request came up.
+    pub(super) refusals_seen: u64,
+    /// With OAuth.
+    pub(super) token: Option<Token>,
+}
+
+impl Login<'_> {
+    /// The answer's head; its body is still to be read. Never a 401.
+    pub(super) async fn send(&self, pooled: &mut Pooled, post: &Post) -> Result<Response<Incoming>, Trouble> {
+        let identity = pooled.identity.clone();
+        match (&identity.credential.authentication, &self.token) {
+            (Authentication::OAuth(_), Some(token)) => self.send_token(pooled, post, token).await,
+            (Authentication::OAuth(_), None) => Err(refused("there is no token")),
+            (Authentication::Basic, _) => self.send_basic(pooled, post).await,
+            (Authentication::Ntlm(versions), _) => {
+                self.send_by_ntlm(pooled, post, *versions, &NTLM_ALONE).await
+            }
+            (Authentication::Negotiated(versions), _) => {
+                self.send_by_ntlm(pooled, post, *versions, &NTLM_OR_BASIC).await
+            }
+        }
+    }
+
+    async fn send_token(
+        &self,
+        pooled: &mut Pooled,
+        post: &Post,
+        token: &Token,
+    ) -> Result<Response<Incoming>, Trouble> {
+        self.counters.logins.inc();
+        let request = self.request(post, Some(&token.authorization()), post.body.clone());
+        let response = pooled.connection.send(request).await?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            return Err(self.refusal(pooled, "the token"));
+        }
+        Ok(response)
+    }
+
+    async fn send_basic(&self, pooled: &mut Pooled, post: &Post) -> Result<Response<Incoming>, Trouble> {
+        let identity = pooled.identity.clone();
+        let turn = self.gateway.turn_of(&identity, self.refusals_seen).await;
+        let _turn = turn.map_err(Trouble::Failed)?;
+        let credential = &identity.credential;
+        let authorization = basic_authorization(&credential.account, &credential.password);
+        self.counters.logins.inc();
+        let request = self.request(post, Some(&authorization), post.body.clone());
+        let response = pooled.connection.send(request).await?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            // Perhaps it is another scheme that is wanted by now.
+            self.gateway.remember_scheme(None);
+            return Err(self.refusal(pooled, "Basic"));
+        }
+        if says_who_we_are(response.status()) {
+            identity.accepted();
+        }
+        Ok(response)
+    }
+
+    async fn send_by_ntlm(
+        &self,
+        pooled: &mut Pooled,
+        post: &Post,
+        versions: NtlmVersions,
+        schemes: &[Scheme],
+    ) -> Result<Response<Incoming>, Trouble> {
+        if pooled.authenticated {
+            let request = self.request(post, None, post.body.clone());
+            let response = pooled.connection.send(request).await?;
+            if response.status() != StatusCode::UNAUTHORIZED {
+                return Ok(response);
+            }
+            // The gateway has forgotten who we are; what was asked, it has not done.
+            pooled.authenticated = false;
+            drain(response).await?;
+        }
+        self.handshake(pooled, post, versions, schemes).await
+    }
+
+    async fn handshake(
+        &self,
+        pooled: &mut Pooled,
+        post: &Post,
+        versions: NtlmVersions,
+        schemes: &[Scheme],
+    ) -> Result<Response<Incoming>, Trouble> {
+        let mut untried = schemes.to_vec();
+        let mut scheme = self.gateway.scheme(schemes);
+        loop {
+            untried.retain(|other| *other != scheme);
+            if scheme == Scheme::Basic {
+                return self.send_basic(pooled, post).await;
+            }
+            let offers = match self.negotiate(pooled, post, scheme).await? {
+                Negotiated::Challenged(challenge) => {
+                    return self.prove(pooled, post, versions, scheme, &challenge).await;
+                }
+                Negotiated::Answered(response) => return Ok(response),
+                Negotiated::Declined(offers) => offers,
+            };
+            let next = untried.iter().find(|other| offers.has(**other));
+            scheme = *next.ok_or_else(|| self.no_common_scheme(schemes, &offers))?;
+            self.gateway.remember_scheme(Some(scheme));
+        }
+    }
+
+    /// The first message goes without the request: most bodies would be sent in vain.
+    async fn negotiate(
+        &self,
+        pooled: &mut Pooled,
+        post: &Post,
+        scheme: Scheme,
+    ) -> Result<Negotiated, Trouble> {
+        let authorization = scheme.authorization(&ntlm::negotiate());
+        let request = self.request(post, Some(&authorization), Bytes::new());
+        let response = pooled.connection.send(request).await?;
+        if response.status().is_success() {
+            drain(response).await?;
+            pooled.authenticated = true;
+            let request = self.request(post, None, post.body.clone());
+            let response = pooled.connection.send(request).await?;
+            if response.status() == StatusCode::UNAUTHORIZED {
+                return Err(refused(
+                    "the gateway asked for no login and then refused the request",
+                ));
+            }
+            return Ok(Negotiated::Answered(response));
+        }
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return Ok(Negotiated::Answered(response));
+        }
+        let offers = offers_of(&response);
+        drain(response).await?;
+        Ok(match offers.message(scheme) {
+            Some(challenge) => Negotiated::Challenged(challenge.to_vec()),
+            None => Negotiated::Declined(offers),
+        })
+    }
+
+    async fn prove(
+        &self,
+        pooled: &mut Pooled,
+        post: &Post,
+        versions: NtlmVersions,
+        scheme: Scheme,
+        challenge: &[u8],
+    ) -> Result<Response<Incoming>, Trouble> {
+        let identity = pooled.identity.clone();
+        let turn = self.gateway.turn_of(&identity, self.refusals_seen).await;
+        let _turn = turn.map_err(Trouble::Failed)?;
+        let authorization = scheme.authorization(&self.proof(pooled, versions, challenge)?);
+        self.counters.logins.inc();
+        let request = self.request(post, Some(&authorization), post.body.clone());
+        let response = pooled.connection.send(request).await?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            return Err(self.refusal(pooled, scheme.as_str()));
+        }
+        if says_who_we_are(response.status()) {
+            identity.accepted();
+            pooled.authenticated = true;
+        }
+        Ok(response)
+    }
+
+    fn proof(&self, pooled: &Pooled, versions: NtlmVersions, challenge: &[u8]) -> Result<Vec<u8>, Trouble> {
+        let endpoint = &self.gateway.endpoint;
+        let service = Service {
+            host: &endpoint.host,
+            binding: pooled.connection.binding,
+        };
+        let credential = &pooled.identity.credential;
+        let proof = Proof {
+            account: &credential.account,
+            password: &credential.password,
+            versions,
+            workstation: self.workstation,
+            service: endpoint.channel_binding.then_some(service),
+            client_nonce: rand::random(),
+            now: FileTime::from_unix(since_1970()),
+        };
+        ntlm::authenticate(&proof, &ntlm::negotiate(), challenge)
+            .map_err(|error| refused(&format!("{}: {error}", self.gateway.authority())))
+    }
+
+    fn request(&self, post: &Post, authorization: Option<&str>, body: Bytes) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = hyper::Method::POST;
+        *request.uri_mut() = hyper::Uri::from_static(ews::PATH);
+        let headers = request.headers_mut();
+        headers.extend(post.headers.clone());
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(ews::CONTENT_TYPE));
+        headers.insert(ACCEPT, HeaderValue::from_static("text/xml"));
+        headers.insert(USER_AGENT, HeaderValue::from_static(OUR_NAME));
+        if let Ok(host) = HeaderValue::from_str(&self.gateway.host_header()) {
+            headers.insert(HOST, host);
+        }
+        if let Some(Ok(mut value)) = authorization.map(HeaderValue::from_str) {
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        request
+    }
+
+    fn refusal(&self, pooled: &Pooled, how: &str) -> Trouble {
+        pooled.identity.refused();
+        self.counters.logins_refused.inc();
+        let account = &pooled.identity.credential.account;
+        refused(&format!("{} refused {account} ({how})", self.gateway.authority()))
+    }
+
+    fn no_common_scheme(&self, schemes: &[Scheme], offers: &Offers) -> Trouble {
+        self.gateway.remember_scheme(None);
+        let wanted: Vec<_> = schemes.iter().map(|scheme| scheme.as_str()).collect();
+        refused(&format!(
+            "{} takes {}, not {}",
+            self.gateway.authority(),
+            offers.describe(),
+            wanted.join(" or ")
+        ))
+    }
+}
+
+/// What came of the first message.
+enum Negotiated {
+    Challenged(Vec<u8>),
+    Declined(Offers),
+    /// Without a login, or by something in between.
+    Answered(Response<Incoming>),
+}
+
+fn refused(why: &str) -> Trouble {
+    Trouble::Failed(Failure::Unauthorized(why.to_owned()))
+}
+
+/// A balancer's trouble says nothing about the account.
+fn says_who_we_are(status: StatusCode) -> bool {
+    !matches!(
+        status,
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+    )
+}
+
+fn offers_of(response: &Response<Incoming>) -> Offers {
+    let fields = response.headers().get_all(WWW_AUTHENTICATE).iter();
+    Offers::parse(fields.filter_map(|field| field.to_str().ok()))
+}
+
+/// The next request can be sent only when this answer has been read.
+async fn drain(response: Response<Incoming>) -> Result<(), Trouble> {
+    let read = read_body(response.into_body(), REFUSAL_BYTES_MAX).await;
+    read.map(drop).map_err(|_| Trouble::Reconnect)
+}
+
+/// Before 1970 it is 1970.
+pub(super) fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+const NTLM_ALONE: [Scheme; 2] = [Scheme::Ntlm, Scheme::Negotiate];
+const NTLM_OR_BASIC: [Scheme; 3] = [Scheme::Ntlm, Scheme::Negotiate, Scheme::Basic];
+const OUR_NAME: &str = concat!("Tandem/", env!("CARGO_PKG_VERSION"));
+const REFUSAL_BYTES_MAX: usize = 256 << 10;
