@@ -107,7 +107,7 @@ fn responses_of_version_2(
     let told_time = told
         .get(TargetInformation::TIMESTAMP)
         .and_then(|time| time.first_chunk());
-    let time = told_time.copied().unwrap_or(proof.now.0.to_le_bytes());
+    let time = told_time.copied().unwrap_or_else(|| proof.now.0.to_le_bytes());
     let information = vouched_for(proof, told);
     let responses = version_2(
         proof.account,

@@ -184,7 +184,7 @@ impl Gateway {
     /// The one that served last, when it may be used.
     pub(super) fn scheme(&self, may: &[Scheme]) -> Scheme {
         let known = lock(&self.scheme).filter(|scheme| may.contains(scheme));
-        known.or(may.first().copied()).unwrap_or(Scheme::Ntlm)
+        known.or_else(|| may.first().copied()).unwrap_or(Scheme::Ntlm)
     }
 
     pub(super) fn remember_scheme(&self, scheme: Option<Scheme>) {

@@ -133,6 +133,9 @@ impl StreamReader {
             let document: Bytes = document.map_err(|error| match error {
                 SplitError::TooLarge { .. } => Failure::TooLarge,
                 SplitError::NotXml => Failure::Malformed("the stream is not made of XML documents"),
+                SplitError::DocumentTypeRefused => {
+                    Failure::Malformed("a document type declaration is not accepted")
+                }
             })?;
             for part in parse_stream_document(&document)? {
                 if let Some(end) = self.forward(part).await {
@@ -156,9 +159,8 @@ impl StreamReader {
         let retry_after = retry_after(response.headers());
         let bytes_max = self.shared.options.answer_bytes_max;
         let body = timeout(self.open.read_timeout, read_body(response.into_body(), bytes_max)).await;
-        let body = match body {
-            Ok(Ok(body)) => body,
-            Ok(Err(_)) | Err(_) => return Failure::Http { status, retry_after },
+        let Ok(Ok(body)) = body else {
+            return Failure::Http { status, retry_after };
         };
         let parsed = parse_answer(&self.operation(), status, retry_after, &body);
         parsed
