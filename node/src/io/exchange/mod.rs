@@ -11,6 +11,7 @@ mod connection;
 pub mod counters;
 mod gateway;
 mod login;
+mod push_callback;
 pub mod push_listener;
 #[cfg(test)]
 mod push_listener_tests;

@@ -11,13 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::{Body, Incoming};
-use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{IntCounterVec, IntGauge};
 use rustls::ServerConfig;
@@ -25,27 +20,15 @@ use tandem_shared::io::shutdown::{Shutdown, Stage};
 use tandem_shared::io::telemetry::Metrics;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
+use super::push_callback::CallbackService;
 use crate::exchange::callback::CallbackKey;
-use crate::exchange::ews::{
-    self, Failure, Notification, SubscriptionStatus, parse_callback, write_callback_answer,
-};
 
-/// A callback whose token is genuine.
-#[derive(Debug)]
-pub struct CallbackArrived {
-    pub user: String,
-    /// Of the callback URL: which attempt to subscribe this belongs to.
-    pub attempt: u64,
-    /// In the order sent. A failure says that the subscription is gone.
-    pub notifications: Vec<Result<Notification, Failure>>,
-    /// Dropped, or not used in time, it means [`SubscriptionStatus::Ok`].
-    pub verdict: oneshot::Sender<SubscriptionStatus>,
-}
+pub use super::push_callback::CallbackArrived;
 
 #[derive(Debug, Clone)]
 pub struct PushListenerOptions {
@@ -109,11 +92,10 @@ pub struct PushListener {
 
 #[derive(Debug)]
 struct Shared {
-    options: PushListenerOptions,
-    key: CallbackKey,
+    service: CallbackService,
     /// `None`: plain HTTP.
     tls: Option<Arc<ArcSwap<ServerConfig>>>,
-    arrived: mpsc::Sender<CallbackArrived>,
+    header_timeout: Duration,
     metrics: PushMetrics,
     slots: Arc<Semaphore>,
     shutdown: Shutdown,
@@ -140,11 +122,18 @@ impl PushListener {
         shutdown: Shutdown,
     ) -> Self {
         let slots = Arc::new(Semaphore::new(options.connections_max));
-        let shared = Arc::new(Shared {
-            options,
+        let service = CallbackService {
             key,
-            tls,
             arrived,
+            body_bytes_max: options.body_bytes_max,
+            body_timeout: options.body_timeout,
+            verdict_timeout: options.verdict_timeout,
+            counter: metrics.callbacks.clone(),
+        };
+        let shared = Arc::new(Shared {
+            service,
+            tls,
+            header_timeout: options.header_timeout,
             metrics,
             slots,
             shutdown,
@@ -289,7 +278,7 @@ impl Shared {
             return self.serve_http(stream, peer).await;
         };
         let handshake = TlsAcceptor::from(tls.load_full()).accept(stream);
-        match timeout(self.options.header_timeout, handshake).await {
+        match timeout(self.header_timeout, handshake).await {
             Ok(Ok(stream)) => self.serve_http(stream, peer).await,
             Ok(Err(error)) => {
                 debug!(%peer, %error, "a push callback failed in the TLS handshake");
@@ -303,11 +292,11 @@ impl Shared {
     async fn serve_http(self: &Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin, peer: SocketAddr) {
         let service = service_fn(|request| {
             let shared = self.clone();
-            async move { Ok::<_, Infallible>(shared.answer(request).await) }
+            async move { Ok::<_, Infallible>(shared.service.answer(request).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.options.header_timeout)
+            .header_read_timeout(self.header_timeout)
             .max_buf_size(HEADER_BYTES_MAX)
             .serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
@@ -326,122 +315,9 @@ impl Shared {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        let (label, response) = match self.take(request).await {
-            Ok((label, status)) => (label, answered(status)),
-            Err(refusal) => (refusal.label(), refused(refusal)),
-        };
-        self.metrics.callbacks.with_label_values(&[label]).inc();
-        response
-    }
-
-    async fn take(&self, request: Request<Incoming>) -> Result<(&'static str, SubscriptionStatus), Refusal> {
-        let named = self.key.verify(request.uri().path());
-        let (user, attempt) = named.ok_or(Refusal::NotGenuine)?;
-        if request.method() != Method::POST {
-            return Err(Refusal::NotPost);
-        }
-        let body = self.read_body(request.into_body()).await?;
-        let callback = parse_callback(&body).map_err(|failure| {
-            warn!(user, %failure, "a genuine push callback cannot be understood");
-            Refusal::Malformed
-        })?;
-        let (verdict, answer) = oneshot::channel();
-        let arrived = CallbackArrived {
-            user,
-            attempt,
-            notifications: callback.notifications,
-            verdict,
-        };
-        self.hand_over(arrived, answer).await
-    }
-
-    async fn read_body(&self, body: Incoming) -> Result<Bytes, Refusal> {
-        let bytes_max = self.options.body_bytes_max;
-        if body.size_hint().lower() > bytes_max as u64 {
-            return Err(Refusal::TooLarge);
-        }
-        match timeout(self.options.body_timeout, Limited::new(body, bytes_max).collect()).await {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::TooLarge),
-            Ok(Err(_)) => Err(Refusal::Malformed),
-            Err(_) => Err(Refusal::BodyLate),
-        }
-    }
-
-    /// What could not be handed over is refused, so that the server comes again; what could be is accepted.
-    async fn hand_over(
-        &self,
-        arrived: CallbackArrived,
-        answer: oneshot::Receiver<SubscriptionStatus>,
-    ) -> Result<(&'static str, SubscriptionStatus), Refusal> {
-        let deadline = Instant::now() + self.options.verdict_timeout;
-        match timeout_at(deadline, self.arrived.send(arrived)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => return Err(Refusal::Overloaded),
-        }
-        Ok(match timeout_at(deadline, answer).await {
-            Ok(Ok(SubscriptionStatus::Ok)) => ("ok", SubscriptionStatus::Ok),
-            Ok(Ok(SubscriptionStatus::Unsubscribe)) => ("unsubscribe", SubscriptionStatus::Unsubscribe),
-            Ok(Err(_)) | Err(_) => ("ok_without_verdict", SubscriptionStatus::Ok),
-        })
-    }
-
     fn count_refused(&self, reason: &str) {
         self.metrics.refused.with_label_values(&[reason]).inc();
     }
-}
-
-/// Why a callback is not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refusal {
-    NotGenuine,
-    NotPost,
-    TooLarge,
-    BodyLate,
-    Malformed,
-    /// Nobody took it in time.
-    Overloaded,
-}
-
-impl Refusal {
-    fn label(self) -> &'static str {
-        match self {
-            Self::NotGenuine => "not_genuine",
-            Self::NotPost => "not_post",
-            Self::TooLarge => "too_large",
-            Self::BodyLate => "body_late",
-            Self::Malformed => "malformed",
-            Self::Overloaded => "overloaded",
-        }
-    }
-
-    fn status(self) -> StatusCode {
-        match self {
-            Self::NotGenuine => StatusCode::NOT_FOUND,
-            Self::NotPost => StatusCode::METHOD_NOT_ALLOWED,
-            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::BodyLate => StatusCode::REQUEST_TIMEOUT,
-            Self::Malformed => StatusCode::BAD_REQUEST,
-            Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
-        }
-    }
-}
-
-fn answered(status: SubscriptionStatus) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(write_callback_answer(status)));
-    let content_type = HeaderValue::from_static(ews::CONTENT_TYPE);
-    response.headers_mut().insert(CONTENT_TYPE, content_type);
-    response
-}
-
-/// Says nothing of why, and does not keep the connection.
-fn refused(refusal: Refusal) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::default());
-    *response.status_mut() = refusal.status();
-    let close = HeaderValue::from_static("close");
-    response.headers_mut().insert(CONNECTION, close);
-    response
 }
 
 /// A port in use and those that are still called after changes.
