@@ -1,5 +1,7 @@
 //! XML as a judge reads it: a small tree, strict about being well-formed, without opinion on the schema.
 
+use std::collections::BTreeMap;
+
 use quick_xml::Reader;
 use quick_xml::escape::unescape;
 use quick_xml::events::Event;
@@ -15,6 +17,8 @@ pub struct Element {
     pub name: String,
     /// The value of `xmlns`, or of `xmlns:prefix` when the element has that prefix.
     pub namespace: Option<String>,
+    /// As written, namespace declarations among them.
+    pub attributes: BTreeMap<String, String>,
     pub text: String,
     pub children: Vec<Self>,
 }
@@ -63,6 +67,11 @@ impl Element {
         single_root(open)
     }
 
+    #[must_use]
+    pub fn attribute(&self, name: &str) -> Option<&str> {
+        self.attributes.get(name).map(String::as_str)
+    }
+
     /// The first child of that name.
     #[must_use]
     pub fn child(&self, name: &str) -> Option<&Self> {
@@ -87,16 +96,16 @@ impl Element {
             Some(prefix) => format!("xmlns:{}", prefix.into_inner()),
             None => "xmlns".to_owned(),
         };
-        let mut namespace = None;
+        let mut attributes = BTreeMap::new();
         for attribute in start.attributes() {
             let attribute = attribute.map_err(not_well_formed)?;
-            if attribute.key.into_inner() == declaration {
-                namespace = Some(unescape(&attribute.value).map_err(not_well_formed)?.into_owned());
-            }
+            let value = unescape(&attribute.value).map_err(not_well_formed)?;
+            attributes.insert(attribute.key.into_inner().to_owned(), value.into_owned());
         }
         Ok(Self {
             name: name.local_name().into_inner().to_owned(),
-            namespace,
+            namespace: attributes.get(&declaration).cloned(),
+            attributes,
             ..Self::default()
         })
     }

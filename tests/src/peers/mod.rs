@@ -18,3 +18,4 @@ pub mod openssl;
 pub mod pbx;
 pub mod stranger;
 pub mod switch;
+pub mod watcher;

@@ -12,6 +12,7 @@ mod front_end_death;
 mod frozen_node;
 mod metrics;
 mod node_death;
+mod presence_watchers;
 mod rebalance;
 mod round_robin;
 mod tls;
