@@ -16,7 +16,7 @@ use tandem_shared::io::shutdown::{DrainTimings, Shutdown};
 use tandem_shared::io::sip_stream::{SendLimits, listen};
 use tandem_shared::io::telemetry::init_logging;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tracing::info;
 
 use crate::config::Config;
@@ -28,13 +28,12 @@ use crate::io::cti_link::CtiLinks;
 use crate::io::directory_watch::DirectoryFile;
 use crate::io::driver::{Driver, DriverEvent, Identity, LEADER, REGISTRATION};
 use crate::io::outbound::OutboundRoute;
-use crate::io::presence::{PresenceOut, PresenceRoutes, PresenceView};
+use crate::io::presence::{PresenceChanged, PresenceOut, PresenceRoutes, PresenceView};
 use crate::io::rebalancing::Rebalancing;
 use crate::io::sip_connection::ConnectionContext;
 use crate::io::sip_listener::{self, PairIds};
 use crate::io::{clock, registration};
 use crate::metrics::NodeMetrics;
-use crate::presence::Phones;
 
 /// Runs the node until it is asked to stop.
 ///
@@ -73,7 +72,7 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
         id: config.id,
         cluster: cluster.clone(),
         rebalancing: rebalancing.clone(),
-        presence: PresenceRoutes::new(cluster.clone(), directory.clone(), presence_view),
+        presence: PresenceRoutes::new(cluster.clone(), directory.clone(), presence_view.clone()),
     };
     let state = AdminState {
         registry,
@@ -111,6 +110,7 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
     let pair_ids = PairIds::default();
     // Before the gateway gets the first: none that follows is missed.
     let directories = directory.subscribe();
+    let presence_changes = presence_view.subscribe();
     let driver = Driver {
         gateway: Gateway::new(config.gateway.clone(), directory.current(), rand::random()),
         links: CtiLinks::new(config.cti_connect_timeout, cti_sender),
@@ -130,10 +130,11 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
         senders: HashMap::new(),
         follow_ups: VecDeque::new(),
         registered: false,
-        phones: Phones::default(),
+        presence: presence_view,
     };
     shutdown.spawn_vital("gateway", driver.run());
     tokio::spawn(tell_of_directories(directories, events_sender.clone()));
+    tokio::spawn(tell_of_presence(presence_changes, events_sender.clone()));
     tokio::spawn(join_and_accept(
         sip_listener,
         config.clone(),
@@ -158,6 +159,24 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
         .await;
     cluster.shutdown().await;
     Ok(ExitStatus::of(&reason, &outcome))
+}
+
+async fn tell_of_presence(
+    mut changes: broadcast::Receiver<PresenceChanged>,
+    events: mpsc::Sender<DriverEvent>,
+) {
+    loop {
+        let input = match changes.recv().await {
+            Ok(changed) => Input::PresenceChanged {
+                user: changed.user.to_string(),
+            },
+            Err(broadcast::error::RecvError::Lagged(_)) => Input::AllPresenceChanged,
+            Err(broadcast::error::RecvError::Closed) => return,
+        };
+        if events.send(DriverEvent::Gateway(input)).await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn tell_of_directories(

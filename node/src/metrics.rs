@@ -44,6 +44,7 @@ pub struct NodeMetrics {
 #[derive(Debug, Clone)]
 struct WatcherMetrics {
     watchers: IntGauge,
+    replicated: IntGauge,
     presentities: IntGauge,
     started: IntCounter,
     ended: IntCounterVec,
@@ -278,6 +279,10 @@ impl NodeMetrics {
         self.watchers.presentities.set(gauge(census.presentities));
     }
 
+    pub fn show_replicated_watchers(&self, count: usize) {
+        self.watchers.replicated.set(gauge(count));
+    }
+
     pub fn show_cti(&self, status: &ConnectionStatus<'_>, now: Instant) {
         let name = &[status.name];
         let counters = &status.counters;
@@ -324,6 +329,10 @@ impl WatcherMetrics {
             watchers: metrics.gauge(
                 "tandem_node_watchers",
                 "Subscriptions to presence that this node serves.",
+            ),
+            replicated: metrics.gauge(
+                "tandem_node_watchers_replicated",
+                "Subscriptions to presence that this node's copy of the state knows, whoever serves them.",
             ),
             presentities: metrics.gauge("tandem_node_presentities", "Users who are watched at this node."),
             started: metrics.counter(

@@ -10,10 +10,10 @@ use tandem_shared::sip::RawMessage;
 use crate::csta;
 use crate::cti::{CtiConnectionId, CtiFailure, RequestToken};
 use crate::directory::Directory;
+use crate::presence::Composed;
 
 use super::output::OutboundTarget;
 use super::pairs::{Pair, PairId};
-use super::watchers::UserPresence;
 
 /// When something happened: for our own waits, and for what is written into replicated records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,12 +122,12 @@ pub enum Input {
     PresenceChanged {
         user: String,
     },
-    /// How presence is composed has changed, for everybody.
+    /// So much has changed that nobody tells of single users.
     AllPresenceChanged,
     /// The answer to [`super::Output::ReadPresence`].
     PresenceRead {
         user: String,
-        presence: UserPresence,
+        composed: Composed,
     },
     /// The cluster has committed that this node is gone.
     DeclaredLost,

@@ -49,7 +49,7 @@ use crate::sip::{dialog, transaction};
 pub use input::{Input, KnownSession, Now};
 pub use output::{EndReason, OutboundTarget, Output, Report};
 pub use pairs::{Pair, PairId, PairPurpose};
-pub use watchers::{EndOfSubscription, UserPresence, WatcherReport, WatcherSettings, WhoMayWatch};
+pub use watchers::{EndOfSubscription, WatcherReport, WatcherSettings, WhoMayWatch};
 
 use adoption::Held;
 use departed::Departed;
@@ -262,7 +262,10 @@ impl Gateway {
             Input::StateReplaced { sessions } => self.state_replaced(sessions, now),
             Input::DeclaredLost => self.declared_lost(),
             Input::AuthorityChanged(authority) => self.authority_changed(authority),
-            Input::DirectoryChanged(directory) => self.directory = directory,
+            Input::DirectoryChanged(directory) => {
+                self.directory = directory;
+                self.end_watching_of_removed_users(now);
+            }
             Input::SessionTimerChanged { secs } => {
                 self.session_timer_secs = secs.unwrap_or(self.config.session_timer_secs);
             }
@@ -275,7 +278,7 @@ impl Gateway {
             Input::WatchersReplaced { watchers } => self.watchers_replaced(watchers, now),
             Input::PresenceChanged { user } => self.presence_changed(&user),
             Input::AllPresenceChanged => self.all_presence_changed(),
-            Input::PresenceRead { user, presence } => self.presence_read(&user, presence, now),
+            Input::PresenceRead { user, composed } => self.presence_read(&user, composed),
             Input::HandOver { key, to } => self.hand_over(&key, to, now),
             Input::DrainStarted => self.draining = true,
             Input::DeadlineReached => self.deadline_reached(now),

@@ -16,12 +16,11 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::cti::{ChangedTimings, Connections, CtiInput, CtiOutput};
-use crate::gateway::{Gateway, Input, KnownSession, Output, PairId, Report, UserPresence};
-use crate::presence::composition::next_change_ms;
-use crate::presence::{CompositionSettings, Phones, compose};
+use crate::gateway::{Gateway, Input, KnownSession, Output, PairId, Report};
 
 use super::cti_link::CtiLinks;
 use super::outbound::OutboundRoute;
+use super::presence::PresenceView;
 use super::rebalancing::Rebalancing;
 use super::registration;
 use super::sip_connection::{ConnectionContext, OpenPair};
@@ -60,7 +59,7 @@ pub struct Driver {
     /// Inputs that came of outputs, to be taken in before any other.
     pub follow_ups: VecDeque<Input>,
     pub registered: bool,
-    pub phones: Phones,
+    pub presence: PresenceView,
 }
 
 /// Who this node is to the cluster.
@@ -176,13 +175,10 @@ impl Driver {
     fn change(&mut self, change: &Change) {
         match change {
             Change::SettingChanged { .. } => self.take_in_settings(),
-            // Who is on the phone is everybody's business, whoever owns the session.
-            Change::SessionUpdated(key) => self.note_calls(key),
             // Before the node is registered, what the log says of it is about an earlier life.
             _ if !self.registered => {}
             Change::Replaced => self.take_in_state(),
             Change::SessionOpened(key) => {
-                self.note_calls(key);
                 if let Some(record) = self.cluster.with_state(|state| state.session(key).cloned()) {
                     self.take_in(Input::SessionOpened {
                         record: Box::new(record),
@@ -195,9 +191,6 @@ impl Driver {
                 }
             }
             Change::SessionClosed { key, owner } => {
-                if let Some(user) = self.phones.session_closed(key) {
-                    self.take_in(Input::PresenceChanged { user });
-                }
                 if *owner == self.identity.id {
                     self.take_in_session(key);
                 }
@@ -211,7 +204,6 @@ impl Driver {
                 let (id, events) = (self.identity.id, &self.context.events);
                 self.rebalancing.start(id, &self.cluster, events, *per_second);
             }
-            Change::PresenceChanged { user } => self.take_in(Input::PresenceChanged { user: user.clone() }),
             Change::WatcherMoved { key, from, to } => {
                 if *from == self.identity.id || *to == self.identity.id {
                     self.take_in_watcher(key);
@@ -222,8 +214,11 @@ impl Driver {
                     self.take_in_watcher(key);
                 }
             }
-            // A watcher's owner knows what it has written; calendars have a loop of their own.
-            Change::WatcherChanged(_)
+            // A watcher's owner knows what it has written; presence is told of by its view; calendars have a loop of
+            // their own.
+            Change::SessionUpdated(_)
+            | Change::WatcherChanged(_)
+            | Change::PresenceChanged { .. }
             | Change::CasAssignmentChanged { .. }
             | Change::CasGatewaysChanged
             | Change::CalendarEnabledChanged { .. }
@@ -247,26 +242,6 @@ impl Driver {
             key: key.clone(),
             session,
         });
-    }
-
-    fn note_calls(&mut self, key: &SessionKey) {
-        let session = self.cluster.with_state(|state| state.session(key).cloned());
-        let changed = session.and_then(|session| self.phones.session_changed(&session));
-        if let Some(user) = changed {
-            self.take_in(Input::PresenceChanged { user });
-        }
-    }
-
-    fn presence_of(&self, user: &str) -> UserPresence {
-        let on_the_phone = self.phones.is_in_use_by(user);
-        let now_ms = clock::now().unix_ms;
-        self.cluster.with_state(|state| {
-            let record = state.presence(user);
-            UserPresence {
-                composed: compose(record, on_the_phone, CompositionSettings::of(state), now_ms),
-                next_change_ms: record.and_then(|record| next_change_ms(record, now_ms)),
-            }
-        })
     }
 
     fn take_in_watcher(&mut self, key: &SessionKey) {
@@ -293,7 +268,6 @@ impl Driver {
             let owned = state.sessions_of(id);
             owned.map(|record| known(state, record)).collect()
         });
-        self.phones = self.cluster.with_state(|state| Phones::of(state.sessions()));
         self.take_in(Input::StateReplaced { sessions });
         let watchers = self
             .cluster
@@ -303,7 +277,6 @@ impl Driver {
     }
 
     fn take_in_settings(&mut self) {
-        self.take_in(Input::AllPresenceChanged);
         let number = |name| self.cluster.with_state(|state| state.setting_number(name));
         let session_timer = number(SettingName::SessionTimerSecs);
         let millis = |name| number(name).map(Duration::from_millis);
@@ -376,8 +349,8 @@ impl Driver {
                 self.follow_ups.push_back(Input::WatcherRead { key, watcher });
             }
             Output::ReadPresence { user } => {
-                let presence = self.presence_of(&user);
-                self.follow_ups.push_back(Input::PresenceRead { user, presence });
+                let composed = self.presence.get(&user);
+                self.follow_ups.push_back(Input::PresenceRead { user, composed });
             }
             Output::RegisterAnew => self.register_anew(),
             Output::Report(report) => self.report(&report),
@@ -497,6 +470,7 @@ impl Driver {
     fn show_metrics(&self) {
         let metrics = &self.context.metrics;
         metrics.show_census(&self.gateway.census(), &self.identity.cti_names);
+        metrics.show_replicated_watchers(self.cluster.with_state(|state| state.watchers().len()));
         let now = Instant::now();
         for status in self.connections.statuses() {
             metrics.show_cti(&status, now);

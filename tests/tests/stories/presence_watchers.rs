@@ -139,20 +139,28 @@ async fn refresh(watchers: &Watchers, number: usize) {
         let notified = subscription.notifies().get(notifies..).into_iter().flatten();
         let mut states = notified.map(|notify| &notify.state);
         answer.is_some_and(|answer| (answer.status, answer.expires_secs) == (200, Some(600)))
-            && states
-                .any(|state| matches!(state, SubscriptionState::Active { expires_secs: 590..=600 }))
+            && states.any(|state| {
+                matches!(
+                    state,
+                    SubscriptionState::Active {
+                        expires_secs: 590..=600
+                    }
+                )
+            })
     };
     let condition = move |crowd: &Crowd| is_refreshed(crowd.subscription(number));
     watchers
-        .wait_until("the refresh is answered and followed by a NOTIFY", DEADLINE, condition)
+        .wait_until(
+            "the refresh is answered and followed by a NOTIFY",
+            DEADLINE,
+            condition,
+        )
         .await
         .unwrap();
 }
 
 async fn unsubscribe(watchers: &Watchers, number: usize) {
-    watchers
-        .ask(move |crowd| crowd.subscribe(number, Some(0)))
-        .await;
+    watchers.ask(move |crowd| crowd.subscribe(number, Some(0))).await;
     let condition = move |crowd: &Crowd| crowd.subscription(number).is_terminated();
     watchers
         .wait_until("the subscription has ended", DEADLINE, condition)
@@ -164,7 +172,13 @@ async fn unsubscribe(watchers: &Watchers, number: usize) {
 async fn refusals(watchers: &Watchers) {
     let cases = [
         ("sip:nobody@mail.example.com", "presence", None, 404, None),
-        ("sip:user0@mail.example.com", "dialog", None, 489, Some("presence")),
+        (
+            "sip:user0@mail.example.com",
+            "dialog",
+            None,
+            489,
+            Some("presence"),
+        ),
         ("sip:user0@mail.example.com", "presence", Some(5), 423, Some("60")),
     ];
     for (presentity, event, expires_secs, status, hint) in cases {

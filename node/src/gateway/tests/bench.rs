@@ -14,7 +14,6 @@ use crate::csta::{CstaMessage, Request, Response, decode};
 use crate::cti::{CtiConnectionId, CtiFailure, RequestToken};
 use crate::directory::{Directory, read_file};
 use crate::gateway::*;
-use crate::presence::composition::next_change_ms;
 use crate::presence::{CompositionSettings, compose};
 
 pub(super) const LINE: &str = "tel:4711;phone-context=dialstring";
@@ -164,8 +163,9 @@ impl Bench {
                 self.input(Input::WatcherRead { key, watcher });
             }
             Output::ReadPresence { user } => {
-                let presence = self.presence_of(&user);
-                self.input(Input::PresenceRead { user, presence });
+                let (record, settings) = (self.state.presence(&user), CompositionSettings::default());
+                let composed = compose(record, false, settings, self.now.unix_ms);
+                self.input(Input::PresenceRead { user, composed });
             }
             Output::RegisterAnew => {}
             Output::Report(report) => self.reports.push(report),
@@ -192,15 +192,6 @@ impl Bench {
             record: Box::new(record.clone()),
             call_begun: begun,
         })
-    }
-
-    fn presence_of(&self, user: &str) -> UserPresence {
-        let record = self.state.presence(user);
-        let settings = CompositionSettings::default();
-        UserPresence {
-            composed: compose(record, false, settings, self.now.unix_ms),
-            next_change_ms: record.and_then(|record| next_change_ms(record, self.now.unix_ms)),
-        }
     }
 
     pub(super) fn pass(&mut self, span: Duration) {

@@ -242,27 +242,20 @@ fn the_next_notify_waits_for_the_answer_to_the_last_one() {
 }
 
 #[test]
-fn presence_that_ends_by_itself_is_told_when_it_ends() {
+fn who_watches_a_user_that_is_removed_from_the_directory_is_told_so() {
     let mut bench = Bench::new();
     watch_and_answer(&mut bench);
-    bench.pass(Duration::from_secs(6));
-    let manual = Some(ManualPresence {
-        state: ManualState::DoNotDisturb,
-        set_at_ms: bench.now.unix_ms,
-        until_ms: Some(bench.now.unix_ms + 60_000),
-    });
-    bench.state.apply(Command::ManualPresenceSet {
-        user: "user2".into(),
-        manual,
-    });
-    bench.input(Input::PresenceChanged { user: "user2".into() });
-    let told = taken(&mut bench);
-    assert_eq!(told.len(), 1);
-    answer(&mut bench, &told[0], 200, "");
-    bench.pass(Duration::from_secs(60));
-    let told = taken(&mut bench);
-    assert_eq!(told.len(), 1);
-    assert!(told[0].body().contains("closed"), "{}", told[0].body());
+    bench.pass(Duration::from_millis(10));
+    bench.input(Input::DirectoryChanged(Arc::default()));
+    let sent = taken(&mut bench);
+    assert_eq!(sent.len(), 1);
+    assert_eq!(
+        sent[0].header("Subscription-State"),
+        "terminated;reason=noresource"
+    );
+    assert_eq!(sent[0].body(), "");
+    bench.pass(Duration::from_millis(10));
+    assert!(bench.state.watchers().is_empty());
 }
 
 #[test]

@@ -62,14 +62,6 @@ impl Default for WatcherSettings {
     }
 }
 
-/// A user's presence, and when it changes by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UserPresence {
-    pub composed: Composed,
-    /// Unix milliseconds at which it is to be composed anew though nobody says anything.
-    pub next_change_ms: Option<u64>,
-}
-
 /// Everything about watchers that the gateway holds.
 #[derive(Debug, Default)]
 pub(super) struct Watchers {
@@ -334,9 +326,6 @@ impl Gateway {
         for key in self.watchers.table.due_watchers(now.instant) {
             self.watcher_deadline(&key, now);
             self.touched.insert(key);
-        }
-        for user in self.watchers.table.due_presentities(now.instant) {
-            self.read_presence(&user);
         }
         let called_up = self.watchers.pace.called_up(now.instant);
         self.touched.extend(called_up);

@@ -1,11 +1,11 @@
 //! Users who are watched: what is known of their presence, and who is to be told.
 
-use std::time::Duration;
-
 use tandem_shared::cluster::SessionKey;
 
+use crate::presence::Composed;
+
 use super::super::{Gateway, Now, Output, Report};
-use super::{EndOfSubscription, UserPresence, WatcherReport};
+use super::{EndOfSubscription, WatcherReport};
 
 impl Gateway {
     /// Something has happened that a user's presence is made of.
@@ -15,7 +15,7 @@ impl Gateway {
         }
     }
 
-    /// How presence is composed has changed, or so much else that nobody tells of single users.
+    /// So much has changed that nobody tells of single users.
     pub(in crate::gateway) fn all_presence_changed(&mut self) {
         let users: Vec<String> = self.watchers.table.presentities().cloned().collect();
         for user in users {
@@ -35,21 +35,18 @@ impl Gateway {
         }
     }
 
-    pub(in crate::gateway) fn presence_read(&mut self, user: &str, presence: UserPresence, now: Now) {
+    pub(in crate::gateway) fn presence_read(&mut self, user: &str, composed: Composed) {
         let Some(presentity) = self.watchers.table.presentity_mut(user) else {
             return;
         };
         presentity.is_being_read = false;
-        let is_news = presentity.composed.replace(presence.composed) != Some(presence.composed);
+        if presentity.composed.replace(composed) == Some(composed) {
+            return;
+        }
         let keys: Vec<SessionKey> = presentity.watchers.iter().cloned().collect();
-        let change = presence.next_change_ms.map(|at_ms| {
-            let wait = Duration::from_millis(at_ms.saturating_sub(now.unix_ms));
-            now.instant + wait.clamp(CHANGE_WAIT_MIN, CHANGE_WAIT_MAX)
-        });
-        self.watchers.table.set_change(user, change);
-        for key in keys.iter().filter(|_| is_news) {
-            if let Some(watcher) = self.watcher_mut(key)
-                && watcher.take_in(presence.composed)
+        for key in keys {
+            if let Some(watcher) = self.watcher_mut(&key)
+                && watcher.take_in(composed)
             {
                 self.report(Report::Watcher(WatcherReport::NotifySuppressed));
             }
@@ -73,8 +70,3 @@ impl Gateway {
         }
     }
 }
-
-/// What is said to change now is looked at a moment later, when it has changed for sure.
-const CHANGE_WAIT_MIN: Duration = Duration::from_millis(10);
-/// Clocks are set; nothing is believed of a day that is far away.
-const CHANGE_WAIT_MAX: Duration = Duration::from_secs(24 * 3600);

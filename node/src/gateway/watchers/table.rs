@@ -18,7 +18,6 @@ pub(super) struct Presentity {
     pub(super) composed: Option<Composed>,
     /// It has been asked for.
     pub(super) is_being_read: bool,
-    changes_at: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -27,7 +26,6 @@ pub(super) struct WatcherTable {
     presentities: BTreeMap<String, Presentity>,
     deadlines: BTreeSet<(Instant, SessionKey)>,
     indexed: HashMap<SessionKey, Instant>,
-    changes: BTreeSet<(Instant, String)>,
 }
 
 impl WatcherTable {
@@ -74,9 +72,6 @@ impl WatcherTable {
         if let Some(presentity) = self.presentities.get_mut(user) {
             presentity.watchers.remove(key);
             if presentity.watchers.is_empty() {
-                if let Some(at) = presentity.changes_at {
-                    self.changes.remove(&(at, user.clone()));
-                }
                 self.presentities.remove(user);
             }
         }
@@ -95,23 +90,8 @@ impl WatcherTable {
         self.presentities.get_mut(user)
     }
 
-    /// When the user's presence is to be read again.
-    pub(super) fn set_change(&mut self, user: &str, at: Option<Instant>) {
-        let Some(presentity) = self.presentities.get_mut(user) else {
-            return;
-        };
-        if let Some(former) = std::mem::replace(&mut presentity.changes_at, at) {
-            self.changes.remove(&(former, user.to_owned()));
-        }
-        if let Some(at) = at {
-            self.changes.insert((at, user.to_owned()));
-        }
-    }
-
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let watcher = self.deadlines.first().map(|(at, _)| *at);
-        let change = self.changes.first().map(|(at, _)| *at);
-        [watcher, change].into_iter().flatten().min()
+        self.deadlines.first().map(|(at, _)| *at)
     }
 
     /// Those whose time has come; their deadlines are to be indexed anew.
@@ -122,19 +102,6 @@ impl WatcherTable {
         {
             self.indexed.remove(&key);
             due.push(key);
-        }
-        due
-    }
-
-    pub(super) fn due_presentities(&mut self, now: Instant) -> Vec<String> {
-        let mut due = Vec::new();
-        while self.changes.first().is_some_and(|(at, _)| *at <= now)
-            && let Some((_, user)) = self.changes.pop_first()
-        {
-            if let Some(presentity) = self.presentities.get_mut(&user) {
-                presentity.changes_at = None;
-            }
-            due.push(user);
         }
         due
     }
@@ -180,15 +147,6 @@ impl WatcherTable {
                 .values()
                 .all(|presentity| !presentity.watchers.is_empty()),
             "a user whom nobody watches"
-        );
-        let changes = self
-            .presentities
-            .values()
-            .filter(|user| user.changes_at.is_some());
-        assert_eq!(
-            changes.count(),
-            self.changes.len(),
-            "changes to come are miscounted"
         );
     }
 }

@@ -19,8 +19,15 @@ impl Document {
         if root.name != "presence" || root.namespace.as_deref() != Some(PIDF) {
             return Err(format!("the root is {} of {:?}", root.name, root.namespace));
         }
-        let entity = root.attribute("entity").ok_or("presence has no entity")?.to_owned();
-        let tuples: Vec<_> = root.children.iter().filter(|child| child.name == "tuple").collect();
+        let entity = root
+            .attribute("entity")
+            .ok_or("presence has no entity")?
+            .to_owned();
+        let tuples: Vec<_> = root
+            .children
+            .iter()
+            .filter(|child| child.name == "tuple")
+            .collect();
         let [tuple] = tuples[..] else {
             return Err(format!("{} tuples", tuples.len()));
         };

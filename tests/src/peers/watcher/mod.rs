@@ -82,7 +82,13 @@ impl Watchers {
 
 impl Crowd {
     /// A first SUBSCRIBE; the number finds the subscription.
-    pub fn watch(&mut self, watcher: &str, presentity: &str, event: &str, expires_secs: Option<u32>) -> usize {
+    pub fn watch(
+        &mut self,
+        watcher: &str,
+        presentity: &str,
+        event: &str,
+        expires_secs: Option<u32>,
+    ) -> usize {
         let subscription = Subscription::new(watcher, presentity, event, rand::random());
         self.subscriptions.push(subscription);
         let number = self.subscriptions.len() - 1;

@@ -100,7 +100,10 @@ impl Subscription {
     /// The node that issued its tag: `n1` or the like.
     #[must_use]
     pub fn issuer(&self) -> Option<&str> {
-        self.notifier_tag.as_deref()?.split_once('-').map(|(node, _)| node)
+        self.notifier_tag
+            .as_deref()?
+            .split_once('-')
+            .map(|(node, _)| node)
     }
 
     pub(super) fn is_of(&self, call_id: &str, own_tag: &str) -> bool {
@@ -108,7 +111,12 @@ impl Subscription {
     }
 
     /// A SUBSCRIBE that begins it, refreshes it, or with 0 ends it.
-    pub(super) fn subscribe(&mut self, expires_secs: Option<u32>, address: SocketAddr, branch: &str) -> Bytes {
+    pub(super) fn subscribe(
+        &mut self,
+        expires_secs: Option<u32>,
+        address: SocketAddr,
+        branch: &str,
+    ) -> Bytes {
         self.cseq += 1;
         self.asked = true;
         let (watcher, presentity) = (&self.watcher, &self.presentity);
@@ -229,7 +237,10 @@ impl Subscription {
 fn subscription_state(raw: &RawMessage) -> Result<SubscriptionState, String> {
     let value = header(raw, "Subscription-State").ok_or("no Subscription-State")?;
     let parameter = |name: &str| {
-        let found = value.split(';').skip(1).filter_map(|parameter| parameter.split_once('='));
+        let found = value
+            .split(';')
+            .skip(1)
+            .filter_map(|parameter| parameter.split_once('='));
         let mut found = found.filter(|(key, _)| *key == name);
         found.next().map(|(_, value)| value.to_owned())
     };
