@@ -7,6 +7,8 @@ pub mod certificate_import;
 pub mod certificate_probe;
 pub mod certificate_routes;
 pub mod client;
+#[cfg(test)]
+mod client_tests;
 mod connection;
 pub mod counters;
 mod gateway;
