@@ -104,10 +104,10 @@ impl DirectoryFile {
         let path = self.path.clone();
         // The stamp comes first: what is written while the file is read is noticed at the next look.
         let reading = tokio::task::spawn_blocking(move || (Stamp::of(&path), directory::read_file(&path)));
-        let (stamp, directory) = match reading.await {
-            Ok(read) => read,
-            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
-        };
+        let (stamp, directory) = reading.await.map_err(|stopped| ConfigError::Unreadable {
+            path: self.path.to_path_buf(),
+            source: std::io::Error::other(stopped),
+        })?;
         *seen = stamp;
         let directory = directory?;
         let loaded = Loaded {

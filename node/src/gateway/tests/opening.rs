@@ -68,6 +68,16 @@ fn a_client_that_opens_anew_replaces_its_old_session() {
 }
 
 #[test]
+fn a_new_directory_holds_for_those_who_come_and_leaves_open_sessions_alone() {
+    let mut bench = Bench::new();
+    let open = bench.sign_in();
+    bench.input(Input::DirectoryChanged(Arc::new(Directory::default())));
+    let sent = bench.receive(&invite("1", "user2"));
+    assert_eq!(sent[0].status(), 403);
+    assert!(bench.state.session(&open).is_some());
+}
+
+#[test]
 fn sessions_take_the_cti_connections_in_turn() {
     let mut bench = Bench::new();
     bench.sign_in();

@@ -8,6 +8,8 @@
 mod out;
 mod routes;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod view;
 
 pub use out::PresenceOut;

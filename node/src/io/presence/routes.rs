@@ -360,7 +360,8 @@ impl ManualWord {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ManualBody {
-    /// `null` takes back what was said.
+    /// `null` takes back what was said; it must stand there.
+    #[serde(deserialize_with = "Option::deserialize")]
     manual: Option<ManualWord>,
     #[serde(default)]
     until_ms: Option<u64>,
@@ -370,7 +371,8 @@ struct ManualBody {
 #[serde(deny_unknown_fields)]
 struct EnableBody {
     users: Vec<String>,
-    /// `null`: as the directory has it.
+    /// `null`: as the directory has it. It must stand there.
+    #[serde(deserialize_with = "Option::deserialize")]
     enabled: Option<bool>,
 }
 

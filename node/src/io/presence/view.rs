@@ -110,6 +110,11 @@ impl PresenceView {
         }
     }
 
+    pub(super) fn tell(&self, changed: PresenceChanged) {
+        // Nobody watching is no fault.
+        let _ = self.shared.changes.send(changed);
+    }
+
     fn with_phones<R>(&self, read: impl FnOnce(&Phones) -> R) -> R {
         read(&self.shared.phones.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -213,8 +218,7 @@ impl Follower {
         } else {
             self.told.insert(user.clone(), composed);
         }
-        // Nobody watching is no fault.
-        let _ = self.view.shared.changes.send(PresenceChanged { user, composed });
+        self.view.tell(PresenceChanged { user, composed });
     }
 
     fn set_expiry(&mut self, user: &Arc<str>, expiry: Option<u64>) {
