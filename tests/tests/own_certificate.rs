@@ -1,9 +1,11 @@
 //! The certificate that callbacks meet: requested, signed by an authority of OpenSSL, installed (CAL-6, RCC-9).
 #![allow(clippy::unwrap_used, reason = "a test stops where it finds something")]
 
+use std::net::SocketAddr;
+
 use rcgen::KeyPair;
 use tandem_node::exchange::certificate::{Status, read_bundle};
-use tandem_node::io::exchange::certificate_probe::{ProbeOptions, probe};
+use tandem_node::io::exchange::certificate_probe::{ProbeOptions, ProbeReport, probe};
 use tandem_node::io::exchange::signing::{Completeness, IdentityFiles, ServingIdentity};
 use tandem_node::io::exchange::trust::TrustStore;
 use tandem_shared::cluster::{CasEndpoint, CasId};
@@ -36,6 +38,9 @@ async fn our_own_certificate_is_requested_signed_and_shown_without_a_restart() {
     );
 
     let chain = Chain::new();
+    let address = serve(&identity).await;
+    let report = look(&chain, address).await;
+    assert_eq!(report.diagnosis.status, Status::Failed, "nothing to show yet");
     std::fs::write(path("request.csr"), &request).unwrap();
     let text = openssl(directory.path(), "req -in request.csr -verify -noout -text");
     for name in [
@@ -68,25 +73,7 @@ async fn our_own_certificate_is_requested_signed_and_shown_without_a_restart() {
     assert_eq!(installed.chain.len(), 2, "ours first, without the root");
     assert!(!identity.has_request());
 
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let acceptor = TlsAcceptor::from(identity.server_config().unwrap());
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(acceptor.accept(stream));
-        }
-    });
-    let trusted = TempDir::new().unwrap();
-    let store = TrustStore::open(trusted.path()).unwrap();
-    store
-        .add(&read_bundle(chain.root.pem.as_bytes()).unwrap())
-        .unwrap();
-    let options = ProbeOptions {
-        via: Some(address),
-        ..ProbeOptions::default()
-    };
-    let endpoint = CasEndpoint::of(&CasId("n1.contoso.com".to_owned()));
-    let report = probe(&store, &endpoint, options).await;
+    let report = look(&chain, address).await;
     assert_eq!(report.diagnosis.status, Status::Verified);
     assert!(
         ServingIdentity::open(files).unwrap().server_config().is_some(),
@@ -120,4 +107,31 @@ async fn a_key_made_elsewhere_can_be_certified_and_a_crash_between_the_files_is_
     let identity = ServingIdentity::open(files).unwrap();
     assert!(identity.server_config().is_some());
     assert!(!identity.has_request());
+}
+
+/// As the listener of callbacks: what is in force is loaded for every connection.
+async fn serve(identity: &ServingIdentity) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let configs = identity.server_configs();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(TlsAcceptor::from(configs.load_full()).accept(stream));
+        }
+    });
+    address
+}
+
+async fn look(chain: &Chain, address: SocketAddr) -> ProbeReport {
+    let directory = TempDir::new().unwrap();
+    let store = TrustStore::open(directory.path()).unwrap();
+    store
+        .add(&read_bundle(chain.root.pem.as_bytes()).unwrap())
+        .unwrap();
+    let options = ProbeOptions {
+        via: Some(address),
+        ..ProbeOptions::default()
+    };
+    let endpoint = CasEndpoint::of(&CasId("n1.contoso.com".to_owned()));
+    probe(&store, &endpoint, options).await
 }

@@ -138,3 +138,69 @@ fn is_without_common_suite(error: &Error) -> bool {
 }
 
 const REASON_CHARACTERS_MAX: usize = 200;
+
+#[cfg(test)]
+mod tests {
+    use rustls::InvalidMessage;
+
+    use super::*;
+
+    #[test]
+    fn every_end_of_a_handshake_has_a_status_and_an_advice() {
+        for (error, status, says) in [
+            (
+                Error::AlertReceived(AlertDescription::ProtocolVersion),
+                Status::Failed,
+                "below 1.2",
+            ),
+            (
+                Error::AlertReceived(AlertDescription::HandshakeFailure),
+                Status::Failed,
+                "no cipher suite",
+            ),
+            (
+                Error::AlertReceived(AlertDescription::UnrecognisedName),
+                Status::Failed,
+                "binding in IIS",
+            ),
+            (
+                Error::InvalidMessage(InvalidMessage::InvalidContentType),
+                Status::Failed,
+                "plain HTTP",
+            ),
+            (
+                Error::InvalidCertificate(rustls::CertificateError::BadSignature),
+                Status::BadCertificates,
+                "holds the key",
+            ),
+            (Error::DecryptError, Status::Failed, "the handshake failed"),
+        ] {
+            let (found, text) = explain_handshake(&error, "cas1");
+            assert_eq!(found, status, "{error}");
+            assert!(text.contains(says), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_trouble_of_the_network_has_a_status_and_an_advice() {
+        let of = |kind: io::ErrorKind| NetworkTrouble::of_connect(&io::Error::from(kind));
+        for (trouble, status) in [
+            (NetworkTrouble::NotAHost, Status::Failed),
+            (of(io::ErrorKind::UnexpectedEof), Status::Failed),
+            (of(io::ErrorKind::ConnectionReset), Status::Failed),
+            (of(io::ErrorKind::ConnectionRefused), Status::NetworkError),
+            (of(io::ErrorKind::HostUnreachable), Status::NetworkError),
+            (
+                NetworkTrouble::Silent(Duration::from_secs(1)),
+                Status::NetworkError,
+            ),
+            (
+                NetworkTrouble::ConnectTimedOut(Duration::from_secs(5)),
+                Status::NetworkError,
+            ),
+        ] {
+            assert_eq!(trouble.status(), status, "{trouble:?}");
+            assert!(trouble.explain("cas1", 443).contains(": "), "{trouble:?}");
+        }
+    }
+}

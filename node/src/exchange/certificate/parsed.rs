@@ -339,3 +339,44 @@ const NAMES_MAX: usize = 512;
 const ISSUER_URLS_MAX: usize = 4;
 const TEXT_CHARACTERS_MAX: usize = 512;
 const SERIAL_CHARACTERS_MAX: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_is_read_as_people_paste_it() {
+        let fingerprint = Fingerprint::of(b"certificate");
+        let plain = fingerprint.to_string();
+        let pairs: Vec<&str> = plain
+            .as_bytes()
+            .chunks(2)
+            .map(|pair| std::str::from_utf8(pair).unwrap())
+            .collect();
+        let with_colons = pairs.join(":").to_uppercase();
+        for text in [plain.as_str(), with_colons.as_str(), &format!(" {plain}\n")] {
+            assert_eq!(Fingerprint::parse(text), Some(fingerprint));
+        }
+        for text in [
+            "",
+            "12",
+            &plain.replace('a', "g").replace('0', "x"),
+            &format!("{plain}00"),
+        ] {
+            assert_eq!(Fingerprint::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_bits_of_a_modulus_are_counted_without_padding() {
+        assert_eq!(significant_bits(&[0, 0x80, 0]), 16);
+        assert_eq!(significant_bits(&[0x01]), 1);
+        assert_eq!(significant_bits(&[0, 0]), 0);
+    }
+
+    #[test]
+    fn text_of_a_certificate_is_fit_for_a_log() {
+        assert_eq!(printable("cas\r\n\0evil", 512), "cas???evil");
+        assert_eq!(printable("long", 2), "lo");
+    }
+}

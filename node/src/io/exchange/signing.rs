@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose,
 };
-use rustls::ServerConfig;
+use rustls::server::ResolvesServerCertUsingSni;
+use rustls::{ConfigBuilder, ServerConfig, WantsVerifier};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,7 @@ pub struct ServingIdentity {
 #[derive(Debug)]
 struct Shared {
     files: IdentityFiles,
+    configs: Arc<ArcSwap<ServerConfig>>,
     current: ArcSwapOption<Current>,
     /// One change at a time; handshakes never wait for it.
     editing: Mutex<()>,
@@ -63,15 +65,24 @@ impl ServingIdentity {
     /// # Errors
     /// When the files are there and cannot be used.
     pub fn open(files: IdentityFiles) -> Result<Self, SigningError> {
-        let current = load(&files)?;
         let shared = Shared {
             files,
-            current: ArcSwapOption::from(current.map(Arc::new)),
+            configs: Arc::new(ArcSwap::from(without_certificate())),
+            current: ArcSwapOption::empty(),
             editing: Mutex::new(()),
         };
-        Ok(Self {
+        let identity = Self {
             shared: Arc::new(shared),
-        })
+        };
+        identity.read_again()?;
+        Ok(identity)
+    }
+
+    /// For a listener: what is loaded for a connection is in force at that moment. While there is no certificate every
+    /// handshake is refused.
+    #[must_use]
+    pub fn server_configs(&self) -> Arc<ArcSwap<ServerConfig>> {
+        self.shared.configs.clone()
     }
 
     /// For the next connection that is accepted; ask again for each. `None` while there is no certificate.
@@ -160,6 +171,7 @@ impl ServingIdentity {
         if let Some(current) = load(&self.shared.files)? {
             let subject = current.chain.first().map(|leaf| leaf.subject.clone());
             info!(subject, "our certificate is in force");
+            self.shared.configs.store(current.config.clone());
             self.shared.current.store(Some(Arc::new(current)));
         }
         Ok(())
@@ -359,16 +371,28 @@ fn finish_install(files: &IdentityFiles, chain: &[Certificate]) -> Option<Arc<Se
     Some(config)
 }
 
+fn without_certificate() -> Arc<ServerConfig> {
+    let config = server_builder()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(ResolvesServerCertUsingSni::new()));
+    Arc::new(config)
+}
+
+fn server_builder() -> ConfigBuilder<ServerConfig, WantsVerifier> {
+    ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring has suites for every version")
+}
+
 fn pair(chain: &[Certificate], key: &Path) -> Result<Arc<ServerConfig>, SigningError> {
     let der: Vec<CertificateDer<'static>> = chain.iter().map(|certificate| certificate.der.clone()).collect();
     let text = read(key)?;
     let private = PrivateKeyDer::from_pem_slice(&text).map_err(|_| SigningError::Key {
         path: key.to_path_buf(),
     })?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(der, private));
+    let config = server_builder()
+        .with_no_client_auth()
+        .with_single_cert(der, private);
     config.map(Arc::new).map_err(|source| SigningError::Mismatch {
         key: key.to_path_buf(),
         source,

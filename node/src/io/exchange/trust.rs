@@ -471,3 +471,60 @@ const CERTIFICATES_MAX: usize = 1000;
 /// Gateways are few; a configuration is forgotten only when somebody diagnoses a thousand hosts.
 const CONFIGS_MAX: usize = 1024;
 const NAME_CHARACTERS_MAX: usize = 48;
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+
+    fn certificate(name: &str) -> Certificate {
+        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        let key = KeyPair::generate().unwrap();
+        Certificate::parse(params.self_signed(&key).unwrap().der()).unwrap()
+    }
+
+    fn endpoint(host: &str) -> CasEndpoint {
+        CasEndpoint::of(&tandem_shared::cluster::CasId(host.to_owned()))
+    }
+
+    #[test]
+    fn a_configuration_lasts_until_the_store_changes() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = TrustStore::open(directory.path().join("trust")).unwrap();
+        let first = store.client_config(&endpoint("cas1"));
+        assert!(Arc::ptr_eq(&first, &store.client_config(&endpoint("cas1"))));
+        assert!(!Arc::ptr_eq(&first, &store.client_config(&endpoint("cas2"))));
+        let legacy = CasEndpoint {
+            legacy_algorithms: true,
+            ..endpoint("cas1")
+        };
+        assert!(!Arc::ptr_eq(&first, &store.client_config(&legacy)));
+        store.add(&[certificate("ca")]).unwrap();
+        assert!(!Arc::ptr_eq(&first, &store.client_config(&endpoint("cas1"))));
+    }
+
+    #[test]
+    fn a_file_that_is_written_can_be_read_and_says_what_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = TrustStore::open(directory.path()).unwrap();
+        let added = certificate("ca/../of contoso");
+        store.add(std::slice::from_ref(&added)).unwrap();
+        let stored = store.list();
+        assert_eq!(stored.len(), 1);
+        assert_eq!(stored[0].certificate, added);
+        assert_eq!(stored[0].file.parent(), Some(directory.path()));
+        let again = TrustStore::open(directory.path()).unwrap();
+        assert_eq!(again.list(), stored);
+    }
+
+    #[test]
+    fn a_host_is_asked_for_by_name_or_by_address() {
+        let named = |host: &str| server_name(&endpoint(host)).map(|name| name.to_str().into_owned());
+        assert_eq!(named("cas1.contoso.com.").unwrap(), "cas1.contoso.com");
+        assert_eq!(named("192.0.2.1").unwrap(), "192.0.2.1");
+        assert_eq!(named("2001:db8::1").unwrap(), "2001:db8::1");
+        assert!(named("mail contoso").is_err());
+        assert!(named("büro.contoso.com").is_err());
+    }
+}
