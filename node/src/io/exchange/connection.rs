@@ -70,14 +70,10 @@ impl Dialer {
     ) -> Result<TlsStream<TcpStream>, Failure> {
         let name = trust::server_name(endpoint).map_err(|error| Failure::Tls(error.to_string()))?;
         let connector = TlsConnector::from(self.tls.client_config(endpoint));
-        connector.connect(name, stream).await.map_err(|error| {
-            let is_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
-            if is_tls {
-                Failure::Tls(error.to_string())
-            } else {
-                Failure::Unreachable(format!("{}: {error} in the TLS handshake", authority(endpoint)))
-            }
-        })
+        connector
+            .connect(name, stream)
+            .await
+            .map_err(|error| trust::connection_failure(endpoint, &error))
     }
 }
 

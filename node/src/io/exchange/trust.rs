@@ -12,7 +12,7 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use rustls::ClientConfig;
-use rustls_pki_types::{InvalidDnsNameError, ServerName};
+use rustls_pki_types::ServerName;
 use tandem_shared::cluster::CasEndpoint;
 use thiserror::Error;
 use tokio::sync::watch;
@@ -181,9 +181,18 @@ impl TlsConfigs for TrustStore {
 ///
 /// # Errors
 /// When the host is neither an address nor a DNS name; an international name is configured in its `xn--` form.
-pub fn server_name(endpoint: &CasEndpoint) -> Result<ServerName<'static>, InvalidDnsNameError> {
+pub fn server_name(endpoint: &CasEndpoint) -> Result<ServerName<'static>, NotAHost> {
     let host = endpoint.host.strip_suffix('.').unwrap_or(&endpoint.host);
-    ServerName::try_from(host.to_owned())
+    ServerName::try_from(host.to_owned()).map_err(|_| NotAHost {
+        explanation: NetworkTrouble::NotAHost.explain(&endpoint.host, endpoint.port),
+    })
+}
+
+/// Nothing of this name can be connected to.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{explanation}")]
+pub struct NotAHost {
+    explanation: String,
 }
 
 /// What the operator is told of a connection that could not be made or secured: for a certificate the guides' status
