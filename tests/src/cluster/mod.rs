@@ -28,6 +28,7 @@ pub use metrics::Metrics;
 pub use process::Signal;
 
 use crate::peers::exchange::Exchange;
+use crate::peers::exchange::server::Servers;
 use crate::peers::ocs::{Ocs, OcsOptions, phone_number};
 use crate::peers::pbx::Pbx;
 use process::Process;
@@ -97,6 +98,14 @@ pub struct Cluster {
 impl Cluster {
     /// Starts everything and waits until lb and nodes are ready.
     pub async fn start(options: ClusterOptions) -> anyhow::Result<Self> {
+        Self::start_with_calendars(options, |_| {}).await
+    }
+
+    /// As `start`; what `fill` puts into the calendars is there before the first node runs.
+    pub async fn start_with_calendars(
+        options: ClusterOptions,
+        fill: impl FnOnce(&mut Servers) + Send + 'static,
+    ) -> anyhow::Result<Self> {
         let addresses = Addresses::unused()?;
         let directory = tempfile::Builder::new().prefix("tandem-").tempdir()?;
         configuration::write(directory.path(), addresses, &options)?;
@@ -109,7 +118,9 @@ impl Cluster {
         }
         let exchange = match &options.exchange {
             Some(exchange) => {
-                Some(exchange::start(directory.path(), addresses, exchange, options.users).await?)
+                let started = exchange::start(directory.path(), addresses, exchange, options.users).await?;
+                started.ask(fill).await;
+                Some(started)
             }
             None => None,
         };

@@ -3,6 +3,7 @@
 //! Owns a running cluster and the OCS in front of it. Every step waits for what it wants to see and fails with
 //! a sentence; no step asks Tandem how it feels. The judges are the communicators' books and the PBX's log.
 
+mod calendar;
 mod death;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure};
 use rand::seq::SliceRandom;
 
+pub use calendar::{CalendarScene, Places, state_in};
 pub use death::{Death, DeathReport};
 
 use crate::cluster::{Cluster, ClusterOptions, DEADLINE, Member};

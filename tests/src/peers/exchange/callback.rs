@@ -1,5 +1,7 @@
 //! How a Client Access Server calls its clients back, and what it makes of their answers.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,6 +29,7 @@ pub(super) struct Call {
     pub(super) subscription: String,
     pub(super) url: String,
     pub(super) body: String,
+    pub(super) detours: HashMap<SocketAddr, SocketAddr>,
 }
 
 /// Makes all callbacks, a bounded number at a time; ends with the sender.
@@ -42,42 +45,40 @@ pub(super) async fn run(
         };
         let (tls, site) = (tls.clone(), site.clone());
         tokio::spawn(async move {
-            let Call {
-                cas,
-                subscription,
-                url,
-                body,
-            } = call;
-            let answer = match tokio::time::timeout(PATIENCE, post(&url, body, tls)).await {
-                Ok(Ok(said)) => read(&said, &url, &site),
+            let answer = match tokio::time::timeout(PATIENCE, post(&call, tls)).await {
+                Ok(Ok(said)) => read(&said, &call.url, &site),
                 Ok(Err(error)) => CallbackAnswer::Failed(format!("{error:#}")),
                 Err(_) => CallbackAnswer::Failed(format!("no answer within {PATIENCE:?}")),
             };
             drop(line);
             site.tell(move |site| {
                 site.servers
-                    .callback_answered(cas, &subscription, &answer, Instant::now());
+                    .callback_answered(call.cas, &call.subscription, &answer, Instant::now());
             });
         });
     }
 }
 
 /// The body of a 200.
-async fn post(url: &str, body: String, tls: Option<Arc<ClientConfig>>) -> anyhow::Result<Bytes> {
-    let uri: Uri = url.parse().context("reading the callback address")?;
+async fn post(call: &Call, tls: Option<Arc<ClientConfig>>) -> anyhow::Result<Bytes> {
+    let (uri, body): (Uri, _) = (
+        call.url.parse().context("reading the callback address")?,
+        call.body.clone(),
+    );
     let host = uri.host().context("no host")?.trim_matches(['[', ']']).to_owned();
     let is_secure = uri.scheme_str() == Some("https");
     let port = uri.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
-    let stream = TcpStream::connect((host.as_str(), port))
-        .await
-        .context("connecting")?;
+    let mut addresses = tokio::net::lookup_host((host.as_str(), port)).await?;
+    let address = addresses.next().context("no address")?;
+    let address = *call.detours.get(&address).unwrap_or(&address);
+    let stream = TcpStream::connect(address).await.context("connecting")?;
     if !is_secure {
         return exchange(stream, &uri, body).await;
     }
     let Some(config) = tls else {
         bail!("this Exchange trusts nobody's certificate");
     };
-    let name = ServerName::try_from(host)?;
+    let name = ServerName::try_from(host.clone())?;
     let stream = TlsConnector::from(config)
         .connect(name, stream)
         .await

@@ -65,6 +65,8 @@ struct Site {
     servers: Servers,
     streams: HashMap<(usize, StreamNumber), mpsc::UnboundedSender<String>>,
     calls: mpsc::UnboundedSender<Call>,
+    /// Advertised address → where callbacks for it go instead.
+    detours: HashMap<SocketAddr, SocketAddr>,
 }
 
 impl Exchange {
@@ -80,6 +82,7 @@ impl Exchange {
             servers: Servers::new(&names, site.timing, account),
             streams: HashMap::new(),
             calls,
+            detours: HashMap::new(),
         });
         let calling = callback::run(outgoing, site.callback_tls.clone(), handle.clone());
         let mut exchange = Self {
@@ -175,6 +178,18 @@ impl Exchange {
             .await;
     }
 
+    /// The connections of a server's streams break; it lives on.
+    pub async fn break_streams(&self, cas: usize) {
+        self.handle
+            .ask(move |site| site.streams.retain(|(number, _), _| *number != cas))
+            .await;
+    }
+
+    /// Callbacks to one address go to another, as with a balancer in between.
+    pub async fn redirect_callbacks(&self, detours: HashMap<SocketAddr, SocketAddr>) {
+        self.handle.ask(move |site| site.detours = detours).await;
+    }
+
     /// The machine stands still: connections are accepted by its kernel and nobody answers.
     pub async fn freeze(&self, cas: usize) {
         self.doors[cas].freeze();
@@ -257,6 +272,7 @@ impl Machine for Site {
                         subscription,
                         url,
                         body,
+                        detours: self.detours.clone(),
                     });
                 }
                 Output::Say {
