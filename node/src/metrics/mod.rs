@@ -1,4 +1,10 @@
 //! What the node tells Prometheus.
+//!
+//! Owns the names, helps and labels of what is counted; a file for calendars, and everything else here. Does not count
+//! by itself: the loops around the machines say what happened. What always holds: names pass `promtool check metrics`,
+//! and a counter that is known before it counts is seen as zero.
+
+mod calendar;
 
 use std::time::Instant;
 
@@ -9,6 +15,9 @@ use tandem_shared::sip::{FramingError, RefusalReason};
 
 use crate::cti::{ConnectionStatus, LinkFailure};
 use crate::gateway::{Census, EndOfSubscription, EndReason, Report, WatcherReport};
+
+pub(crate) use calendar::reason_label;
+pub use calendar::{CalendarMetrics, CallbackOutcome};
 
 /// Every metric of this process but Raft's. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -1,0 +1,386 @@
+//! What Prometheus is told of calendars and of the gateways that they are read at.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+use tandem_shared::cluster::{Assignment, AssignmentReason, CasId};
+use tandem_shared::io::telemetry::{LATENCY_BUCKETS, Metrics};
+
+use super::gauge;
+use crate::calendar::{BreakerState, Census, DeliveryKind, GatewayHealth, Report, SubscriptionState};
+use crate::exchange::ews::FailureClass;
+
+/// Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct CalendarMetrics {
+    enabled: IntGauge,
+    users: IntGaugeVec,
+    calendars_known: IntGauge,
+    subscriptions: IntGaugeVec,
+    streams: IntGauge,
+    assignments: IntGaugeVec,
+    assigned: IntCounterVec,
+    moves: IntCounterVec,
+    subscription_failures: IntCounterVec,
+    deaf: IntCounterVec,
+    users_in_trouble: IntCounterVec,
+    edges: IntCounterVec,
+    lateness: Histogram,
+    published: IntCounter,
+    callbacks: IntCounterVec,
+    notes_dropped: IntCounter,
+    credential_refused: IntGauge,
+    gateway: GatewayMetrics,
+}
+
+/// By gateway.
+#[derive(Debug, Clone)]
+struct GatewayMetrics {
+    request_seconds: HistogramVec,
+    request_failures: IntCounterVec,
+    throttled: IntCounterVec,
+    in_flight: IntGaugeVec,
+    waiting: IntGaugeVec,
+    concurrency: IntGaugeVec,
+    breaker_open: IntGaugeVec,
+    breaker_changes: IntCounterVec,
+}
+
+impl CalendarMetrics {
+    #[must_use]
+    pub fn register(registry: &Registry) -> Self {
+        let metrics = Metrics::new(registry);
+        let this = Self {
+            enabled: metrics.gauge(
+                "tandem_node_calendar_users_enabled",
+                "Users of the whole cluster whose calendar shows in their presence.",
+            ),
+            users: metrics.gauges(
+                "tandem_node_calendar_users",
+                "Users whose calendar this node keeps, by the state of their subscription.",
+                &["state"],
+            ),
+            calendars_known: metrics.gauge(
+                "tandem_node_calendars_known",
+                "Users of this node whose calendar has been read.",
+            ),
+            subscriptions: metrics.gauges(
+                "tandem_node_calendar_subscriptions",
+                "Subscriptions of this node, by the way in which Exchange tells of changes.",
+                &["delivery"],
+            ),
+            streams: metrics.gauge("tandem_node_exchange_streams", "Streaming connections that are open."),
+            assignments: metrics.gauges(
+                "tandem_node_cas_assignments",
+                "Users of this node, by the Client Access Server that they are assigned to.",
+                &["cas"],
+            ),
+            assigned: metrics.counters(
+                "tandem_node_cas_assigned_total",
+                "Users of this node that were given to a Client Access Server, in turn or by a move.",
+                &["cas"],
+            ),
+            moves: metrics.counters(
+                "tandem_node_cas_moves_total",
+                "Users of this node that were given another Client Access Server, by reason.",
+                &["reason"],
+            ),
+            subscription_failures: metrics.counters(
+                "tandem_node_subscription_failures_total",
+                "Subscriptions that were lost, by Client Access Server and class of the failure.",
+                &["cas", "class"],
+            ),
+            deaf: metrics.counters(
+                "tandem_node_subscriptions_deaf_total",
+                "Subscriptions that lived and told of nothing although the calendar changed.",
+                &["cas"],
+            ),
+            users_in_trouble: metrics.counters(
+                "tandem_node_calendar_user_alarms_total",
+                "Times that a user's calendar could not be kept for a reason of the user's own.",
+                &["reason"],
+            ),
+            edges: metrics.counters(
+                "tandem_node_calendar_edges_total",
+                "Changes of state by the calendar: on time within a second of when they were due, or late.",
+                &["timeliness"],
+            ),
+            lateness: metrics.histogram(
+                "tandem_node_calendar_edge_lateness_seconds",
+                "From when a change of state was due, spread included, to its publication.",
+                LATENCY_BUCKETS,
+            ),
+            published: metrics.counter(
+                "tandem_node_presence_published_total",
+                "Changes of what a calendar says that were handed to presence.",
+            ),
+            callbacks: metrics.counters(
+                "tandem_node_calendar_callbacks_total",
+                "Push callbacks with a genuine token, by what became of them.",
+                &["outcome"],
+            ),
+            notes_dropped: metrics.counter(
+                "tandem_node_calendar_callbacks_dropped_total",
+                "Callbacks for users of other nodes that were not passed on for want of room.",
+            ),
+            credential_refused: metrics.gauge(
+                "tandem_node_exchange_credential_refused",
+                "1 while the account is refused and all traffic to Exchange but a probe a minute stands still.",
+            ),
+            gateway: GatewayMetrics::register(&metrics),
+        };
+        this.show_all_labels();
+        this
+    }
+
+    /// A counter that has not counted yet is to be seen as zero.
+    fn show_all_labels(&self) {
+        for reason in MOVE_REASONS {
+            self.moves.with_label_values(&[reason_label(reason)]);
+        }
+        for outcome in CallbackOutcome::ALL {
+            self.callbacks.with_label_values(&[outcome.label()]);
+        }
+        for timeliness in ["on_time", "late"] {
+            self.edges.with_label_values(&[timeliness]);
+        }
+    }
+
+    pub fn record(&self, report: &Report) {
+        match report {
+            Report::SubscriptionLost { gateway, class, .. } => {
+                let class = class.map_or("silent", FailureClass::label);
+                self.subscription_failures
+                    .with_label_values(&[gateway.0.as_str(), class])
+                    .inc();
+            }
+            Report::Failed {
+                gateway,
+                operation,
+                class,
+            } => self
+                .gateway
+                .request_failures
+                .with_label_values(&[gateway.0.as_str(), *operation, class.label()])
+                .inc(),
+            Report::Throttled { gateway, .. } => {
+                self.gateway.throttled.with_label_values(&[&gateway.0]).inc()
+            }
+            Report::BreakerOpened { gateway } | Report::BreakerClosed { gateway } => {
+                self.gateway
+                    .breaker_changes
+                    .with_label_values(&[&gateway.0])
+                    .inc();
+            }
+            Report::CredentialRefused { .. } => self.credential_refused.set(1),
+            Report::CredentialAccepted => self.credential_refused.set(0),
+            Report::Deaf { gateway, .. } => self.deaf.with_label_values(&[&gateway.0]).inc(),
+            Report::MailboxUnavailable { .. } => self.alarm("mailbox_unavailable"),
+            Report::RightsMissing { .. } => self.alarm("rights_missing"),
+            Report::FellBackToStreaming { .. } => self.alarm("fell_back_to_streaming"),
+            Report::NotificationPortUnreachable { .. } => self.alarm("notification_port_unreachable"),
+            Report::RequestRefused { .. } => self.alarm("request_refused"),
+            Report::Edge { due_ms, published_ms } => self.edge(*due_ms, *published_ms),
+            Report::Subscribed { .. }
+            | Report::Unsubscribed { .. }
+            | Report::CredentialRefusedByOne { .. }
+            | Report::Moving { .. }
+            | Report::UsersLeftOut { .. } => {}
+        }
+    }
+
+    fn alarm(&self, reason: &str) {
+        self.users_in_trouble.with_label_values(&[reason]).inc();
+    }
+
+    fn edge(&self, due_ms: u64, published_ms: u64) {
+        let late_ms = published_ms.saturating_sub(due_ms);
+        let timeliness = if late_ms > ON_TIME_MS { "late" } else { "on_time" };
+        self.edges.with_label_values(&[timeliness]).inc();
+        self.lateness
+            .observe(Duration::from_millis(late_ms).as_secs_f64());
+    }
+
+    /// The log gave a user of this node a gateway.
+    pub fn assigned(&self, assignment: &Assignment) {
+        self.assigned.with_label_values(&[&assignment.cas.0]).inc();
+        if assignment.reason != AssignmentReason::RoundRobin {
+            self.moves
+                .with_label_values(&[reason_label(assignment.reason)])
+                .inc();
+        }
+    }
+
+    pub fn requested(&self, gateway: &CasId, operation: &'static str, latency: Duration) {
+        self.gateway
+            .request_seconds
+            .with_label_values(&[gateway.0.as_str(), operation])
+            .observe(latency.as_secs_f64());
+    }
+
+    pub fn published(&self) {
+        self.published.inc();
+    }
+
+    pub fn called_back(&self, outcome: CallbackOutcome) {
+        self.callbacks.with_label_values(&[outcome.label()]).inc();
+    }
+
+    pub fn note_dropped(&self) {
+        self.notes_dropped.inc();
+    }
+
+    pub fn show_census(&self, census: &Census) {
+        self.enabled.set(gauge(census.users_enabled));
+        for state in SUBSCRIPTION_STATES {
+            let count = census.subscriptions.get(&state).copied().unwrap_or(0);
+            self.users.with_label_values(&[state.as_str()]).set(gauge(count));
+        }
+        for delivery in [DeliveryKind::Push, DeliveryKind::Streaming, DeliveryKind::Pull] {
+            let count = census.deliveries.get(&delivery).copied().unwrap_or(0);
+            self.subscriptions
+                .with_label_values(&[delivery.as_str()])
+                .set(gauge(count));
+        }
+        self.calendars_known.set(gauge(census.calendars_known));
+        self.streams.set(gauge(census.streams));
+        self.credential_refused.set(i64::from(census.credential_refused));
+    }
+
+    pub fn show_gateway(&self, health: &GatewayHealth) {
+        let name = &[health.gateway.0.as_str()];
+        self.assignments.with_label_values(name).set(gauge(health.users));
+        self.assigned.with_label_values(name);
+        let metrics = &self.gateway;
+        metrics
+            .in_flight
+            .with_label_values(name)
+            .set(gauge(health.in_flight));
+        metrics.waiting.with_label_values(name).set(gauge(health.queued));
+        metrics
+            .concurrency
+            .with_label_values(name)
+            .set(gauge(health.concurrency));
+        metrics.throttled.with_label_values(name);
+        let open = health.breaker != BreakerState::Closed;
+        metrics.breaker_open.with_label_values(name).set(i64::from(open));
+    }
+
+    /// What is shown of a gateway that is no more would stand for ever.
+    pub fn forget_gateways(&self, gone: &BTreeSet<CasId>) {
+        let metrics = &self.gateway;
+        for cas in gone {
+            let name = &[cas.0.as_str()];
+            for gauges in [
+                &self.assignments,
+                &metrics.in_flight,
+                &metrics.waiting,
+                &metrics.concurrency,
+                &metrics.breaker_open,
+            ] {
+                // It may never have been shown.
+                let _ = gauges.remove_label_values(name);
+            }
+        }
+    }
+}
+
+impl GatewayMetrics {
+    fn register(metrics: &Metrics) -> Self {
+        let label = &["cas"];
+        Self {
+            request_seconds: metrics.histograms(
+                "tandem_node_exchange_request_seconds",
+                "From a request's start to its answer or failure, handshakes included.",
+                &["cas", "operation"],
+                LATENCY_BUCKETS,
+            ),
+            request_failures: metrics.counters(
+                "tandem_node_exchange_request_failures_total",
+                "Requests that failed, by operation and class of the failure.",
+                &["cas", "operation", "class"],
+            ),
+            throttled: metrics.counters(
+                "tandem_node_exchange_throttled_total",
+                "Times that a Client Access Server asked for fewer requests.",
+                label,
+            ),
+            in_flight: metrics.gauges(
+                "tandem_node_exchange_in_flight",
+                "Requests without an answer.",
+                label,
+            ),
+            waiting: metrics.gauges(
+                "tandem_node_exchange_requests_waiting",
+                "Requests that wait for their turn.",
+                label,
+            ),
+            concurrency: metrics.gauges(
+                "tandem_node_exchange_concurrency",
+                "Requests that may be under way at the same time; adapts to how the server gets on.",
+                label,
+            ),
+            breaker_open: metrics.gauges(
+                "tandem_node_exchange_breaker_open",
+                "1 while this node takes the Client Access Server for broken.",
+                label,
+            ),
+            breaker_changes: metrics.counters(
+                "tandem_node_exchange_breaker_changes_total",
+                "Times that the breaker opened or closed.",
+                label,
+            ),
+        }
+    }
+}
+
+/// What became of a callback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallbackOutcome {
+    /// For a user of this node.
+    Taken,
+    /// For a user of another node, who is told by the log.
+    PassedOn,
+    /// Nobody wants it any more: the gateway was told so.
+    Unsubscribed,
+}
+
+impl CallbackOutcome {
+    const ALL: [Self; 3] = [Self::Taken, Self::PassedOn, Self::Unsubscribed];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Taken => "taken",
+            Self::PassedOn => "passed_on",
+            Self::Unsubscribed => "unsubscribed",
+        }
+    }
+}
+
+#[must_use]
+pub(crate) fn reason_label(reason: AssignmentReason) -> &'static str {
+    match reason {
+        AssignmentReason::RoundRobin => "round_robin",
+        AssignmentReason::Failed => "failed",
+        AssignmentReason::Removed => "removed",
+        AssignmentReason::Rebalanced => "rebalanced",
+    }
+}
+
+const MOVE_REASONS: [AssignmentReason; 3] = [
+    AssignmentReason::Failed,
+    AssignmentReason::Removed,
+    AssignmentReason::Rebalanced,
+];
+const SUBSCRIPTION_STATES: [SubscriptionState; 8] = [
+    SubscriptionState::Elsewhere,
+    SubscriptionState::Unassigned,
+    SubscriptionState::Waiting,
+    SubscriptionState::Queued,
+    SubscriptionState::Asked,
+    SubscriptionState::Unconfirmed,
+    SubscriptionState::Live,
+    SubscriptionState::Moving,
+];
+const ON_TIME_MS: u64 = 1000;
