@@ -1,10 +1,15 @@
-//! `tandem-node --config FILE [--check-config]`.
+//! `tandem-node --config FILE [--check-config]`, and `tandem-node exchange …` to ask a running node.
 
 use std::process::ExitCode;
 
+use tandem_node::io::command_line;
 use tandem_node::{app, config};
 use tandem_shared::io::process;
 
 fn main() -> ExitCode {
-    process::main("tandem-node", config::read_with_files, app::run)
+    let mut arguments = std::env::args_os().skip(1);
+    match arguments.next() {
+        Some(word) if word == "exchange" => command_line::run(arguments),
+        Some(_) | None => process::main("tandem-node", config::read_with_files, app::run),
+    }
 }

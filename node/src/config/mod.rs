@@ -21,6 +21,7 @@ use tandem_shared::config::{AdminConfig, ClusterSection, LogConfig, MemberKind, 
 use crate::cti::CtiSettings;
 use crate::gateway::{AdoptionPolicy, GatewayConfig};
 
+pub(crate) use exchange::is_host;
 pub use exchange::{
     ConnectionLimits, ExchangeConfig, OAuthConfig, PasswordMethods, PasswordSource, PushCertificate,
     PushConfig, PushLimits, ServiceAccount,

@@ -12,6 +12,7 @@ use tandem_shared::io::admin::{AdminRequest, AdminResponse, Router, StatusCode};
 use tandem_shared::io::raft::{Authority, Cluster};
 
 use super::clock;
+use super::exchange::routes::ExchangeRoutes;
 use super::presence::PresenceRoutes;
 use super::rebalancing::{PER_SECOND_MAX, Rebalancing, RunState};
 
@@ -22,6 +23,8 @@ pub struct Routes {
     pub cluster: Cluster,
     pub rebalancing: Rebalancing,
     pub presence: PresenceRoutes,
+    /// `None`: the node has nothing to do with calendars.
+    pub exchange: Option<ExchangeRoutes>,
 }
 
 impl Routes {
@@ -38,6 +41,10 @@ impl Routes {
             return answer;
         }
         match (request.method.as_str(), request.path.as_str()) {
+            (_, path) if path.starts_with("/exchange/") => match &self.exchange {
+                Some(exchange) => exchange.answer(&request).await,
+                None => AdminResponse::error(StatusCode::NOT_FOUND, WITHOUT_EXCHANGE),
+            },
             ("GET", "/cluster") => ok(&self.cluster_view()),
             ("GET", "/sessions") => ok(&self.sessions_view()),
             ("GET", "/settings") => ok(&self.settings_view()),
@@ -236,7 +243,7 @@ impl Routes {
     }
 }
 
-fn refused(refusal: Refusal) -> AdminResponse {
+pub(super) fn refused(refusal: Refusal) -> AdminResponse {
     let (code, message) = match refusal {
         Refusal::NoCas => (StatusCode::CONFLICT, "no gateway is eligible"),
         Refusal::LimitReached => (StatusCode::CONFLICT, "a limit is reached"),
@@ -342,5 +349,6 @@ struct UsersBody {
     users: Vec<String>,
 }
 
+const WITHOUT_EXCHANGE: &str = "this node has no [exchange] in its configuration";
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
 const USERS_PER_COMMAND: usize = 500;

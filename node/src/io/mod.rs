@@ -10,6 +10,7 @@
 
 pub mod admin_routes;
 pub mod clock;
+pub mod command_line;
 pub mod cti_link;
 pub mod directory_watch;
 pub mod driver;

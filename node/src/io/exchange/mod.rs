@@ -3,6 +3,8 @@
 //! Owns sockets, TLS and tokens. Does not own SOAP ([`crate::exchange::ews`]), nor what is asked, when and how often
 //! ([`crate::calendar`]). What always holds: every wait, buffer and table is bounded; no secret is ever logged.
 
+mod callbacks;
+pub mod cas_rebalancing;
 pub mod certificate_import;
 pub mod certificate_probe;
 pub mod certificate_routes;
@@ -11,14 +13,24 @@ pub mod client;
 mod client_tests;
 mod connection;
 pub mod counters;
+pub mod credential_source;
+pub mod driver;
 mod gateway;
 mod login;
+pub mod probe;
+pub mod push;
 mod push_callback;
 pub mod push_listener;
 #[cfg(test)]
 mod push_listener_tests;
+mod replicated;
+mod reports;
+pub mod routes;
 pub mod signing;
 pub mod streaming;
 mod token_source;
 pub mod trust;
 mod verifier;
+mod views;
+
+pub use views::AccountView;

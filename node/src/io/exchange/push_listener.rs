@@ -66,16 +66,16 @@ impl PushMetrics {
     pub fn register(metrics: &Metrics) -> Self {
         Self {
             callbacks: metrics.counters(
-                "tandem_exchange_callbacks_total",
+                "tandem_node_exchange_callbacks_total",
                 "Push callbacks, by what they were answered.",
                 &["answer"],
             ),
             connections: metrics.gauge(
-                "tandem_exchange_callback_connections",
+                "tandem_node_exchange_callback_connections",
                 "Connections to the push listener.",
             ),
             refused: metrics.counters(
-                "tandem_exchange_callback_connections_refused_total",
+                "tandem_node_exchange_callback_connections_refused_total",
                 "Connections to the push listener that were closed unanswered.",
                 &["reason"],
             ),

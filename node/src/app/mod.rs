@@ -1,4 +1,9 @@
 //! The composition root: builds the parts in order, and takes them apart in reverse.
+//!
+//! Owns the order, and nothing else: the parts of calendars are put together in a file of their own. What always holds:
+//! a node without `[exchange]` runs without any of them.
+
+mod calendars;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -35,6 +40,8 @@ use crate::io::sip_listener::{self, PairIds};
 use crate::io::{clock, registration};
 use crate::metrics::NodeMetrics;
 
+use calendars::Calendars;
+
 /// Runs the node until it is asked to stop.
 ///
 /// # Errors
@@ -67,12 +74,30 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
     tokio::spawn(presence_out.clone().run(config.id, cluster.clone()));
     tokio::spawn(directory.clone().follow(shutdown.clone()));
 
+    let incarnations = watch::Sender::new(incarnation);
+    let calendars = match &config.exchange {
+        Some(exchange) => {
+            let parts = calendars::Parts {
+                id: config.id,
+                incarnation: incarnations.subscribe(),
+                cluster: cluster.clone(),
+                directory: directory.subscribe(),
+                presence: presence_out,
+                registry: &registry,
+                shutdown: shutdown.clone(),
+            };
+            Some(calendars::start(exchange, parts).await?)
+        }
+        None => None,
+    };
+
     let rebalancing = Rebalancing::default();
     let routes = Routes {
         id: config.id,
         cluster: cluster.clone(),
         rebalancing: rebalancing.clone(),
         presence: PresenceRoutes::new(cluster.clone(), directory.clone(), presence_view.clone()),
+        exchange: calendars.as_ref().map(|calendars| calendars.routes.clone()),
     };
     let state = AdminState {
         registry,
@@ -99,7 +124,7 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
     let identity = Identity {
         id: config.id,
         sip_address: config.sip.advertise,
-        incarnation: watch::Sender::new(incarnation),
+        incarnation: incarnations,
         cti_names: config
             .cti
             .connections
@@ -155,7 +180,10 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
         ..DrainTimings::default()
     };
     let outcome = shutdown
-        .drain(&timings, hand_over(&cluster, &identity, &events_sender))
+        .drain(
+            &timings,
+            hand_over(&cluster, &identity, &events_sender, calendars.as_ref()),
+        )
         .await;
     cluster.shutdown().await;
     Ok(ExitStatus::of(&reason, &outcome))
@@ -212,11 +240,19 @@ async fn join_and_accept(
 }
 
 /// No client hears of a planned stop: the others go on with the sessions.
-async fn hand_over(cluster: &Cluster, identity: &Identity, events: &mpsc::Sender<DriverEvent>) {
+async fn hand_over(
+    cluster: &Cluster,
+    identity: &Identity,
+    events: &mpsc::Sender<DriverEvent>,
+    calendars: Option<&Calendars>,
+) {
     // Whoever is gone already needs no telling.
     let _ = events.send(DriverEvent::Gateway(Input::DrainStarted)).await;
     let incarnation = *identity.incarnation.borrow();
     registration::leave(cluster, identity.id, incarnation).await;
+    if let Some(calendars) = calendars {
+        calendars.stop().await;
+    }
     tokio::time::sleep(LAST_ANSWERS).await;
     cluster.drain().await;
     let _ = events.send(DriverEvent::Stop).await;

@@ -1,0 +1,253 @@
+//! The gateways: how well they are, and changes to them.
+
+use serde_json::{Value, json};
+
+use super::Outcome;
+use super::admin_client::{AdminClient, ClientError};
+use super::arguments::NewGateway;
+use super::table::Table;
+
+pub(super) fn status(client: &AdminClient, json: bool) -> Result<Outcome, ClientError> {
+    let status = client.get("/exchange/status")?;
+    let gateways = list_of(&status["gateways"]);
+    let is_well = |gateway: &Value| gateway["well"].as_bool() == Some(true);
+    let well = !gateways.is_empty()
+        && gateways.iter().all(is_well)
+        && status["credential_refused"].as_bool() == Some(false);
+    let text = if json {
+        status.to_string()
+    } else {
+        status_text(&status)
+    };
+    Ok(Outcome { text, well })
+}
+
+/// The guides' page, and what they do not tell.
+fn status_text(status: &Value) -> String {
+    let account = &status["account"];
+    let mut text = format!(
+        "account {}, {}{}, seen from {}\n\n",
+        word(&account["name"]),
+        word(&account["authentication"]),
+        match status["credential_refused"].as_bool() {
+            Some(true) => ": REFUSED, one attempt a minute",
+            Some(false) | None => "",
+        },
+        word(&status["node"]),
+    );
+    let mut table = Table::new(&[
+        "gateway",
+        "host",
+        "reachability",
+        "SSL connection/certificate",
+        "account",
+        "impersonation",
+        "latency",
+        "server",
+        "users",
+        "breaker",
+        "throttled",
+        "in flight",
+    ]);
+    let gateways = list_of(&status["gateways"]);
+    for gateway in gateways {
+        let (probe, here) = (&gateway["probe"], &gateway["here"]);
+        table.row([
+            marked(gateway),
+            format!("{}:{}", word(&gateway["host"]), word(&gateway["port"])),
+            word(&probe["reachability"]),
+            word(&probe["ssl_status"]),
+            word(&probe["account"]).replace('_', " "),
+            word(&probe["impersonation"]).replace('_', " "),
+            millis(&probe["latency_ms"]),
+            word(&probe["server_version"]),
+            word(&gateway["users"]),
+            word(&here["breaker"]).replace('_', " "),
+            word(&here["throttled"]),
+            word(&here["in_flight"]),
+        ]);
+    }
+    text.push_str(&table.text());
+    for gateway in gateways {
+        for explanation in list_of(&gateway["probe"]["explanations"]) {
+            text.push_str(&format!("\n{}: {}", word(&gateway["name"]), word(explanation)));
+        }
+        let broken = list_of(&gateway["broken_for"]);
+        if !broken.is_empty() {
+            let nodes: Vec<String> = broken.iter().map(word).collect();
+            text.push_str(&format!(
+                "\n{}: fails for {}; its users get other gateways.",
+                word(&gateway["name"]),
+                nodes.join(", ")
+            ));
+        }
+    }
+    if gateways.is_empty() {
+        text.push_str("\nThere is no gateway: tandem-node exchange gateways add NAME HOST");
+    }
+    text
+}
+
+fn marked(gateway: &Value) -> String {
+    let name = word(&gateway["name"]);
+    match gateway["well"].as_bool() {
+        Some(true) => name,
+        Some(false) | None => format!("{name} (!)"),
+    }
+}
+
+pub(super) fn list(client: &AdminClient, json: bool) -> Result<Outcome, ClientError> {
+    let gateways = client.get("/exchange/gateways")?;
+    if json {
+        return Ok(Outcome::well(gateways.to_string()));
+    }
+    let mut table = Table::new(&[
+        "gateway",
+        "host",
+        "eligible",
+        "takes users",
+        "users",
+        "description",
+    ]);
+    for gateway in list_of(&gateways) {
+        table.row([
+            word(&gateway["name"]),
+            format!("{}:{}", word(&gateway["host"]), word(&gateway["port"])),
+            yes_or_no(&gateway["eligible"]),
+            yes_or_no(&gateway["takes_users"]),
+            word(&gateway["users"]),
+            word(&gateway["description"]),
+        ]);
+    }
+    Ok(Outcome::well(table.text()))
+}
+
+pub(super) fn add(client: &AdminClient, new: &NewGateway) -> Result<Outcome, ClientError> {
+    let mut gateways = configured(client)?;
+    gateways.retain(|gateway| gateway["name"] != json!(new.name));
+    gateways.push(json!({
+        "name": new.name,
+        "host": new.host.host,
+        "port": new.host.port,
+        "description": new.description,
+        "channel_binding": new.channel_binding,
+        "legacy_algorithms": new.legacy_algorithms,
+    }));
+    configure(client, &gateways)
+}
+
+pub(super) fn remove(client: &AdminClient, name: &str) -> Result<Outcome, ClientError> {
+    let mut gateways = configured(client)?;
+    let before = gateways.len();
+    gateways.retain(|gateway| gateway["name"] != json!(name));
+    if gateways.len() == before {
+        return Err(ClientError::Refused {
+            status: hyper::StatusCode::NOT_FOUND,
+            message: format!("there is no gateway {name:?}"),
+        });
+    }
+    configure(client, &gateways)
+}
+
+/// The list as the route takes it.
+fn configured(client: &AdminClient) -> Result<Vec<Value>, ClientError> {
+    let gateways = client.get("/exchange/gateways")?;
+    let settable = |gateway: &Value| {
+        let keys = SETTABLE.iter();
+        keys.map(|key| ((*key).to_owned(), gateway[*key].clone()))
+            .collect()
+    };
+    Ok(list_of(&gateways)
+        .iter()
+        .map(|gateway| Value::Object(settable(gateway)))
+        .collect())
+}
+
+fn configure(client: &AdminClient, gateways: &[Value]) -> Result<Outcome, ClientError> {
+    client.post("/exchange/gateways", &json!({ "gateways": gateways }))?;
+    list(client, false)
+}
+
+pub(super) fn set_eligible(client: &AdminClient, name: &str, eligible: bool) -> Result<Outcome, ClientError> {
+    let body = json!({ "name": name, "eligible": eligible });
+    client.post("/exchange/gateways/eligible", &body)?;
+    list(client, false)
+}
+
+pub(super) fn rebalance(client: &AdminClient, per_second: u32) -> Result<Outcome, ClientError> {
+    let answer = client.post("/exchange/rebalance", &json!({ "per_second": per_second }))?;
+    Ok(Outcome::well(format!(
+        "{} users move, {per_second} per second; see GET /exchange/rebalance",
+        word(&answer["moves"])
+    )))
+}
+
+pub(super) fn list_of(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// A value for people; nothing for what is not known.
+pub(super) fn word(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => other.to_string(),
+    }
+}
+
+fn yes_or_no(value: &Value) -> String {
+    let word = match value.as_bool() {
+        Some(true) => "yes",
+        Some(false) => "no",
+        None => "-",
+    };
+    word.to_owned()
+}
+
+fn millis(value: &Value) -> String {
+    value
+        .as_u64()
+        .map_or_else(|| "-".to_owned(), |millis| format!("{millis} ms"))
+}
+
+const SETTABLE: [&str; 6] = [
+    "name",
+    "host",
+    "port",
+    "description",
+    "channel_binding",
+    "legacy_algorithms",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_speaks_the_guides_words() {
+        let status = json!({
+            "node": "n1",
+            "account": { "name": "LAB\\svc", "authentication": "negotiate" },
+            "credential_refused": false,
+            "gateways": [{
+                "name": "cas-1", "host": "cas1.lab.test", "port": 443, "well": false, "users": 12,
+                "broken_for": ["n2"],
+                "probe": {
+                    "reachability": "pingable", "ssl_status": "Certificate Missing From Chain",
+                    "account": "not_tried", "impersonation": "not_tried", "latency_ms": null,
+                    "server_version": null, "explanations": ["Upload the issuer."],
+                },
+                "here": { "breaker": "open", "throttled": 3, "in_flight": 0 },
+            }],
+        });
+        let text = status_text(&status);
+        for wanted in [
+            "account LAB\\svc, negotiate, seen from n1",
+            "cas-1 (!)  cas1.lab.test:443  pingable      Certificate Missing From Chain  not tried",
+            "cas-1: Upload the issuer.",
+            "cas-1: fails for n2; its users get other gateways.",
+        ] {
+            assert!(text.contains(wanted), "{text}");
+        }
+    }
+}

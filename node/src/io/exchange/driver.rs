@@ -1,0 +1,561 @@
+//! The loop around the calendars of this node. It has no opinion.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tandem_shared::cluster::{CasEndpoint, CasId, Change, NodeId};
+use tandem_shared::io::raft::{Authority, ChangeReceiver, Cluster, ClusterStatus};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
+use tracing::{debug, error, info};
+
+use crate::calendar::{
+    AffinityKey, CalendarSettings, Calendars, Explanation, GatewayHealth, Input, Output, Report, RequestId,
+    StreamId,
+};
+use crate::directory::Directory;
+use crate::exchange::ews::{Failure, Operation};
+use crate::io::clock;
+use crate::io::presence::PresenceOut;
+use crate::metrics::CalendarMetrics;
+
+use super::callbacks::{Callbacks, notification_of};
+use super::client::{EwsClient, OpenStream, PerformRequest, StreamHandle};
+use super::push::CallbackUrls;
+use super::push_listener::CallbackArrived;
+use super::replicated;
+use super::reports::Reports;
+
+/// The parts that the loop holds together.
+pub struct CalendarDriver {
+    pub id: NodeId,
+    /// Of the life that the cluster has taken in.
+    pub incarnation: watch::Receiver<u64>,
+    pub calendars: Calendars,
+    pub cluster: Cluster,
+    pub directory: watch::Receiver<Arc<Directory>>,
+    pub client: EwsClient,
+    pub credential_changes: watch::Receiver<u64>,
+    /// `None`: nothing listens for callbacks.
+    pub push: Option<CallbackUrls>,
+    pub arrived: Option<mpsc::Receiver<CallbackArrived>>,
+    pub presence: PresenceOut,
+    pub questions: mpsc::Receiver<Question>,
+    pub metrics: CalendarMetrics,
+    /// What the configuration file says.
+    pub defaults: CalendarSettings,
+    /// For a cluster that has none.
+    pub initial_gateways: Vec<(CasId, CasEndpoint)>,
+}
+
+/// What others want of the loop.
+#[derive(Debug)]
+pub enum Question {
+    Explain {
+        user: String,
+        answer: oneshot::Sender<Option<Explanation>>,
+    },
+    Gateways {
+        answer: oneshot::Sender<GatewaysAnswer>,
+    },
+    /// The node's users have other owners: the loop ends when what is under way is done, or soon after.
+    Stop,
+}
+
+#[derive(Debug, Clone)]
+pub struct GatewaysAnswer {
+    pub gateways: Vec<GatewayHealth>,
+    pub credential_refused: bool,
+}
+
+impl CalendarDriver {
+    /// Runs until it is told to stop.
+    pub async fn run(self) {
+        let (sender, inputs) = mpsc::channel(INPUTS_WAITING_MAX);
+        let running = Running {
+            callbacks: Callbacks::new(self.cluster.clone(), self.metrics.clone()),
+            reports: Reports::new(self.metrics.clone()),
+            driver: self,
+            sender,
+            inputs,
+            tasks: JoinSet::new(),
+            awaited: HashMap::new(),
+            streams: HashMap::new(),
+            registered: false,
+            may_start: false,
+            shown: BTreeSet::new(),
+            users_enabled: 0,
+            ticks: 0,
+        };
+        running.run().await;
+    }
+}
+
+struct Running {
+    driver: CalendarDriver,
+    callbacks: Callbacks,
+    reports: Reports,
+    sender: mpsc::Sender<Input>,
+    inputs: mpsc::Receiver<Input>,
+    /// Requests and proposals under way; the calendars bound their number.
+    tasks: JoinSet<Input>,
+    awaited: HashMap<Id, Awaited>,
+    streams: HashMap<StreamId, StreamHandle>,
+    registered: bool,
+    may_start: bool,
+    shown: BTreeSet<CasId>,
+    users_enabled: usize,
+    ticks: u64,
+}
+
+/// What must be answered even if its task panics.
+#[derive(Clone, Copy)]
+enum Awaited {
+    Request(RequestId),
+    Proposal(u64),
+}
+
+enum Woken {
+    Changes(Vec<Change>),
+    StatusChanged,
+    Input(Input),
+    Done(Result<(Id, Input), JoinError>),
+    Called(CallbackArrived),
+    Asked(Question),
+    DirectoryChanged,
+    CredentialChanged,
+    IncarnationChanged,
+    CallbackAddressChanged,
+    Deadline,
+    Tick,
+    Ended,
+}
+
+impl Running {
+    async fn run(mut self) {
+        let mut changes = self.driver.cluster.changes();
+        let mut status = self.driver.cluster.status();
+        status.mark_changed();
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.standing_changed();
+        loop {
+            match self.next(&mut changes, &mut status, &mut tick).await {
+                Woken::Ended | Woken::Asked(Question::Stop) => break,
+                Woken::Changes(changes) => self.changes(&changes),
+                Woken::StatusChanged | Woken::IncarnationChanged => self.standing_changed(),
+                Woken::Input(input) => self.take_in(input),
+                Woken::Done(done) => self.done(done),
+                Woken::Called(arrived) => self.called(arrived),
+                Woken::Asked(question) => self.asked(question),
+                Woken::DirectoryChanged => self.take_in_users(),
+                Woken::CredentialChanged => self.take_in(Input::CredentialChanged),
+                Woken::CallbackAddressChanged => self.take_in(Input::CallbackAddressChanged),
+                Woken::Deadline => self.take_in(Input::DeadlineReached),
+                Woken::Tick => self.tick(),
+            }
+        }
+        self.finish().await;
+    }
+
+    async fn next(
+        &mut self,
+        changes: &mut ChangeReceiver,
+        status: &mut watch::Receiver<ClusterStatus>,
+        tick: &mut Interval,
+    ) -> Woken {
+        let deadline = self.driver.calendars.next_deadline();
+        let sleep = async {
+            match deadline {
+                Some(at) => sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = changes.recv() => changed.map_or(Woken::Ended, Woken::Changes),
+            changed = status.changed() => match changed {
+                Ok(()) => Woken::StatusChanged,
+                Err(_) => Woken::Ended,
+            },
+            Ok(()) = self.driver.directory.changed() => Woken::DirectoryChanged,
+            Ok(()) = self.driver.credential_changes.changed() => Woken::CredentialChanged,
+            true = address_changed(&mut self.driver.push) => Woken::CallbackAddressChanged,
+            Ok(()) = self.driver.incarnation.changed() => Woken::IncarnationChanged,
+            Some(done) = self.tasks.join_next_with_id() => Woken::Done(done),
+            Some(input) = self.inputs.recv() => Woken::Input(input),
+            Some(arrived) = called_back(&mut self.driver.arrived) => Woken::Called(arrived),
+            question = self.driver.questions.recv() => question.map_or(Woken::Ended, Woken::Asked),
+            () = sleep => Woken::Deadline,
+            _ = tick.tick() => Woken::Tick,
+        }
+    }
+
+    fn changes(&mut self, changes: &[Change]) {
+        let mut reassigned = Vec::new();
+        for change in changes {
+            self.change(change, &mut reassigned);
+        }
+        if !reassigned.is_empty() {
+            self.reassigned(reassigned);
+        }
+    }
+
+    fn change(&mut self, change: &Change, reassigned: &mut Vec<String>) {
+        match change {
+            Change::NodeChanged(_) => self.standing_changed(),
+            Change::SettingChanged { .. } => self.take_in_settings(),
+            Change::CasGatewaysChanged => self.take_in_gateways(),
+            Change::CalendarEnabledChanged { .. } => self.take_in_users(),
+            Change::CasAssignmentChanged { user } => reassigned.push(user.clone()),
+            Change::CallbacksReceived { callbacks } => {
+                for note in callbacks {
+                    if self.owns(&note.user) {
+                        self.take_in(Input::Pushed {
+                            user: note.user.clone(),
+                            attempt: note.attempt,
+                            notification: notification_of(note),
+                        });
+                    }
+                }
+            }
+            Change::Replaced => self.take_in_state(),
+            // These are the gateway's, the watchers' and those of whoever evens out shares.
+            Change::SessionOpened(_)
+            | Change::SessionMoved { .. }
+            | Change::SessionUpdated(_)
+            | Change::SessionClosed { .. }
+            | Change::RebalanceRequested { .. }
+            | Change::PresenceChanged { .. }
+            | Change::WatcherChanged(_)
+            | Change::WatcherMoved { .. }
+            | Change::WatcherRemoved { .. } => {}
+        }
+    }
+
+    /// Before the cluster has taken the node in, what the log says of it is about an earlier life.
+    fn standing_changed(&mut self) {
+        let incarnation = *self.driver.incarnation.borrow_and_update();
+        let (id, cluster) = (self.driver.id, &self.driver.cluster);
+        let registered = cluster.with_state(|state| replicated::is_registered(state, id, incarnation));
+        let has_authority = cluster.status().borrow().authority != Authority::Isolated;
+        let begins = registered && !self.registered;
+        self.registered = registered;
+        if begins {
+            self.take_in_state();
+            self.propose_initial_gateways();
+        } else {
+            self.take_in_live_nodes();
+        }
+        let may_start = registered && has_authority;
+        if may_start != self.may_start {
+            self.may_start = may_start;
+            self.take_in(Input::AuthorityChanged { may_start });
+        }
+    }
+
+    fn take_in_state(&mut self) {
+        self.take_in_settings();
+        self.take_in_gateways();
+        self.take_in_live_nodes();
+        let assignments = self.driver.cluster.with_state(replicated::all_assignments);
+        self.take_in_users();
+        self.take_in(Input::Assignments(assignments));
+    }
+
+    fn take_in_settings(&mut self) {
+        let (cluster, defaults) = (&self.driver.cluster, &self.driver.defaults);
+        let (users, has_push) = (self.users_enabled, self.driver.push.is_some());
+        let settings = cluster.with_state(|state| replicated::settings(state, users, defaults, has_push));
+        if let Some(push) = &self.driver.push {
+            let port = cluster.with_state(replicated::push_port);
+            push.move_to(
+                port,
+                Duration::from_secs(u64::from(settings.status_frequency) * 60),
+            );
+        }
+        self.take_in(Input::Settings(settings));
+    }
+
+    fn take_in_gateways(&mut self) {
+        let gateways = self
+            .driver
+            .cluster
+            .with_state(|state| state.cas_gateways().to_vec());
+        self.driver.client.set_gateways(&gateways);
+        self.take_in(Input::Gateways(gateways));
+    }
+
+    fn take_in_live_nodes(&mut self) {
+        let nodes = match self.registered {
+            true => self
+                .driver
+                .cluster
+                .with_state(|state| state.live_nodes().collect()),
+            false => Vec::new(),
+        };
+        self.take_in(Input::LiveNodes(nodes));
+    }
+
+    fn take_in_users(&mut self) {
+        let directory = self.driver.directory.borrow_and_update().clone();
+        let users = self
+            .driver
+            .cluster
+            .with_state(|state| replicated::calendar_users(state, &directory));
+        let count = std::mem::replace(&mut self.users_enabled, users.len());
+        if count != self.users_enabled {
+            // The spread may depend on their number.
+            self.take_in_settings();
+        }
+        self.take_in(Input::Users(users));
+    }
+
+    fn reassigned(&mut self, users: Vec<String>) {
+        let id = self.driver.id;
+        let (assignments, own) = self
+            .driver
+            .cluster
+            .with_state(|state| replicated::assignments_of(state, users, id));
+        for assignment in &own {
+            self.driver.metrics.assigned(assignment);
+        }
+        self.take_in(Input::Assignments(assignments));
+    }
+
+    fn propose_initial_gateways(&mut self) {
+        let gateways = std::mem::take(&mut self.driver.initial_gateways);
+        if !gateways.is_empty() {
+            tokio::spawn(replicated::propose_gateways(
+                self.driver.cluster.clone(),
+                gateways,
+            ));
+        }
+    }
+
+    fn owns(&self, user: &str) -> bool {
+        let owner = self.driver.cluster.with_state(|state| state.calendar_owner(user));
+        self.registered && owner == Some(self.driver.id)
+    }
+
+    fn called(&mut self, arrived: CallbackArrived) {
+        let is_ours = self.owns(&arrived.user);
+        for input in self.callbacks.take(arrived, is_ours, &self.driver.calendars) {
+            self.take_in(input);
+        }
+    }
+
+    fn asked(&self, question: Question) {
+        let calendars = &self.driver.calendars;
+        // Whoever asked may have gone.
+        match question {
+            Question::Explain { user, answer } => drop(answer.send(calendars.explain(&user))),
+            Question::Gateways { answer } => drop(answer.send(GatewaysAnswer {
+                gateways: calendars.gateway_statuses(),
+                credential_refused: calendars.census().credential_refused,
+            })),
+            Question::Stop => {}
+        }
+    }
+
+    fn done(&mut self, done: Result<(Id, Input), JoinError>) {
+        let (id, input) = match done {
+            Ok((id, input)) => (id, Some(input)),
+            Err(error) => {
+                error!(%error, "a task of the calendars failed");
+                (error.id(), None)
+            }
+        };
+        let awaited = self.awaited.remove(&id);
+        let instead = || match awaited? {
+            Awaited::Request(request) => Some(Input::Answered {
+                request,
+                result: Err(Failure::Malformed("the client gave up on it")),
+                latency: Duration::ZERO,
+            }),
+            Awaited::Proposal(proposal) => Some(Input::Committed {
+                proposal,
+                applied: None,
+            }),
+        };
+        if let Some(input) = input.or_else(instead) {
+            self.take_in(input);
+        }
+    }
+
+    fn take_in(&mut self, input: Input) {
+        for output in self.driver.calendars.handle(input, clock::now()) {
+            self.perform(output);
+        }
+    }
+
+    fn perform(&mut self, output: Output) {
+        match output {
+            Output::Request {
+                request,
+                gateway,
+                operation,
+                impersonate,
+                affinity,
+                timeout,
+            } => {
+                let asked = PerformRequest {
+                    gateway,
+                    operation,
+                    impersonate,
+                    affinity,
+                    timeout,
+                };
+                self.request(request, asked);
+            }
+            Output::SubscribePush {
+                request,
+                gateway,
+                user,
+                mailbox,
+                attempt,
+                status_frequency,
+                timeout,
+            } => {
+                let push = self.driver.push.as_ref();
+                let Some(callback_url) = push.and_then(|push| push.url(&user, attempt)) else {
+                    return self.refuse_push(request);
+                };
+                let asked = PerformRequest {
+                    gateway,
+                    operation: Operation::SubscribePush {
+                        callback_url,
+                        status_frequency,
+                    },
+                    impersonate: Some(mailbox),
+                    affinity: AffinityKey::User(user),
+                    timeout,
+                };
+                self.request(request, asked);
+            }
+            Output::OpenStream {
+                stream,
+                gateway,
+                subscriptions,
+                anchor,
+                affinity,
+                connection_timeout,
+                read_timeout,
+            } => {
+                let open = OpenStream {
+                    stream,
+                    gateway,
+                    subscriptions,
+                    anchor,
+                    affinity,
+                    connection_timeout,
+                    read_timeout,
+                };
+                let handle = self.driver.client.open_stream(open, self.sender.clone());
+                self.streams.insert(stream, handle);
+            }
+            Output::CloseStream { stream } => drop(self.streams.remove(&stream)),
+            Output::Propose { proposal, command } => {
+                let task = replicated::propose(self.driver.cluster.clone(), proposal, command);
+                let id = self.tasks.spawn(task).id();
+                self.awaited.insert(id, Awaited::Proposal(proposal));
+            }
+            Output::Publish { user, presence } => {
+                self.driver.metrics.published();
+                self.driver.presence.publish(user, presence);
+            }
+            Output::Report(report) => self.report(&report),
+        }
+    }
+
+    /// A subscription that is lost may be made anew at another mailbox server.
+    fn report(&mut self, report: &Report) {
+        if let Report::SubscriptionLost { user, gateway, .. } | Report::Deaf { user, gateway } = report {
+            let affinity = AffinityKey::User(user.clone());
+            self.driver.client.forget_affinity(gateway, &affinity);
+        }
+        self.reports.report(report);
+    }
+
+    fn request(&mut self, request: RequestId, asked: PerformRequest) {
+        let (client, metrics) = (self.driver.client.clone(), self.driver.metrics.clone());
+        let id = self.tasks.spawn(async move {
+            let (gateway, operation) = (asked.gateway.clone(), asked.operation.label());
+            let performed = client.perform(asked).await;
+            metrics.requested(&gateway, operation, performed.latency);
+            Input::Answered {
+                request,
+                result: performed.result,
+                latency: performed.latency,
+            }
+        });
+        self.awaited.insert(id.id(), Awaited::Request(request));
+    }
+
+    /// The settings ask for what the configuration makes impossible; they are not passed on, so this is our mistake.
+    fn refuse_push(&mut self, request: RequestId) {
+        debug!("a push subscription was asked for, and nothing listens");
+        let id = self.tasks.spawn(async move {
+            Input::Answered {
+                request,
+                result: Err(Failure::Malformed("nothing listens for callbacks")),
+                latency: Duration::ZERO,
+            }
+        });
+        self.awaited.insert(id.id(), Awaited::Request(request));
+    }
+
+    fn tick(&mut self) {
+        self.callbacks.flush();
+        self.ticks = self.ticks.wrapping_add(1);
+        if self.ticks.is_multiple_of(TICKS_PER_SHOW) {
+            self.reports.summarize();
+            self.show_metrics();
+        }
+    }
+
+    fn show_metrics(&mut self) {
+        let (metrics, calendars) = (&self.driver.metrics, &self.driver.calendars);
+        metrics.show_census(&calendars.census());
+        let statuses = calendars.gateway_statuses();
+        for health in &statuses {
+            metrics.show_gateway(health);
+        }
+        let shown: BTreeSet<CasId> = statuses.into_iter().map(|health| health.gateway).collect();
+        metrics.forget_gateways(&self.shown.difference(&shown).cloned().collect());
+        self.shown = shown;
+    }
+
+    /// What the calendars still wanted to tell Exchange goes out.
+    async fn finish(mut self) {
+        self.streams.clear();
+        let under_way = self.tasks.len();
+        let all_done = async { while self.tasks.join_next().await.is_some() {} };
+        let done = tokio::time::timeout(LAST_REQUESTS, all_done).await.is_ok();
+        info!(under_way, done, "calendars are handed over");
+        self.tasks.shutdown().await;
+    }
+}
+
+/// `false` where nothing listens.
+async fn address_changed(push: &mut Option<CallbackUrls>) -> bool {
+    match push {
+        Some(push) => push.changed().await,
+        None => false,
+    }
+}
+
+/// Where nothing listens, nobody calls.
+async fn called_back(arrived: &mut Option<mpsc::Receiver<CallbackArrived>>) -> Option<CallbackArrived> {
+    match arrived {
+        Some(arrived) => arrived.recv().await,
+        None => None,
+    }
+}
+
+const TICK: Duration = Duration::from_millis(500);
+/// The metrics of a hundred thousand users are counted, not kept.
+const TICKS_PER_SHOW: u64 = 4;
+const INPUTS_WAITING_MAX: usize = 4096;
+const LAST_REQUESTS: Duration = Duration::from_secs(2);

@@ -1,0 +1,211 @@
+//! The port for callbacks (the guides' Exchange Notification Port), and the URLs that lead there.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::server::ResolvesServerCertUsingSni;
+use tandem_shared::io::shutdown::Shutdown;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use crate::config::PushConfig;
+use crate::exchange::callback::CallbackKey;
+
+use super::push_listener::{CallbackArrived, PushListener, PushListenerOptions, PushMetrics};
+use super::signing::{IdentityFiles, ServingIdentity};
+
+/// Makes callback URLs, and asks for another port.
+#[derive(Debug)]
+pub struct CallbackUrls {
+    key: CallbackKey,
+    /// Without the port.
+    advertised_host: String,
+    advertised_port: u16,
+    wanted: watch::Sender<Wanted>,
+    /// The port that callbacks are taken on, once it differs from the file's.
+    current: watch::Receiver<Option<u16>>,
+}
+
+/// `None`: the port of the file. The former one is kept for as long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Wanted {
+    port: Option<u16>,
+    keep_old_for: Duration,
+}
+
+impl CallbackUrls {
+    /// `None` when the user's id is too long for a URL.
+    #[must_use]
+    pub fn url(&self, user: &str, attempt: u64) -> Option<String> {
+        let path = self.key.path(user, attempt)?;
+        let port = self.current.borrow().unwrap_or(self.advertised_port);
+        Some(format!("{}:{port}{path}", self.advertised_host))
+    }
+
+    /// Returns when URLs have become others; `false`: they never will again.
+    pub(super) async fn changed(&mut self) -> bool {
+        self.current.changed().await.is_ok()
+    }
+
+    /// From now on callbacks are to come on this port; subscriptions made before call the former one until they are
+    /// renewed.
+    pub fn move_to(&self, port: Option<u16>, keep_old_for: Duration) {
+        let wanted = Wanted { port, keep_old_for };
+        self.wanted.send_if_modified(|former| {
+            let changed = former.port != port;
+            *former = wanted;
+            changed
+        });
+    }
+}
+
+/// Keeps the ports and the certificate as they shall be.
+pub struct PushKeeper {
+    listener: PushListener,
+    listen: SocketAddr,
+    identity: Option<ServingIdentity>,
+    tls: Option<Arc<ArcSwap<ServerConfig>>>,
+    wanted: watch::Receiver<Wanted>,
+    current: watch::Sender<Option<u16>>,
+}
+
+/// What is made of `[exchange.push]`.
+pub struct Push {
+    pub urls: CallbackUrls,
+    pub keeper: PushKeeper,
+    pub arrived: mpsc::Receiver<CallbackArrived>,
+    pub identity: Option<ServingIdentity>,
+}
+
+impl Push {
+    /// Listens at the port of the file.
+    ///
+    /// # Errors
+    /// When the key or the certificate cannot be used, or the port cannot be bound.
+    pub async fn open(config: &PushConfig, metrics: PushMetrics, shutdown: Shutdown) -> anyhow::Result<Self> {
+        let key = config.read_key().context("reading exchange.callback_key_file")?;
+        let key = CallbackKey::new(&key).context("using exchange.callback_key_file")?;
+        let identity = open_identity(config)?;
+        let tls = identity
+            .as_ref()
+            .map(|identity| Arc::new(ArcSwap::new(identity.server_config().unwrap_or_else(nobody))));
+        let (sender, arrived) = mpsc::channel(config.limits.waiting_max);
+        let options = PushListenerOptions {
+            connections_max: config.limits.connections_max,
+            body_bytes_max: config.limits.body_bytes_max,
+            ..PushListenerOptions::default()
+        };
+        let mut listener = PushListener::new(options, key.clone(), tls.clone(), sender, metrics, shutdown);
+        let bound = listener.open(config.listen).await;
+        bound.with_context(|| format!("binding exchange.push.listen on {}", config.listen))?;
+        let (wanted_sender, wanted) = watch::channel(Wanted {
+            port: None,
+            keep_old_for: Duration::ZERO,
+        });
+        let (current_sender, current) = watch::channel(None);
+        let (advertised_host, advertised_port) = split_port(&config.advertise);
+        Ok(Self {
+            urls: CallbackUrls {
+                key,
+                advertised_host,
+                advertised_port,
+                wanted: wanted_sender,
+                current,
+            },
+            keeper: PushKeeper {
+                listener,
+                listen: config.listen,
+                identity: identity.clone(),
+                tls,
+                wanted,
+                current: current_sender,
+            },
+            arrived,
+            identity,
+        })
+    }
+}
+
+impl PushKeeper {
+    /// Runs until nobody makes URLs any more.
+    pub async fn run(mut self) {
+        let mut looks = interval(LOOK_INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                changed = self.wanted.changed() => match changed {
+                    Ok(()) => self.move_port().await,
+                    Err(_) => return,
+                },
+                _ = looks.tick() => self.look_at_certificate(),
+            }
+        }
+    }
+
+    async fn move_port(&mut self) {
+        let Wanted { port, keep_old_for } = *self.wanted.borrow_and_update();
+        let mut address = self.listen;
+        address.set_port(port.unwrap_or(address.port()));
+        match self.listener.replace(address, keep_old_for).await {
+            Ok(bound) => {
+                self.current.send_replace(port);
+                info!(%bound, ?keep_old_for, "callbacks are taken on another port; the former one stays open meanwhile");
+            }
+            Err(error) => warn!(%address, %error, "callbacks cannot be taken there: the former port stays"),
+        }
+    }
+
+    /// Somebody may have replaced the files, or installed a signed certificate.
+    fn look_at_certificate(&self) {
+        let (Some(identity), Some(tls)) = (&self.identity, &self.tls) else {
+            return;
+        };
+        if let Err(error) = identity.refresh() {
+            warn!(%error, "the changed certificate for callbacks cannot be used");
+        }
+        if let Some(config) = identity.server_config()
+            && !Arc::ptr_eq(&config, &tls.load())
+        {
+            tls.store(config);
+        }
+    }
+}
+
+fn open_identity(config: &PushConfig) -> anyhow::Result<Option<ServingIdentity>> {
+    let Some(files) = &config.certificate else {
+        return Ok(None);
+    };
+    let identity = ServingIdentity::open(IdentityFiles {
+        certificate: files.certificate.clone(),
+        key: files.key.clone(),
+    })
+    .context("using exchange.push.certificate and key")?;
+    if identity.server_config().is_none() {
+        warn!("there is no certificate for callbacks yet: no gateway can call until one is installed");
+    }
+    Ok(Some(identity))
+}
+
+/// Refuses every handshake: there is nothing to show.
+fn nobody() -> Arc<ServerConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring supports the default versions")
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(ResolvesServerCertUsingSni::new()));
+    Arc::new(config)
+}
+
+/// The configuration has seen to it that there is a port.
+fn split_port(origin: &str) -> (String, u16) {
+    let (host, port) = origin.rsplit_once(':').unwrap_or((origin, "443"));
+    (host.to_owned(), port.parse().unwrap_or(443))
+}
+
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);

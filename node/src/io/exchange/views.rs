@@ -1,0 +1,302 @@
+//! What the routes of Exchange show, as JSON.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use tandem_shared::cluster::{
+    Assignment, CalendarPresence, CalendarState, CasGateway, CasId, ClusterState, NodeId,
+};
+
+use crate::calendar::{BreakerState, Explanation, GatewayHealth};
+use crate::directory::Directory;
+use crate::metrics::reason_label;
+
+use super::probe::ProbedGateway;
+
+/// `GET /exchange/status`.
+#[derive(Debug, Serialize)]
+pub(super) struct StatusView {
+    pub(super) node: String,
+    pub(super) account: AccountView,
+    /// All traffic but a probe a minute stands still.
+    pub(super) credential_refused: bool,
+    pub(super) gateways: Vec<GatewayStatusView>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct AccountView {
+    pub name: String,
+    pub authentication: &'static str,
+}
+
+/// One gateway as it is configured; an element of `GET /exchange/gateways`.
+#[derive(Debug, Serialize)]
+pub(super) struct GatewayView {
+    name: String,
+    host: String,
+    port: u16,
+    description: String,
+    channel_binding: bool,
+    legacy_algorithms: bool,
+    eligible: bool,
+    /// Eligible, and no node's breaker is open.
+    takes_users: bool,
+    broken_for: Vec<String>,
+    /// In the whole cluster.
+    users: usize,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct GatewayStatusView {
+    #[serde(flatten)]
+    gateway: GatewayView,
+    /// Everything that was tried works, and no breaker is open.
+    well: bool,
+    probe: ProbedGateway,
+    /// How this node gets on with it.
+    here: Option<HealthView>,
+}
+
+/// [`GatewayHealth`], without what stands elsewhere.
+#[derive(Debug, Serialize)]
+struct HealthView {
+    users: usize,
+    subscribed: usize,
+    push_unreachable: usize,
+    streams: usize,
+    breaker: &'static str,
+    breaker_since_ms: Option<u64>,
+    refuses_account: bool,
+    in_flight: usize,
+    queued: usize,
+    concurrency: usize,
+    back_off_until_ms: Option<u64>,
+    requests: u64,
+    failures: u64,
+    throttled: u64,
+    refused: u64,
+    last_success_ms: Option<u64>,
+    last_latency_ms: Option<u64>,
+    last_failure_ms: Option<u64>,
+    last_failure: Option<String>,
+}
+
+impl HealthView {
+    fn of(health: &GatewayHealth) -> Self {
+        let latency = health.last_latency.map(|latency| latency.as_millis());
+        Self {
+            users: health.users,
+            subscribed: health.subscribed,
+            push_unreachable: health.push_unreachable,
+            streams: health.streams,
+            breaker: health.breaker.as_str(),
+            breaker_since_ms: health.breaker_since_ms,
+            refuses_account: health.refuses_account,
+            in_flight: health.in_flight,
+            queued: health.queued,
+            concurrency: health.concurrency,
+            back_off_until_ms: health.back_off_until_ms,
+            requests: health.requests,
+            failures: health.failures,
+            throttled: health.throttled,
+            refused: health.refused,
+            last_success_ms: health.last_success_ms,
+            last_latency_ms: latency.map(|millis| u64::try_from(millis).unwrap_or(u64::MAX)),
+            last_failure_ms: health.last_failure_ms,
+            last_failure: health.last_failure.clone(),
+        }
+    }
+}
+
+pub(super) fn gateways(state: &ClusterState) -> Vec<GatewayView> {
+    let mut users: BTreeMap<&CasId, usize> = BTreeMap::new();
+    for assignment in state.assignments().values() {
+        *users.entry(&assignment.cas).or_default() += 1;
+    }
+    let gateways = state.cas_gateways().iter();
+    gateways
+        .map(|gateway| gateway_view(gateway, users.get(&gateway.id).copied().unwrap_or(0)))
+        .collect()
+}
+
+fn gateway_view(gateway: &CasGateway, users: usize) -> GatewayView {
+    let endpoint = &gateway.endpoint;
+    GatewayView {
+        name: gateway.id.to_string(),
+        host: endpoint.host.clone(),
+        port: endpoint.port,
+        description: endpoint.description.clone(),
+        channel_binding: endpoint.channel_binding,
+        legacy_algorithms: endpoint.legacy_algorithms,
+        eligible: gateway.eligible,
+        takes_users: gateway.takes_users(),
+        broken_for: gateway.broken_for.iter().map(NodeId::to_string).collect(),
+        users,
+    }
+}
+
+/// A gateway that was removed since it was looked at is left out, as is one that was added.
+pub(super) fn gateways_with_status(
+    state: &ClusterState,
+    health: &[GatewayHealth],
+    probed: Vec<ProbedGateway>,
+) -> Vec<GatewayStatusView> {
+    let mut probed: BTreeMap<String, ProbedGateway> = probed
+        .into_iter()
+        .map(|probe| (probe.name.clone(), probe))
+        .collect();
+    let with_status = |gateway: GatewayView| {
+        let probe = probed.remove(&gateway.name)?;
+        let here = health.iter().find(|health| health.gateway.0 == gateway.name);
+        let closed = here.is_none_or(|health| health.breaker == BreakerState::Closed);
+        Some(GatewayStatusView {
+            well: probe.is_well() && closed && gateway.broken_for.is_empty(),
+            probe,
+            here: here.map(HealthView::of),
+            gateway,
+        })
+    };
+    gateways(state).into_iter().filter_map(with_status).collect()
+}
+
+/// `GET /exchange/users/USER`: why this user is where he is, and what his calendar says.
+#[derive(Debug, Serialize)]
+pub(super) struct UserView {
+    user: String,
+    mail: Option<String>,
+    /// The calendar shows in his presence.
+    enabled: bool,
+    /// Who says so.
+    enabled_by: &'static str,
+    assignment: Option<AssignmentView>,
+    /// The node that keeps his calendar.
+    owner: Option<String>,
+    /// What was published last.
+    calendar: Option<CalendarView>,
+    /// From the owner; asked at another node, `ask` says where more is known.
+    here: Option<ExplanationView>,
+    ask: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct AssignmentView {
+    cas: String,
+    epoch: u32,
+    since_ms: u64,
+    reason: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct CalendarView {
+    state: &'static str,
+    from_ms: u64,
+    until_ms: Option<u64>,
+}
+
+/// [`Explanation`], without what is replicated.
+#[derive(Debug, Serialize)]
+struct ExplanationView {
+    mailbox: String,
+    subscription: &'static str,
+    delivery: Option<&'static str>,
+    subscribed_at_ms: Option<u64>,
+    last_heard_ms: Option<u64>,
+    last_event_ms: Option<u64>,
+    last_read_ms: Option<u64>,
+    known_until_ms: Option<u64>,
+    next_read_ms: Option<u64>,
+    next_edge_ms: Option<u64>,
+    next_retry_ms: Option<u64>,
+    trouble: Option<&'static str>,
+    push_unreachable: bool,
+    moves: u32,
+}
+
+impl UserView {
+    /// `None` when nobody knows the user.
+    pub(super) fn of(
+        state: &ClusterState,
+        directory: &Directory,
+        here: NodeId,
+        user: &str,
+        explained: Option<Explanation>,
+    ) -> Option<Self> {
+        let known = directory.user(user);
+        let assignment = state.assignment(user);
+        if known.is_none() && assignment.is_none() {
+            return None;
+        }
+        let by_administrator = state.calendar_enabled(user);
+        let has_mail = known.is_some_and(|known| known.mail.is_some());
+        let by_directory = known.is_some_and(|known| known.calendar);
+        let owner = state.calendar_owner(user);
+        let calendar = state.presence(user).and_then(|record| record.calendar);
+        let is_here = owner == Some(here);
+        Some(Self {
+            user: user.to_owned(),
+            mail: known.and_then(|known| known.mail.clone()),
+            enabled: has_mail && by_administrator.unwrap_or(by_directory),
+            enabled_by: match (by_administrator, has_mail) {
+                (_, false) => "nobody: the directory has no mail address",
+                (Some(_), true) => "an administrator",
+                (None, true) => "the directory",
+            },
+            assignment: assignment.map(AssignmentView::of),
+            owner: owner.map(|owner| owner.to_string()),
+            calendar: calendar.map(CalendarView::of),
+            here: explained.filter(|_| is_here).map(ExplanationView::of),
+            ask: owner.filter(|_| !is_here).map(|owner| {
+                format!("node {owner} keeps this calendar and knows more: ask its admin listener")
+            }),
+        })
+    }
+}
+
+impl AssignmentView {
+    fn of(assignment: &Assignment) -> Self {
+        Self {
+            cas: assignment.cas.to_string(),
+            epoch: assignment.epoch,
+            since_ms: assignment.since_ms,
+            reason: reason_label(assignment.reason),
+        }
+    }
+}
+
+impl CalendarView {
+    fn of(calendar: CalendarPresence) -> Self {
+        Self {
+            state: match calendar.state {
+                CalendarState::Unknown => "unknown",
+                CalendarState::Free => "free",
+                CalendarState::Tentative => "tentative",
+                CalendarState::Busy => "busy",
+                CalendarState::OutOfOffice => "out_of_office",
+                CalendarState::WorkingElsewhere => "working_elsewhere",
+            },
+            from_ms: calendar.from_ms,
+            until_ms: calendar.until_ms,
+        }
+    }
+}
+
+impl ExplanationView {
+    fn of(explanation: Explanation) -> Self {
+        Self {
+            mailbox: explanation.mailbox.0,
+            subscription: explanation.subscription.as_str(),
+            delivery: explanation.delivery.map(|delivery| delivery.as_str()),
+            subscribed_at_ms: explanation.subscribed_at_ms,
+            last_heard_ms: explanation.last_heard_ms,
+            last_event_ms: explanation.last_event_ms,
+            last_read_ms: explanation.last_read_ms,
+            known_until_ms: explanation.known_until_ms,
+            next_read_ms: explanation.next_read_ms,
+            next_edge_ms: explanation.next_edge_ms,
+            next_retry_ms: explanation.next_retry_ms,
+            trouble: explanation.trouble.map(|class| class.label()),
+            push_unreachable: explanation.push_unreachable,
+            moves: explanation.moves,
+        }
+    }
+}
