@@ -22,11 +22,12 @@ use crate::io::presence::PresenceOut;
 use crate::metrics::CalendarMetrics;
 
 use super::callbacks::{Callbacks, notification_of};
-use super::client::{EwsClient, OpenStream, PerformRequest, StreamHandle};
+use super::client::{EwsClient, OpenStream, PerformRequest};
 use super::push::CallbackUrls;
 use super::push_listener::CallbackArrived;
 use super::replicated;
 use super::reports::Reports;
+use super::streaming::StreamHandle;
 
 /// The parts that the loop holds together.
 pub struct CalendarDriver {
