@@ -104,6 +104,17 @@ impl Lane {
         }
     }
 
+    /// One that is somewhere else now is tried at once.
+    pub(super) fn configure(&mut self, gateway: CasGateway, now: Instant) {
+        let endpoint = self.gateway.as_ref().map(|known| &known.endpoint);
+        if endpoint != Some(&gateway.endpoint) {
+            self.breaker.probe_soon(now);
+            self.refusal = None;
+        }
+        self.gateway = Some(gateway);
+        self.breaker_told = None;
+    }
+
     /// `Err` when the queue is full.
     pub(super) fn enqueue(&mut self, job: Job, urgency: Urgency, queue_max: usize) -> Result<(), Job> {
         if self.queued() >= queue_max {

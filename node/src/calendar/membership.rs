@@ -1,6 +1,6 @@
 //! Who is looked after: enabled, this node's by the live nodes, and placed at a gateway.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -256,25 +256,19 @@ impl Calendars {
     }
 
     pub(super) fn gateways_changed(&mut self, gateways: Vec<CasGateway>, now: Now) {
-        self.lanes_in_order = gateways
-            .iter()
-            .map(|gateway| self.lane_named(&gateway.id))
-            .collect();
-        let mut configured: BTreeMap<CasId, CasGateway> = gateways
-            .into_iter()
-            .map(|gateway| (gateway.id.clone(), gateway))
-            .collect();
+        let listed: BTreeSet<&CasId> = gateways.iter().map(|gateway| &gateway.id).collect();
         for lane in &mut self.lanes {
-            let gateway = configured.remove(&lane.id);
-            let endpoint = |gateway: &Option<CasGateway>| gateway.as_ref().map(|it| it.endpoint.clone());
-            if endpoint(&gateway) != endpoint(&lane.gateway) {
-                lane.breaker.probe_soon(now.instant);
-                lane.refusal = None;
-            }
-            lane.gateway = gateway;
-            lane.breaker_told = None;
-            if !lane.is_configured() {
+            if !listed.contains(&lane.id) {
+                lane.gateway = None;
                 self.proposals.assigns.extend(&lane.members);
+            }
+        }
+        self.lanes_in_order.clear();
+        for gateway in gateways {
+            let lane = self.lane_named(&gateway.id);
+            self.lanes_in_order.push(lane);
+            if let Some(lane) = self.lane_mut(lane) {
+                lane.configure(gateway, now.instant);
             }
         }
         self.plan_evacuations(now);

@@ -15,6 +15,8 @@ mod explain;
 mod explaining;
 mod failures;
 mod input;
+#[cfg(test)]
+mod invariants;
 mod job;
 mod lane;
 mod membership;
