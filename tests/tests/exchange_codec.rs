@@ -81,13 +81,15 @@ impl Lab {
     }
 
     fn subscribe(&mut self, operation: &Operation) -> (SubscriptionId, Option<String>) {
-        match self.ask(operation).unwrap() {
-            Answer::Subscribed {
-                subscription,
-                watermark,
-            } => (subscription, watermark),
-            other => panic!("{other:?}"),
-        }
+        let answer = self.ask(operation).unwrap();
+        let Answer::Subscribed {
+            subscription,
+            watermark,
+        } = answer
+        else {
+            panic!("{answer:?}")
+        };
+        (subscription, watermark)
     }
 }
 
@@ -185,9 +187,12 @@ fn availability_is_told_for_each_mailbox_in_order() {
 #[test]
 fn the_change_stamp_moves_with_every_change() {
     let mut lab = Lab::new();
-    let stamp = |lab: &mut Lab| match lab.ask(&Operation::GetChangeStamp).unwrap() {
-        Answer::ChangeStamp(stamp) => stamp,
-        other => panic!("{other:?}"),
+    let stamp = |lab: &mut Lab| {
+        let answer = lab.ask(&Operation::GetChangeStamp).unwrap();
+        let Answer::ChangeStamp(stamp) = answer else {
+            panic!("{answer:?}")
+        };
+        stamp
     };
     let before = stamp(&mut lab);
     let meeting = Appointment::new(START, START + HOUR, Status::Busy);

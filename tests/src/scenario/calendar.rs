@@ -242,7 +242,7 @@ impl CalendarScene {
             if let Ok(value) = &answer
                 && condition(value)
             {
-                return Ok(answer?);
+                return answer;
             }
             if started.elapsed() > self.patience {
                 bail!(

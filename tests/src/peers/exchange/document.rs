@@ -47,7 +47,7 @@ pub struct Element {
     pub attributes: Vec<(String, String)>,
     /// Without surrounding white space.
     pub text: String,
-    pub children: Vec<Element>,
+    pub children: Vec<Self>,
 }
 
 impl Element {

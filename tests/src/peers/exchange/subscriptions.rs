@@ -755,7 +755,9 @@ mod tests {
         let id = lab.subscribe(&Wanted::Streaming);
         lab.change(EventKind::Created, HOST);
         assert_eq!(lab.told(1), [0; 0]);
-        lab.table.open_stream(&[id.clone()], None, 1, lab.at(2)).unwrap();
+        lab.table
+            .open_stream(std::slice::from_ref(&id), None, 1, lab.at(2))
+            .unwrap();
         assert_eq!(lab.told(2), [1]);
         assert_eq!(lab.told(47), [0]);
         assert_eq!(lab.told(62), [999]);

@@ -298,7 +298,7 @@ impl Servers {
     }
 
     fn availability(
-        &mut self,
+        &self,
         cas: usize,
         addresses: &[String],
         from: i64,
