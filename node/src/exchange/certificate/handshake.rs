@@ -33,13 +33,19 @@ impl NetworkTrouble {
     #[must_use]
     pub fn of_connect(error: &io::Error) -> Self {
         let reason: String = error.to_string().chars().take(REASON_CHARACTERS_MAX).collect();
-        match error.kind() {
-            io::ErrorKind::ConnectionRefused => Self::Refused,
+        let ended = matches!(
+            error.kind(),
             io::ErrorKind::UnexpectedEof
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::BrokenPipe => Self::Closed { reason },
-            _ => Self::Unreachable { reason },
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::BrokenPipe
+        );
+        if ended {
+            Self::Closed { reason }
+        } else if error.kind() == io::ErrorKind::ConnectionRefused {
+            Self::Refused
+        } else {
+            Self::Unreachable { reason }
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Owns the verdict ([`verify`]): the chain to what an administrator trusts, the names by the guides' rules, and which
 //! algorithms are good enough; and its explanation ([`diagnose`]): every certificate of the chain with what is wrong
-//! with it, and what to do. Does not own files, sockets or the clock: time is given. What always holds: the diagnosis
+//! with it, and what to do. Does not own files, sockets or the clock: time is given; revocation lists are not asked
+//! for: what is trusted no longer is removed from the store. What always holds: the diagnosis
 //! says Verified exactly when a handshake would succeed; everything that is read is bounded, and nothing in a
 //! certificate makes it panic.
 

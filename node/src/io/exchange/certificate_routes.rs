@@ -332,6 +332,7 @@ fn code_of_signing(error: &SigningError) -> StatusCode {
     match error {
         SigningError::Bundle(_)
         | SigningError::Names
+        | SigningError::CommonName
         | SigningError::Country
         | SigningError::Request { .. } => StatusCode::BAD_REQUEST,
         SigningError::OtherKey | SigningError::Key { .. } | SigningError::Mismatch { .. } => {

@@ -9,7 +9,6 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rcgen::{
@@ -23,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tracing::info;
 
-use super::trust::{pem_text, write_whole};
+use super::trust::{FileStamp, pem_text, write_whole};
 use crate::exchange::certificate::{BundleError, Certificate, is_issued_by, read_bundle};
 
 /// Clones share one pair of files and what is in force.
@@ -57,7 +56,7 @@ struct Current {
 }
 
 /// What tells that somebody has changed a file.
-type Stamp = [Option<(SystemTime, u64)>; 2];
+type Stamp = [Option<FileStamp>; 2];
 
 impl ServingIdentity {
     /// Both files may still be missing: then there is nothing to show until a signed certificate is installed.
@@ -214,7 +213,7 @@ enum KeyHolder {
 #[serde(deny_unknown_fields)]
 pub struct SigningRequest {
     pub common_name: String,
-    /// DNS names and addresses. The common name is added when it is missing, because nobody looks at it any more.
+    /// DNS names and addresses. A common name that is a host is added when it is missing: most clients look here only.
     #[serde(default)]
     pub names: Vec<String>,
     pub organization: Option<String>,
@@ -240,15 +239,9 @@ pub enum KeyChoice {
 
 impl SigningRequest {
     fn parameters(&self) -> Result<CertificateParams, SigningError> {
-        let mut names = self.names.clone();
-        if !names.contains(&self.common_name) {
-            names.insert(0, self.common_name.clone());
-        }
-        let acceptable = |name: &String| {
-            !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.contains(char::is_whitespace)
-        };
-        if names.len() > NAMES_MAX || !names.iter().all(acceptable) {
-            return Err(SigningError::Names);
+        let names = self.all_names()?;
+        if self.common_name.is_empty() || self.common_name.chars().count() > COMMON_NAME_CHARACTERS_MAX {
+            return Err(SigningError::CommonName);
         }
         if self.country.as_ref().is_some_and(|country| country.len() != 2) {
             return Err(SigningError::Country);
@@ -266,6 +259,23 @@ impl SigningRequest {
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
         Ok(parameters)
+    }
+
+    /// A common name that is a title and not a host stays out of them.
+    fn all_names(&self) -> Result<Vec<String>, SigningError> {
+        let mut names = self.names.clone();
+        let is_host = !self.common_name.contains(char::is_whitespace);
+        if is_host && !names.contains(&self.common_name) {
+            names.insert(0, self.common_name.clone());
+        }
+        let acceptable = |name: &String| {
+            !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.contains(char::is_whitespace)
+        };
+        if (1..=NAMES_MAX).contains(&names.len()) && names.iter().all(acceptable) {
+            Ok(names)
+        } else {
+            Err(SigningError::Names)
+        }
     }
 
     fn distinguished_name(&self) -> DistinguishedName {
@@ -325,10 +335,7 @@ impl IdentityFiles {
     }
 
     fn stamp(&self) -> Stamp {
-        [&self.certificate, &self.key].map(|path| {
-            let metadata = fs::metadata(path).ok()?;
-            Some((metadata.modified().ok()?, metadata.len()))
-        })
+        [&self.certificate, &self.key].map(|path| fs::metadata(path).ok().as_ref().map(FileStamp::of))
     }
 }
 
@@ -461,6 +468,10 @@ pub enum SigningError {
         "a request needs 1 to {NAMES_MAX} names without spaces, each DNS name or address up to {NAME_BYTES_MAX} characters"
     )]
     Names,
+    #[error(
+        "common_name must have 1 to {COMMON_NAME_CHARACTERS_MAX} characters: name longer hosts in names only"
+    )]
+    CommonName,
     #[error("country is a code of two letters, as DE")]
     Country,
     #[error("the request cannot be made: check its names")]
@@ -481,5 +492,68 @@ impl SigningError {
 
 const NAMES_MAX: usize = 100;
 const NAME_BYTES_MAX: usize = 253;
+/// RFC 5280 appendix A.1, `ub-common-name`.
+const COMMON_NAME_CHARACTERS_MAX: usize = 64;
 /// Longer ones are no chain of any authority.
 const CHAIN_MAX: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(json: &str) -> Result<String, SigningError> {
+        let directory = tempfile::tempdir().unwrap();
+        let files = IdentityFiles {
+            certificate: directory.path().join("push.pem"),
+            key: directory.path().join("push.key"),
+        };
+        let identity = ServingIdentity::open(files).unwrap();
+        let made = identity.create_request(&serde_json::from_str(json).unwrap());
+        assert_eq!(made.is_ok(), identity.has_request());
+        made
+    }
+
+    #[test]
+    fn a_request_that_no_authority_would_sign_is_refused() {
+        request(r#"{"common_name":"Presence of Contoso","names":["*.contoso.com","2001:db8::1"]}"#).unwrap();
+        request(r#"{"common_name":"n1.contoso.com","key":"ecdsa_p384","organization":"Contoso"}"#).unwrap();
+        let long = format!(r#"{{"common_name":"{}"}}"#, "x".repeat(65));
+        for (json, says) in [
+            (long.as_str(), "1 to 64 characters"),
+            (r#"{"common_name":""}"#, "names without spaces"),
+            (r#"{"common_name":"Presence of Contoso"}"#, "names without spaces"),
+            (r#"{"common_name":"a","names":["b c"]}"#, "names without spaces"),
+            (r#"{"common_name":"a","country":"Germany"}"#, "two letters"),
+            (r#"{"common_name":"a","key":"existing"}"#, "push.key"),
+        ] {
+            let error = request(json).unwrap_err().to_string();
+            assert!(error.contains(says), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_answer_without_a_request_belongs_to_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = IdentityFiles {
+            certificate: directory.path().join("push.pem"),
+            key: directory.path().join("push.key"),
+        };
+        let identity = ServingIdentity::open(files).unwrap();
+        let stranger = rcgen::generate_simple_self_signed([String::from("n1.contoso.com")]).unwrap();
+        let error = identity.install(stranger.cert.pem().as_bytes()).unwrap_err();
+        assert!(matches!(error, SigningError::OtherKey), "{error}");
+        assert!(!identity.refresh().unwrap());
+        fs::write(directory.path().join("push.pem"), stranger.cert.pem()).unwrap();
+        fs::write(
+            directory.path().join("push.key"),
+            stranger.signing_key.serialize_pem(),
+        )
+        .unwrap();
+        assert!(
+            identity.refresh().unwrap(),
+            "files that somebody else puts there count"
+        );
+        assert_eq!(identity.chain().len(), 1);
+        assert!(!identity.refresh().unwrap());
+    }
+}

@@ -6,9 +6,9 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use rustls::ClientConfig;
@@ -337,10 +337,22 @@ struct Listing {
     files: Vec<(PathBuf, FileStamp)>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct FileStamp {
-    modified: Option<SystemTime>,
+/// Changes whenever a file is written or another takes its place, even with the old file's times and length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileStamp {
+    inode: u64,
+    changed: (i64, i64),
     bytes: u64,
+}
+
+impl FileStamp {
+    pub(super) fn of(metadata: &fs::Metadata) -> Self {
+        Self {
+            inode: metadata.ino(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            bytes: metadata.len(),
+        }
+    }
 }
 
 impl Listing {
@@ -356,13 +368,7 @@ impl Listing {
             if !metadata.is_file() || !is_certificate_file(&path) {
                 continue;
             }
-            files.push((
-                path,
-                FileStamp {
-                    modified: metadata.modified().ok(),
-                    bytes: metadata.len(),
-                },
-            ));
+            files.push((path, FileStamp::of(&metadata)));
         }
         files.sort_by(|(one, _), (other, _)| one.cmp(other));
         files.truncate(FILES_MAX);
