@@ -33,7 +33,7 @@ use crate::io::cti_link::CtiLinks;
 use crate::io::directory_watch::DirectoryFile;
 use crate::io::driver::{Driver, DriverEvent, Identity, LEADER, REGISTRATION};
 use crate::io::outbound::OutboundRoute;
-use crate::io::presence::{PresenceChanged, PresenceOut, PresenceRoutes, PresenceView};
+use crate::io::presence::{PresenceChanged, PresenceMetrics, PresenceOut, PresenceRoutes, PresenceView};
 use crate::io::rebalancing::Rebalancing;
 use crate::io::sip_connection::ConnectionContext;
 use crate::io::sip_listener::{self, PairIds};
@@ -68,8 +68,9 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
     let incarnation: u64 = rand::random();
     let cluster = start_cluster(&config, incarnation, &registry).await?;
 
-    let presence_view = PresenceView::new(cluster.clone());
-    let presence_out = PresenceOut::new();
+    let presence_metrics = PresenceMetrics::register(&registry);
+    let presence_view = PresenceView::new(cluster.clone(), presence_metrics.clone());
+    let presence_out = PresenceOut::new(presence_metrics);
     tokio::spawn(presence_view.clone().run(shutdown.clone()));
     tokio::spawn(presence_out.clone().run(config.id, cluster.clone()));
     tokio::spawn(directory.clone().follow(shutdown.clone()));

@@ -5,6 +5,7 @@
 //! ([`crate::presence`]). What always holds: of what a calendar says the latest word reaches the log, however many
 //! there were; a watcher that has lost a change is told so.
 
+mod metrics;
 mod out;
 mod routes;
 mod stream;
@@ -12,6 +13,7 @@ mod stream;
 mod tests;
 mod view;
 
+pub use metrics::PresenceMetrics;
 pub use out::PresenceOut;
 pub use routes::PresenceRoutes;
 pub use view::{PresenceChanged, PresenceView};

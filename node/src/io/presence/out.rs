@@ -9,11 +9,14 @@ use tandem_shared::io::raft::{Cluster, ProposeError};
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 
+use super::metrics::PresenceMetrics;
+
 /// Takes what calendars say and never makes them wait. Clones share it.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct PresenceOut {
     waiting: Arc<Mutex<Waiting>>,
     arrived: Arc<Notify>,
+    metrics: PresenceMetrics,
 }
 
 /// The latest word of each user that is not in the log yet.
@@ -21,8 +24,12 @@ type Waiting = BTreeMap<String, CalendarPresence>;
 
 impl PresenceOut {
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(metrics: PresenceMetrics) -> Self {
+        Self {
+            waiting: Arc::default(),
+            arrived: Arc::default(),
+            metrics,
+        }
     }
 
     /// Of one user the latest word counts: each waits once, so there are never more than users. Beyond
@@ -38,14 +45,9 @@ impl PresenceOut {
         if has_room {
             self.arrived.notify_one();
         } else {
+            self.count("dropped");
             warn!("too many changes of presence wait for the log; one is lost");
         }
-    }
-
-    /// How many users' changes wait for the log.
-    #[must_use]
-    pub fn waiting(&self) -> usize {
-        self.with_waiting(|waiting| waiting.len())
     }
 
     /// Writes what is published into the log as the word of `node`, until the member stops.
@@ -58,24 +60,39 @@ impl PresenceOut {
                 if batch.is_empty() {
                     continue;
                 }
-                let command = Command::CalendarPresenceChanged {
-                    node,
-                    users: said(&batch),
-                };
-                match cluster.propose(command, COMMIT_TIMEOUT).await {
-                    Ok(Applied::Refused(refusal)) => {
-                        warn!(?refusal, "the cluster refused what calendars say")
-                    }
-                    Ok(_) => {}
-                    Err(ProposeError::Stopped) => return,
-                    Err(error @ (ProposeError::Timeout | ProposeError::Overloaded)) => {
-                        debug!(%error, users = batch.len(), "what calendars say is not in the log yet");
-                        self.put_back(batch);
-                        tokio::time::sleep(PAUSE).await;
-                    }
+                if self.write(node, &cluster, batch).await == Err(ProposeError::Stopped) {
+                    return;
                 }
             }
         }
+    }
+
+    /// What is not committed waits again.
+    async fn write(&self, node: NodeId, cluster: &Cluster, batch: Waiting) -> Result<(), ProposeError> {
+        let users = said(&batch);
+        let command = Command::CalendarPresenceChanged { node, users };
+        match cluster.propose(command, COMMIT_TIMEOUT).await {
+            Ok(Applied::Refused(refusal)) => {
+                self.count("refused");
+                warn!(?refusal, "the cluster refused what calendars say");
+                Ok(())
+            }
+            Ok(_) => {
+                self.count("committed");
+                Ok(())
+            }
+            Err(error) => {
+                self.count("retried");
+                debug!(%error, users = batch.len(), "what calendars say is not in the log yet");
+                self.put_back(batch);
+                tokio::time::sleep(PAUSE).await;
+                Err(error)
+            }
+        }
+    }
+
+    fn count(&self, outcome: &str) {
+        self.metrics.batches.with_label_values(&[outcome]).inc();
     }
 
     fn take_batch(&self) -> Option<Waiting> {
@@ -100,7 +117,12 @@ impl PresenceOut {
 
     fn with_waiting<R>(&self, work: impl FnOnce(&mut Waiting) -> R) -> R {
         // Nothing that panics happens under the lock.
-        work(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = work(&mut waiting);
+        self.metrics
+            .waiting
+            .set(i64::try_from(waiting.len()).unwrap_or(i64::MAX));
+        result
     }
 }
 
@@ -127,9 +149,14 @@ const WAITING_MAX: usize = 200_000;
 
 #[cfg(test)]
 mod tests {
+    use prometheus::Registry;
     use tandem_shared::cluster::CalendarState;
 
     use super::*;
+
+    fn out() -> PresenceOut {
+        PresenceOut::new(PresenceMetrics::register(&Registry::new()))
+    }
 
     fn since(from_ms: u64) -> CalendarPresence {
         CalendarPresence {
@@ -141,7 +168,7 @@ mod tests {
 
     #[test]
     fn of_each_user_the_latest_word_waits() {
-        let out = PresenceOut::new();
+        let out = out();
         out.publish("ana".to_owned(), since(1));
         out.publish("ben".to_owned(), since(1));
         out.publish("ana".to_owned(), since(2));
@@ -152,7 +179,7 @@ mod tests {
 
     #[test]
     fn what_could_not_be_written_is_outdated_by_what_was_said_since() {
-        let out = PresenceOut::new();
+        let out = out();
         out.publish("ana".to_owned(), since(1));
         out.publish("ben".to_owned(), since(1));
         let failed = out.take_batch().unwrap();
@@ -164,7 +191,7 @@ mod tests {
 
     #[test]
     fn batches_are_bounded_and_lose_nobody() {
-        let out = PresenceOut::new();
+        let out = out();
         for number in 0..1234 {
             out.publish(format!("user{number:04}"), since(1));
         }
@@ -172,6 +199,6 @@ mod tests {
             .map(|batch| batch.len())
             .collect();
         assert_eq!(sizes, [500, 500, 234]);
-        assert_eq!(out.waiting(), 0);
+        assert_eq!(out.metrics.waiting.get(), 0);
     }
 }

@@ -65,13 +65,27 @@ enum End {
     Lost { changes: u64 },
 }
 
+impl End {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::ReaderGone => "reader_gone",
+            Self::ProcessEnds => "process_ends",
+            Self::Lost { .. } => "lost",
+        }
+    }
+}
+
 async fn run(mut stream: Stream, place: OwnedSemaphorePermit) {
+    let metrics = stream.view.metrics().clone();
+    metrics.streams.inc();
     let end = stream.tell().await;
     if let End::Lost { changes } = end {
         let lost = event("lost", &serde_json::json!({ "changes": changes }));
         // Whoever does not even read this will see the end of the stream.
         let _ = timeout(LAST_WORD, stream.pieces.send(lost)).await;
     }
+    metrics.streams.dec();
+    metrics.streams_ended.with_label_values(&[end.label()]).inc();
     drop(place);
 }
 

@@ -27,7 +27,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::stream::Streams;
-use super::{PresenceChanged, PresenceOut, PresenceRoutes, PresenceView};
+use super::{PresenceChanged, PresenceMetrics, PresenceOut, PresenceRoutes, PresenceView};
 use crate::io::clock;
 use crate::io::directory_watch::DirectoryFile;
 use crate::presence::{Availability, Composed};
@@ -58,8 +58,9 @@ impl Node {
         let cluster = start_cluster().await;
         let directory = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(directory.path(), USERS).unwrap();
-        let view = PresenceView::new(cluster.clone());
-        let out = PresenceOut::new();
+        let metrics = PresenceMetrics::register(&Registry::new());
+        let view = PresenceView::new(cluster.clone(), metrics.clone());
+        let out = PresenceOut::new(metrics);
         let file = DirectoryFile::open(directory.path()).unwrap();
         let routes = PresenceRoutes::new(cluster.clone(), file, view.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -10,6 +10,7 @@ use tandem_shared::io::raft::Cluster;
 use tandem_shared::io::shutdown::{Shutdown, Stage};
 use tokio::sync::broadcast;
 
+use super::metrics::PresenceMetrics;
 use crate::io::clock;
 use crate::presence::composition::next_change_ms;
 use crate::presence::{Composed, CompositionSettings, Phones, compose};
@@ -31,16 +32,18 @@ pub struct PresenceView {
 struct Shared {
     cluster: Cluster,
     phones: RwLock<Phones>,
+    metrics: PresenceMetrics,
     changes: broadcast::Sender<PresenceChanged>,
 }
 
 impl PresenceView {
     /// Knows who is on the phone once [`Self::run`] does its work.
     #[must_use]
-    pub fn new(cluster: Cluster) -> Self {
+    pub fn new(cluster: Cluster, metrics: PresenceMetrics) -> Self {
         let shared = Shared {
             cluster,
             phones: RwLock::default(),
+            metrics,
             changes: broadcast::Sender::new(CHANGES_BEHIND_MAX),
         };
         Self {
@@ -110,7 +113,12 @@ impl PresenceView {
         }
     }
 
+    pub(super) fn metrics(&self) -> &PresenceMetrics {
+        &self.shared.metrics
+    }
+
     pub(super) fn tell(&self, changed: PresenceChanged) {
+        self.shared.metrics.changes.inc();
         // Nobody watching is no fault.
         let _ = self.shared.changes.send(changed);
     }
