@@ -5,6 +5,7 @@
 //! story asks for an empty list. The pure part of each peer (`switch`, `front_end`, `communicator`) has no
 //! socket; `pbx`, `cti_manager` and `ocs` are their shells.
 
+pub mod apache;
 pub mod authority;
 pub mod books;
 pub mod communicator;

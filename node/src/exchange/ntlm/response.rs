@@ -211,6 +211,17 @@ pub(super) mod tests {
         );
     }
 
+    /// As an independent implementation computes it.
+    #[test]
+    fn names_and_passwords_may_have_any_letters() {
+        let account = Account::parse("CONTOSO\\jörg").unwrap();
+        let password = Secret::new("pässwörd €".to_owned());
+        assert_eq!(
+            *response_key(&account, &password),
+            bytes("5b340ebb422ad16874d3b557714a19dc")
+        );
+    }
+
     #[test]
     fn upper_case_keeps_the_number_of_characters() {
         let upper: String = "straße.ñandú".chars().map(upper_case).collect();

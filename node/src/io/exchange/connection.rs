@@ -45,12 +45,9 @@ impl Dialer {
     }
 
     async fn dial(&self, endpoint: &CasEndpoint) -> Result<Connection, Failure> {
-        let unreachable =
-            |error: io::Error| Failure::Unreachable(format!("{}: {error}", authority(endpoint)));
-        let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port))
+        let stream = connect(endpoint)
             .await
-            .map_err(unreachable)?;
-        prepare(&stream).map_err(unreachable)?;
+            .map_err(|error| trust::connection_failure(endpoint, &error))?;
         match self.transport {
             Transport::Plain => Connection::over(stream, None).await,
             Transport::Tls => {
@@ -70,20 +67,20 @@ impl Dialer {
     ) -> Result<TlsStream<TcpStream>, Failure> {
         let name = trust::server_name(endpoint).map_err(|error| Failure::Tls(error.to_string()))?;
         let connector = TlsConnector::from(self.tls.client_config(endpoint));
-        connector
-            .connect(name, stream)
-            .await
-            .map_err(|error| trust::connection_failure(endpoint, &error))
+        let secured = connector.connect(name, stream).await;
+        secured.map_err(|error| trust::connection_failure(endpoint, &error))
     }
 }
 
-fn prepare(stream: &TcpStream) -> io::Result<()> {
+async fn connect(endpoint: &CasEndpoint) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
     stream.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_TIME)
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_RETRIES);
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+    SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+    Ok(stream)
 }
 
 /// As in `Host`, and for people.
