@@ -242,6 +242,12 @@ pub(super) struct Envelope<'a> {
     pub(super) affinity: &'a AffinityKey,
 }
 
+/// Who asks, from the moment at which the request came up: whatever it waits for, a refusal meanwhile is its own.
+pub(super) struct Asker {
+    identity: Arc<Identity>,
+    refusals_seen: u64,
+}
+
 /// What a request may do to be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Repetition {
@@ -254,6 +260,7 @@ pub(super) enum Repetition {
 impl Shared {
     async fn perform(&self, request: &PerformRequest) -> Result<Parsed, Failure> {
         let gateway = self.gateway(&request.gateway)?;
+        let asker = self.asker();
         let _permit = gateway
             .connections
             .acquire()
@@ -261,7 +268,7 @@ impl Shared {
             .map_err(|_| Failure::Unreachable("the gateway was removed".to_owned()))?;
         loop {
             let version = gateway.version();
-            let parsed = self.perform_as(version, &gateway, request).await?;
+            let parsed = self.perform_as(version, &gateway, &asker, request).await?;
             let refused = parsed
                 .result
                 .as_ref()
@@ -276,6 +283,7 @@ impl Shared {
         &self,
         version: SchemaVersion,
         gateway: &Arc<Gateway>,
+        asker: &Asker,
         request: &PerformRequest,
     ) -> Result<Parsed, Failure> {
         let operation = &request.operation;
@@ -289,7 +297,7 @@ impl Shared {
         };
         let body = ews::write_request(operation, version, envelope.impersonate);
         let post = self.post(&envelope, body);
-        let (pooled, response) = self.send(gateway, &post, repetition_of(operation)).await?;
+        let (pooled, response) = self.send(gateway, asker, &post, repetition_of(operation)).await?;
         self.keep_cookies(&envelope, response.headers());
         let status = response.status().as_u16();
         let retry_after = retry_after(response.headers());
@@ -332,18 +340,19 @@ impl Shared {
     pub(super) async fn send(
         &self,
         gateway: &Arc<Gateway>,
+        asker: &Asker,
         post: &Post,
         repetition: Repetition,
     ) -> Result<(Pooled, Response<Incoming>), Failure> {
-        let identity = self.identity();
+        let identity = &asker.identity;
         let login = Login {
             gateway,
             workstation: &self.options.workstation,
             counters: &self.counters,
-            refusals_seen: identity.refusals(),
-            token: self.token(&identity).await?,
+            refusals_seen: asker.refusals_seen,
+            token: self.token(identity).await?,
         };
-        let mut idle = gateway.take_idle(&identity);
+        let mut idle = gateway.take_idle(identity);
         let mut opened = 0;
         loop {
             let is_reused = idle.is_some();
@@ -351,7 +360,7 @@ impl Shared {
                 Some(pooled) => pooled,
                 None => {
                     opened += 1;
-                    self.open(gateway, &identity).await?
+                    self.open(gateway, identity).await?
                 }
             };
             match login.send(&mut pooled, post).await {
@@ -388,14 +397,17 @@ impl Shared {
         }
     }
 
-    /// Of the credential as it is now.
-    fn identity(&self) -> Arc<Identity> {
+    /// With the credential as it is now.
+    pub(super) fn asker(&self) -> Asker {
         let credential = self.credential.load_full();
         let mut identity = lock(&self.identity);
         if !Arc::ptr_eq(&identity.credential, &credential) {
             *identity = Arc::new(Identity::new(credential));
         }
-        identity.clone()
+        Asker {
+            refusals_seen: identity.refusals(),
+            identity: identity.clone(),
+        }
     }
 }
 

@@ -93,7 +93,10 @@ impl StreamReader {
         }
         let body = write_request(&self.operation(), version, envelope.impersonate);
         let post = self.shared.post(&envelope, body);
-        let answered = self.shared.send(gateway, &post, Repetition::Harmless).await?;
+        let answered = self
+            .shared
+            .send(gateway, &self.shared.asker(), &post, Repetition::Harmless)
+            .await?;
         self.shared.keep_cookies(&envelope, answered.1.headers());
         Ok(answered)
     }
