@@ -7,6 +7,7 @@
 mod calendar;
 mod cti;
 mod exchange;
+mod presence;
 mod secret;
 mod sip;
 
@@ -64,6 +65,7 @@ pub fn read(root: &mut Section) -> Option<Config> {
     let mut directory = root.section("directory");
     let directory_file = directory.path("file");
     drop(directory);
+    let (watchers, publish) = presence::read(&mut root.section("presence"));
     let (cti, cti_connect_timeout) = cti::read(&mut root.section("cti"), id);
     let mut cluster_section = root.section("cluster");
     let cluster = ClusterSection::read(&mut cluster_section, id.map(|id| (id, MemberKind::Node)));
@@ -102,7 +104,11 @@ pub fn read(root: &mut Section) -> Option<Config> {
         admin,
         sip: sip?,
         directory_file: directory_file?,
-        gateway: limits.into_gateway(id, &cti, adoption),
+        gateway: GatewayConfig {
+            watchers,
+            publish,
+            ..limits.into_gateway(id, &cti, adoption)
+        },
         cti,
         cti_connect_timeout,
         cluster: cluster?,

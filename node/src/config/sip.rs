@@ -130,6 +130,7 @@ impl Limits {
                 .map(|connection| connection.address.clone())
                 .collect(),
             watchers: WatcherSettings::default(),
+            publish: None,
         }
     }
 }

@@ -181,6 +181,7 @@ impl Gateway {
         match raw.cseq_method() {
             b"INFO" => self.event_answered(raw, status, now),
             b"NOTIFY" => self.notify_answered(raw, status, now),
+            b"PUBLISH" => self.publish_answered(raw, status, now),
             _ => {}
         }
     }
@@ -252,7 +253,7 @@ impl Gateway {
         }
     }
 
-    fn dial(&mut self, target: OutboundTarget) {
+    pub(super) fn dial(&mut self, target: OutboundTarget) {
         if self.outbound.len() < OUTBOUND_TARGETS_MAX {
             self.outbound.insert(target.clone(), Outbound::Dialling);
             self.outputs.push(Output::DialOutbound { target });

@@ -128,6 +128,8 @@ pub enum Input {
     PresenceRead {
         user: String,
         composed: Composed,
+        /// This node keeps the user's calendar, and so speaks for him.
+        is_kept_here: bool,
     },
     /// The cluster has committed that this node is gone.
     DeclaredLost,

@@ -22,6 +22,7 @@ mod opening;
 mod output;
 mod pairs;
 mod proposals;
+mod publishing;
 mod services;
 mod session;
 mod sessions;
@@ -49,6 +50,7 @@ use crate::sip::{dialog, transaction};
 pub use input::{Input, KnownSession, Now};
 pub use output::{EndReason, OutboundTarget, Output, Report};
 pub use pairs::{Pair, PairId, PairPurpose};
+pub use publishing::PublishSettings;
 pub use watchers::{EndOfSubscription, WatcherReport, WatcherSettings, WhoMayWatch};
 
 use adoption::Held;
@@ -56,6 +58,7 @@ use departed::Departed;
 use links::{Asker, Links};
 use pairs::Pairs;
 use proposals::{Outcome, Proposals, Waiter};
+use publishing::Publishing;
 use session::Session;
 use watchers::Watchers;
 use watching::Watching;
@@ -86,6 +89,8 @@ pub struct GatewayConfig {
     /// The names of the CTI connections in configured order, as they stand in records.
     pub cti_connections: Vec<String>,
     pub watchers: WatcherSettings,
+    /// `None`: presence is told to watchers alone.
+    pub publish: Option<PublishSettings>,
 }
 
 /// CL-4: what becomes of a new session while the cluster has no quorum.
@@ -125,6 +130,7 @@ pub struct Gateway {
     links: Links,
     watching: Watching,
     watchers: Watchers,
+    publishing: Option<Publishing>,
     cti_requests: HashMap<RequestToken, Asker>,
     next_cti_request: u64,
     proposals: Proposals,
@@ -151,13 +157,19 @@ enum Outbound {
 impl Gateway {
     #[must_use]
     pub fn new(config: GatewayConfig, directory: Arc<Directory>, seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let publishing = config.publish.as_ref().map(|publish| {
+            let tag = new_tag(config.node, &mut rng);
+            Publishing::new(publish, tag)
+        });
         Self {
             links: Links::new(config.cti_connections.len()),
             watching: Watching::new(&config),
             watchers: Watchers::default(),
+            publishing,
             proposals: Proposals::new(config.proposals_max),
             directory,
-            rng: StdRng::seed_from_u64(seed),
+            rng,
             authority: Authority::Isolated,
             session_timer_secs: config.session_timer_secs,
             draining: false,
@@ -198,7 +210,8 @@ impl Gateway {
         let held = self.held.values().map(|held| held.until).min();
         let redial = self.outbound.values().filter_map(Outbound::retry_at).min();
         let (watchers, proposals) = (self.watchers.next_deadline(), self.proposals.next_deadline());
-        [session, held, redial, watchers, proposals]
+        let publishing = self.publishing.as_ref().and_then(Publishing::next_deadline);
+        [session, held, redial, watchers, publishing, proposals]
             .into_iter()
             .flatten()
             .min()
@@ -239,8 +252,9 @@ impl Gateway {
                 reason,
             } => self.message_refused(pair, &message, status, reason),
             Input::OutboundOpened { target, id, pair } => {
-                self.outbound.insert(target, Outbound::Open(id));
+                self.outbound.insert(target.clone(), Outbound::Open(id));
                 self.pair_opened(id, pair);
+                self.publisher_connected(&target, id, now);
             }
             Input::OutboundFailed { target } => self.outbound_failed(target, now),
             Input::CtiInService { connection } => self.cti_in_service(connection, now),
@@ -261,10 +275,11 @@ impl Gateway {
             Input::SessionChanged { key, session } => self.session_changed(key, session, now),
             Input::StateReplaced { sessions } => self.state_replaced(sessions, now),
             Input::DeclaredLost => self.declared_lost(),
-            Input::AuthorityChanged(authority) => self.authority_changed(authority),
+            Input::AuthorityChanged(authority) => self.authority_changed(authority, now),
             Input::DirectoryChanged(directory) => {
                 self.directory = directory;
                 self.end_watching_of_removed_users(now);
+                self.withdraw_removed_users(now);
             }
             Input::SessionTimerChanged { secs } => {
                 self.session_timer_secs = secs.unwrap_or(self.config.session_timer_secs);
@@ -278,7 +293,14 @@ impl Gateway {
             Input::WatchersReplaced { watchers } => self.watchers_replaced(watchers, now),
             Input::PresenceChanged { user } => self.presence_changed(&user),
             Input::AllPresenceChanged => self.all_presence_changed(),
-            Input::PresenceRead { user, composed } => self.presence_read(&user, composed),
+            Input::PresenceRead {
+                user,
+                composed,
+                is_kept_here,
+            } => {
+                self.presence_read(&user, composed);
+                self.publish_presence(&user, composed, is_kept_here, now);
+            }
             Input::HandOver { key, to } => self.hand_over(&key, to, now),
             Input::DrainStarted => self.draining = true,
             Input::DeadlineReached => self.deadline_reached(now),
@@ -356,6 +378,7 @@ impl Gateway {
         {
             *outbound = Outbound::Failed { retry_at };
         }
+        self.publisher_disconnected(id, now);
         if pair.purpose == PairPurpose::Resent {
             return;
         }
@@ -381,10 +404,11 @@ impl Gateway {
         self.outbound.insert(target, Outbound::Failed { retry_at });
     }
 
-    fn authority_changed(&mut self, authority: Authority) {
+    fn authority_changed(&mut self, authority: Authority, now: Now) {
         self.authority = authority;
         self.touched.extend(self.sessions.keys().cloned());
         self.touch_watchers();
+        self.publisher_authority_changed(now);
     }
 
     fn committed(&mut self, waiter: Waiter, outcome: Outcome, now: Now) {
@@ -409,6 +433,7 @@ impl Gateway {
             self.touched.insert(key);
         }
         self.watchers_deadline(now);
+        self.publisher_deadline(now);
         self.give_up_held(now);
         self.redial(now);
     }
@@ -418,7 +443,7 @@ impl Gateway {
     }
 
     fn new_tag(&mut self) -> String {
-        format!("{}-{:016x}", self.config.node, self.rng.random::<u64>())
+        new_tag(self.config.node, &mut self.rng)
     }
 
     fn new_cross_ref_id(&mut self) -> String {
@@ -466,6 +491,11 @@ fn client_key(session: &Session) -> Option<ClientKey> {
 
 fn line_key(session: &Session) -> (String, String) {
     (session.record.user.clone(), session.record.line.clone())
+}
+
+/// The node's id leads the tag, so that every request of the dialog finds the way without state.
+fn new_tag(node: NodeId, rng: &mut StdRng) -> String {
+    format!("{node}-{:016x}", rng.random::<u64>())
 }
 
 /// Architecture §1: the node's id leads the branch, so that answers find the way back without state.

@@ -6,6 +6,7 @@ use tandem_shared::proxy_protocol::Transport;
 
 use crate::csta;
 use crate::cti::{CtiConnectionId, RequestToken};
+use crate::presence::publication::PublishOutcome;
 
 use super::pairs::PairId;
 use super::watchers::WatcherReport;
@@ -117,6 +118,8 @@ pub enum Report {
         key: SessionKey,
     },
     Watcher(WatcherReport),
+    /// What came of a PUBLISH.
+    Published(PublishOutcome),
     /// A re-sent command that had an intent was not executed again.
     IntentRepeated {
         service: &'static str,

@@ -199,6 +199,7 @@ impl Driver {
                 if *id == self.identity.id && self.is_declared_lost() {
                     self.take_in(Input::DeclaredLost);
                 }
+                self.look_at_everybody();
             }
             Change::RebalanceRequested { per_second } => {
                 let (id, events) = (self.identity.id, &self.context.events);
@@ -244,6 +245,15 @@ impl Driver {
         });
     }
 
+    /// Users have other keepers when the set of nodes has changed: who publishes for whom is decided anew.
+    fn look_at_everybody(&mut self) {
+        if self.gateway.publishes() {
+            for user in self.presence.users_after(None, usize::MAX) {
+                self.take_in(Input::PresenceChanged { user });
+            }
+        }
+    }
+
     fn take_in_watcher(&mut self, key: &SessionKey) {
         let watcher = self.known_watcher(key);
         self.take_in(Input::WatcherChanged {
@@ -273,6 +283,7 @@ impl Driver {
             .cluster
             .with_state(|state| state.watchers_of(id).cloned().collect());
         self.take_in(Input::WatchersReplaced { watchers });
+        self.look_at_everybody();
         self.take_in_settings();
     }
 
@@ -350,7 +361,12 @@ impl Driver {
             }
             Output::ReadPresence { user } => {
                 let composed = self.presence.get(&user);
-                self.follow_ups.push_back(Input::PresenceRead { user, composed });
+                let keeper = self.cluster.with_state(|state| state.calendar_owner(&user));
+                self.follow_ups.push_back(Input::PresenceRead {
+                    user,
+                    composed,
+                    is_kept_here: keeper == Some(self.identity.id),
+                });
             }
             Output::RegisterAnew => self.register_anew(),
             Output::Report(report) => self.report(&report),
@@ -519,6 +535,7 @@ impl Driver {
                 );
             }
             Report::Watcher(_)
+            | Report::Published(_)
             | Report::Answered { .. }
             | Report::CstaError { .. }
             | Report::EventSent { .. }

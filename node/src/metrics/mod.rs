@@ -15,6 +15,7 @@ use tandem_shared::sip::{FramingError, RefusalReason};
 
 use crate::cti::{ConnectionStatus, LinkFailure};
 use crate::gateway::{Census, EndOfSubscription, EndReason, Report, WatcherReport};
+use crate::presence::publication::PublishOutcome;
 
 pub(crate) use calendar::reason_label;
 pub use calendar::{CalendarMetrics, CallbackOutcome};
@@ -60,6 +61,7 @@ struct WatcherMetrics {
     moved: IntCounterVec,
     notifies: IntCounterVec,
     suppressed: IntCounter,
+    publications: IntCounterVec,
 }
 
 #[derive(Debug, Clone)]
@@ -214,6 +216,10 @@ impl NodeMetrics {
         for reason in EndOfSubscription::ALL {
             self.watchers.ended.with_label_values(&[reason.label()]);
         }
+        for outcome in PublishOutcome::ALL {
+            let publications = &self.watchers.publications;
+            publications.with_label_values(&[outcome.label()]);
+        }
         for outcome in ["sent", "accepted", "refused", "unanswered"] {
             self.watchers.notifies.with_label_values(&[outcome]);
         }
@@ -260,6 +266,10 @@ impl NodeMetrics {
             Report::EventOfUnknownMonitor => self.events_unknown_monitor.inc(),
             Report::Fenced { .. } => self.fenced.inc(),
             Report::Watcher(report) => self.watchers.record(*report),
+            Report::Published(outcome) => {
+                let publications = &self.watchers.publications;
+                publications.with_label_values(&[outcome.label()]).inc();
+            }
             Report::IntentRepeated {
                 service,
                 known_result,
@@ -366,6 +376,11 @@ impl WatcherMetrics {
             suppressed: metrics.counter(
                 "tandem_node_notifies_suppressed_total",
                 "Changes that a watcher was not told of, because the next one came within five seconds.",
+            ),
+            publications: metrics.counters(
+                "tandem_node_publications_total",
+                "PUBLISH requests, by what came of them.",
+                &["outcome"],
             ),
         }
     }

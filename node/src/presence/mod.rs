@@ -6,6 +6,7 @@
 pub mod composition;
 pub mod phones;
 pub mod pidf;
+pub mod publication;
 
 pub use composition::{
     Activity, Availability, BusyShowsAs, Composed, CompositionSettings, Source, WorkingElsewhereShowsAs,

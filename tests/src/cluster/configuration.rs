@@ -89,6 +89,7 @@ fn node(id: u64, addresses: Addresses, options: &ClusterOptions) -> String {
          [directory]\nfile = \"directory.toml\"\n\n\
          [cti]\nheartbeat_interval_ms = {heartbeat}\nreconnect_interval_ms = 200\n\n\
          {connections}\
+         {presence}\
          {exchange}\
          {cluster}\
          [fault_injection]\nadoption_disabled = {adoption_disabled}\n",
@@ -98,6 +99,7 @@ fn node(id: u64, addresses: Addresses, options: &ClusterOptions) -> String {
         sip = addresses.node_sip(id),
         outbound = addresses.outbound(),
         heartbeat = options.cti_heartbeat.as_millis(),
+        presence = presence(addresses, options),
         exchange = options
             .exchange
             .as_ref()
@@ -106,6 +108,14 @@ fn node(id: u64, addresses: Addresses, options: &ClusterOptions) -> String {
         cluster = cluster(id, addresses, options),
         adoption_disabled = options.adoption_disabled,
     )
+}
+
+fn presence(addresses: Addresses, options: &ClusterOptions) -> String {
+    if !options.publishes_presence {
+        return String::new();
+    }
+    let target = addresses.presence_server();
+    format!("[presence.publish]\ntarget = \"sip:{target};transport=tcp\"\n\n")
 }
 
 /// `[cluster]` of one member. Paths are relative to the file.

@@ -54,6 +54,8 @@ pub struct ClusterOptions {
     /// The planted fault: nodes do not adopt sessions.
     pub adoption_disabled: bool,
     pub cti_heartbeat: Duration,
+    /// Presence is published to [`Addresses::presence_server`].
+    pub publishes_presence: bool,
     /// With it, every user has a calendar.
     pub exchange: Option<ExchangeOptions>,
     /// `TANDEM_LOG` of every process.
@@ -68,6 +70,7 @@ impl Default for ClusterOptions {
             peer_tls: true,
             adoption_disabled: false,
             cti_heartbeat: Duration::from_millis(500),
+            publishes_presence: false,
             exchange: None,
             log_filter: std::env::var("TANDEM_LOG").unwrap_or_else(|_| "info,openraft=warn".to_owned()),
         }
@@ -571,6 +574,11 @@ impl Addresses {
     }
 
     /// The n-th OCS.
+    #[must_use]
+    pub fn presence_server(self) -> SocketAddr {
+        self.at(60, 5060)
+    }
+
     #[must_use]
     pub fn ocs(self, number: u8) -> SocketAddr {
         self.at(40 + number, 5060)

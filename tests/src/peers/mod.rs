@@ -17,6 +17,7 @@ pub mod line_protocol;
 pub mod ocs;
 pub mod openssl;
 pub mod pbx;
+pub mod presence_server;
 pub mod stranger;
 pub mod switch;
 pub mod watcher;

@@ -3,6 +3,7 @@
 use serde_json::json;
 use tandem_tests::cluster::{Cluster, ClusterOptions, DEADLINE, Member};
 use tandem_tests::peers::ocs::user_id;
+use tandem_tests::peers::presence_server::{PresenceServer, Publications};
 use tandem_tests::peers::watcher::document::Document;
 use tandem_tests::peers::watcher::subscription::{Subscription, SubscriptionState};
 use tandem_tests::peers::watcher::{Crowd, Watchers};
@@ -75,6 +76,54 @@ async fn when_a_node_dies_its_heir_goes_on_notifying_and_takes_refreshes() {
     }
     nothing_is_wrong(&watchers).await;
     cluster.dismiss();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn presence_is_published_by_one_node_and_by_its_heir() {
+    let options = ClusterOptions {
+        publishes_presence: true,
+        ..few_users()
+    };
+    let mut cluster = Cluster::start(options).await.unwrap();
+    let server = PresenceServer::start(cluster.addresses().presence_server())
+        .await
+        .unwrap();
+    for user in 0..USERS {
+        set(&cluster, Member::Node(1), user, json!("busy")).await;
+    }
+    published(&server, "everybody is busy", |document| document.says("busy")).await;
+    let counts = server.ask(|known| publications(known)).await;
+    assert_eq!(counts, vec![1; USERS], "one node speaks for a user");
+    server.ask(|known| known.forget_all()).await;
+    for user in 0..USERS {
+        set(&cluster, Member::Node(2), user, json!("away")).await;
+    }
+    published(&server, "what the server forgot is published anew", |document| {
+        document.says("away")
+    })
+    .await;
+    cluster.kill(Member::Node(1)).await.unwrap();
+    for user in 0..USERS {
+        set(&cluster, Member::Node(2), user, json!("available")).await;
+    }
+    published(&server, "the heir publishes for everybody", |document| {
+        document.is_open && document.activities.is_empty()
+    })
+    .await;
+    let violations = server.ask(|known| known.violations().to_vec()).await;
+    assert_eq!(violations, Vec::<String>::new());
+    cluster.dismiss();
+}
+
+fn publications(known: &mut Publications) -> Vec<usize> {
+    (0..USERS).map(|user| known.of(&uri(user)).len()).collect()
+}
+
+/// Of every user; what a dead node has published stands beside it until it expires.
+async fn published(server: &PresenceServer, what: &str, is_told: fn(&Document) -> bool) {
+    let condition =
+        move |known: &Publications| (0..USERS).all(|user| known.of(&uri(user)).into_iter().any(is_told));
+    server.wait_until(what, DEADLINE, condition).await.unwrap();
 }
 
 fn few_users() -> ClusterOptions {

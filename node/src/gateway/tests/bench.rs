@@ -58,6 +58,7 @@ pub(super) struct Bench {
     pub(super) gateway: Gateway,
     pub(super) now: Now,
     pub(super) state: ClusterState,
+    node: NodeId,
     /// Batches are committed at once.
     pub(super) quorum: bool,
     pub(super) sent: Vec<Sent>,
@@ -93,6 +94,7 @@ impl Bench {
                 unix_ms: 1_800_000_000_000,
             },
             state,
+            node: NodeId(node),
             quorum: true,
             sent: Vec::new(),
             asked: Vec::new(),
@@ -165,7 +167,12 @@ impl Bench {
             Output::ReadPresence { user } => {
                 let (record, settings) = (self.state.presence(&user), CompositionSettings::default());
                 let composed = compose(record, false, settings, self.now.unix_ms);
-                self.input(Input::PresenceRead { user, composed });
+                let is_kept_here = self.state.calendar_owner(&user) == Some(self.node);
+                self.input(Input::PresenceRead {
+                    user,
+                    composed,
+                    is_kept_here,
+                });
             }
             Output::RegisterAnew => {}
             Output::Report(report) => self.reports.push(report),
@@ -278,6 +285,7 @@ fn config(node: u64) -> GatewayConfig {
             watchers_per_presentity_max: 150,
             ..WatcherSettings::default()
         },
+        publish: None,
     }
 }
 
@@ -386,6 +394,7 @@ const DIRECTORY: &str = r#"
 id = "user1"
 [[user]]
 id = "user2"
+mail = "user2@mail.lab.test"
 [[user]]
 id = "user3"
 remote_call_control = false

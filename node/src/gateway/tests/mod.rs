@@ -6,6 +6,7 @@ mod bench;
 mod calls;
 mod handover;
 mod opening;
+mod publishing;
 mod resilience;
 mod watchers;
 mod watching;

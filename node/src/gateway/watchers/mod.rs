@@ -30,6 +30,7 @@ use super::departed::Departed;
 use super::pairs::PairId;
 use super::{Gateway, ISOLATED_GRACE, Now, Report};
 
+pub(super) use subscribe::PIDF;
 use table::WatcherTable;
 
 /// Limits and choices for watchers.

@@ -12,7 +12,7 @@ use crate::sip::dialog;
 
 use super::super::events::is_from_front_end;
 use super::super::{Gateway, Now, Output, PairId, Report, new_branch, via};
-use super::{Due, EndOfSubscription, TRANSACTION_TIMEOUT, UnderWay, Watcher, WatcherReport};
+use super::{Due, EndOfSubscription, PIDF, TRANSACTION_TIMEOUT, UnderWay, Watcher, WatcherReport};
 
 impl Gateway {
     /// Tells the watcher what he is to be told, unless something forbids it for now.
@@ -152,7 +152,7 @@ impl Watcher {
             .headers
             .append("Subscription-State", self.subscription_state(now));
         if let Some(body) = body {
-            notify.headers.append("Content-Type", super::subscribe::PIDF);
+            notify.headers.append("Content-Type", PIDF);
             notify.body = Bytes::from(body);
         }
         notify.write()

@@ -12,6 +12,9 @@ impl Gateway {
     pub(in crate::gateway) fn presence_changed(&mut self, user: &str) {
         if self.watchers.table.presentity(user).is_some() {
             self.read_presence(user);
+        } else if self.publishes() {
+            let user = user.to_owned();
+            self.outputs.push(Output::ReadPresence { user });
         }
     }
 

@@ -296,7 +296,7 @@ fn check_accept(headers: &Headers) -> Result<(), Refused> {
 }
 
 /// RFC 3863.
-pub(super) const PIDF: &str = "application/pidf+xml";
+pub(in crate::gateway) const PIDF: &str = "application/pidf+xml";
 /// RFC 3856 §6.4.
 const EXPIRES_SECS_DEFAULT: u32 = 3600;
 /// Shorter ones cost more than they tell.

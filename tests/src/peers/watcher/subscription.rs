@@ -258,7 +258,7 @@ fn subscription_state(raw: &RawMessage) -> Result<SubscriptionState, String> {
     }
 }
 
-pub(super) fn header(raw: &RawMessage, name: &str) -> Option<String> {
+pub(in crate::peers) fn header(raw: &RawMessage, name: &str) -> Option<String> {
     let mut headers = raw.headers();
     let found = headers.find(|(found, _)| found.eq_ignore_ascii_case(name.as_bytes()));
     found.map(|(_, value)| String::from_utf8_lossy(value).into_owned())
