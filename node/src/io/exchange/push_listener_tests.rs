@@ -102,7 +102,7 @@ impl World {
 
     fn answers(&self, answer: &str) -> bool {
         self.has_counted(&format!(
-            "tandem_exchange_callbacks_total{{answer=\"{answer}\"}} 1"
+            "tandem_node_exchange_callbacks_total{{answer=\"{answer}\"}} 1"
         ))
     }
 }
@@ -175,7 +175,7 @@ async fn a_genuine_callback_is_answered_with_the_verdict() {
         "{}",
         world.metrics()
     );
-    assert!(world.has_counted("tandem_exchange_callback_connections 1"));
+    assert!(world.has_counted("tandem_node_exchange_callback_connections 1"));
 }
 
 #[tokio::test]
@@ -314,7 +314,7 @@ async fn connections_are_bounded_over_all_ports() {
         .unwrap()
         .unwrap();
     assert!(rest.is_empty());
-    let line = "tandem_exchange_callback_connections_refused_total{reason=\"too_many\"} 1";
+    let line = "tandem_node_exchange_callback_connections_refused_total{reason=\"too_many\"} 1";
     assert!(world.has_counted(line), "{}", world.metrics());
 }
 
