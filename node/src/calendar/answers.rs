@@ -149,33 +149,41 @@ impl Calendars {
             Acceptance::Nothing => {}
             Acceptance::Again { refused_by } => {
                 if refused_by != id {
-                    self.refused_by_one(refused_by, "others accept the account".to_owned(), now);
+                    self.ask_apart(refused_by, now);
                 }
                 self.report(Report::CredentialAccepted);
             }
         }
     }
 
+    /// Others accept the account that this gateway refused: it is asked once more, by one request.
+    fn ask_apart(&mut self, id: LaneId, now: Now) {
+        if let Some(lane) = self.lane_mut(id) {
+            lane.refusal = Some(Refusal {
+                probe_at: now.instant,
+                times: 0,
+            });
+        }
+    }
+
     /// One gateway's word against the others': it alone is left in peace.
-    fn refused_by_one(&mut self, id: LaneId, reason: String, now: Now) {
+    fn refused_by_one(&mut self, id: LaneId, refusal: Refusal, reason: String, now: Now) {
         let gateway = self.gateway_of(id);
-        let Some(lane) = self.lane_mut(id) else {
-            return;
-        };
-        let times = lane.refusal.map_or(0, |refusal| refusal.times.saturating_add(1));
-        lane.refusal = Some(Refusal {
-            probe_at: now.instant + probe_wait(times),
-            times,
-        });
-        if times == 0 {
+        if let Some(lane) = self.lane_mut(id) {
+            lane.refusal = Some(Refusal {
+                probe_at: now.instant + probe_wait(refusal.times),
+                times: refusal.times.saturating_add(1),
+            });
+        }
+        if refusal.times == 0 {
             self.report(Report::CredentialRefusedByOne { gateway, reason });
         }
     }
 
     fn account_refused(&mut self, id: LaneId, sent_at: Instant, failure: &Failure, now: Now) {
         let reason = failure.to_string();
-        if self.lane(id).is_some_and(|lane| lane.refusal.is_some()) {
-            self.refused_by_one(id, reason, now);
+        if let Some(refusal) = self.lane(id).and_then(|lane| lane.refusal) {
+            self.refused_by_one(id, refusal, reason, now);
         } else if self.credential.refused(id, sent_at, now.instant) {
             let gateway = self.gateway_of(id);
             self.report(Report::CredentialRefused { gateway, reason });

@@ -250,7 +250,7 @@ impl Calendars {
     }
 
     pub(super) fn leave_group(&mut self, group: super::streams::GroupId, key: UserKey) {
-        if let Some(stream) = self.streams.leave(group, key) {
+        for stream in self.streams.leave(group, key) {
             self.outputs.push(Output::CloseStream { stream });
         }
     }

@@ -15,18 +15,31 @@ use crate::exchange::ews::{CalendarItem, ChangeStamp, Operation, TimeWindow};
 impl Calendars {
     /// The read that counts: nothing can be missed from now on.
     pub(super) fn read_after_subscribe(&mut self, key: UserKey, lane: LaneId, now: Now) {
-        let settle_at = now.instant + SETTLE;
         let is_crowded = self.lane(lane).is_some_and(super::lane::Lane::is_crowded);
         let Some(care) = self.users.care_mut(key) else {
             return;
         };
-        let by_bulk = is_crowded && care.reading.step == Step::Items && !care.reading.has_no_availability;
-        if !by_bulk {
-            self.queue_read(key, Urgency::Changed, now);
-            return;
+        match is_crowded && care.reading.step == Step::Items && !care.reading.has_no_availability {
+            true => self.read_with_others(key, lane, now),
+            false => self.queue_read(key, Urgency::Changed, now),
         }
-        care.reading.task = Task::Idle;
-        care.reading.is_dirty = false;
+    }
+
+    /// Events may have been lost on the way, the subscription lives.
+    pub(super) fn read_after_gap(&mut self, key: UserKey, now: Now) {
+        let Some((care, lane)) = self.cared_for(key) else {
+            return;
+        };
+        if care.reading.has_no_availability {
+            care.reading.step = Step::StampAfterLoss;
+            self.queue_read(key, Urgency::Changed, now);
+        } else {
+            self.read_with_others(key, lane, now);
+        }
+    }
+
+    fn read_with_others(&mut self, key: UserKey, lane: LaneId, now: Now) {
+        let settle_at = now.instant + SETTLE;
         if let Some(lane) = self.lane_mut(lane) {
             lane.bulk.settled.insert(key);
             lane.bulk.settle_at.get_or_insert(settle_at);
@@ -180,8 +193,7 @@ impl Calendars {
             return;
         };
         care.reading.task = Task::Idle;
-        care.trouble.tries = 0;
-        care.trouble.throttled = 0;
+        care.trouble.settled();
         if !is_complete && care.reading.ask_for_less(window) {
             self.queue_read(key, Urgency::Changed, now);
             return;
@@ -209,7 +221,7 @@ impl Calendars {
         };
         let (user, gateway) = (self.name_of(key), self.gateway_of(lane));
         self.report(Report::Deaf { user, gateway });
-        self.avoid_group(key);
+        self.avoid_group(key, now);
         self.resubscribe(key, Duration::ZERO, Parting::Unsubscribe, now);
     }
 

@@ -28,14 +28,19 @@ impl Calendars {
     }
 
     /// The group that did not do for the user does not get him again.
-    pub(super) fn avoid_group(&mut self, key: UserKey) {
+    pub(super) fn avoid_group(&mut self, key: UserKey, now: Now) {
         let Some(care) = self.users.care_mut(key) else {
             return;
         };
-        if let Some(group) = care.live.as_ref().and_then(Live::group) {
-            care.left_group = Some(group);
-            care.rejections = care.rejections.saturating_add(1);
+        let Some(live) = &care.live else {
+            return;
+        };
+        // One that has lived is no sign of the wrong company.
+        if now.unix_ms.saturating_sub(live.since_ms) > STREAMED_WELL_MS {
+            care.rejections = 0;
         }
+        care.left_group = live.group().or(care.left_group);
+        care.rejections = care.rejections.saturating_add(1);
     }
 
     /// A newcomer: the connection is opened, or opened again with him, when some more have come.
@@ -67,9 +72,7 @@ impl Calendars {
             self.streams.set_deadline(id, None);
             return;
         };
-        if let Some(stream) = self.streams.closed(id) {
-            self.outputs.push(Output::CloseStream { stream });
-        }
+        // The one that stands goes on until this one does: what it is about to say would be lost.
         let stream = self.streams.opened(id);
         // Opened at the same time, they shall not all end at the same time.
         let minutes = self.jittered(Duration::from_secs(CONNECTION_MINUTES)).as_secs();
@@ -112,31 +115,47 @@ impl Calendars {
         let Some(id) = self.streams.by_stream(stream) else {
             return;
         };
-        if let Some(group) = self.streams.get_mut(id) {
-            group.heard = Some(now.instant);
-        }
+        let Some(group) = self.streams.get_mut(id) else {
+            return;
+        };
+        let is_current = group.stream == Some(stream);
+        group.heard = Some(now.instant);
         match part {
-            StreamPart::Opened => self.stream_stands(id),
             StreamPart::Notifications(notifications) => {
-                self.stream_stands(id);
                 for notification in &notifications {
                     self.stream_notified(id, notification, now);
                 }
             }
+            // Of a connection that is being replaced, anything else was to be expected.
+            StreamPart::Opened | StreamPart::Rejected { .. } | StreamPart::Closed if !is_current => return,
+            StreamPart::Opened => {}
             StreamPart::Rejected {
                 subscriptions,
                 failure,
-            } => self.stream_rejected(id, &subscriptions, &failure, now),
+            } => return self.stream_rejected(id, &subscriptions, &failure, now),
             StreamPart::Closed => {
                 self.streams.closed(id);
-                self.reopen(id, Duration::ZERO, now);
+                return self.reopen(id, Duration::ZERO, now);
             }
+        }
+        if is_current {
+            self.stream_stands(id, now);
         }
     }
 
-    fn stream_stands(&mut self, id: GroupId) {
-        if let Some(group) = self.streams.get_mut(id) {
-            group.failures = 0;
+    fn stream_stands(&mut self, id: GroupId, now: Now) {
+        let Some(group) = self.streams.get_mut(id) else {
+            return;
+        };
+        group.failures = 0;
+        let has_gap = std::mem::take(&mut group.has_gap);
+        if let Some(stream) = group.former.take() {
+            self.outputs.push(Output::CloseStream { stream });
+        }
+        if has_gap {
+            for key in self.live_members(id) {
+                self.read_after_gap(key, now);
+            }
         }
     }
 
@@ -181,11 +200,11 @@ impl Calendars {
     /// One subscription is not good on its stream.
     fn rejected(&mut self, key: UserKey, failure: &Failure, now: Now) {
         let class = failure.class();
+        self.avoid_group(key, now);
         let is_first = self
             .users
             .care(key)
-            .is_some_and(|care| care.rejections < REJECTIONS_MAX);
-        self.avoid_group(key);
+            .is_some_and(|care| care.rejections <= REJECTIONS_MAX);
         if class == FailureClass::OtherOwner {
             let wait = self.jittered(OTHER_OWNER_WAIT);
             self.resubscribe(key, wait, Parting::Quiet, now);
@@ -210,10 +229,12 @@ impl Calendars {
     }
 
     pub(super) fn stream_ended(&mut self, stream: StreamId, end: StreamEnd, now: Now) {
-        let Some(id) = self.streams.by_stream(stream) else {
+        let Some(id) = self.streams.ended(stream) else {
             return;
         };
-        self.streams.closed(id);
+        if let Some(group) = self.streams.get_mut(id) {
+            group.has_gap |= end != StreamEnd::Closed;
+        }
         match end {
             StreamEnd::Closed => self.reopen(id, Duration::ZERO, now),
             StreamEnd::Silent => self.stream_failed(id, &Failure::TimedOut, now),
@@ -316,6 +337,8 @@ const STREAM_TRIES_MAX: u8 = 3;
 const HELD_UP_WAIT: Duration = Duration::from_secs(5);
 
 const OTHER_OWNER_WAIT: Duration = Duration::from_secs(10);
+
+const STREAMED_WELL_MS: u64 = 10 * 60_000;
 
 /// So often may others be to blame.
 const REJECTIONS_MAX: u8 = 2;

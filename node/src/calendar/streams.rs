@@ -14,6 +14,7 @@ pub(super) struct GroupId(pub u32);
 #[derive(Debug, Default)]
 pub(super) struct Streams {
     groups: BTreeMap<GroupId, Group>,
+    /// Until the end of each connection is told.
     by_stream: BTreeMap<StreamId, GroupId>,
     /// Groups that somebody may join.
     roomy: BTreeSet<(LaneId, GroupId)>,
@@ -27,8 +28,12 @@ pub(super) struct Group {
     pub lane: LaneId,
     /// Those who are being subscribed for it included.
     pub members: BTreeSet<UserKey>,
-    /// The connection that stands.
+    /// The connection that stands, or is being opened.
     pub stream: Option<StreamId>,
+    /// The one that it replaces: what it still says counts, and it is closed when the new one stands.
+    pub former: Option<StreamId>,
+    /// The last connection did not end as it should: what was said into it may be lost.
+    pub has_gap: bool,
     pub heard: Option<Instant>,
     /// When it is opened, or opened again with the newcomers.
     open_at: Option<Instant>,
@@ -95,6 +100,8 @@ impl Streams {
             lane,
             members: BTreeSet::new(),
             stream: None,
+            former: None,
+            has_gap: false,
             heard: None,
             open_at: None,
             failures: 0,
@@ -105,24 +112,26 @@ impl Streams {
         id
     }
 
-    /// `Some`: the group is empty now, and this connection is to be closed.
-    pub(super) fn leave(&mut self, id: GroupId, user: UserKey) -> Option<StreamId> {
-        let group = self.groups.get_mut(&id)?;
+    /// Connections that are to be closed, because the group is empty now.
+    pub(super) fn leave(&mut self, id: GroupId, user: UserKey) -> Vec<StreamId> {
+        let Some(group) = self.groups.get_mut(&id) else {
+            return Vec::new();
+        };
         if !group.members.remove(&user) {
-            return None;
+            return Vec::new();
         }
         let lane = group.lane;
         if !group.members.is_empty() {
             if !group.is_solo {
                 self.roomy.insert((lane, id));
             }
-            return None;
+            return Vec::new();
         }
         self.set_deadline(id, None);
-        let stream = self.closed(id);
-        self.groups.remove(&id);
         self.roomy.remove(&(lane, id));
-        stream
+        let group = self.groups.remove(&id);
+        let streams = group.map(|group| [group.stream, group.former]);
+        streams.into_iter().flatten().flatten().collect()
     }
 
     /// Opens the group then, or earlier if that is planned.
@@ -150,7 +159,7 @@ impl Streams {
         self.next_stream += 1;
         let stream = StreamId(self.next_stream);
         if let Some(group) = self.groups.get_mut(&id) {
-            group.stream = Some(stream);
+            group.former = group.stream.replace(stream).or(group.former);
             self.by_stream.insert(stream, id);
         }
         stream
@@ -158,9 +167,20 @@ impl Streams {
 
     /// The connection is over, or is to be.
     pub(super) fn closed(&mut self, id: GroupId) -> Option<StreamId> {
-        let stream = self.groups.get_mut(&id)?.stream.take()?;
-        self.by_stream.remove(&stream);
-        Some(stream)
+        self.groups.get_mut(&id)?.stream.take()
+    }
+
+    /// Nothing more comes of this one. `Some`: its group stands without a connection now.
+    pub(super) fn ended(&mut self, stream: StreamId) -> Option<GroupId> {
+        let id = self.by_stream.remove(&stream)?;
+        let group = self.groups.get_mut(&id)?;
+        if group.former == Some(stream) {
+            group.former = None;
+        }
+        (group.stream == Some(stream)).then(|| {
+            group.stream = None;
+            id
+        })
     }
 
     pub(super) fn set_deadline(&mut self, id: GroupId, at: Option<Instant>) {

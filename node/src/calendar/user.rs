@@ -209,6 +209,17 @@ pub(super) struct Trouble {
     pub reported: Option<FailureClass>,
 }
 
+impl Trouble {
+    /// The calendar was read: what went wrong before is over. Moves are forgotten by time alone.
+    pub(super) fn settled(&mut self) {
+        *self = Self {
+            moves: self.moves,
+            last_move: self.last_move,
+            ..Self::default()
+        };
+    }
+}
+
 impl User {
     pub(super) fn mailbox(&self) -> Mailbox {
         let address = self.primary_address.as_ref().unwrap_or(&self.configured_address);

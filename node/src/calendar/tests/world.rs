@@ -45,6 +45,7 @@ pub(super) struct World {
     /// How often each machine was called within the present millisecond.
     calls: (u64, u32),
     pub no_log: bool,
+    clock_offset_ms: i64,
 }
 
 #[derive(Debug)]
@@ -84,6 +85,7 @@ impl World {
             requests: Vec::new(),
             calls: (0, 0),
             no_log: false,
+            clock_offset_ms: 0,
         };
         for node in 1..=nodes {
             world.register(node);
@@ -158,8 +160,12 @@ impl World {
     pub(super) fn now(&self) -> Now {
         Now {
             instant: self.start + Duration::from_millis(self.unix_ms - START_MS),
-            unix_ms: self.unix_ms,
+            unix_ms: self.wall_ms(),
         }
+    }
+
+    pub(super) fn wall_ms(&self) -> u64 {
+        self.unix_ms.checked_add_signed(self.clock_offset_ms).unwrap()
     }
 
     pub(super) fn run(&mut self, time: Duration) {
@@ -509,6 +515,11 @@ impl World {
         }
     }
 
+    /// As [`Self::change`], and nobody hears of it.
+    pub(super) fn change_untold(&mut self, number: usize, items: Vec<CalendarItem>) {
+        drop(self.exchange.change(&address(number), items));
+    }
+
     pub(super) fn kill_node(&mut self, node: u64) {
         let id = NodeId(node);
         self.nodes.remove(&id);
@@ -535,7 +546,7 @@ impl World {
     /// What the calendar says at this moment.
     pub(super) fn truth(&self, number: usize) -> CalendarState {
         let items = &self.exchange.mailboxes[&address(number)].items;
-        Timeline::of(items).at(self.unix_ms).state
+        Timeline::of(items).at(self.wall_ms()).state
     }
 
     pub(super) fn shown(&self, number: usize) -> Option<CalendarState> {
@@ -546,6 +557,40 @@ impl World {
     pub(super) fn explain(&self, number: usize) -> super::super::Explanation {
         let owner = self.state.calendar_owner(&name(number)).unwrap();
         self.nodes[&owner].explain(&name(number)).unwrap()
+    }
+
+    pub(super) fn health(&self, gateway: &str) -> super::super::GatewayHealth {
+        let node = self.nodes.values().next().unwrap();
+        let mut all = node.gateway_statuses().into_iter();
+        all.find(|health| health.gateway.0 == gateway).unwrap()
+    }
+
+    pub(super) fn census(&self) -> super::super::Census {
+        self.nodes.values().next().unwrap().census()
+    }
+
+    pub(super) fn subscription_of(&self, number: usize) -> SubscriptionId {
+        let mut all = self.exchange.subscriptions.iter();
+        let newest = all.rfind(|(_, subscription)| subscription.mailbox == address(number));
+        SubscriptionId(newest.unwrap().0.clone())
+    }
+
+    pub(super) fn push_attempt(&self, number: usize) -> u64 {
+        let delivery = &self.exchange.subscriptions[&self.subscription_of(number).0].delivery;
+        match delivery {
+            super::exchange::Delivery::Push { attempt, .. } => *attempt,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(super) fn verdict(&self, number: usize, attempt: u64, id: &SubscriptionId) -> CallbackVerdict {
+        let owner = self.state.calendar_owner(&name(number)).unwrap();
+        self.nodes[&owner].callback_verdict(&name(number), attempt, id)
+    }
+
+    /// The wall clock is set; instants go on as they were.
+    pub(super) fn set_clock(&mut self, by_ms: i64) {
+        self.clock_offset_ms += by_ms;
     }
 
     pub(super) fn wrong_users(&self) -> Vec<usize> {
