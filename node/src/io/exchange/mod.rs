@@ -26,6 +26,8 @@ mod push_listener_tests;
 mod replicated;
 mod reports;
 pub mod routes;
+#[cfg(test)]
+mod scripted_gateway;
 pub mod signing;
 pub mod streaming;
 mod token_source;
