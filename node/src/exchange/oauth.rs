@@ -147,6 +147,7 @@ const LIFE_SECONDS_MAX: u64 = 24 * 3600;
 const REFUSAL_CHARACTERS_MAX: usize = 300;
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test needs an instant to start from")]
 mod tests {
     use proptest::prelude::*;
 

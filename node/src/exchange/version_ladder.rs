@@ -36,6 +36,7 @@ impl VersionLadder {
 const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test needs an instant to start from")]
 mod tests {
     use super::*;
 

@@ -78,11 +78,10 @@ async fn a_refused_account_is_told_and_not_tried_again() {
 
 #[tokio::test]
 async fn requests_that_wait_together_try_a_wrong_password_once() {
-    for authentication in [NTLM, Authentication::Basic] {
-        let script = match authentication {
-            Authentication::Basic => vec![refusal()],
-            _ => vec![challenge(), refusal()],
-        };
+    for (authentication, script) in [
+        (NTLM, vec![challenge(), refusal()]),
+        (Authentication::Basic, vec![refusal()]),
+    ] {
         let world = World::new(authentication, vec![script; 8]).await;
         let all = futures::future::join_all((0..8).map(|_| world.fails())).await;
         assert!(
