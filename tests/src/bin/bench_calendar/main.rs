@@ -3,14 +3,16 @@
 //! The last line holds every figure as `name=value`.
 #![expect(clippy::disallowed_methods, reason = "a benchmark measures")]
 
+mod allocation;
 mod figures;
 mod options;
 mod processes;
+mod simulated;
 
 use std::process::ExitCode;
 
 use figures::Figures;
-use options::Options;
+use options::{Options, Parts};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -23,7 +25,7 @@ async fn main() -> ExitCode {
         }
     };
     let mut figures = Figures::default();
-    let measured = processes::run(&options, &mut figures).await;
+    let measured = run(&options, &mut figures).await;
     if let Err(error) = &measured {
         eprintln!("\nThe benchmark failed: {error:#}");
     }
@@ -32,4 +34,14 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+async fn run(options: &Options, figures: &mut Figures) -> anyhow::Result<()> {
+    if options.parts != Parts::Simulated {
+        processes::run(options, figures).await?;
+    }
+    if options.parts != Parts::Processes {
+        simulated::run(options.simulated_users, options.cas, figures)?;
+    }
+    Ok(())
 }
