@@ -150,7 +150,7 @@ async fn ask(stream: &mut BufReader<TcpStream>, message: &[u8]) -> Heard {
                 let token = value.strip_prefix("Negotiate ");
                 heard.message = heard
                     .message
-                    .or(token.map(|token| BASE64_STANDARD.decode(token).unwrap()));
+                    .or_else(|| token.map(|token| BASE64_STANDARD.decode(token).unwrap()));
             }
             Some(_) => {}
             None => break,
