@@ -103,15 +103,18 @@ pub enum PublishOutcome {
     TooBrief,
     Refused,
     Unanswered,
+    /// One user too many: nothing was sent for him.
+    NoRoom,
 }
 
 impl PublishOutcome {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Accepted,
         Self::Forgotten,
         Self::TooBrief,
         Self::Refused,
         Self::Unanswered,
+        Self::NoRoom,
     ];
 
     #[must_use]
@@ -122,6 +125,7 @@ impl PublishOutcome {
             Self::TooBrief => "too_brief",
             Self::Refused => "refused",
             Self::Unanswered => "unanswered",
+            Self::NoRoom => "no_room",
         }
     }
 }
@@ -216,7 +220,6 @@ impl Publisher {
         [user, self.connect_at].into_iter().flatten().min()
     }
 
-    #[must_use]
     pub fn users(&self) -> impl Iterator<Item = &String> {
         self.publications.keys()
     }
@@ -225,7 +228,7 @@ impl Publisher {
         let has_room = self.publications.len() < self.settings.users_max;
         let expires_secs = self.settings.expires_secs;
         if !has_room && !self.publications.contains_key(&user) {
-            return;
+            return self.outputs.push(PublisherOutput::Report(PublishOutcome::NoRoom));
         }
         let publication = self
             .publications
