@@ -49,6 +49,40 @@ fn prometheus_accepts_the_scrape_configuration() {
     }
 }
 
+#[test]
+fn prometheus_accepts_the_alerts() {
+    if is_there("promtool") {
+        let rules = deploy("prometheus/alerts.yml");
+        succeeds(Command::new("promtool").args(["check", "rules"]).arg(rules));
+    }
+}
+
+/// An alert about a metric that nobody exposes never fires.
+#[test]
+fn alerts_are_about_metrics_that_the_programs_expose() {
+    let rules = std::fs::read_to_string(deploy("prometheus/alerts.yml")).unwrap();
+    let is_name = |character: char| character.is_ascii_alphanumeric() || character == '_';
+    let names = rules.split(|character| !is_name(character));
+    let mut sources = String::new();
+    for folder in ["lb/src", "node/src", "shared/src"] {
+        read_all(&root().join(folder), &mut sources);
+    }
+    for name in names.filter(|name| name.starts_with("tandem_")) {
+        assert!(sources.contains(&format!("\"{name}\"")), "nobody exposes {name}");
+    }
+}
+
+fn read_all(folder: &Path, text: &mut String) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            read_all(&path, text);
+        } else {
+            text.push_str(&std::fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
 /// The test command installs it, or says that it could not; under CI that is a failure.
 fn is_there(tool: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();

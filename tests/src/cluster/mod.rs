@@ -178,6 +178,17 @@ impl Cluster {
         configuration::write_directory(self.directory.path(), users, self.exchange.is_some())
     }
 
+    /// What `tandem-node` says to these arguments.
+    pub async fn ask_node(&self, arguments: &[&str]) -> anyhow::Result<std::process::Output> {
+        let path = binaries::path("tandem-node")?;
+        let mut command = tokio::process::Command::new(&path);
+        let output = command.args(arguments).kill_on_drop(true).output();
+        tokio::time::timeout(DEADLINE, output)
+            .await
+            .with_context(|| format!("{arguments:?} does not end"))?
+            .with_context(|| format!("starting {}", path.display()))
+    }
+
     #[must_use]
     pub fn addresses(&self) -> Addresses {
         self.addresses

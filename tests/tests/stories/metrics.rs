@@ -41,7 +41,7 @@ async fn both_binaries_expose_metrics_that_promtool_accepts() {
     scene.verdict_without_failures().await.unwrap();
 }
 
-fn promtool_accepts(member: Member, text: &str) {
+pub(super) fn promtool_accepts(member: Member, text: &str) {
     let spawned = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())

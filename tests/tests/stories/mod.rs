@@ -8,6 +8,7 @@ mod calls;
 mod cti_manager_death;
 mod demo;
 mod everything_killed;
+mod exchange_status;
 mod front_end_death;
 mod frozen_node;
 mod metrics;

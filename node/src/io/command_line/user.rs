@@ -23,14 +23,13 @@ fn text_of(view: &Value) -> String {
         line("mail address", &word(&view["mail"])),
         line("calendar", &enabled(view)),
     ];
-    let assignment = &view["assignment"];
-    if assignment.is_null() {
+    if view["gateway"].is_null() {
         lines.push(line("gateway", "none"));
     } else {
-        lines.push(line("gateway", &word(&assignment["cas"])));
-        lines.push(line("  since", &time(&assignment["since_ms"])));
-        lines.push(line("  because", &reason(&assignment["reason"])));
-        lines.push(line("  epoch", &word(&assignment["epoch"])));
+        lines.push(line("gateway", &word(&view["gateway"])));
+        lines.push(line("  since", &time(&view["since_ms"])));
+        lines.push(line("  because", &reason(&view["reason"])));
+        lines.push(line("  epoch", &word(&view["epoch"])));
     }
     lines.push(line("kept by", &word(&view["owner"])));
     let calendar = &view["calendar"];
@@ -122,7 +121,7 @@ mod tests {
     fn a_user_is_explained_in_words() {
         let view = json!({
             "user": "ana", "mail": "ana@lab.test", "enabled": true, "enabled_by": "the directory",
-            "assignment": { "cas": "cas-2", "epoch": 1, "since_ms": 1_795_340_000_000_u64, "reason": "failed" },
+            "gateway": "cas-2", "epoch": 1, "since_ms": 1_795_340_000_000_u64, "reason": "failed",
             "owner": "n2", "calendar": { "state": "busy", "from_ms": 0, "until_ms": null },
             "here": null, "ask": "node n2 keeps this calendar and knows more: ask its admin listener",
         });

@@ -9,20 +9,16 @@ use tandem_shared::io::raft::{Authority, ChangeReceiver, Cluster, ClusterStatus}
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
-use tracing::{debug, error, info};
+use tracing::info;
 
-use crate::calendar::{
-    AffinityKey, CalendarSettings, Calendars, Explanation, GatewayHealth, Input, Output, Report, RequestId,
-    StreamId,
-};
+use crate::calendar::{CalendarSettings, Calendars, Explanation, GatewayHealth, Input, StreamId};
 use crate::directory::Directory;
-use crate::exchange::ews::{Failure, Operation};
-use crate::io::clock;
 use crate::io::presence::PresenceOut;
 use crate::metrics::CalendarMetrics;
 
 use super::callbacks::{Callbacks, notification_of};
-use super::client::{EwsClient, OpenStream, PerformRequest};
+use super::client::EwsClient;
+use super::performing::Awaited;
 use super::push::CallbackUrls;
 use super::push_listener::CallbackArrived;
 use super::replicated;
@@ -94,28 +90,21 @@ impl CalendarDriver {
     }
 }
 
-struct Running {
-    driver: CalendarDriver,
+pub(super) struct Running {
+    pub(super) driver: CalendarDriver,
     callbacks: Callbacks,
-    reports: Reports,
-    sender: mpsc::Sender<Input>,
+    pub(super) reports: Reports,
+    pub(super) sender: mpsc::Sender<Input>,
     inputs: mpsc::Receiver<Input>,
     /// Requests and proposals under way; the calendars bound their number.
-    tasks: JoinSet<Input>,
-    awaited: HashMap<Id, Awaited>,
-    streams: HashMap<StreamId, StreamHandle>,
+    pub(super) tasks: JoinSet<Input>,
+    pub(super) awaited: HashMap<Id, Awaited>,
+    pub(super) streams: HashMap<StreamId, StreamHandle>,
     registered: bool,
     may_start: bool,
     shown: BTreeSet<CasId>,
     users_enabled: usize,
     ticks: u64,
-}
-
-/// What must be answered even if its task panics.
-#[derive(Clone, Copy)]
-enum Awaited {
-    Request(RequestId),
-    Proposal(u64),
 }
 
 enum Woken {
@@ -221,7 +210,10 @@ impl Running {
                     }
                 }
             }
-            Change::Replaced => self.take_in_state(),
+            Change::Replaced => {
+                self.standing_changed();
+                self.take_in_state();
+            }
             // These are the gateway's, the watchers' and those of whoever evens out shares.
             Change::SessionOpened(_)
             | Change::SessionMoved { .. }
@@ -260,8 +252,12 @@ impl Running {
         self.take_in_settings();
         self.take_in_gateways();
         self.take_in_live_nodes();
-        let assignments = self.driver.cluster.with_state(replicated::all_assignments);
         self.take_in_users();
+        let directory = self.driver.directory.borrow().clone();
+        let assignments = self
+            .driver
+            .cluster
+            .with_state(|state| replicated::all_assignments(state, &directory));
         self.take_in(Input::Assignments(assignments));
     }
 
@@ -358,153 +354,6 @@ impl Running {
             })),
             Question::Stop => {}
         }
-    }
-
-    fn done(&mut self, done: Result<(Id, Input), JoinError>) {
-        let (id, input) = match done {
-            Ok((id, input)) => (id, Some(input)),
-            Err(error) => {
-                error!(%error, "a task of the calendars failed");
-                (error.id(), None)
-            }
-        };
-        let awaited = self.awaited.remove(&id);
-        let instead = || match awaited? {
-            Awaited::Request(request) => Some(Input::Answered {
-                request,
-                result: Err(Failure::Malformed("the client gave up on it")),
-                latency: Duration::ZERO,
-            }),
-            Awaited::Proposal(proposal) => Some(Input::Committed {
-                proposal,
-                applied: None,
-            }),
-        };
-        if let Some(input) = input.or_else(instead) {
-            self.take_in(input);
-        }
-    }
-
-    fn take_in(&mut self, input: Input) {
-        for output in self.driver.calendars.handle(input, clock::now()) {
-            self.perform(output);
-        }
-    }
-
-    fn perform(&mut self, output: Output) {
-        match output {
-            Output::Request {
-                request,
-                gateway,
-                operation,
-                impersonate,
-                affinity,
-                timeout,
-            } => {
-                let asked = PerformRequest {
-                    gateway,
-                    operation,
-                    impersonate,
-                    affinity,
-                    timeout,
-                };
-                self.request(request, asked);
-            }
-            Output::SubscribePush {
-                request,
-                gateway,
-                user,
-                mailbox,
-                attempt,
-                status_frequency,
-                timeout,
-            } => {
-                let push = self.driver.push.as_ref();
-                let Some(callback_url) = push.and_then(|push| push.url(&user, attempt)) else {
-                    return self.refuse_push(request);
-                };
-                let asked = PerformRequest {
-                    gateway,
-                    operation: Operation::SubscribePush {
-                        callback_url,
-                        status_frequency,
-                    },
-                    impersonate: Some(mailbox),
-                    affinity: AffinityKey::User(user),
-                    timeout,
-                };
-                self.request(request, asked);
-            }
-            Output::OpenStream {
-                stream,
-                gateway,
-                subscriptions,
-                anchor,
-                affinity,
-                connection_timeout,
-                read_timeout,
-            } => {
-                let open = OpenStream {
-                    stream,
-                    gateway,
-                    subscriptions,
-                    anchor,
-                    affinity,
-                    connection_timeout,
-                    read_timeout,
-                };
-                let handle = self.driver.client.open_stream(open, self.sender.clone());
-                self.streams.insert(stream, handle);
-            }
-            Output::CloseStream { stream } => drop(self.streams.remove(&stream)),
-            Output::Propose { proposal, command } => {
-                let task = replicated::propose(self.driver.cluster.clone(), proposal, command);
-                let id = self.tasks.spawn(task).id();
-                self.awaited.insert(id, Awaited::Proposal(proposal));
-            }
-            Output::Publish { user, presence } => {
-                self.driver.metrics.published();
-                self.driver.presence.publish(user, presence);
-            }
-            Output::Report(report) => self.report(&report),
-        }
-    }
-
-    /// A subscription that is lost may be made anew at another mailbox server.
-    fn report(&mut self, report: &Report) {
-        if let Report::SubscriptionLost { user, gateway, .. } | Report::Deaf { user, gateway } = report {
-            let affinity = AffinityKey::User(user.clone());
-            self.driver.client.forget_affinity(gateway, &affinity);
-        }
-        self.reports.report(report);
-    }
-
-    fn request(&mut self, request: RequestId, asked: PerformRequest) {
-        let (client, metrics) = (self.driver.client.clone(), self.driver.metrics.clone());
-        let id = self.tasks.spawn(async move {
-            let (gateway, operation) = (asked.gateway.clone(), asked.operation.label());
-            let performed = client.perform(asked).await;
-            metrics.requested(&gateway, operation, performed.latency);
-            Input::Answered {
-                request,
-                result: performed.result,
-                latency: performed.latency,
-            }
-        });
-        self.awaited.insert(id.id(), Awaited::Request(request));
-    }
-
-    /// The settings ask for what the configuration makes impossible; they are not passed on, so this is our mistake.
-    fn refuse_push(&mut self, request: RequestId) {
-        debug!("a push subscription was asked for, and nothing listens");
-        let id = self.tasks.spawn(async move {
-            Input::Answered {
-                request,
-                result: Err(Failure::Malformed("nothing listens for callbacks")),
-                latency: Duration::ZERO,
-            }
-        });
-        self.awaited.insert(id.id(), Awaited::Request(request));
     }
 
     fn tick(&mut self) {

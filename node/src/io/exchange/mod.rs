@@ -17,6 +17,7 @@ pub mod credential_source;
 pub mod driver;
 mod gateway;
 mod login;
+mod performing;
 pub mod probe;
 pub mod push;
 mod push_callback;

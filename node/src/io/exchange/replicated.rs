@@ -36,11 +36,17 @@ pub(super) fn calendar_users(state: &ClusterState, directory: &Directory) -> Vec
         .collect()
 }
 
-/// Of everybody who has one: who has none is new.
-pub(super) fn all_assignments(state: &ClusterState) -> Vec<(String, Option<Assignment>)> {
-    let assignments = state.assignments().iter();
-    assignments
-        .map(|(user, assignment)| (user.clone(), Some(assignment.clone())))
+/// Of everybody who has one, and of everybody in the directory: who has none may have had one.
+pub(super) fn all_assignments(
+    state: &ClusterState,
+    directory: &Directory,
+) -> Vec<(String, Option<Assignment>)> {
+    let assigned = state.assignments().iter();
+    let assigned = assigned.map(|(user, assignment)| (user.clone(), Some(assignment.clone())));
+    let known = directory.users().iter();
+    let without = known.filter(|user| state.assignment(&user.id).is_none());
+    assigned
+        .chain(without.map(|user| (user.id.clone(), None)))
         .collect()
 }
 

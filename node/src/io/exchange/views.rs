@@ -168,6 +168,8 @@ pub(super) struct UserView {
     enabled: bool,
     /// Who says so.
     enabled_by: &'static str,
+    /// Absent for a user without a gateway.
+    #[serde(flatten)]
     assignment: Option<AssignmentView>,
     /// The node that keeps his calendar.
     owner: Option<String>,
@@ -180,7 +182,7 @@ pub(super) struct UserView {
 
 #[derive(Debug, Serialize)]
 struct AssignmentView {
-    cas: String,
+    gateway: String,
     epoch: u32,
     since_ms: u64,
     reason: &'static str,
@@ -255,7 +257,7 @@ impl UserView {
 impl AssignmentView {
     fn of(assignment: &Assignment) -> Self {
         Self {
-            cas: assignment.cas.to_string(),
+            gateway: assignment.cas.to_string(),
             epoch: assignment.epoch,
             since_ms: assignment.since_ms,
             reason: reason_label(assignment.reason),

@@ -1,0 +1,170 @@
+//! What the calendars ask for, carried out.
+
+use std::time::Duration;
+
+use tokio::task::{Id, JoinError};
+use tracing::{debug, error};
+
+use crate::calendar::{AffinityKey, Input, Output, Report, RequestId};
+use crate::exchange::ews::{Failure, Operation};
+use crate::io::clock;
+
+use super::client::{OpenStream, PerformRequest};
+use super::driver::Running;
+use super::replicated;
+
+/// What must be answered even if its task panics.
+#[derive(Clone, Copy)]
+pub(super) enum Awaited {
+    Request(RequestId),
+    Proposal(u64),
+}
+
+impl Running {
+    pub(super) fn take_in(&mut self, input: Input) {
+        for output in self.driver.calendars.handle(input, clock::now()) {
+            self.perform(output);
+        }
+    }
+
+    fn perform(&mut self, output: Output) {
+        match output {
+            Output::Request {
+                request,
+                gateway,
+                operation,
+                impersonate,
+                affinity,
+                timeout,
+            } => {
+                let asked = PerformRequest {
+                    gateway,
+                    operation,
+                    impersonate,
+                    affinity,
+                    timeout,
+                };
+                self.request(request, asked);
+            }
+            Output::SubscribePush {
+                request,
+                gateway,
+                user,
+                mailbox,
+                attempt,
+                status_frequency,
+                timeout,
+            } => {
+                let push = self.driver.push.as_ref();
+                let Some(callback_url) = push.and_then(|push| push.url(&user, attempt)) else {
+                    return self.refuse_push(request);
+                };
+                let asked = PerformRequest {
+                    gateway,
+                    operation: Operation::SubscribePush {
+                        callback_url,
+                        status_frequency,
+                    },
+                    impersonate: Some(mailbox),
+                    affinity: AffinityKey::User(user),
+                    timeout,
+                };
+                self.request(request, asked);
+            }
+            Output::OpenStream {
+                stream,
+                gateway,
+                subscriptions,
+                anchor,
+                affinity,
+                connection_timeout,
+                read_timeout,
+            } => {
+                let open = OpenStream {
+                    stream,
+                    gateway,
+                    subscriptions,
+                    anchor,
+                    affinity,
+                    connection_timeout,
+                    read_timeout,
+                };
+                let handle = self.driver.client.open_stream(open, self.sender.clone());
+                self.streams.insert(stream, handle);
+            }
+            Output::CloseStream { stream } => drop(self.streams.remove(&stream)),
+            Output::Propose { proposal, command } => {
+                let task = replicated::propose(self.driver.cluster.clone(), proposal, command);
+                let id = self.tasks.spawn(task).id();
+                self.awaited.insert(id, Awaited::Proposal(proposal));
+            }
+            Output::Publish { user, presence } => {
+                self.driver.metrics.published();
+                self.driver.presence.publish(user, presence);
+            }
+            Output::Report(report) => self.report(&report),
+        }
+    }
+
+    /// A subscription that is lost may be made anew at another mailbox server.
+    fn report(&mut self, report: &Report) {
+        if let Report::SubscriptionLost { user, gateway, .. } | Report::Deaf { user, gateway } = report {
+            let affinity = AffinityKey::User(user.clone());
+            self.driver.client.forget_affinity(gateway, &affinity);
+        }
+        self.reports.report(report);
+    }
+
+    fn request(&mut self, request: RequestId, asked: PerformRequest) {
+        let (client, metrics) = (self.driver.client.clone(), self.driver.metrics.clone());
+        let id = self.tasks.spawn(async move {
+            let (gateway, operation) = (asked.gateway.clone(), asked.operation.label());
+            let performed = client.perform(asked).await;
+            metrics.requested(&gateway, operation, performed.latency);
+            Input::Answered {
+                request,
+                result: performed.result,
+                latency: performed.latency,
+            }
+        });
+        self.awaited.insert(id.id(), Awaited::Request(request));
+    }
+
+    /// The settings ask for what the configuration makes impossible; they are not passed on, so this is our mistake.
+    fn refuse_push(&mut self, request: RequestId) {
+        debug!("a push subscription was asked for, and nothing listens");
+        let id = self.tasks.spawn(async move {
+            Input::Answered {
+                request,
+                result: Err(Failure::Malformed("nothing listens for callbacks")),
+                latency: Duration::ZERO,
+            }
+        });
+        self.awaited.insert(id.id(), Awaited::Request(request));
+    }
+
+    pub(super) fn done(&mut self, done: Result<(Id, Input), JoinError>) {
+        let (id, input) = match done {
+            Ok((id, input)) => (id, Some(input)),
+            Err(error) => {
+                error!(%error, "a task of the calendars failed");
+                (error.id(), None)
+            }
+        };
+        let awaited = self.awaited.remove(&id);
+        let instead = || match awaited? {
+            Awaited::Request(request) => Some(Input::Answered {
+                request,
+                result: Err(Failure::Malformed("the client gave up on it")),
+                latency: Duration::ZERO,
+            }),
+            Awaited::Proposal(proposal) => Some(Input::Committed {
+                proposal,
+                applied: None,
+            }),
+        };
+        if let Some(input) = input.or_else(instead) {
+            self.take_in(input);
+        }
+    }
+}
