@@ -4,7 +4,7 @@
 use std::process::Output;
 
 use tandem_tests::cluster::{ExchangeOptions, Member};
-use tandem_tests::scenario::calendar::CalendarScene;
+use tandem_tests::scenario::CalendarScene;
 
 use super::metrics::promtool_accepts;
 
