@@ -50,8 +50,9 @@ impl AdminClient {
     }
 
     fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<Value, ClientError> {
-        let asked = timeout(PATIENCE, self.exchange(method, path, body));
-        let answered = self.runtime.block_on(async { asked.await });
+        // A wait begins inside the runtime.
+        let asked = async { timeout(PATIENCE, self.exchange(method, path, body)).await };
+        let answered = self.runtime.block_on(asked);
         let (status, body) = match answered {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => return Err(self.no_answer(error.to_string())),
