@@ -2,6 +2,7 @@
 //! Prometheus reads. A wrong password is shown to Exchange once, however often he looks.
 
 use std::process::Output;
+use std::time::{Duration, Instant};
 
 use tandem_tests::cluster::{ExchangeOptions, Member};
 use tandem_tests::scenario::CalendarScene;
@@ -84,15 +85,25 @@ async fn looking_often_does_not_lock_the_account() {
     scene.verdict().await.unwrap();
 }
 
+/// What is counted by going through all users is shown every other second.
 async fn metrics_are_told(scene: &CalendarScene) {
     for node in [Member::Node(1), Member::Node(2)] {
-        let exposed = scene.cluster.http(node, "GET", "/metrics", "").await.unwrap();
-        promtool_accepts(node, &exposed.body);
-        let missing: Vec<_> = METRICS
-            .iter()
-            .filter(|name| !exposed.body.contains(**name))
-            .collect();
-        assert!(missing.is_empty(), "{node} lacks {missing:?}:\n{}", exposed.body);
+        let started = Instant::now();
+        loop {
+            let exposed = scene.cluster.http(node, "GET", "/metrics", "").await.unwrap();
+            promtool_accepts(node, &exposed.body);
+            let missing = METRICS.iter().filter(|name| !exposed.body.contains(**name));
+            let missing: Vec<_> = missing.collect();
+            if missing.is_empty() {
+                break;
+            }
+            assert!(
+                started.elapsed() < scene.patience,
+                "{node} lacks {missing:?}:\n{}",
+                exposed.body
+            );
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
 }
 
