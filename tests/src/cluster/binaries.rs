@@ -1,7 +1,7 @@
 //! The binaries under test: those of the same build as this program.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use anyhow::{Context, bail};
@@ -14,6 +14,17 @@ pub(super) fn path(name: &str) -> anyhow::Result<PathBuf> {
         Ok(directory) => Ok(directory.join(name)),
         Err(error) => bail!("building the binaries: {error}"),
     }
+}
+
+/// What `tandem-node` says to these arguments.
+pub async fn ask_node(arguments: &[&str]) -> anyhow::Result<Output> {
+    let path = path("tandem-node")?;
+    let mut command = tokio::process::Command::new(&path);
+    let output = command.args(arguments).kill_on_drop(true).output();
+    tokio::time::timeout(super::DEADLINE, output)
+        .await
+        .with_context(|| format!("{arguments:?} does not end"))?
+        .with_context(|| format!("starting {}", path.display()))
 }
 
 /// Runs cargo even when they exist: a story must not judge yesterday's binary.

@@ -23,6 +23,7 @@ use anyhow::{Context, bail};
 use tempfile::TempDir;
 
 pub use addresses::Addresses;
+pub use binaries::ask_node;
 pub use exchange::{ExchangeOptions, PASSWORD, mailbox};
 pub use http::HttpResponse;
 pub use metrics::Metrics;
@@ -176,17 +177,6 @@ impl Cluster {
     /// From now on the directory has only the first so many users; the nodes have to be told.
     pub fn shrink_directory(&self, users: usize) -> anyhow::Result<()> {
         configuration::write_directory(self.directory.path(), users, self.exchange.is_some())
-    }
-
-    /// What `tandem-node` says to these arguments.
-    pub async fn ask_node(&self, arguments: &[&str]) -> anyhow::Result<std::process::Output> {
-        let path = binaries::path("tandem-node")?;
-        let mut command = tokio::process::Command::new(&path);
-        let output = command.args(arguments).kill_on_drop(true).output();
-        tokio::time::timeout(DEADLINE, output)
-            .await
-            .with_context(|| format!("{arguments:?} does not end"))?
-            .with_context(|| format!("starting {}", path.display()))
     }
 
     #[must_use]

@@ -4,7 +4,7 @@
 use std::process::Output;
 use std::time::{Duration, Instant};
 
-use tandem_tests::cluster::{ExchangeOptions, Member};
+use tandem_tests::cluster::{ExchangeOptions, Member, ask_node};
 use tandem_tests::scenario::CalendarScene;
 
 use super::metrics::promtool_accepts;
@@ -49,6 +49,15 @@ async fn an_administrator_sees_how_every_gateway_and_every_user_stands() {
     metrics_are_told(&scene).await;
 
     scene.exchange_mut().kill(0).await;
+    // What was found a moment ago is told again.
+    let started = Instant::now();
+    while asked(&scene, &["status"]).await.status.code() == Some(0) {
+        assert!(
+            started.elapsed() < scene.patience,
+            "nobody notices that cas1 is gone"
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     assert_said(&asked(&scene, &["status"]).await, 1, &["cas1 (!)", "unreachable"]);
     let removed = asked(&scene, &["gateways", "remove", "cas1"]).await;
     assert_said(&removed, 0, &["cas2", "cas3"]);
@@ -115,7 +124,7 @@ async fn asked(scene: &CalendarScene, words: &[&str]) -> Output {
         .unwrap()
         .to_string();
     let arguments = [&["exchange"], words, &["--admin", &admin]].concat();
-    scene.cluster.ask_node(&arguments).await.unwrap()
+    ask_node(&arguments).await.unwrap()
 }
 
 #[track_caller]

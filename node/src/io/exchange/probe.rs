@@ -310,7 +310,7 @@ fn millis(duration: Duration) -> u64 {
 
 const NOT_SHOWN: &str = "The account was refused: it is shown to nobody for a minute, so that it is not locked. A changed password is tried at once.";
 /// Whoever looks at a status page looks again soon.
-const FRESH: Duration = Duration::from_secs(5);
+const FRESH: Duration = Duration::from_secs(2);
 const LOCK_OUT_PAUSE: Duration = Duration::from_secs(60);
 const PROBE: ProbeOptions = ProbeOptions {
     connect_timeout: Duration::from_secs(3),
