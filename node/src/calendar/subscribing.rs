@@ -150,7 +150,8 @@ impl Calendars {
                         false => FIRST_STATUS_WITHIN,
                     },
                 status_frequency,
-                watermark: watermark.map(String::into_boxed_str),
+                // After a callback that was faster, the watermark of the answer is not the last one any more.
+                watermark: watermark.filter(|_| !heard).map(String::into_boxed_str),
                 renew_at: None,
             },
             DeliveryKind::Streaming => {

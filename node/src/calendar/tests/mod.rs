@@ -6,6 +6,7 @@
 
 mod edges;
 mod exchange;
+mod histories;
 mod life;
 mod rows;
 mod world;

@@ -58,6 +58,18 @@ enum Happening {
     Commit(NodeId, u64, Command),
 }
 
+impl Happening {
+    fn node(&self) -> Option<NodeId> {
+        match self {
+            Self::Answer(node, ..) | Self::Part(node, ..) | Self::End(node, ..) | Self::Commit(node, ..) => {
+                Some(*node)
+            }
+            Self::Told(Told::Stream { node, .. }) => Some(NodeId(*node)),
+            Self::Told(Told::Callback { .. }) | Self::StatusEvent(_) => None,
+        }
+    }
+}
+
 impl World {
     pub(super) fn new(nodes: u64, gateways: &[&str], users: usize, settings: CalendarSettings) -> Self {
         let mut world = Self {
@@ -178,6 +190,12 @@ impl World {
             }
         }
         self.unix_ms = until;
+    }
+
+    /// A time after the start.
+    pub(super) fn run_to(&mut self, time: Duration) {
+        let passed = Duration::from_millis(self.unix_ms - START_MS);
+        self.run(time.saturating_sub(passed));
     }
 
     fn next(&mut self, until: u64) -> Option<(u64, Option<Happening>)> {
@@ -527,6 +545,24 @@ impl World {
             id,
             incarnation: node,
         });
+    }
+
+    /// The process starts again: it knows nothing, its connections are gone, and the log has all.
+    pub(super) fn restart_node(&mut self, node: u64) {
+        let id = NodeId(node);
+        let machine = Calendars::new(CalendarsConfig::new(id), self.settings.clone(), self.unix_ms);
+        self.nodes.insert(id, machine);
+        self.queue.retain(|_, happening| happening.node() != Some(id));
+        self.in_flight.retain(|(owner, _), _| *owner != id);
+        self.start_node(id);
+    }
+
+    pub(super) fn check_users(&self) {
+        self.nodes.values().for_each(Calendars::check_users);
+    }
+
+    pub(super) fn censuses(&self) -> Vec<super::super::Census> {
+        self.nodes.values().map(Calendars::census).collect()
     }
 
     pub(super) fn set_users(&mut self, users: Vec<CalendarUser>) {
