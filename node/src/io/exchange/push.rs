@@ -150,13 +150,15 @@ impl PushKeeper {
     async fn move_port(&mut self) {
         let Wanted { port, keep_old_for } = *self.wanted.borrow_and_update();
         let mut address = self.listen;
-        address.set_port(port.unwrap_or(address.port()));
+        address.set_port(port.unwrap_or_else(|| address.port()));
         match self.listener.replace(address, keep_old_for).await {
             Ok(bound) => {
                 self.current.send_replace(port);
                 info!(%bound, ?keep_old_for, "callbacks are taken on another port; the former one stays open meanwhile");
             }
-            Err(error) => warn!(%address, %error, "callbacks cannot be taken there: the former port stays"),
+            Err(error) => {
+                warn!(%address, %error, "callbacks cannot be taken there: the former port stays; set it again once it is free")
+            }
         }
     }
 
@@ -209,3 +211,87 @@ fn split_port(origin: &str) -> (String, u16) {
 }
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    use prometheus::Registry;
+    use tandem_shared::io::telemetry::Metrics;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::config::PushLimits;
+
+    fn config(folder: &std::path::Path, listen: SocketAddr) -> PushConfig {
+        use std::io::Write;
+        let callback_key_file = folder.join("callback.key");
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&callback_key_file)
+            .unwrap();
+        file.write_all(b"0123456789abcdef0123456789abcdef").unwrap();
+        PushConfig {
+            listen,
+            advertise: format!("http://{listen}"),
+            certificate: None,
+            callback_key_file,
+            limits: PushLimits {
+                connections_max: 8,
+                body_bytes_max: 65_536,
+                waiting_max: 8,
+            },
+        }
+    }
+
+    async fn unused() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.local_addr().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_set_is_called_from_now_on_and_the_former_one_still_answers() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (unused().await, unused().await);
+        let metrics = PushMetrics::register(&Metrics::new(&Registry::new()));
+        let push = Push::open(&config(folder.path(), first), metrics, Shutdown::new())
+            .await
+            .unwrap();
+        let mut urls = push.urls;
+        let keeping = tokio::spawn(push.keeper.run());
+        let leads_to = |urls: &CallbackUrls, address: SocketAddr| {
+            let url = urls.url("ana", 1).unwrap();
+            assert!(url.starts_with(&format!("http://{address}/ews/")), "{url}");
+        };
+        leads_to(&urls, first);
+        urls.move_to(Some(second.port()), Duration::from_secs(3600));
+        assert!(urls.changed().await);
+        leads_to(&urls, second);
+        for address in [first, second] {
+            TcpStream::connect(address).await.unwrap();
+        }
+        urls.move_to(None, Duration::from_secs(3600));
+        assert!(urls.changed().await);
+        leads_to(&urls, first);
+        keeping.abort();
+    }
+
+    #[tokio::test]
+    async fn a_port_that_cannot_be_bound_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = unused().await;
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let metrics = PushMetrics::register(&Metrics::new(&Registry::new()));
+        let mut push = Push::open(&config(folder.path(), first), metrics, Shutdown::new())
+            .await
+            .unwrap();
+        let port = taken.local_addr().unwrap().port();
+        push.urls.move_to(Some(port), Duration::ZERO);
+        push.keeper.move_port().await;
+        let url = push.urls.url("ana", 1).unwrap();
+        assert!(url.starts_with(&format!("http://{first}/")), "{url}");
+    }
+}

@@ -88,7 +88,10 @@ impl ExchangeRoutes {
                     .assignment(&user.id)
                     .is_some_and(|assignment| assignment.cas == *cas)
             });
-            at_it.next().or(users.first()).map(|user| user.mailbox.clone())
+            at_it
+                .next()
+                .or_else(|| users.first())
+                .map(|user| user.mailbox.clone())
         };
         let gateways = state.cas_gateways();
         Asked {
