@@ -33,6 +33,14 @@ impl Addresses {
         SocketAddr::from((Ipv4Addr::new(127, self.a, self.b, host), port))
     }
 
+    /// What a member answers there now.
+    pub async fn get(self, member: Member, path: &str) -> anyhow::Result<serde_json::Value> {
+        let address = self
+            .admin(member)
+            .context("a CTI manager has no admin listener")?;
+        http::request(address, "GET", path, "").await?.json()
+    }
+
     /// What a member exposes now.
     pub async fn metrics(self, member: Member) -> anyhow::Result<Metrics> {
         let address = self

@@ -3,6 +3,7 @@
 //! Judges are the simulated Exchange, which knows who is subscribed where and what every calendar says, and the
 //! JSON API of both nodes as any client sees it.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -17,10 +18,10 @@ use crate::peers::exchange::server::Servers;
 use crate::peers::exchange::{Exchange, now_secs};
 use crate::peers::ocs::user_id;
 
-/// A cluster whose users have calendars.
+/// A cluster whose users have calendars, owned or lent.
 #[derive(Debug)]
-pub struct CalendarScene {
-    pub cluster: Cluster,
+pub struct CalendarScene<C = Cluster> {
+    pub cluster: C,
     /// How long any one step waits before it fails.
     pub patience: Duration,
     pub users: usize,
@@ -67,13 +68,25 @@ impl CalendarScene {
         })
     }
 
-    #[must_use]
-    pub fn exchange(&self) -> &Exchange {
-        self.cluster.exchange()
-    }
-
     pub fn exchange_mut(&mut self) -> &mut Exchange {
         self.cluster.exchange_mut()
+    }
+}
+
+impl<C: Borrow<Cluster>> CalendarScene<C> {
+    /// Of a cluster that runs already.
+    #[must_use]
+    pub fn of(cluster: C, users: usize, patience: Duration) -> Self {
+        Self {
+            cluster,
+            patience,
+            users,
+        }
+    }
+
+    #[must_use]
+    pub fn exchange(&self) -> &Exchange {
+        self.cluster.borrow().exchange()
     }
 
     /// Waits until every user is heard at exactly one server.
@@ -193,7 +206,7 @@ impl CalendarScene {
         let mut told = BTreeMap::new();
         let mut path = "/presence?limit=1000".to_owned();
         loop {
-            let page = self.cluster.get(node, &path).await?;
+            let page = self.cluster.borrow().get(node, &path).await?;
             for view in page["users"].as_array().into_iter().flatten() {
                 let (user, state) = (view["user"].as_str(), view["calendar"]["state"].as_str());
                 if let (Some(user), Some(state)) = (user, state) {
@@ -238,7 +251,7 @@ impl CalendarScene {
     ) -> anyhow::Result<Value> {
         let started = Instant::now();
         loop {
-            let answer = self.cluster.get(node, path).await;
+            let answer = self.cluster.borrow().get(node, path).await;
             if let Ok(value) = &answer
                 && condition(value)
             {
@@ -260,7 +273,7 @@ impl CalendarScene {
         let nodes = [Member::Node(1), Member::Node(2)];
         nodes
             .into_iter()
-            .filter(|node| self.cluster.is_running(*node))
+            .filter(|node| self.cluster.borrow().is_running(*node))
             .collect()
     }
 
@@ -278,7 +291,7 @@ impl CalendarScene {
         for user in users {
             let user = user_id(user);
             let path = format!("/exchange/users/{user}");
-            let explained = self.cluster.get(node, &path).await?;
+            let explained = self.cluster.borrow().get(node, &path).await?;
             let cas = explained["gateway"].as_str().context("no gateway")?.to_owned();
             let epoch = explained["epoch"].as_u64().context("no epoch")?;
             assignments.insert(user, (cas, epoch));
@@ -295,7 +308,7 @@ impl CalendarScene {
             violations.len(),
             first(&violations)
         );
-        self.cluster.dismiss();
+        self.cluster.borrow().dismiss();
         Ok(())
     }
 }

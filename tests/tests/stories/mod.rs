@@ -4,6 +4,12 @@
 //! about time; the longest pause is printed. What stories share stands in `tandem_tests::scenario`.
 
 mod bad_input;
+mod calendar_cas_death;
+mod calendar_changes;
+mod calendar_cold_start;
+mod calendar_node_death;
+mod calendar_trouble;
+mod calendar_users;
 mod calls;
 mod cti_manager_death;
 mod demo;

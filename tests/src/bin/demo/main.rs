@@ -1,6 +1,7 @@
 //! `cargo demo`: a thousand users sign in, phones ring, nodes are killed, and the clients say what they lost.
 #![expect(clippy::disallowed_methods, reason = "the demo measures what clients waited")]
 
+mod calendars;
 mod options;
 mod table;
 
@@ -8,9 +9,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use tandem_tests::cluster::{ClusterOptions, Member};
+use tandem_tests::cluster::{ClusterOptions, ExchangeOptions, Member};
 use tandem_tests::scenario::{Death, DeathReport, Scene, ensure_even};
 
+use calendars::Calendars;
 use options::Options;
 use table::Table;
 
@@ -39,13 +41,17 @@ struct Acts {
     split: Vec<(String, usize)>,
     monitors: Vec<(String, usize)>,
     deaths: Vec<(Member, DeathReport)>,
+    calendars: Calendars,
 }
 
 async fn play(options: &Options) -> anyhow::Result<()> {
-    println!("Building, and starting one lb, two nodes, four CTI managers, one PBX and one OCS …");
+    println!(
+        "Building, and starting one lb, two nodes, four CTI managers, one PBX, one OCS and four Exchange servers …"
+    );
     let cluster_options = ClusterOptions {
         users: options.users + 2 * NEWCOMERS,
         adoption_disabled: options.plant_fault,
+        exchange: Some(ExchangeOptions::default()),
         ..ClusterOptions::default()
     };
     let mut scene = Scene::start(cluster_options, 1).await?;
@@ -91,8 +97,19 @@ async fn play_acts(
     ensure_even("sessions by node", &counts(&acts.split), 2)?;
     ensure_even("sessions by CTI connection", &counts(&acts.monitors), 8)?;
 
+    acts.calendars.fill(scene).await?;
+    table.act("every calendar is subscribed at one of four Exchange servers");
+    acts.calendars.everyone_is_read(scene).await?;
+
     table.act("phones ring, calls are answered, far ends hang up");
     scene.everyday_life(options.pace).await?;
+    if !options.plant_fault {
+        table.act("an Exchange server is killed: its users go to the others");
+        acts.calendars.a_server_dies(scene).await?;
+        scene.everyday_life(options.pace).await?;
+        table.act("the Exchange server returns, and takes new users only");
+        scene.cluster.exchange_mut().restart(calendars::VICTIM).await?;
+    }
     let leader = node_that_leads(scene).await?;
     table.act(&format!(
         "{leader} leads Raft: kill -9, with calls up and requests inside"
@@ -122,6 +139,8 @@ async fn play_acts(
     scene.cluster.restart(other).await?;
     scene.everyday_life(options.pace).await?;
     scene.everyone_gets_a_snapshot().await?;
+    table.act("presence agrees with every calendar");
+    acts.calendars.everyone_is_right(scene).await?;
     scene.verdict().await
 }
 
@@ -204,6 +223,7 @@ async fn summary(options: &Options, scene: &Scene, acts: &Acts) {
             report.calls_up, report.unanswered_invites, report.unanswered_infos, report.longest_pause
         );
     }
+    acts.calendars.summary(scene).await;
     for line in failures.iter().chain(&violations).chain(&repeated).take(10) {
         println!("  {line}");
     }

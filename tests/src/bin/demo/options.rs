@@ -52,9 +52,10 @@ impl Options {
 const HELP: &str = "\
 cargo demo [--users N] [--pace SECONDS] [--keep] [--plant-fault]
 
-Starts one lb, two nodes, four CTI managers before one simulated PBX, and a simulated OCS on loopback. Users sign
-in, phones ring; the node that leads Raft is killed, returns, and the other one is killed. Ends with what the clients
-saw, and exits 1 if one of them lost anything.
+Starts one lb, two nodes, four CTI managers before one simulated PBX, a simulated OCS and a simulated Exchange of four
+servers on loopback. Users sign in, phones ring, calendars show in presence; an Exchange server is killed; the node that
+leads Raft is killed, returns, and the other one is killed. Ends with what the clients saw, and exits 1 if one of them
+lost anything.
 
   --users N        how many users sign in, 200 to 5000; 1000 if left out
   --pace SECONDS   of everyday traffic between one act and the next; 5 if left out

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tandem_tests::cluster::{Addresses, Member, Metrics};
+use tandem_tests::peers::exchange::ExchangeWatcher;
+use tandem_tests::peers::exchange::server::Health;
 use tandem_tests::peers::ocs::Ocs;
 use tandem_tests::peers::pbx::Pbx;
 use tandem_tests::scenario::Scene;
@@ -22,6 +24,7 @@ struct Sources {
     act: Arc<Mutex<String>>,
     ocs: Ocs,
     pbx: Pbx,
+    exchange: ExchangeWatcher,
     addresses: Addresses,
 }
 
@@ -33,6 +36,7 @@ impl Table {
             act: Arc::clone(&act),
             ocs: scene.ocs.clone(),
             pbx: scene.pbx().clone(),
+            exchange: scene.cluster.exchange().watcher(),
             addresses: scene.cluster.addresses(),
         };
         Self {
@@ -97,6 +101,8 @@ impl Sources {
             ),
             format!("PBX       {calls:>5} calls up    {commands:>4} commands"),
         ];
+        lines.push(self.calendar_line().await);
+        lines.push(self.presence_line().await);
         for member in [Member::Node(1), Member::Node(2)] {
             lines.push(self.node_line(member).await);
         }
@@ -106,6 +112,40 @@ impl Sources {
             lb.as_ref().map_or_else(|_| DOWN.to_owned(), lb_line)
         ));
         lines
+    }
+
+    /// How many users each Exchange server is read for.
+    async fn calendar_line(&self) -> String {
+        let shares = self
+            .exchange
+            .ask(|servers| {
+                let counts = servers.users_per_cas();
+                let shares = servers
+                    .all()
+                    .iter()
+                    .zip(counts)
+                    .map(|(cas, count)| match cas.health {
+                        Health::Up => format!("{} {count}", cas.name),
+                        Health::Frozen => format!("{} frozen", cas.name),
+                        Health::Down => format!("{} {DOWN}", cas.name),
+                    });
+                shares.collect::<Vec<_>>()
+            })
+            .await;
+        format!("calendars {}", shares.join(", "))
+    }
+
+    /// Of the first few users, as the first node that answers tells it.
+    async fn presence_line(&self) -> String {
+        for member in [Member::Node(1), Member::Node(2)] {
+            let path = format!("/presence?limit={SHOWN}");
+            if let Ok(page) = self.addresses.get(member, &path).await {
+                let users = page["users"].as_array().cloned().unwrap_or_default();
+                let told: Vec<_> = users.iter().map(|view| in_words(view)).collect();
+                return format!("presence  {}", told.join(", "));
+            }
+        }
+        format!("presence  {DOWN}")
     }
 
     async fn node_line(&self, member: Member) -> String {
@@ -138,6 +178,11 @@ impl Sources {
     }
 }
 
+fn in_words(view: &serde_json::Value) -> String {
+    let text = |key: &str| view[key].as_str().unwrap_or_default().replace('_', " ");
+    format!("{} {}", text("user"), text("availability"))
+}
+
 /// A closed pipe ends no demo.
 fn print(text: &str) {
     let mut output = std::io::stdout().lock();
@@ -159,3 +204,5 @@ fn lb_line(metrics: &Metrics) -> String {
 }
 
 const DOWN: &str = "down";
+/// Users whose presence is in the table.
+const SHOWN: usize = 5;
