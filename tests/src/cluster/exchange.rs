@@ -105,7 +105,7 @@ pub(super) fn sections(node: u64, addresses: Addresses, options: &ExchangeOption
          trust_directory = \"trust{node}\"\ncallback_key_file = \"callback.key\"\ntimeout_ms = {timeout}\n\n\
          [exchange.push]\nlisten = \"{push}\"\nadvertise = \"{scheme}://{push}\"\n{certificate}\n\
          [calendar]\ndelivery = \"{delivery}\"\nspread_secs = {spread}\nsweep_secs = {sweep}\n\
-         moves_per_second = {moves}\n\n",
+         moves_per_second = {moves}\npull_secs = 1\n\n",
         timeout = options.request_timeout.as_millis(),
         delivery = options.delivery,
         spread = options.spread_secs,

@@ -241,6 +241,20 @@ impl<C: Borrow<Cluster>> CalendarScene<C> {
             .await
     }
 
+    /// Waits until a node has forgotten a user who left the directory.
+    pub async fn knows_nobody_of_that_name(&self, node: Member, user: usize) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let path = format!("/presence/{}", user_id(user));
+        loop {
+            let answer = self.cluster.borrow().http(node, "GET", &path, "").await?;
+            if answer.status == 404 {
+                return Ok(());
+            }
+            ensure!(started.elapsed() < self.patience, "{node} still says {answer:?}");
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     /// Waits until what a node answers there is as `condition` wants it.
     pub async fn wait_for(
         &self,
@@ -292,8 +306,11 @@ impl<C: Borrow<Cluster>> CalendarScene<C> {
             let user = user_id(user);
             let path = format!("/exchange/users/{user}");
             let explained = self.cluster.borrow().get(node, &path).await?;
-            let cas = explained["gateway"].as_str().context("no gateway")?.to_owned();
-            let epoch = explained["epoch"].as_u64().context("no epoch")?;
+            let cas = explained["assignment"]["cas"]
+                .as_str()
+                .context("no assignment")?
+                .to_owned();
+            let epoch = explained["assignment"]["epoch"].as_u64().context("no epoch")?;
             assignments.insert(user, (cas, epoch));
         }
         Ok(assignments)
@@ -317,11 +334,13 @@ impl Places {
     /// How many users each server has that has any.
     #[must_use]
     pub fn counts(&self) -> Vec<usize> {
-        let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
-        for cas in self.cas.values() {
-            *counts.entry(*cas).or_default() += 1;
-        }
-        counts.into_values().collect()
+        counted(self.cas.values())
+    }
+
+    /// How many of these users each server has that has any of them.
+    #[must_use]
+    pub fn counts_of(&self, users: &BTreeSet<String>) -> Vec<usize> {
+        counted(users.iter().filter_map(|mailbox| self.cas.get(mailbox)))
     }
 
     /// The users of one server.
@@ -347,6 +366,14 @@ impl Places {
         );
         Ok(())
     }
+}
+
+fn counted<'a>(places: impl Iterator<Item = &'a usize>) -> Vec<usize> {
+    let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
+    for cas in places {
+        *counts.entry(*cas).or_default() += 1;
+    }
+    counts.into_values().collect()
 }
 
 /// The user's calendar in the words of the JSON API.

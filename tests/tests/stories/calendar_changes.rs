@@ -35,12 +35,35 @@ async fn follow(delivery: &'static str) -> anyhow::Result<()> {
     let scene = CalendarScene::start(4, options).await?;
     scene.everyone_is_heard_evenly(2).await?;
     scene.everyone_is_right().await?;
-    one_meeting(&scene, 0).await?;
-    one_occurrence(&scene, 1).await?;
-    an_edge(&scene, 2).await?;
-    back_to_back(&scene, 3).await?;
+    comes_and_goes(&scene, 0).await?;
     scene.everyone_is_right().await?;
     scene.verdict().await
+}
+
+/// All that can be done to meetings; how changes are told does not matter for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_kind_of_change_and_every_edge_shows() {
+    let scene = CalendarScene::start(4, ExchangeOptions::default()).await.unwrap();
+    scene.everyone_is_heard_evenly(4).await.unwrap();
+    // At the same time, on four calendars.
+    let (meeting, occurrence, edge, neighbours) = tokio::join!(
+        one_meeting(&scene, 0),
+        one_occurrence(&scene, 1),
+        an_edge(&scene, 2),
+        back_to_back(&scene, 3)
+    );
+    for result in [meeting, occurrence, edge, neighbours] {
+        result.unwrap();
+    }
+    scene.everyone_is_right().await.unwrap();
+    scene.verdict().await.unwrap();
+}
+
+async fn comes_and_goes(scene: &CalendarScene, user: usize) -> anyhow::Result<()> {
+    let meeting = scene.exchange().meet_now(&mailbox(user), Status::Busy).await?;
+    scene.is(user, "in_a_meeting").await?;
+    scene.exchange().delete(&mailbox(user), meeting).await?;
+    scene.is(user, "available").await
 }
 
 async fn one_meeting(scene: &CalendarScene, user: usize) -> anyhow::Result<()> {
@@ -53,20 +76,8 @@ async fn one_meeting(scene: &CalendarScene, user: usize) -> anyhow::Result<()> {
         .await?;
     scene.is(user, "away").await?;
     exchange
-        .modify(&owner, meeting, |meeting| meeting.status = Status::Tentative)
-        .await?;
-    scene.is(user, "available").await?;
-    exchange
-        .modify(&owner, meeting, |meeting| meeting.status = Status::Busy)
-        .await?;
-    scene.is(user, "in_a_meeting").await?;
-    exchange
         .modify(&owner, meeting, |meeting| meeting.cancelled = true)
         .await?;
-    scene.is(user, "available").await?;
-    let another = exchange.meet_now(&owner, Status::Busy).await?;
-    scene.is(user, "in_a_meeting").await?;
-    exchange.delete(&owner, another).await?;
     scene.is(user, "available").await
 }
 

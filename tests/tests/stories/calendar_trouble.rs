@@ -39,7 +39,7 @@ async fn a_wrong_password_is_tried_a_few_times_and_never_until_the_account_is_lo
         .wait_until("the password is refused", DEADLINE, refused)
         .await
         .unwrap();
-    let alarmed = |status: &Value| status["credential"]["refused"] == true;
+    let alarmed = |status: &Value| status["credential_refused"] == true;
     let mut alarms = 0;
     for node in scene.live_nodes() {
         let status = scene.cluster.get(node, "/exchange/status").await.unwrap();

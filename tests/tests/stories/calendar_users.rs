@@ -52,9 +52,7 @@ async fn leave(delivery: &'static str) -> anyhow::Result<()> {
     }
     scene.are_heard(there.clone()).await?;
     for node in scene.live_nodes() {
-        let gone = format!("/presence/{}", user_id(USERS - 1));
-        let answer = scene.cluster.http(node, "GET", &gone, "").await?;
-        anyhow::ensure!(answer.status == 404, "{node} says {answer:?}");
+        scene.knows_nobody_of_that_name(node, USERS - 1).await?;
     }
 
     let body = json!({ "users": [user_id(3)], "enabled": true });
