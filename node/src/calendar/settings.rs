@@ -58,7 +58,7 @@ impl CalendarSettings {
             moves_per_second: self.moves_per_second.max(1),
             window: self.window.clamp(HOUR * 2, HOUR * 24 * 42),
             refresh_interval: self.refresh_interval.clamp(HOUR / 60, HOUR * 24),
-            sweep_interval: self.sweep_interval.clamp(HOUR / 60, HOUR * 24),
+            sweep_interval: self.sweep_interval.clamp(Duration::from_secs(5), HOUR * 24),
             pull_interval: self.pull_interval.clamp(Duration::from_secs(5), HOUR),
             stream_group_max: self.stream_group_max.clamp(1, 200),
             ..self

@@ -91,7 +91,8 @@ impl Calendars {
             return;
         }
         care.reading.is_suspicious = true;
-        self.read_at(key, EVENT_MAY_COME_WITHIN, now);
+        let patience = EVENT_MAY_COME_WITHIN.min(self.settings.sweep_interval);
+        self.read_at(key, patience, now);
     }
 
     /// FindItem found what was known already: the two ways of asking differ about this calendar.
