@@ -15,7 +15,7 @@ fn decisions_are_pure_and_effects_live_in_io() {
         "SystemTime",
         "async fn",
         ".await",
-        "rand::rng",
+        "rand::rng()",
         "rand::random",
         "OsRng",
         "std::thread",
@@ -183,9 +183,9 @@ impl File {
         self.path.rsplit('/').next().unwrap()
     }
 
-    /// Tests may do what they like.
+    /// Tests may do what they like. They stand at the end; a declaration of tests in a file of their own does not.
     fn before_tests(&self) -> &str {
-        self.text.split("#[cfg(test)]").next().unwrap()
+        self.text.split("#[cfg(test)]\nmod tests {").next().unwrap()
     }
 }
 
@@ -208,10 +208,15 @@ fn is_for_tests(path: &str) -> bool {
         return true;
     }
     let path = Path::new(path);
-    let name = path.file_stem().unwrap().to_str().unwrap();
-    let parent = path.parent().unwrap().join("mod.rs");
-    let declaration = format!("#[cfg(test)]\nmod {name};");
-    std::fs::read_to_string(root().join(parent)).is_ok_and(|text| text.contains(&declaration))
+    // What stands under a module for tests is for tests as well.
+    path.ancestors().any(|module| {
+        let (Some(name), Some(parent)) = (module.file_stem(), module.parent()) else {
+            return false;
+        };
+        let declaration = format!("#[cfg(test)]\nmod {};", name.display());
+        std::fs::read_to_string(root().join(parent).join("mod.rs"))
+            .is_ok_and(|text| text.contains(&declaration))
+    })
 }
 
 /// In quotation marks it is a peer's word and none of ours: `"SystemTime"` is a type of Exchange's properties.

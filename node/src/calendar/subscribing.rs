@@ -87,7 +87,7 @@ impl Calendars {
         (id, watermark): (SubscriptionId, Option<String>),
         now: Now,
     ) -> bool {
-        let Some((kind, heard)) = self.awaited(key, lane, attempt) else {
+        let Some((kind, heard)) = self.expected(key, lane, attempt) else {
             return false;
         };
         // The one before, when this is a renewal: its callbacks are stale from now on.
@@ -124,7 +124,7 @@ impl Calendars {
     }
 
     /// Whether this answer is the one that the user waits for.
-    fn awaited(&mut self, key: UserKey, lane: LaneId, attempt: u64) -> Option<(DeliveryKind, bool)> {
+    fn expected(&mut self, key: UserKey, lane: LaneId, attempt: u64) -> Option<(DeliveryKind, bool)> {
         let (care, at) = self.cared_for(key)?;
         match care.asking {
             Asking::Sent { kind, heard } if at == lane && care.attempt == attempt => Some((kind, heard)),

@@ -13,6 +13,8 @@ mod cas;
 pub mod document;
 pub mod faults;
 pub mod mail_store;
+pub mod notification;
+pub mod operation;
 pub mod recurrence;
 pub mod request;
 pub mod server;
