@@ -155,7 +155,7 @@ impl Crowd {
     }
 
     /// Over the connection that the request came by.
-    fn reply(&mut self, connection: u64, raw: &RawMessage, status: &str) {
+    fn reply(&self, connection: u64, raw: &RawMessage, status: &str) {
         let mut lines = vec![format!("SIP/2.0 {status}")];
         for name in ["Via", "From", "To", "Call-ID", "CSeq"] {
             lines.extend(header(raw, name).map(|value| format!("{name}: {value}")));

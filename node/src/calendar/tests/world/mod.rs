@@ -1,5 +1,7 @@
 //! Nodes, the replicated state and Exchange in simulated time. One seed, no sleeping.
 
+mod judging;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -555,119 +557,6 @@ impl World {
         self.queue.retain(|_, happening| happening.node() != Some(id));
         self.in_flight.retain(|(owner, _), _| *owner != id);
         self.start_node(id);
-    }
-
-    pub(super) fn check_users(&self) {
-        self.nodes.values().for_each(Calendars::check_users);
-    }
-
-    pub(super) fn censuses(&self) -> Vec<super::super::Census> {
-        self.nodes.values().map(Calendars::census).collect()
-    }
-
-    pub(super) fn set_users(&mut self, users: Vec<CalendarUser>) {
-        self.users = users;
-        self.input_all(|world| Input::Users(world.users.clone()));
-    }
-
-    pub(super) fn change_settings(&mut self, settings: CalendarSettings) {
-        self.settings = settings;
-        self.input_all(|world| Input::Settings(world.settings.clone()));
-    }
-
-    pub(super) fn user_list(&self) -> Vec<CalendarUser> {
-        self.users.clone()
-    }
-
-    /// What the calendar says at this moment.
-    pub(super) fn truth(&self, number: usize) -> CalendarState {
-        let items = &self.exchange.mailboxes[&address(number)].items;
-        Timeline::of(items).at(self.wall_ms()).state
-    }
-
-    pub(super) fn shown(&self, number: usize) -> Option<CalendarState> {
-        let published = self.published.get(&name(number))?;
-        published.last().map(|(_, presence)| presence.state)
-    }
-
-    pub(super) fn explain(&self, number: usize) -> super::super::Explanation {
-        let owner = self.state.calendar_owner(&name(number)).unwrap();
-        self.nodes[&owner].explain(&name(number)).unwrap()
-    }
-
-    pub(super) fn health(&self, gateway: &str) -> super::super::GatewayHealth {
-        let node = self.nodes.values().next().unwrap();
-        let mut all = node.gateway_statuses().into_iter();
-        all.find(|health| health.gateway.0 == gateway).unwrap()
-    }
-
-    pub(super) fn census(&self) -> super::super::Census {
-        self.nodes.values().next().unwrap().census()
-    }
-
-    pub(super) fn subscription_of(&self, number: usize) -> SubscriptionId {
-        let mut all = self.exchange.subscriptions.iter();
-        let newest = all.rfind(|(_, subscription)| subscription.mailbox == address(number));
-        SubscriptionId(newest.unwrap().0.clone())
-    }
-
-    pub(super) fn push_attempt(&self, number: usize) -> u64 {
-        let delivery = &self.exchange.subscriptions[&self.subscription_of(number).0].delivery;
-        match delivery {
-            super::exchange::Delivery::Push { attempt, .. } => *attempt,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    pub(super) fn verdict(&self, number: usize, attempt: u64, id: &SubscriptionId) -> CallbackVerdict {
-        let owner = self.state.calendar_owner(&name(number)).unwrap();
-        self.nodes[&owner].callback_verdict(&name(number), attempt, id)
-    }
-
-    /// The wall clock is set; instants go on as they were.
-    pub(super) fn set_clock(&mut self, by_ms: i64) {
-        self.clock_offset_ms += by_ms;
-    }
-
-    pub(super) fn wrong_users(&self) -> Vec<usize> {
-        (0..self.users.len())
-            .filter(|number| self.shown(*number) != Some(self.truth(*number)))
-            .collect()
-    }
-
-    pub(super) fn unsubscribed_users(&self) -> Vec<usize> {
-        let subscribed = self.exchange.subscribed_mailboxes();
-        (0..self.users.len())
-            .filter(|number| !subscribed.contains(address(*number).as_str()))
-            .collect()
-    }
-
-    pub(super) fn spread(&self) -> BTreeMap<String, usize> {
-        let mut counts = BTreeMap::new();
-        for assignment in self.state.assignments().values() {
-            *counts.entry(assignment.cas.0.clone()).or_default() += 1;
-        }
-        counts
-    }
-
-    pub(super) fn cas_of(&self, number: usize) -> String {
-        self.state.assignment(&name(number)).unwrap().cas.0.clone()
-    }
-
-    pub(super) fn epoch_of(&self, number: usize) -> u32 {
-        self.state.assignment(&name(number)).unwrap().epoch
-    }
-
-    pub(super) fn reported(&self, wanted: impl Fn(&Report) -> bool) -> usize {
-        self.reports.iter().filter(|(_, report)| wanted(report)).count()
-    }
-
-    pub(super) fn moves(&self) -> usize {
-        let failed = |command: &Command| match command {
-            Command::CasFailed { users, .. } => users.len(),
-            _ => 0,
-        };
-        self.proposals.iter().map(failed).sum()
     }
 }
 
