@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::mail_store::{Change, EventKind, ItemId};
+use super::mail_store::{Change, EventKind};
 use super::request::Wanted;
 
 pub use super::notification::{CallbackAnswer, Event, Notification, Output, StreamNumber, Timing};

@@ -60,7 +60,7 @@ impl World {
     pub(in crate::calendar) fn push_attempt(&self, number: usize) -> u64 {
         let delivery = &self.exchange.subscriptions[&self.subscription_of(number).0].delivery;
         match delivery {
-            super::exchange::Delivery::Push { attempt, .. } => *attempt,
+            crate::calendar::tests::exchange::Delivery::Push { attempt, .. } => *attempt,
             other => panic!("{other:?}"),
         }
     }

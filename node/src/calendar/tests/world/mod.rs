@@ -1,6 +1,7 @@
 //! Nodes, the replicated state and Exchange in simulated time. One seed, no sleeping.
 
 mod judging;
+mod people;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,6 +23,8 @@ use crate::exchange::ews::{
     Answer, CalendarItem, Failure, FreeBusyStatus, Mailbox, Operation, StreamPart, SubscriptionId,
 };
 use crate::gateway::Now;
+
+pub(super) use people::{address, meeting, minute, name, user};
 
 /// 2026-11-22T08:00:00Z.
 pub(super) const START_MS: u64 = 1_795_334_400_000;
@@ -587,35 +590,4 @@ fn own(told: Told) -> Told {
         },
         callback @ Told::Callback { .. } => callback,
     }
-}
-
-pub(super) fn name(number: usize) -> String {
-    format!("user{number:05}")
-}
-
-pub(super) fn address(number: usize) -> String {
-    format!("user{number:05}@lab.test")
-}
-
-pub(super) fn user(number: usize) -> CalendarUser {
-    CalendarUser {
-        id: name(number),
-        mailbox: Mailbox(address(number)),
-    }
-}
-
-pub(super) fn meeting(start: i64, end: i64, status: FreeBusyStatus) -> CalendarItem {
-    CalendarItem {
-        start,
-        end,
-        status,
-        all_day: false,
-        cancelled: false,
-        declined: false,
-    }
-}
-
-/// So many minutes after the start of the world.
-pub(super) fn minute(minutes: i64) -> i64 {
-    i64::try_from(START_MS / 1000).unwrap() + minutes * 60
 }
