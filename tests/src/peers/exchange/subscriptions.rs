@@ -536,6 +536,7 @@ const EVENTS_MAX: usize = 10;
 
 #[cfg(test)]
 mod tests {
+    use super::super::mail_store::ItemId;
     use super::*;
 
     const ANA: &str = "ana@lab.test";
