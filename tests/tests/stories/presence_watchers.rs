@@ -115,7 +115,7 @@ async fn presence_is_published_by_one_node_and_by_its_heir() {
     cluster.dismiss();
 }
 
-fn publications(known: &mut Publications) -> Vec<usize> {
+fn publications(known: &Publications) -> Vec<usize> {
     (0..USERS).map(|user| known.of(&uri(user)).len()).collect()
 }
 
