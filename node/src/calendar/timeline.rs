@@ -25,7 +25,7 @@ struct Interval {
 impl Timeline {
     /// Of several items at an instant the strongest counts: out of office, busy, working elsewhere, tentative.
     /// Cancelled and declined items, those without length and those without an opinion count for nothing. Of more
-    /// than [`INTERVALS_MAX`] intervals the latest are left out: the calendar is read again long before they begin.
+    /// than `INTERVALS_MAX` intervals the latest are left out: the calendar is read again long before they begin.
     #[must_use]
     pub fn of(items: &[CalendarItem]) -> Self {
         let mut edges: Vec<Edge> = items.iter().filter_map(Edge::pair_of).flatten().collect();

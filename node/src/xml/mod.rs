@@ -2,7 +2,7 @@
 //!
 //! Owns well-formedness and bounds; what elements mean is a matter of the codecs. Prefixes are stripped and namespaces
 //! not looked at: peers disagree about them. What always holds: whatever bytes come in, reading returns within the
-//! given [`Limits`]; a document type is refused, and no entity is expanded but the five of XML itself.
+//! given `Limits`; a document type is refused, and no entity is expanded but the five of XML itself.
 
 mod element;
 mod writer;

@@ -33,7 +33,7 @@ impl PresenceOut {
     }
 
     /// Of one user the latest word counts: each waits once, so there are never more than users. Beyond
-    /// [`WAITING_MAX`] what comes is refused, and said so.
+    /// `WAITING_MAX` what comes is refused, and said so.
     pub fn publish(&self, user: String, presence: CalendarPresence) {
         let has_room = self.with_waiting(|waiting| {
             let has_room = waiting.len() < WAITING_MAX || waiting.contains_key(&user);

@@ -141,7 +141,7 @@ impl Sources {
             let path = format!("/presence?limit={SHOWN}");
             if let Ok(page) = self.addresses.get(member, &path).await {
                 let users = page["users"].as_array().cloned().unwrap_or_default();
-                let told: Vec<_> = users.iter().map(|view| in_words(view)).collect();
+                let told: Vec<_> = users.iter().map(in_words).collect();
                 return format!("presence  {}", told.join(", "));
             }
         }
