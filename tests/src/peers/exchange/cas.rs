@@ -188,6 +188,9 @@ impl Connection {
     }
 
     async fn respond(&self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        // A machine that stands still reads nothing, on old connections no more than on new ones.
+        let mut order = self.order.clone();
+        let _ = order.wait_for(|order| *order != Order::Freeze).await;
         if let Some(refusal) = self.misdirected(&request) {
             return Ok(refusal);
         }
