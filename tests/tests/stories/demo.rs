@@ -12,6 +12,8 @@ fn the_demo_ends_well_and_says_what_the_clients_saw() {
         "twice: 0",
         "longest pause",
         "n1 125, n2 125",
+        "cas1 73, cas2 73, cas3 72, cas4 72",
+        "0 others moved",
         "/metrics",
     ] {
         assert!(said.contains(wanted), "{wanted:?} is missing:\n{said}");
