@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use tandem_tests::cluster::{ClusterOptions, ExchangeOptions, Member, mailbox};
 use tandem_tests::peers::exchange::mail_store::{Appointment, Status};
 use tandem_tests::peers::exchange::server::Servers;
@@ -101,6 +101,7 @@ async fn node_dies(scene: &mut CalendarScene, figures: &mut Figures) -> anyhow::
         scene.exchange().create(owner, busy).await?;
         scene.exchange().create(owner, meeting).await?;
     }
+    let orphans = users_kept_by(scene, Member::Node(2)).await?;
     while now_secs() < first - 1 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -110,13 +111,42 @@ async fn node_dies(scene: &mut CalendarScene, figures: &mut Figures) -> anyhow::
     figures.seconds("node_kill_worst_edge_seconds", worst);
     scene.everyone_is_right().await?;
     figures.seconds("node_kill_seconds_until_right", killed_at.elapsed());
+    let again = subscribed_anew(scene, before.granted, orphans).await?;
+    figures.seconds("node_kill_seconds_until_subscribed", killed_at.elapsed());
+    figures.count("node_kill_users_inherited", orphans);
     let after = scene.everyone_is_heard().await?;
-    let moved = before
-        .cas
-        .iter()
-        .filter(|(mailbox, cas)| after.cas.get(*mailbox) != Some(*cas));
+    let heard = after.cas.iter().chain(&again);
+    let moved = heard.filter(|(mailbox, cas)| before.cas.get(*mailbox) != Some(*cas));
     figures.count("node_kill_assignments_changed", moved.count());
     Ok(())
+}
+
+/// How many users' calendars that node keeps.
+async fn users_kept_by(scene: &CalendarScene, node: Member) -> anyhow::Result<usize> {
+    let status = scene.cluster.get(node, "/exchange/status").await?;
+    let gateways = status["gateways"].as_array().into_iter().flatten();
+    let kept: u64 = gateways
+        .filter_map(|gateway| gateway["here"]["users"].as_u64())
+        .sum();
+    usize::try_from(kept).context("more users than fit")
+}
+
+/// Waits until so many users were subscribed anew; where each of them is.
+async fn subscribed_anew(
+    scene: &CalendarScene,
+    granted: usize,
+    users: usize,
+) -> anyhow::Result<BTreeMap<String, usize>> {
+    let anew = move |servers: &Servers| -> BTreeMap<String, usize> {
+        let since = servers.granted().iter().skip(granted);
+        since
+            .map(|granted| (granted.mailbox.clone(), granted.cas))
+            .collect()
+    };
+    let what = format!("the heir has subscribed {users} users");
+    let all = move |servers: &Servers| anew(servers).len() >= users;
+    scene.exchange().wait_until(&what, scene.patience, all).await?;
+    Ok(scene.exchange().ask(move |servers| anew(servers)).await)
 }
 
 /// By how much the last of these meetings showed too late.
