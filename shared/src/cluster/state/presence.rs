@@ -39,7 +39,9 @@ impl ClusterState {
         users: Vec<(String, Option<CalendarPresence>)>,
         changes: &mut Vec<Change>,
     ) -> Applied {
-        for (user, calendar) in users {
+        // Of a user who is named several times the last word counts, or the command applied again would not rest.
+        let last: BTreeMap<String, Option<CalendarPresence>> = users.into_iter().collect();
+        for (user, calendar) in last {
             if calendar.is_none() || self.may_tell_calendar(node, &user) {
                 self.change_presence(user, changes, |record| record.calendar = calendar);
             }
