@@ -185,7 +185,15 @@ impl File {
 
     /// Tests may do what they like. They stand at the end; a declaration of tests in a file of their own does not.
     fn before_tests(&self) -> &str {
-        self.text.split("#[cfg(test)]\nmod tests {").next().unwrap()
+        let mut starts = self.text.match_indices("#[cfg(test)]").map(|(start, _)| start);
+        let opens_a_block = |start: &usize| {
+            let mut lines = self.text[*start..].lines();
+            lines
+                .find(|line| line.starts_with("mod "))
+                .is_some_and(|line| line.ends_with('{'))
+        };
+        let end = starts.find(opens_a_block).unwrap_or(self.text.len());
+        &self.text[..end]
     }
 }
 
