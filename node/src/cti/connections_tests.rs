@@ -1,5 +1,6 @@
 //! The connections as a whole: several links, a CTI manager at the other end of each, and a clock that only moves
 //! when it is told to.
+#![expect(clippy::disallowed_methods, reason = "a test needs an instant to start from")]
 
 use std::time::{Duration, Instant};
 

@@ -270,7 +270,6 @@ impl CtiSettings {
 
 #[cfg(test)]
 mod application_session_tests;
-#[expect(clippy::disallowed_methods, reason = "a test needs an instant to start from")]
 #[cfg(test)]
 mod connections_tests;
 #[cfg(test)]
