@@ -306,11 +306,8 @@ impl<C: Borrow<Cluster>> CalendarScene<C> {
             let user = user_id(user);
             let path = format!("/exchange/users/{user}");
             let explained = self.cluster.borrow().get(node, &path).await?;
-            let cas = explained["assignment"]["cas"]
-                .as_str()
-                .context("no assignment")?
-                .to_owned();
-            let epoch = explained["assignment"]["epoch"].as_u64().context("no epoch")?;
+            let cas = explained["gateway"].as_str().context("no assignment")?.to_owned();
+            let epoch = explained["epoch"].as_u64().context("no epoch")?;
             assignments.insert(user, (cas, epoch));
         }
         Ok(assignments)
