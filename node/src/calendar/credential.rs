@@ -181,14 +181,17 @@ impl CredentialGate {
     }
 }
 
-/// A minute, and longer while the answer stays the same: ten wrong passwords in ten minutes lock many accounts, and
-/// there are several nodes.
+/// A minute, then half an hour at a time: directories lock an account after five to ten wrong passwords within half
+/// an hour, and every node tries. Whoever corrects the password need not wait: its file is seen at once.
 pub(super) fn probe_wait(times: u32) -> Duration {
-    PROBE_AFTER.saturating_mul(1 << times.min(3)).min(PROBE_AFTER_MAX)
+    match times {
+        0 => PROBE_AFTER,
+        _ => PROBE_AFTER_FIRST,
+    }
 }
 
 const PROBE_AFTER: Duration = Duration::from_secs(60);
-const PROBE_AFTER_MAX: Duration = Duration::from_secs(300);
+const PROBE_AFTER_FIRST: Duration = Duration::from_secs(1800);
 
 /// A gateway that is down must not keep the others from being asked.
 const SLOW_AFTER: Duration = Duration::from_secs(3);
@@ -242,7 +245,7 @@ mod tests {
             assert!(!gate.permits(THERE, second(at, 1000)));
             assert!(!gate.refused(THERE, at, at));
         }
-        assert_eq!(waits, [60, 120, 240, 300, 300]);
+        assert_eq!(waits, [60, 1800, 1800, 1800, 1800]);
     }
 
     #[test]

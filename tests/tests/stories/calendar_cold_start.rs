@@ -51,7 +51,10 @@ async fn cold_start(delivery: &'static str) -> anyhow::Result<()> {
     };
     let scene = CalendarScene::with_calendars(USERS, options, fill).await?;
     let places = scene.everyone_is_heard_evenly(4).await?;
-    assert_eq!(places.granted, USERS, "one Subscribe each");
+    // The node that registers first may have begun with users who are the other one's a moment later.
+    let granted = places.granted;
+    assert!((USERS..=2 * USERS).contains(&granted), "{granted} Subscribes");
+    println!("{delivery}: {granted} Subscribes for {USERS} users");
     scene.everyone_is_right().await?;
     let records = scene
         .exchange()
