@@ -5,6 +5,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::composition::{Activity, Availability, Composed};
+use crate::xml::is_xml_character;
 
 /// Of a body with such a document.
 pub const CONTENT_TYPE: &str = "application/pidf+xml";
@@ -134,10 +135,6 @@ fn escaped(text: &str) -> String {
         .replace('\t', "&#9;")
         .replace('\n', "&#10;")
         .replace('\r', "&#13;")
-}
-
-fn is_xml_character(character: char) -> bool {
-    !matches!(character, '\0'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}')
 }
 
 const BYTES_EXPECTED: usize = 768;

@@ -75,7 +75,7 @@ fn trim(text: &str) -> &str {
 }
 
 /// XML 1.0 §2.2, production Char.
-fn is_xml_character(character: char) -> bool {
+pub(crate) fn is_xml_character(character: char) -> bool {
     matches!(character, '\t' | '\n' | '\r' | '\u{20}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
 }
 

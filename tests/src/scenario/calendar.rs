@@ -89,6 +89,18 @@ impl<C: Borrow<Cluster>> CalendarScene<C> {
         self.cluster.borrow().exchange()
     }
 
+    /// Everyone of them is in a meeting from now on.
+    pub async fn meet_now(
+        &self,
+        users: impl IntoIterator<Item = usize>,
+        status: Status,
+    ) -> anyhow::Result<()> {
+        for user in users {
+            self.exchange().meet_now(&mailbox(user), status).await?;
+        }
+        Ok(())
+    }
+
     /// Waits until every user is heard at exactly one server.
     pub async fn everyone_is_heard(&self) -> anyhow::Result<Places> {
         let users = 0..self.users;

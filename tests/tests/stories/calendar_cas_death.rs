@@ -35,9 +35,7 @@ async fn die_and_return(delivery: &'static str) -> anyhow::Result<()> {
     let killed_at = Instant::now();
     scene.exchange_mut().kill(1).await;
     // Something happens to everybody meanwhile, and nothing of it may be lost.
-    for user in (0..USERS).step_by(3) {
-        scene.exchange().meet_now(&mailbox(user), Status::Busy).await?;
-    }
+    scene.meet_now((0..USERS).step_by(3), Status::Busy).await?;
     let after = scene.are_heard((0..USERS).collect()).await?;
     println!(
         "{delivery}: everybody is subscribed again after {:?}",

@@ -19,13 +19,7 @@ async fn the_heir_goes_on_where_the_dead_node_read_and_presence_goes_on() {
 
     scene.cluster.kill(Member::Node(2)).await.unwrap();
     let killed_at = Instant::now();
-    for user in 0..USERS / 2 {
-        scene
-            .exchange()
-            .meet_now(&mailbox(user), Status::Busy)
-            .await
-            .unwrap();
-    }
+    scene.meet_now(0..USERS / 2, Status::Busy).await.unwrap();
     scene.everyone_is_right().await.unwrap();
     println!("everybody is right again after {:?}", killed_at.elapsed());
     let after = scene.everyone_is_heard().await.unwrap();
@@ -33,13 +27,10 @@ async fn the_heir_goes_on_where_the_dead_node_read_and_presence_goes_on() {
     assert_eq!(scene.assignments(Member::Node(1)).await.unwrap(), assignments);
 
     scene.cluster.restart(Member::Node(2)).await.unwrap();
-    for user in USERS / 2..USERS {
-        scene
-            .exchange()
-            .meet_now(&mailbox(user), Status::OutOfOffice)
-            .await
-            .unwrap();
-    }
+    scene
+        .meet_now(USERS / 2..USERS, Status::OutOfOffice)
+        .await
+        .unwrap();
     scene.everyone_is_right().await.unwrap();
     assert_eq!(scene.assignments(Member::Node(2)).await.unwrap(), assignments);
     assert_eq!(scene.everyone_is_heard().await.unwrap().cas, before.cas);
@@ -55,13 +46,7 @@ async fn a_cluster_that_was_killed_as_a_whole_remembers_who_is_read_where() {
     let assignments = scene.assignments(Member::Node(1)).await.unwrap();
     let everything = [Member::Lb, Member::Node(1), Member::Node(2)];
     scene.cluster.kill_all(&everything).await.unwrap();
-    for user in 0..USERS / 2 {
-        scene
-            .exchange()
-            .meet_now(&mailbox(user), Status::Busy)
-            .await
-            .unwrap();
-    }
+    scene.meet_now(0..USERS / 2, Status::Busy).await.unwrap();
     scene.cluster.restart_all(&everything).await.unwrap();
     scene.everyone_is_right().await.unwrap();
     for node in [Member::Node(1), Member::Node(2)] {

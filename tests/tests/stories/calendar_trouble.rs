@@ -26,13 +26,7 @@ async fn a_wrong_password_is_tried_a_few_times_and_never_until_the_account_is_lo
         .await;
     scene.exchange_mut().kill(0).await;
     scene.exchange_mut().restart(0).await.unwrap();
-    for user in 0..USERS {
-        scene
-            .exchange()
-            .meet_now(&mailbox(user), Status::Busy)
-            .await
-            .unwrap();
-    }
+    scene.meet_now(0..USERS, Status::Busy).await.unwrap();
     for node in scene.live_nodes() {
         let alarmed = |status: &Value| status["credential_refused"] == true;
         let what = "the account is refused";
@@ -42,13 +36,7 @@ async fn a_wrong_password_is_tried_a_few_times_and_never_until_the_account_is_lo
             .unwrap();
     }
     // Time in which a careless client would have locked the account many times over.
-    for user in 0..USERS {
-        scene
-            .exchange()
-            .meet_now(&mailbox(user), Status::OutOfOffice)
-            .await
-            .unwrap();
-    }
+    scene.meet_now(0..USERS, Status::OutOfOffice).await.unwrap();
     let (attempts, locked) = scene
         .exchange()
         .ask(|servers| (servers.account.wrong_attempts(), servers.account.is_locked_out()))
@@ -111,13 +99,7 @@ async fn a_server_that_asks_for_patience_gets_it_and_loses_nobody() {
             .ask(move |servers| servers.cas_mut(cas).fail(fault))
             .await;
     }
-    for user in 0..USERS {
-        scene
-            .exchange()
-            .meet_now(&mailbox(user), Status::Busy)
-            .await
-            .unwrap();
-    }
+    scene.meet_now(0..USERS, Status::Busy).await.unwrap();
     scene.everyone_is_right().await.unwrap();
     assert_eq!(scene.everyone_is_heard().await.unwrap().cas, places.cas);
     // Both nodes learn of it by themselves; what was under way is forgiven.
@@ -289,13 +271,7 @@ async fn a_server_that_stands_still_is_left_by_its_users() {
     let scene = CalendarScene::start(USERS, options).await.unwrap();
     let before = scene.everyone_is_heard_evenly(4).await.unwrap();
     scene.exchange().freeze(2).await;
-    for user in 0..USERS {
-        scene
-            .exchange()
-            .meet_now(&mailbox(user), Status::Busy)
-            .await
-            .unwrap();
-    }
+    scene.meet_now(0..USERS, Status::Busy).await.unwrap();
     scene.everyone_is_right().await.unwrap();
     let victims = before.at(2);
     let away = victims.clone();
@@ -331,13 +307,7 @@ async fn a_callback_that_reaches_the_other_node_is_heard_by_the_owner() {
         .redirect_callbacks([(one, two), (two, one)].into())
         .await;
     let misdirected_at = Instant::now();
-    for user in 0..8 {
-        scene
-            .exchange()
-            .meet_now(&mailbox(user), Status::Busy)
-            .await
-            .unwrap();
-    }
+    scene.meet_now(0..8, Status::Busy).await.unwrap();
     scene.everyone_is_right().await.unwrap();
     println!("everybody is right after {:?}", misdirected_at.elapsed());
     scene.verdict().await.unwrap();

@@ -26,9 +26,7 @@ async fn leave(delivery: &'static str) -> anyhow::Result<()> {
         ..ExchangeOptions::default()
     };
     let scene = CalendarScene::start(USERS, options).await?;
-    for user in 0..USERS {
-        scene.exchange().meet_now(&mailbox(user), Status::Busy).await?;
-    }
+    scene.meet_now(0..USERS, Status::Busy).await?;
     scene.everyone_is_heard_evenly(4).await?;
     scene.everyone_is_right().await?;
 

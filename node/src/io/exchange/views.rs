@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use tandem_shared::cluster::{
-    Assignment, CalendarPresence, CalendarState, CasGateway, CasId, ClusterState, NodeId,
-};
+use tandem_shared::cluster::{Assignment, CasGateway, CasId, ClusterState, NodeId};
 
 use crate::calendar::{BreakerState, Explanation, GatewayHealth};
 use crate::directory::Directory;
+use crate::io::presence::CalendarView;
 use crate::metrics::reason_label;
 
 use super::probe::ProbedGateway;
@@ -188,13 +187,6 @@ struct AssignmentView {
     reason: &'static str,
 }
 
-#[derive(Debug, Serialize)]
-struct CalendarView {
-    state: &'static str,
-    from_ms: u64,
-    until_ms: Option<u64>,
-}
-
 /// [`Explanation`], without what is replicated.
 #[derive(Debug, Serialize)]
 struct ExplanationView {
@@ -261,23 +253,6 @@ impl AssignmentView {
             epoch: assignment.epoch,
             since_ms: assignment.since_ms,
             reason: reason_label(assignment.reason),
-        }
-    }
-}
-
-impl CalendarView {
-    fn of(calendar: CalendarPresence) -> Self {
-        Self {
-            state: match calendar.state {
-                CalendarState::Unknown => "unknown",
-                CalendarState::Free => "free",
-                CalendarState::Tentative => "tentative",
-                CalendarState::Busy => "busy",
-                CalendarState::OutOfOffice => "out_of_office",
-                CalendarState::WorkingElsewhere => "working_elsewhere",
-            },
-            from_ms: calendar.from_ms,
-            until_ms: calendar.until_ms,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! ([`crate::presence`]). What always holds: of what a calendar says the latest word reaches the log, however many
 //! there were; a watcher that has lost a change is told so.
 
+mod calendar_view;
 mod metrics;
 mod out;
 mod routes;
@@ -13,6 +14,7 @@ mod stream;
 mod tests;
 mod view;
 
+pub(in crate::io) use calendar_view::CalendarView;
 pub use metrics::PresenceMetrics;
 pub use out::PresenceOut;
 pub use routes::PresenceRoutes;

@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
-use tandem_shared::cluster::{
-    Applied, CalendarPresence, CalendarState, Command, ManualPresence, ManualState, PresenceRecord, Refusal,
-};
+use tandem_shared::cluster::{Applied, Command, ManualPresence, ManualState, PresenceRecord, Refusal};
 use tandem_shared::io::admin::{AdminRequest, AdminResponse, StatusCode};
 use tandem_shared::io::raft::Cluster;
 
+use super::calendar_view::CalendarView;
 use super::stream::Streams;
 use super::view::PresenceView;
 use crate::io::clock;
@@ -282,30 +281,6 @@ impl ComposedView {
             source: composed.source.as_str(),
             since_ms: composed.since_ms,
             until_ms: composed.until_ms,
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct CalendarView {
-    state: &'static str,
-    from_ms: u64,
-    until_ms: Option<u64>,
-}
-
-impl CalendarView {
-    fn of(calendar: CalendarPresence) -> Self {
-        Self {
-            state: match calendar.state {
-                CalendarState::Unknown => "unknown",
-                CalendarState::Free => "free",
-                CalendarState::Tentative => "tentative",
-                CalendarState::Busy => "busy",
-                CalendarState::OutOfOffice => "out_of_office",
-                CalendarState::WorkingElsewhere => "working_elsewhere",
-            },
-            from_ms: calendar.from_ms,
-            until_ms: calendar.until_ms,
         }
     }
 }
