@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use tandem_tests::cluster::{ExchangeOptions, Member, mailbox};
+use tandem_tests::cluster::{ExchangeOptions, Member};
 use tandem_tests::peers::exchange::mail_store::Status;
 use tandem_tests::scenario::CalendarScene;
 
