@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::assignment::{Assignment, CasEndpoint, CasId};
+use super::format::Format;
+use super::membership::RaftId;
 use super::node::NodeId;
 use super::presence::{CalendarPresence, CallbackNote, ManualPresence, WatcherRecord};
 use super::session::{
@@ -128,6 +130,53 @@ pub enum Command {
         from_epoch: Epoch,
         to: NodeId,
     },
+
+    // From here on: release 0.2. Earlier formats cannot hold these.
+    /// Every member has run a release that reads `format`: from now on it is written.
+    FormatFinalised { format: Format },
+    /// The member was replaced: whoever shows this id is refused from now on.
+    MemberRemoved { id: RaftId },
+}
+
+impl Command {
+    /// The earliest format that can hold this command.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        match self {
+            Self::FormatFinalised { .. } | Self::MemberRemoved { .. } => Format::RELEASE_0_2,
+            Self::Batch(commands) => {
+                let formats = commands.iter().map(Self::format);
+                formats.max().unwrap_or(Format::RELEASE_0_1)
+            }
+            Self::NodeRegistered { .. }
+            | Self::NodeLost { .. }
+            | Self::NodeDraining { .. }
+            | Self::SessionOpened { .. }
+            | Self::SessionUpdated { .. }
+            | Self::SessionClosed { .. }
+            | Self::Adopt { .. }
+            | Self::Intent { .. }
+            | Self::IntentResult { .. }
+            | Self::Expire { .. }
+            | Self::SettingChanged { .. }
+            | Self::CasGatewaysSet { .. }
+            | Self::CasEligible { .. }
+            | Self::CasAssign { .. }
+            | Self::CasFailed { .. }
+            | Self::CasUnassign { .. }
+            | Self::Rebalance { .. }
+            | Self::CasGatewaysConfigured { .. }
+            | Self::CasBreaker { .. }
+            | Self::CasMoved { .. }
+            | Self::CalendarEnabled { .. }
+            | Self::CallbacksReceived { .. }
+            | Self::CalendarPresenceChanged { .. }
+            | Self::ManualPresenceSet { .. }
+            | Self::WatcherSet { .. }
+            | Self::WatcherRemoved { .. }
+            | Self::WatcherAdopted { .. } => Format::RELEASE_0_1,
+        }
+    }
 }
 
 /// The fields of a session that are written without being waited for.

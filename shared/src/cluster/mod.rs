@@ -7,18 +7,24 @@
 
 pub mod assignment;
 pub mod command;
+pub mod format;
+pub mod membership;
 pub mod node;
 pub mod presence;
+pub mod proposal;
 pub mod session;
 pub mod state;
 pub mod witness;
 
 pub use assignment::{Assignment, AssignmentReason, CasEndpoint, CasGateway, CasId};
 pub use command::{Applied, Change, Command, Refusal};
+pub use format::Format;
+pub use membership::{ClusterIdentity, DirectoryId, MemberRecord, MemberRole, RaftId};
 pub use node::{NodeId, NodeRecord, NodeState, successor, successor_of_user};
 pub use presence::{
     CalendarPresence, CalendarState, CallbackNote, ManualPresence, ManualState, PresenceRecord, WatcherRecord,
 };
+pub use proposal::{Actor, Proposal};
 pub use session::{
     CallRecord, CallState, ConnectionId, DialogRecord, Epoch, IntentOperation, IntentRecord, MonitorRecord,
     OpeningKey, OpeningResult, RequestKey, SessionKey, SessionRecord,

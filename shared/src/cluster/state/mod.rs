@@ -8,6 +8,7 @@
 mod assignments;
 mod cas_rebalance;
 mod intents;
+mod members;
 mod nodes;
 mod presence;
 #[cfg(test)]
@@ -28,6 +29,8 @@ pub use self::rebalance::SessionMove;
 pub use self::settings::{SettingKind, SettingName};
 use super::assignment::{Assignment, CasGateway};
 use super::command::{Applied, Change, Command};
+use super::format::Format;
+use super::membership::RaftId;
 use super::node::{NodeId, NodeRecord, NodeState};
 use super::presence::{PresenceRecord, WatcherRecord};
 use super::session::{IntentRecord, OpeningKey, OpeningResult, RequestKey, SessionKey, SessionRecord};
@@ -52,6 +55,10 @@ pub struct ClusterState {
     calendar_enabled: BTreeMap<String, bool>,
     presence: BTreeMap<String, PresenceRecord>,
     watchers: BTreeMap<SessionKey, WatcherRecord>,
+    #[serde(skip)]
+    format: Format,
+    #[serde(skip)]
+    removed_members: BTreeSet<RaftId>,
 }
 
 /// Bounds of the replicated tables. They travel with the snapshot, so that all members refuse alike.
@@ -97,6 +104,8 @@ impl ClusterState {
             calendar_enabled: BTreeMap::new(),
             presence: BTreeMap::new(),
             watchers: BTreeMap::new(),
+            format: Format::default(),
+            removed_members: BTreeSet::new(),
         }
     }
 
@@ -177,6 +186,8 @@ impl ClusterState {
             Command::WatcherAdopted { key, from_epoch, to } => {
                 self.adopt_watcher(&key, from_epoch, to, changes)
             }
+            Command::FormatFinalised { format } => self.finalise_format(format),
+            Command::MemberRemoved { id } => self.remove_member(id),
             Command::Batch(commands) => Applied::Batch(
                 commands
                     .into_iter()

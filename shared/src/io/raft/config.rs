@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::cluster::{NodeId, StateLimits};
+use crate::cluster::{Format, MemberRole, NodeId, StateLimits};
 
 /// One member's configuration. `members` and `name` are the same on all of them.
 #[derive(Debug, Clone)]
@@ -35,6 +35,9 @@ pub struct ClusterConfig {
     pub entries_kept: u64,
     /// Seeds openraft's random timeouts; drawn at random outside simulations.
     pub seed: u64,
+    /// The newest format that this member writes and reads: [`Format::NEWEST`], unless a test lets it pass for an
+    /// earlier release.
+    pub newest_format: Format,
     /// Unix time in milliseconds, for `Command::Expire`.
     pub wall_clock_ms: fn() -> u64,
 }
@@ -69,6 +72,7 @@ impl ClusterConfig {
             snapshot_after_entries: 20_000,
             entries_kept: 5_000,
             seed: rand::random(),
+            newest_format: Format::NEWEST,
             wall_clock_ms: system_clock_ms,
         }
     }
@@ -81,15 +85,6 @@ pub struct Member {
     pub role: MemberRole,
     /// Where its peers reach it.
     pub address: SocketAddr,
-}
-
-/// What a member is there for. Both kinds vote and hold the whole log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MemberRole {
-    /// Owns sessions; leads.
-    Node,
-    /// Runs inside a front end; leads only to bring a lagging node up to date.
-    Witness,
 }
 
 /// How long things take. Elections must have the same figures on every member.

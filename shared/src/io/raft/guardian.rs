@@ -20,9 +20,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::cluster::witness::{Decision, Heir, Lead, LogPosition, NodeView, ReluctantLeader, View};
-use crate::cluster::{Command, NodeId, NodeState};
+use crate::cluster::{Command, MemberRecord, MemberRole, NodeId, NodeState, RaftId};
 
-use super::config::MemberRole;
 use super::frame::{Kind, PeerStatus, decode};
 use super::handle::StopReason;
 use super::link::LinkEvent;
@@ -225,7 +224,7 @@ impl Guardian {
         let heard = self.member.heard().unwrap_or(self.member.started);
         let leader = metrics.current_leader;
         let died = leader
-            .and_then(|leader| self.peers.get(&leader))
+            .and_then(|leader| self.peers.get(&leader.member().0))
             .and_then(|peer| peer.ended)
             .is_some_and(|(_, at)| at >= heard);
         if metrics.state == ServerState::Leader {
@@ -268,7 +267,7 @@ impl Guardian {
         let heard = self.member.heard();
         let matched = |id: u64| {
             let replication = metrics.replication.as_ref()?;
-            Some((*replication.get(&id)?)?.index())
+            Some((*replication.get(&RaftId::new(0, NodeId(id)))?)?.index())
         };
         let nodes = self
             .peers
@@ -294,7 +293,7 @@ impl Guardian {
             let result = match decision {
                 Decision::TakeOver => {
                     let last = member.log.last_log_id();
-                    let request = TransferLeaderRequest::new(vote, member.id(), last);
+                    let request = TransferLeaderRequest::new(vote, RaftId::new(0, NodeId(member.id())), last);
                     match member.raft.handle_transfer_leader(request).await {
                         // Another survivor was quicker to campaign, and perhaps cannot win.
                         Ok(Err(_)) => member.raft.trigger().elect(true).await,
@@ -303,7 +302,7 @@ impl Guardian {
                     }
                 }
                 Decision::Campaign => member.raft.trigger().elect(true).await,
-                Decision::HandOver(to) => member.raft.trigger().transfer_leader(to.0).await,
+                Decision::HandOver(to) => member.raft.trigger().transfer_leader(RaftId::new(0, to)).await,
             };
             if let Err(error) = result {
                 tracing::warn!(%error, "openraft has stopped");
@@ -316,7 +315,7 @@ impl Guardian {
         let own_quorum = self.member.leads_with_quorum(metrics);
         let leader = match lead {
             Lead::Own => own_quorum.then_some(self.member.config.id),
-            Lead::Heard => metrics.current_leader.map(NodeId),
+            Lead::Heard => metrics.current_leader.map(RaftId::member),
             Lead::Dead { .. } | Lead::SilentSince(_) => None,
         };
         let status = ClusterStatus {
@@ -384,7 +383,11 @@ impl Guardian {
         if !enough || answers.contains(&true) || !self.actions.is_empty() {
             return;
         }
-        let members: BTreeMap<u64, ()> = config.members.iter().map(|member| (member.id.0, ())).collect();
+        let members: BTreeMap<RaftId, MemberRecord> = config
+            .members
+            .iter()
+            .map(|member| (RaftId::new(0, member.id), MemberRecord::Undescribed))
+            .collect();
         let member = self.member.clone();
         self.actions.spawn(async move {
             match member.raft.initialize(members).await {

@@ -12,11 +12,11 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use crate::cluster::{Applied, ClusterState, Command, NodeId};
+use crate::cluster::{Applied, ClusterState, Command, MemberRole, NodeId, RaftId};
 use crate::io::tls::TlsError;
 
 use super::changes::ChangeReceiver;
-use super::config::{ClusterConfig, Member as ConfiguredMember, MemberRole};
+use super::config::{ClusterConfig, Member as ConfiguredMember};
 use super::files::Files;
 use super::frame::Hello;
 use super::guardian::Guardian;
@@ -110,14 +110,22 @@ impl Cluster {
             let metrics = self.member.raft_metrics();
             let matched = |id: &NodeId| {
                 let replication = metrics.replication.as_ref()?;
-                (*replication.get(&id.0)?).map(|last| last.index())
+                (*replication.get(&RaftId::new(0, *id))?).map(|last| last.index())
             };
             let mut heirs: Vec<NodeId> = nodes.clone();
             heirs.sort_by_key(|id| std::cmp::Reverse(matched(id)));
             let Some(heir) = heirs.get(attempt % nodes.len().max(1)) else {
                 return;
             };
-            if !self.leads() || self.member.raft.trigger().transfer_leader(heir.0).await.is_err() {
+            if !self.leads()
+                || self
+                    .member
+                    .raft
+                    .trigger()
+                    .transfer_leader(RaftId::new(0, *heir))
+                    .await
+                    .is_err()
+            {
                 return;
             }
             let mut status = self.status();
@@ -219,7 +227,7 @@ async fn open_member(
     let raft_config = openraft_config(&config)?;
     let network = Network { peers: peers.clone() };
     let raft = Raft::new(
-        config.id.0,
+        RaftId::new(0, config.id),
         Arc::new(raft_config),
         network,
         log.clone(),

@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::cluster::witness::LogPosition;
-use crate::cluster::{Applied, Command};
+use crate::cluster::{Actor, Applied, Command, Proposal as RaftProposal};
 
 use super::config::ClusterConfig;
 use super::frame::{
@@ -235,7 +235,9 @@ impl Member {
             if self.stop.borrow().is_some() {
                 return Err(ProposeError::Stopped);
             }
-            let leader = told.take().or_else(|| self.raft_metrics().current_leader);
+            let leader = told
+                .take()
+                .or_else(|| self.raft_metrics().current_leader.map(|id| id.member().0));
             let patience = ATTEMPT_MAX.min(end.saturating_duration_since(Instant::now()));
             let answer = match leader {
                 Some(leader) if leader == self.id() => self.propose_here(command.clone(), patience).await,
@@ -258,14 +260,22 @@ impl Member {
 
     /// Proposes to the local openraft alone.
     async fn propose_here(&self, command: Command, patience: Duration) -> ProposalAnswer {
-        match timeout(patience, self.raft.client_write(command)).await {
+        match timeout(
+            patience,
+            self.raft.client_write(RaftProposal {
+                actor: Actor::Member(self.config.id),
+                command,
+            }),
+        )
+        .await
+        {
             Ok(Ok(response)) => ProposalAnswer::Applied {
                 index: response.log_id.index(),
                 applied: response.data,
             },
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
                 ProposalAnswer::NotLeader {
-                    leader: forward.leader_id,
+                    leader: forward.leader_id.map(|id| id.member().0),
                 }
             }
             Ok(Err(_)) | Err(_) => ProposalAnswer::Unknown,

@@ -31,8 +31,9 @@ mod status;
 mod transport;
 mod type_config;
 
+pub use crate::cluster::MemberRole;
 pub use changes::ChangeReceiver;
-pub use config::{ClusterConfig, Member, MemberRole, Timings};
+pub use config::{ClusterConfig, Member, Timings};
 pub use files::{File, Files, RealFiles};
 pub use handle::{Cluster, ProposeError, StartError, StopReason};
 pub use metrics::RaftMetrics;

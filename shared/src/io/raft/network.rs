@@ -15,6 +15,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
+use crate::cluster::{MemberRecord, RaftId};
+
 use super::frame::{Kind, SNAPSHOT_CHUNK_BYTES, SnapshotChunk, decode, encode};
 use super::link::Link;
 use super::snapshot_store::encode_meta;
@@ -66,14 +68,14 @@ pub(super) struct PeerClient {
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = PeerClient;
 
-    async fn new_client(&mut self, target: u64, _node: &()) -> PeerClient {
+    async fn new_client(&mut self, target: RaftId, _node: &MemberRecord) -> PeerClient {
         PeerClient {
-            links: self.peers.get(&target).cloned(),
+            links: self.peers.get(&target.member().0).cloned(),
             heartbeats: false,
         }
     }
 
-    async fn new_heartbeat_client(&mut self, target: u64, node: &()) -> PeerClient {
+    async fn new_heartbeat_client(&mut self, target: RaftId, node: &MemberRecord) -> PeerClient {
         let client = self.new_client(target, node).await;
         PeerClient {
             heartbeats: true,
@@ -105,7 +107,7 @@ impl PeerClient {
     async fn send_snapshot(
         &self,
         vote: VoteRecord,
-        snapshot: Snapshot<LeaderId, u64, (), Bytes>,
+        snapshot: Snapshot<LeaderId, RaftId, MemberRecord, Bytes>,
         option: &RPCOption,
     ) -> io::Result<SnapshotResponse<TypeConfig>> {
         let data = snapshot.snapshot;
@@ -184,7 +186,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
     async fn full_snapshot(
         &mut self,
         vote: VoteRecord,
-        snapshot: Snapshot<LeaderId, u64, (), Bytes>,
+        snapshot: Snapshot<LeaderId, RaftId, MemberRecord, Bytes>,
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {

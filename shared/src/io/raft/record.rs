@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use openraft::EntryPayload;
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::Command;
+use crate::cluster::{Command, Proposal, RaftId};
 
 use super::type_config::{Entry, LeaderId, LogId, Membership, Payload, VoteRecord};
 
@@ -62,7 +62,7 @@ impl EncodedRecord {
     pub(super) fn vote(vote: &VoteRecord) -> Result<Self, postcard::Error> {
         let stored = StoredVote {
             term: vote.leader_id.term,
-            node: vote.leader_id.node_id,
+            node: vote.leader_id.node_id.as_u64(),
             committed: vote.committed,
         };
         Self::new(KIND_VOTE, &stored)
@@ -142,7 +142,7 @@ fn decode(kind: u8, payload: &[u8]) -> Option<Record> {
             Record::Vote(VoteRecord {
                 leader_id: LeaderId {
                     term: stored.term,
-                    node_id: stored.node,
+                    node_id: stored.node.into(),
                 },
                 committed: stored.committed,
             })
@@ -181,7 +181,7 @@ impl From<LogId> for StoredLogId {
     fn from(id: LogId) -> Self {
         Self {
             term: id.committed_leader_id().term,
-            node: id.committed_leader_id().node_id,
+            node: id.committed_leader_id().node_id.as_u64(),
             index: id.index(),
         }
     }
@@ -191,7 +191,7 @@ impl From<StoredLogId> for LogId {
     fn from(stored: StoredLogId) -> Self {
         let leader = LeaderId {
             term: stored.term,
-            node_id: stored.node,
+            node_id: stored.node.into(),
         };
         Self::new(leader, stored.index)
     }
@@ -220,15 +220,21 @@ pub(super) struct StoredMembers {
 impl From<&Membership> for StoredMembers {
     fn from(membership: &Membership) -> Self {
         Self {
-            configurations: membership.get_joint_config().clone(),
-            members: membership.nodes().map(|(id, ())| *id).collect(),
+            configurations: membership
+                .get_joint_config()
+                .iter()
+                .map(|voters| voters.iter().map(|id| id.as_u64()).collect())
+                .collect(),
+            members: membership.nodes().map(|(id, _)| id.as_u64()).collect(),
         }
     }
 }
 
 impl From<StoredMembers> for Membership {
     fn from(stored: StoredMembers) -> Self {
-        Self::new_with_defaults(stored.configurations, stored.members)
+        let ids = |numbers: BTreeSet<u64>| numbers.into_iter().map(RaftId::from).collect::<BTreeSet<_>>();
+        let configurations: Vec<_> = stored.configurations.into_iter().map(ids).collect();
+        Self::new_with_defaults(configurations, ids(stored.members))
     }
 }
 
@@ -236,7 +242,7 @@ impl<'a> StoredEntry<'a> {
     fn from_entry(entry: &'a Entry) -> Self {
         let payload = match &entry.payload {
             EntryPayload::Blank => StoredPayload::Blank,
-            EntryPayload::Normal(command) => StoredPayload::Command(Cow::Borrowed(command)),
+            EntryPayload::Normal(proposal) => StoredPayload::Command(Cow::Borrowed(&proposal.command)),
             EntryPayload::Membership(membership) => StoredPayload::Members(membership.into()),
         };
         Self {
@@ -248,7 +254,9 @@ impl<'a> StoredEntry<'a> {
     fn into_entry(self) -> Entry {
         let payload: Payload = match self.payload {
             StoredPayload::Blank => EntryPayload::Blank,
-            StoredPayload::Command(command) => EntryPayload::Normal(command.into_owned()),
+            StoredPayload::Command(command) => {
+                EntryPayload::Normal(Proposal::of_unknown(command.into_owned()))
+            }
             StoredPayload::Members(members) => EntryPayload::Membership(members.into()),
         };
         Entry {

@@ -10,7 +10,7 @@ use openraft::{EntryPayload, RaftLogReader, StorageError};
 use prometheus::{Histogram, HistogramOpts};
 use proptest::prelude::*;
 
-use crate::cluster::{Command, StateLimits};
+use crate::cluster::{Command, Proposal, StateLimits};
 
 use super::files::{Files, RealFiles};
 use super::log_store::LogStore;
@@ -31,22 +31,31 @@ fn disk() -> SimulatedFiles {
 }
 
 fn log_id(term: u64, index: u64) -> LogId {
-    LogId::new(LeaderId { term, node_id: 1 }, index)
+    LogId::new(
+        LeaderId {
+            term,
+            node_id: 1.into(),
+        },
+        index,
+    )
 }
 
 fn entry(index: u64, text: &str) -> Entry {
     Entry {
         log_id: log_id(1, index),
-        payload: EntryPayload::Normal(Command::SettingChanged {
+        payload: EntryPayload::Normal(Proposal::of_unknown(Command::SettingChanged {
             name: text.to_owned(),
             value: None,
-        }),
+        })),
     }
 }
 
 fn vote(term: u64) -> VoteRecord {
     VoteRecord {
-        leader_id: LeaderId { term, node_id: 1 },
+        leader_id: LeaderId {
+            term,
+            node_id: 1.into(),
+        },
         committed: true,
     }
 }

@@ -9,7 +9,7 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot};
 use tokio::sync::watch;
 
-use crate::cluster::{Applied, Change, ClusterState, StateLimits};
+use crate::cluster::{Applied, Change, ClusterState, MemberRecord, RaftId, StateLimits};
 
 use super::changes::{ChangeReceiver, ChangeSender};
 use super::files::Files;
@@ -84,7 +84,7 @@ impl Replica {
         self.last_applied = Some(entry.log_id);
         match entry.payload {
             EntryPayload::Blank => (Applied::Done, Vec::new()),
-            EntryPayload::Normal(command) => self.state.apply(command),
+            EntryPayload::Normal(proposal) => self.state.apply(proposal.command),
             EntryPayload::Membership(membership) => {
                 self.membership = StoredMembership::new(Some(entry.log_id), membership);
                 (Applied::Done, Vec::new())
@@ -144,7 +144,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok(())
     }
 
-    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot<LeaderId, u64, (), Bytes>>> {
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> io::Result<Option<Snapshot<LeaderId, RaftId, MemberRecord, Bytes>>> {
         let loaded = self.snapshots.load()?;
         Ok(loaded.map(|(meta, snapshot)| Snapshot { meta, snapshot }))
     }
@@ -160,7 +162,7 @@ pub(super) struct SnapshotBuilder {
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = Bytes;
 
-    async fn build_snapshot(&mut self) -> io::Result<Snapshot<LeaderId, u64, (), Bytes>> {
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot<LeaderId, RaftId, MemberRecord, Bytes>> {
         let snapshot = encode_state(&self.state)?;
         self.snapshots.save(&self.meta, snapshot.clone()).await?;
         Ok(Snapshot {

@@ -7,31 +7,30 @@ use openraft::{AnyError, EntryPayload, RaftTypeConfig, Vote};
 use openraft_rt::deterministic_rng::DeterministicRng;
 use openraft_rt_tokio::TokioRuntime;
 
-use crate::cluster::{Applied, Command};
+use crate::cluster::{Applied, MemberRecord, Proposal, RaftId};
 
 use super::state_machine::StateMachine;
 
 /// tokio, with random numbers from a seed: simulations choose it, everybody else draws it.
 pub(super) type Runtime = DeterministicRng<TokioRuntime>;
-pub(super) type LeaderId = openraft::impls::leader_id_adv::LeaderId<u64, u64>;
+pub(super) type LeaderId = openraft::impls::leader_id_adv::LeaderId<u64, RaftId>;
 pub(super) type Raft = openraft::Raft<TypeConfig, StateMachine>;
 pub(super) type Entry = openraft::alias::DefaultEntryOf<TypeConfig>;
 pub(super) type LogId = openraft::alias::LogIdOf<TypeConfig>;
 pub(super) type VoteRecord = openraft::alias::VoteOf<TypeConfig>;
-pub(super) type Membership = openraft::Membership<u64, ()>;
+pub(super) type Membership = openraft::Membership<RaftId, MemberRecord>;
 pub(super) type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
 pub(super) type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
-pub(super) type Payload = EntryPayload<Command, u64, ()>;
+pub(super) type Payload = EntryPayload<Proposal, RaftId, MemberRecord>;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct TypeConfig;
 
 impl RaftTypeConfig for TypeConfig {
-    type D = Command;
+    type D = Proposal;
     type R = Applied;
-    type NodeId = u64;
-    // Addresses are configuration, the same on all members, and not part of the log.
-    type Node = ();
+    type NodeId = RaftId;
+    type Node = MemberRecord;
     type Term = u64;
     type LeaderId = LeaderId;
     type Vote = Vote<LeaderId>;
@@ -50,9 +49,9 @@ impl RaftTypeConfig for TypeConfig {
 }
 
 /// openraft prints commands in its traces; contents do not belong there.
-impl fmt::Display for Command {
+impl fmt::Display for Proposal {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("command")
+        formatter.write_str("proposal")
     }
 }
 
