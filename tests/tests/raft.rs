@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use tandem_shared::cluster::{Applied, CasId, Command, NodeId, StateLimits};
 use tandem_shared::config::TlsFiles;
 use tandem_shared::io::raft::{
-    Cluster, ClusterConfig, Member, MemberRole, RaftMetrics, RaftRole, RealFiles, StartError, TcpTransport,
-    TlsTransport,
+    AdministrationError, Cluster, ClusterConfig, ClusterStatus, Member, MemberRole, RaftMetrics, RaftRole,
+    RealFiles, StartError, TcpTransport, TlsTransport,
 };
 use tandem_tests::cluster::certificates;
 use tokio::runtime::Runtime;
@@ -121,6 +121,11 @@ fn members_speak_mutual_tls() {
 fn a_member_with_the_certificate_of_another_is_left_out() {
     let mut lab = Lab::with_certificates([IDS[0], IDS[0], IDS[2]]);
     lab.start_all();
+    // A cluster does not form by itself without a member, whatever the reason.
+    let refused = lab.form(0, &[]).unwrap_err();
+    assert!(refused.to_string().contains("n2 did not answer"), "{refused}");
+    let formed = lab.form(0, &[IDS[1]]).unwrap();
+    assert_eq!(formed.matches("n1.").count(), 1, "{formed}");
     lab.propose(0, gateways());
     let users = lab.assign_many(0, "user", 20);
     let proposal = lab
@@ -291,6 +296,19 @@ impl Lab {
 
     fn runtime(&self, member: usize) -> &Runtime {
         &self.running[member].as_ref().unwrap().0
+    }
+
+    /// Forms the cluster at a member, once the others that can have answered it.
+    fn form(&self, member: usize, without: &[NodeId]) -> Result<String, AdministrationError> {
+        let cluster = self.cluster(member);
+        let waits_for = |status: &ClusterStatus| {
+            let obstacle = status.obstacle.as_deref().unwrap_or_default();
+            obstacle.contains(&format!("yet: {}", IDS[1])) && !obstacle.contains(&IDS[2].to_string())
+        };
+        wait_until("only the one is missing", || {
+            waits_for(&cluster.status().borrow())
+        });
+        self.runtime(member).block_on(cluster.form(without))
     }
 
     fn propose(&self, member: usize, command: Command) -> Applied {

@@ -38,6 +38,9 @@ pub struct ClusterConfig {
     /// The newest format that this member writes and reads: [`Format::NEWEST`], unless a test lets it pass for an
     /// earlier release.
     pub newest_format: Format,
+    /// How long every member must have run a release before its format is written; `None`: only when an administrator
+    /// says so.
+    pub finalise_after: Option<Duration>,
     /// Unix time in milliseconds, for `Command::Expire`.
     pub wall_clock_ms: fn() -> u64,
 }
@@ -73,6 +76,7 @@ impl ClusterConfig {
             entries_kept: 5_000,
             seed: rand::random(),
             newest_format: Format::NEWEST,
+            finalise_after: Some(Duration::from_secs(24 * 60 * 60)),
             wall_clock_ms: system_clock_ms,
         }
     }

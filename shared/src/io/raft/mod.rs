@@ -8,8 +8,10 @@
 //! What always holds: a command that [`Cluster::propose`] called applied is on the disks of a majority; vote and
 //! entries reach the disk in the order in which openraft wrote them; a member whose disk failed stops for good.
 
+mod administration;
 mod changes;
 mod config;
+mod directory;
 mod files;
 mod frame;
 mod guardian;
@@ -19,12 +21,14 @@ mod log_store;
 mod member;
 mod metrics;
 mod network;
+mod peer_book;
 mod record;
 #[cfg(test)]
 mod recovery_tests;
 mod segments;
 mod server;
 mod simulated_files;
+mod small_file;
 mod snapshot_store;
 mod state_machine;
 mod status;
@@ -32,9 +36,11 @@ mod transport;
 mod type_config;
 
 pub use crate::cluster::MemberRole;
+pub use administration::AdministrationError;
 pub use changes::ChangeReceiver;
 pub use config::{ClusterConfig, Member, Timings};
-pub use files::{File, Files, RealFiles};
+pub use directory::DirectoryError;
+pub use files::{File, Files, Lock, RealFiles};
 pub use handle::{Cluster, ProposeError, StartError, StopReason};
 pub use metrics::RaftMetrics;
 pub use simulated_files::{Fault, SimulatedFiles};

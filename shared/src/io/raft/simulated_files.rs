@@ -5,14 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::files::{File, Files};
+use super::files::{File, Files, Lock};
 
 /// One simulated directory. Clones are the same one, and survive the process that is simulated.
 #[derive(Debug, Clone)]
@@ -30,6 +30,8 @@ struct Disk {
     random: SmallRng,
     sync_time_max: Duration,
     fault: Option<Fault>,
+    /// Held by the process that uses the directory.
+    lock: Weak<()>,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +64,7 @@ impl SimulatedFiles {
                 random: SmallRng::seed_from_u64(seed),
                 sync_time_max,
                 fault: None,
+                lock: Weak::new(),
             })),
         }
     }
@@ -218,6 +221,16 @@ impl Files for SimulatedFiles {
     fn spawn(&self, _name: &str, job: BoxFuture<'static, ()>) -> io::Result<()> {
         tokio::spawn(job);
         Ok(())
+    }
+
+    fn lock(&self, _name: &str) -> io::Result<Option<Lock>> {
+        let mut disk = self.disk();
+        if disk.lock.strong_count() > 0 {
+            return Ok(None);
+        }
+        let lock = Arc::new(());
+        disk.lock = Arc::downgrade(&lock);
+        Ok(Some(Box::new(lock)))
     }
 }
 

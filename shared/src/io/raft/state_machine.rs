@@ -58,6 +58,11 @@ impl StateMachine {
         self.applied_index.subscribe()
     }
 
+    /// The last entry in the state.
+    pub(super) fn last_applied(&self) -> Option<LogId> {
+        self.read(|replica| replica.last_applied)
+    }
+
     fn read<R>(&self, read: impl FnOnce(&Replica) -> R) -> R {
         read(&self.replica.read().unwrap_or_else(PoisonError::into_inner))
     }
