@@ -73,8 +73,8 @@ pub enum DirectoryError {
 }
 
 impl Directory {
-    /// Locks the directory and reads its stamp, or draws one, and counts this start. `format_since_ms` is the time now.
-    pub(super) async fn open(files: Arc<dyn Files>, config: &ClusterConfig) -> Result<Self, DirectoryError> {
+    /// Locks the directory and reads its stamp, or draws one.
+    pub(super) fn open(files: Arc<dyn Files>, config: &ClusterConfig) -> Result<Self, DirectoryError> {
         let lock = lock(&*files, &config.data_directory)?;
         let now_ms = (config.wall_clock_ms)();
         let has_log = files.list()?.iter().any(|name| is_of_raft(name));
@@ -91,14 +91,13 @@ impl Directory {
                 drawn(config, generation, DirectoryId(random.random()), now_ms)
             }
         };
-        stamp.starts += 1;
         if stamp.newest_format != config.newest_format {
             stamp.newest_format = config.newest_format;
             stamp.format_since_ms = now_ms;
         }
-        small_file::replace(files.clone(), STAMP, &stamp).await?;
+        // Not counted yet.
         let start = Start {
-            count: stamp.starts,
+            count: stamp.starts + 1,
             nonce: random.random(),
         };
         Ok(Self {
@@ -109,6 +108,19 @@ impl Directory {
             drawn_cluster: ClusterIdentity(random.random()),
             _lock: lock,
         })
+    }
+
+    /// Counts this start, durably: before any other member hears of it.
+    pub(super) async fn count_start(&self) -> Result<(), DirectoryError> {
+        let counted = {
+            let stamp = self.stamp.read().unwrap_or_else(PoisonError::into_inner);
+            Stamp {
+                starts: self.start.count,
+                ..stamp.clone()
+            }
+        };
+        self.write(counted).await?;
+        Ok(())
     }
 
     /// What this member says of itself.
@@ -151,9 +163,14 @@ impl Directory {
                 ..stamp.clone()
             }
         };
-        small_file::replace(self.files.clone(), STAMP, &joined).await?;
-        *self.stamp.write().unwrap_or_else(PoisonError::into_inner) = joined;
+        self.write(joined).await?;
         tracing::info!(%cluster, "the data directory has become part of the cluster");
+        Ok(())
+    }
+
+    async fn write(&self, stamp: Stamp) -> io::Result<()> {
+        small_file::replace(self.files.clone(), STAMP, &stamp).await?;
+        *self.stamp.write().unwrap_or_else(PoisonError::into_inner) = stamp;
         Ok(())
     }
 }
@@ -231,7 +248,9 @@ mod tests {
     }
 
     async fn open(files: &SimulatedFiles, config: &ClusterConfig) -> Result<Directory, DirectoryError> {
-        Directory::open(Arc::new(files.clone()), config).await
+        let directory = Directory::open(Arc::new(files.clone()), config)?;
+        directory.count_start().await?;
+        Ok(directory)
     }
 
     #[tokio::test]

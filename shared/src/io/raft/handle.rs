@@ -24,6 +24,7 @@ use super::guardian::Guardian;
 use super::link::{Keeper, Link, LinkEvent, LinkOptions, link};
 use super::log_store::LogStore;
 use super::member::Member;
+use super::members_view::MembersView;
 use super::metrics::RaftMetrics;
 use super::network::{Network, PeerLinks};
 use super::peer_book::PeerBook;
@@ -53,11 +54,12 @@ impl Cluster {
         let own = config.members.iter().find(|member| member.id == config.id);
         let own = own.ok_or(StartError::NotAMember)?;
         let address = config.listen.unwrap_or(own.address);
-        let directory = Directory::open(files.clone(), &config).await?;
+        let directory = Directory::open(files.clone(), &config)?;
         let listener = transport
             .listen(address)
             .await
             .map_err(|source| StartError::Listen { address, source })?;
+        directory.count_start().await?;
         let mut tasks = JoinSet::new();
         let (events, noted) = mpsc::channel(LINK_EVENTS_WAITING_MAX);
         let (peers, keepers) = link_peers(&config, &transport, &events);
@@ -135,6 +137,12 @@ impl Cluster {
     #[must_use]
     pub fn status(&self) -> watch::Receiver<ClusterStatus> {
         self.member.status.subscribe()
+    }
+
+    /// Who belongs to the cluster, who answers, and who is a stranger, as this member sees it.
+    #[must_use]
+    pub fn members(&self) -> MembersView {
+        self.member.members_view()
     }
 
     /// Where this member listens for the others.

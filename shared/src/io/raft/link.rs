@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::cluster::NodeId;
+use crate::cluster::membership::Introduction;
 
 use super::frame::{Declined, Frame, FrameReader, Hello, Kind, Welcome, decode, encode};
 use super::member::Member;
@@ -24,7 +25,11 @@ use super::transport::Transport;
 #[derive(Debug, Clone)]
 pub(super) struct Link {
     calls: mpsc::Sender<Call>,
+    welcomed_by: WelcomedBy,
 }
+
+/// Who answers at the other end now, as they introduced themselves.
+type WelcomedBy = Arc<Mutex<Option<Introduction>>>;
 
 /// There is no connection, or it broke before the answer came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +44,11 @@ struct Call {
 }
 
 impl Link {
+    /// Who answers at the other end now; `None` without a connection.
+    pub(super) fn welcomed_by(&self) -> Option<Introduction> {
+        *self.welcomed_by.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Asks, and waits for the answer as long as the connection stands: callers bring their own deadline.
     pub(super) async fn ask(&self, kind: Kind, body: Bytes) -> Result<Bytes, Unreachable> {
         let (answer, answered) = oneshot::channel();
@@ -72,12 +82,14 @@ pub(super) struct LinkOptions {
 /// Makes a link, and what keeps it up once it runs.
 pub(super) fn link<T: Transport>(transport: T, options: LinkOptions) -> (Link, Keeper<T>) {
     let (calls, queue) = mpsc::channel(CALLS_WAITING_MAX);
+    let welcomed_by = WelcomedBy::default();
     let keeper = Keeper {
         transport,
         options,
         queue,
+        welcomed_by: welcomed_by.clone(),
     };
-    (Link { calls }, keeper)
+    (Link { calls, welcomed_by }, keeper)
 }
 
 /// Keeps one link up.
@@ -85,6 +97,7 @@ pub(super) struct Keeper<T> {
     transport: T,
     options: LinkOptions,
     queue: mpsc::Receiver<Call>,
+    welcomed_by: WelcomedBy,
 }
 
 impl<T: Transport> Keeper<T> {
@@ -97,7 +110,9 @@ impl<T: Transport> Keeper<T> {
                     failures = 0;
                     let incarnation = welcome.incarnation;
                     self.tell(LinkEvent::Connected { incarnation }).await;
+                    self.set_welcomed_by(Some(welcome.introduction));
                     self.serve(reader, writer, &member).await;
+                    self.set_welcomed_by(None);
                     self.tell(LinkEvent::Broken).await;
                 }
                 Err(error) => {
@@ -111,6 +126,10 @@ impl<T: Transport> Keeper<T> {
                 return;
             }
         }
+    }
+
+    fn set_welcomed_by(&self, introduction: Option<Introduction>) {
+        *self.welcomed_by.lock().unwrap_or_else(PoisonError::into_inner) = introduction;
     }
 
     async fn connect(&self, member: &Member) -> io::Result<(Reader<T>, Writer<T>, Welcome)> {

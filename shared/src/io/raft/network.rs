@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
+use crate::cluster::membership::Introduction;
 use crate::cluster::{MemberRecord, NodeId, RaftId};
 
 use super::frame::{Kind, SNAPSHOT_CHUNK_BYTES, SnapshotChunk, decode, encode};
@@ -93,16 +94,19 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
 impl PeerClient {
     /// Nobody but the very member that is meant: another one under its number, or a stranger, is not asked.
-    fn links(&self) -> io::Result<&PeerLinks> {
-        if !self.book.takes_part(self.target) {
-            return Err(io::Error::new(
-                io::ErrorKind::NotConnected,
-                "the member takes no part now",
-            ));
+    fn link(&self, channel: Channel) -> io::Result<&Link> {
+        let links = self.links.as_ref();
+        let links = links
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "a member that is not configured"))?;
+        let link = links.link(channel);
+        let takes_part = |peer: Introduction| peer.id == self.target && self.book.may_ask(&peer).is_ok();
+        if link.welcomed_by().is_some_and(takes_part) && self.book.own_stranger().is_none() {
+            return Ok(link);
         }
-        self.links
-            .as_ref()
-            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "a member that is not configured"))
+        Err(io::Error::new(
+            io::ErrorKind::NotConnected,
+            "the member takes no part now",
+        ))
     }
 
     fn denies_what_it_had(&self, request: &AppendEntriesRequest<TypeConfig>) -> bool {
@@ -117,7 +121,7 @@ impl PeerClient {
         request: &impl Serialize,
         option: &RPCOption,
     ) -> io::Result<T> {
-        let answered = self.links()?.link(channel).ask(kind, encode(request)?);
+        let answered = self.link(channel)?.ask(kind, encode(request)?);
         let body = timeout(option.soft_ttl(), answered).await?;
         decode(&body.map_err(io::Error::other)?)
     }

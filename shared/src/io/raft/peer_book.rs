@@ -103,8 +103,9 @@ impl PeerBook {
         self.pages().meet(introduction, reach, baseline, now_ms)
     }
 
-    /// A member acknowledged, to this member as leader, entries up to `index`, which are committed.
-    pub(super) fn note_acknowledged(&self, id: RaftId, index: u64) {
+    /// A member's log holds the committed entries up to `index`: it acknowledged them to this member as leader, or told of
+    /// them as leader itself.
+    pub(super) fn note_holds(&self, id: RaftId, index: u64) {
         let mut pages = self.pages();
         if let Some(remembered) = pages.remembered.get_mut(&id)
             && remembered.reached < index
@@ -222,6 +223,15 @@ impl PeerBook {
     fn pages(&self) -> MutexGuard<'_, Pages> {
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How far the log of a member is known to reach, by a data directory's own file: for tests that put directories back.
+#[doc(hidden)]
+#[must_use]
+pub fn remembered_reach(files: &dyn Files, number: NodeId) -> Option<u64> {
+    let remembered: Vec<(RaftId, Remembered)> = small_file::load(files, NAME).ok()??;
+    let of_member = remembered.iter().filter(|(id, _)| id.member() == number);
+    of_member.map(|(_, remembered)| remembered.reached).max()
 }
 
 impl Pages {
@@ -394,7 +404,7 @@ mod tests {
         book.meet(&introduction(3, 33), &reach(100), &book.baseline())
             .unwrap();
         let asked = book.baseline();
-        book.note_acknowledged(id(), 120);
+        book.note_holds(id(), 120);
         book.meet(&introduction(3, 33), &reach(110), &asked).unwrap();
         assert!(book.takes_part(id()));
     }

@@ -102,7 +102,7 @@ impl Guardian {
         for (id, matched) in replication.iter().filter(|(id, _)| **id != own) {
             if let Some(matched) = matched {
                 let index = matched.index().min(committed.index());
-                self.member.book.note_acknowledged(*id, index);
+                self.member.book.note_holds(*id, index);
             }
         }
     }
