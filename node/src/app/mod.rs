@@ -27,6 +27,7 @@ use tracing::info;
 use crate::config::Config;
 use crate::cti::Connections;
 use crate::directory::Directory;
+use crate::following::Following;
 use crate::gateway::{Gateway, Input};
 use crate::io::admin_routes::Routes;
 use crate::io::cti_link::CtiLinks;
@@ -134,6 +135,7 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
             .collect(),
     };
     let pair_ids = PairIds::default();
+    let (joined_sender, joined) = watch::channel(false);
     // Before the gateway gets the first: none that follows is missed.
     let directories = directory.subscribe();
     let presence_changes = presence_view.subscribe();
@@ -155,17 +157,17 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
         rebalancing,
         senders: HashMap::new(),
         follow_ups: VecDeque::new(),
-        registered: false,
+        following: Following::new(config.id, incarnation, rand::random(), clock::now().instant),
+        joined: joined_sender,
         presence: presence_view,
     };
     shutdown.spawn_vital("gateway", driver.run());
     tokio::spawn(tell_of_directories(directories, events_sender.clone()));
     tokio::spawn(tell_of_presence(presence_changes, events_sender.clone()));
-    tokio::spawn(join_and_accept(
+    tokio::spawn(accept_once_joined(
+        joined,
         sip_listener,
         config.clone(),
-        cluster.clone(),
-        identity.clone(),
         pair_ids,
         context,
     ));
@@ -222,17 +224,14 @@ async fn tell_of_directories(
 }
 
 /// Front ends are served once the cluster has taken the node in: before, no session is its own.
-async fn join_and_accept(
+async fn accept_once_joined(
+    mut joined: watch::Receiver<bool>,
     listener: TcpListener,
     config: Config,
-    cluster: Cluster,
-    identity: Identity,
     pair_ids: PairIds,
     context: ConnectionContext,
 ) {
-    let incarnation = *identity.incarnation.borrow();
-    registration::register(&cluster, identity.id, identity.sip_address, incarnation).await;
-    if context.events.send(DriverEvent::Registered).await.is_err() {
+    if joined.wait_for(|joined| *joined).await.is_err() {
         return;
     }
     let shutdown = context.shutdown.clone();
@@ -248,7 +247,7 @@ async fn hand_over(
     calendars: Option<&Calendars>,
 ) {
     // Whoever is gone already needs no telling.
-    let _ = events.send(DriverEvent::Gateway(Input::DrainStarted)).await;
+    let _ = events.send(DriverEvent::DrainStarted).await;
     let incarnation = *identity.incarnation.borrow();
     registration::leave(cluster, identity.id, incarnation).await;
     if let Some(calendars) = calendars {
