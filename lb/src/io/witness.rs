@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use tandem_shared::cluster::StateLimits;
-use tandem_shared::config::{ClusterMember, MemberKind, PeerSecurity};
+use tandem_shared::config::PeerSecurity;
 use tandem_shared::io::raft::{
-    Cluster, ClusterConfig, Member, MemberRole, RaftMetrics, RealFiles, StartError, TcpTransport,
-    TlsTransport,
+    Cluster, ClusterConfig, RaftMetrics, RealFiles, StartError, TcpTransport, TlsTransport,
 };
 use tandem_shared::io::shutdown::{Shutdown, Stage};
 use tokio::sync::mpsc;
@@ -66,17 +65,9 @@ impl Witness {
 
     async fn start(&self) -> Result<Cluster, StartError> {
         let section = &self.config.section;
-        let members = section.members.iter().map(member).collect();
         let directory = &self.config.data_directory;
-        let limits = StateLimits::default();
-        let mut config = ClusterConfig::new(
-            section.name.clone(),
-            self.config.member_id,
-            members,
-            directory,
-            limits,
-        );
-        config.listen = Some(section.listen);
+        let config =
+            ClusterConfig::of_section(section, self.config.member_id, directory, StateLimits::default());
         let files = Arc::new(RealFiles::open(directory).map_err(StartError::Storage)?);
         let metrics = self.raft_metrics.clone();
         match &section.security {
@@ -147,17 +138,5 @@ async fn until(deadline: Option<std::time::Instant>) {
     match deadline {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-fn member(member: &ClusterMember) -> Member {
-    let role = match member.kind {
-        MemberKind::Node => MemberRole::Node,
-        MemberKind::Witness => MemberRole::Witness,
-    };
-    Member {
-        id: member.id,
-        role,
-        address: member.address,
     }
 }

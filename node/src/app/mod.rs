@@ -11,12 +11,10 @@ use std::sync::Arc;
 use anyhow::Context;
 use prometheus::Registry;
 use tandem_shared::cluster::StateLimits;
-use tandem_shared::config::{ClusterSection, MemberKind, PeerSecurity};
+use tandem_shared::config::PeerSecurity;
 use tandem_shared::io::admin::{self, AdminState, Readiness};
 use tandem_shared::io::process::ExitStatus;
-use tandem_shared::io::raft::{
-    Cluster, ClusterConfig, Member, MemberRole, RaftMetrics, RealFiles, TcpTransport, TlsTransport,
-};
+use tandem_shared::io::raft::{Cluster, ClusterConfig, RaftMetrics, RealFiles, TcpTransport, TlsTransport};
 use tandem_shared::io::shutdown::{DrainTimings, Shutdown};
 use tandem_shared::io::sip_stream::{SendLimits, listen};
 use tandem_shared::io::telemetry::init_logging;
@@ -262,14 +260,8 @@ async fn start_cluster(config: &Config, incarnation: u64, registry: &Registry) -
     let section = &config.cluster;
     let files = RealFiles::open(&config.data_directory)
         .with_context(|| format!("opening the data directory {}", config.data_directory.display()))?;
-    let mut member = ClusterConfig::new(
-        section.name.clone(),
-        config.id,
-        members(section),
-        &config.data_directory,
-        StateLimits::default(),
-    );
-    member.listen = Some(section.listen);
+    let mut member =
+        ClusterConfig::of_section(section, config.id, &config.data_directory, StateLimits::default());
     member.incarnation = incarnation;
     member.fast_take_over = config.fast_take_over;
     let metrics = RaftMetrics::register(registry).context("registering the metrics of Raft")?;
@@ -282,22 +274,6 @@ async fn start_cluster(config: &Config, incarnation: u64, registry: &Registry) -
         }
     }
     .context("starting the cluster member")
-}
-
-fn members(section: &ClusterSection) -> Vec<Member> {
-    let role = |kind| match kind {
-        MemberKind::Node => MemberRole::Node,
-        MemberKind::Witness => MemberRole::Witness,
-    };
-    section
-        .members
-        .iter()
-        .map(|member| Member {
-            id: member.id,
-            role: role(member.kind),
-            address: member.address,
-        })
-        .collect()
 }
 
 fn bind(address: std::net::SocketAddr, what: &str) -> anyhow::Result<TcpListener> {

@@ -246,9 +246,10 @@ impl Driver {
     }
 
     fn status(&mut self, status: &ClusterStatus) {
-        match status.leader {
-            Some(_) => self.readiness.resolved(LEADER),
-            None => self.readiness.not_ready(LEADER, "no leader is known"),
+        match (&status.obstacle, status.leader) {
+            (Some(obstacle), _) => self.readiness.not_ready(LEADER, obstacle.clone()),
+            (None, Some(_)) => self.readiness.resolved(LEADER),
+            (None, None) => self.readiness.not_ready(LEADER, "no leader is known"),
         }
         self.take_in(Input::AuthorityChanged(status.authority));
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::cluster::{Format, MemberRole, NodeId, StateLimits};
+use crate::config::ClusterSection;
 
 /// One member's configuration. `members` and `name` are the same on all of them.
 #[derive(Debug, Clone)]
@@ -79,6 +80,34 @@ impl ClusterConfig {
             finalise_after: Some(Duration::from_secs(24 * 60 * 60)),
             wall_clock_ms: system_clock_ms,
         }
+    }
+}
+
+impl ClusterConfig {
+    /// A member as `[cluster]` of a configuration file describes it.
+    #[must_use]
+    pub fn of_section(
+        section: &ClusterSection,
+        id: NodeId,
+        data_directory: impl Into<PathBuf>,
+        limits: StateLimits,
+    ) -> Self {
+        let members = section.members.iter().map(|member| Member {
+            id: member.id,
+            role: member.kind,
+            address: member.address,
+        });
+        let mut config = Self::new(
+            section.name.clone(),
+            id,
+            members.collect(),
+            data_directory,
+            limits,
+        );
+        config.listen = Some(section.listen);
+        config.finalise_after = section.finalise_after;
+        config.newest_format = section.newest_format;
+        config
     }
 }
 
