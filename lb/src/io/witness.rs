@@ -77,6 +77,12 @@ impl Witness {
             limits,
         );
         config.listen = Some(section.listen);
+        if let Some(entries) = section.log.snapshot_after_entries {
+            config.snapshot_after_entries = entries;
+        }
+        if let Some(entries) = section.log.entries_kept {
+            config.entries_kept = entries;
+        }
         let files = Arc::new(RealFiles::open(directory).map_err(StartError::Storage)?);
         let metrics = self.raft_metrics.clone();
         match &section.security {

@@ -271,6 +271,12 @@ async fn start_cluster(config: &Config, incarnation: u64, registry: &Registry) -
     );
     member.listen = Some(section.listen);
     member.incarnation = incarnation;
+    if let Some(entries) = section.log.snapshot_after_entries {
+        member.snapshot_after_entries = entries;
+    }
+    if let Some(entries) = section.log.entries_kept {
+        member.entries_kept = entries;
+    }
     member.fast_take_over = config.fast_take_over;
     let metrics = RaftMetrics::register(registry).context("registering the metrics of Raft")?;
     let files = Arc::new(files);
