@@ -22,6 +22,16 @@ pub struct ClusterSection {
     pub finalise_after: Option<Duration>,
     /// [`Format::NEWEST`], unless a test lets this member pass for an earlier release.
     pub newest_format: Format,
+    pub log: LogBounds,
+}
+
+/// How much of the log a member keeps; `None`: as much as it keeps by default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogBounds {
+    /// A snapshot is made after this many entries.
+    pub snapshot_after_entries: Option<u64>,
+    /// Entries kept behind a snapshot.
+    pub entries_kept: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +60,10 @@ impl ClusterSection {
         let security = read_security(section, listen, &members);
         let finalise_after = read_finalise_after(section);
         let newest_format = section.number_or("newest_format", Format::NEWEST.0, 1..=Format::NEWEST.0);
+        let log = LogBounds {
+            snapshot_after_entries: section.optional_number("snapshot_after_entries", SNAPSHOT_AFTER_ENTRIES),
+            entries_kept: section.optional_number("entries_kept", ENTRIES_KEPT),
+        };
         check_members(section, &members, own);
         Some(Self {
             name,
@@ -58,6 +72,7 @@ impl ClusterSection {
             security: security?,
             finalise_after,
             newest_format: Format(newest_format),
+            log,
         })
     }
 
@@ -195,6 +210,8 @@ fn check_members(section: &Section, members: &[ClusterMember], own: Option<(Node
 
 /// Six digits: what stands in a To-tag (`n1-…`).
 const MEMBER_IDS: std::ops::RangeInclusive<u64> = 1..=999_999;
+const SNAPSHOT_AFTER_ENTRIES: std::ops::RangeInclusive<u64> = 100..=1_000_000;
+const ENTRIES_KEPT: std::ops::RangeInclusive<u64> = 0..=1_000_000;
 /// LB-7.
 const NODES_MAX: usize = 7;
 const WITNESSES_MAX: usize = 2;
@@ -246,6 +263,26 @@ mod tests {
         assert_eq!(section.member(NodeId(100)).unwrap().kind, MemberRole::Witness);
         let unsaid = read("listen = \"127.0.0.1:7001\"", MEMBERS).unwrap_err();
         assert_eq!(unsaid, ["cluster.tls: is missing"]);
+    }
+
+    #[test]
+    fn the_log_may_be_kept_short() {
+        let beginning = "listen = \"127.0.0.1:7001\"\nplaintext_on_loopback = true\n";
+        assert_eq!(read(beginning, MEMBERS).unwrap().log, LogBounds::default());
+        let short = read(
+            &format!("{beginning}snapshot_after_entries = 100\nentries_kept = 0"),
+            MEMBERS,
+        );
+        let expected = LogBounds {
+            snapshot_after_entries: Some(100),
+            entries_kept: Some(0),
+        };
+        assert_eq!(short.unwrap().log, expected);
+        let too_short = read(&format!("{beginning}snapshot_after_entries = 1"), MEMBERS).unwrap_err();
+        assert!(
+            too_short[0].starts_with("cluster.snapshot_after_entries: "),
+            "{too_short:?}"
+        );
     }
 
     #[test]

@@ -107,6 +107,12 @@ impl ClusterConfig {
         config.listen = Some(section.listen);
         config.finalise_after = section.finalise_after;
         config.newest_format = section.newest_format;
+        if let Some(entries) = section.log.snapshot_after_entries {
+            config.snapshot_after_entries = entries;
+        }
+        if let Some(entries) = section.log.entries_kept {
+            config.entries_kept = entries;
+        }
         config
     }
 }

@@ -144,8 +144,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             replica.membership = meta.last_membership.clone();
             self.changes.send(vec![Change::Replaced]);
         });
-        self.applied_index
-            .send_replace(meta.last_log_id.map_or(0, |id| id.index()));
+        let index = meta.last_log_id.map_or(0, |id| id.index());
+        tracing::info!(index, "a snapshot has replaced the state");
+        self.applied_index.send_replace(index);
         Ok(())
     }
 
