@@ -20,6 +20,7 @@ mod member;
 mod metrics;
 mod network;
 mod record;
+mod recovery;
 #[cfg(test)]
 mod recovery_tests;
 mod segments;
@@ -37,6 +38,6 @@ pub use config::{ClusterConfig, Member, Timings};
 pub use files::{File, Files, RealFiles};
 pub use handle::{Cluster, ProposeError, StartError, StopReason};
 pub use metrics::RaftMetrics;
-pub use simulated_files::{Fault, SimulatedFiles};
+pub use simulated_files::{Fault, Interruption, SimulatedFiles};
 pub use status::{Authority, ClusterStatus, RaftRole};
 pub use transport::{TcpTransport, TlsTransport, Transport};
