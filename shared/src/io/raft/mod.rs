@@ -10,8 +10,12 @@
 
 mod changes;
 mod config;
+#[cfg(test)]
+mod crash_tests;
 mod files;
 mod frame;
+#[cfg(test)]
+mod full_disk_tests;
 mod guardian;
 mod handle;
 mod link;
