@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use futures::future::BoxFuture;
+use nix::sys::statvfs::statvfs;
 
 /// One flat directory. Names are durable after [`Files::sync_directory`], contents after [`File::sync`].
 pub trait Files: Send + Sync + 'static {
@@ -24,6 +25,9 @@ pub trait Files: Send + Sync + 'static {
     fn remove(&self, name: &str) -> io::Result<()>;
 
     fn sync_directory(&self) -> io::Result<()>;
+
+    /// Bytes by which these files may still grow.
+    fn free_bytes(&self) -> io::Result<u64>;
 
     /// Runs a job that blocks on these files where it holds up nobody else.
     fn spawn(&self, name: &str, job: BoxFuture<'static, ()>) -> io::Result<()>;
@@ -112,6 +116,12 @@ impl Files for RealFiles {
         fs::File::open(&self.directory)?.sync_all()
     }
 
+    fn free_bytes(&self) -> io::Result<u64> {
+        let space = statvfs(&self.directory)?;
+        // What is set aside for the superuser does not count: the program may run as somebody else.
+        Ok(space.blocks_available() * space.fragment_size())
+    }
+
     fn spawn(&self, name: &str, job: BoxFuture<'static, ()>) -> io::Result<()> {
         std::thread::Builder::new()
             .name(name.to_owned())
@@ -144,3 +154,6 @@ impl File for RealFile {
         Box::pin(async { self.0.sync_data() })
     }
 }
+
+/// Ends the name of a file that is not whole yet. One that is found at the start never will be.
+pub(super) const UNFINISHED: &str = ".new";

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::files::Files;
 use super::record::{EncodedRecord, PAYLOAD_BYTES_MAX, Record};
-use super::segments::Segments;
+use super::segments::{self, Segments};
 use super::type_config::{Entry, LogId, TypeConfig, VoteRecord};
 
 /// The log of one member. Clones read and write the same one.
@@ -59,8 +59,10 @@ impl LogStore {
         segment_bytes: u64,
         sync_seconds: Histogram,
     ) -> io::Result<Self> {
-        let (segments, records) = Segments::recover(files.clone(), segment_bytes).await?;
-        let kept = Kept::replay(records)?;
+        let mut found = segments::read(&*files)?;
+        // Whatever is wrong is found before anything is changed.
+        let kept = Kept::replay(std::mem::take(&mut found.records))?;
+        let segments = Segments::resume(files.clone(), segment_bytes, found).await?;
         let (jobs, queue) = mpsc::unbounded_channel();
         let writer = Writer {
             segments,

@@ -11,9 +11,13 @@
 mod administration;
 mod changes;
 mod config;
+#[cfg(test)]
+mod crash_tests;
 mod directory;
 mod files;
 mod frame;
+#[cfg(test)]
+mod full_disk_tests;
 mod guardian;
 mod handle;
 mod link;
@@ -24,6 +28,7 @@ mod metrics;
 mod network;
 mod peer_book;
 mod record;
+mod recovery;
 #[cfg(test)]
 mod recovery_tests;
 mod segments;
@@ -46,6 +51,6 @@ pub use handle::{Cluster, ProposeError, StartError, StopReason};
 pub use members_view::{FormatView, MemberView, MembersView};
 pub use metrics::RaftMetrics;
 pub use peer_book::remembered_reach;
-pub use simulated_files::{Fault, SimulatedFiles};
+pub use simulated_files::{Fault, Interruption, SimulatedFiles};
 pub use status::{Authority, ClusterStatus, RaftRole};
 pub use transport::{TcpTransport, TlsTransport, Transport};

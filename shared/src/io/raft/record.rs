@@ -50,6 +50,8 @@ pub(super) struct Place {
 pub(super) struct FoundRecord {
     pub(super) place: Place,
     pub(super) record: Record,
+    /// The same as it lies there, header aside.
+    pub(super) encoded: EncodedRecord,
     /// Bytes it takes, header and all.
     pub(super) length: usize,
 }
@@ -126,6 +128,10 @@ pub(super) fn read(segment: u64, bytes: &[u8]) -> Option<FoundRecord> {
             batch: u64::from_le_bytes(header[18..26].try_into().ok()?),
         },
         record: decode(header[9], &bytes[HEADER_BYTES..end])?,
+        encoded: EncodedRecord {
+            kind: header[9],
+            payload: bytes[HEADER_BYTES..end].to_vec(),
+        },
         length: end,
     })
 }

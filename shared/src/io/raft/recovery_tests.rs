@@ -15,22 +15,22 @@ use crate::cluster::{Command, Proposal, StateLimits};
 use super::files::{Files, RealFiles};
 use super::log_store::LogStore;
 use super::record::{EncodedRecord, Record};
-use super::segments::Segments;
+use super::segments::{self, Segments};
 use super::simulated_files::{Fault, SimulatedFiles};
 use super::state_machine::StateMachine;
 use super::type_config::{Entry, LeaderId, LogId, Runtime, TypeConfig, VoteRecord};
 
 const SEGMENT_BYTES: u64 = 4096;
 
-fn histogram() -> Histogram {
+pub(super) fn histogram() -> Histogram {
     Histogram::with_opts(HistogramOpts::new("sync", "sync")).unwrap()
 }
 
-fn disk() -> SimulatedFiles {
+pub(super) fn disk() -> SimulatedFiles {
     SimulatedFiles::new(1, Duration::ZERO)
 }
 
-fn log_id(term: u64, index: u64) -> LogId {
+pub(super) fn log_id(term: u64, index: u64) -> LogId {
     LogId::new(
         LeaderId {
             term,
@@ -40,7 +40,7 @@ fn log_id(term: u64, index: u64) -> LogId {
     )
 }
 
-fn entry(index: u64, text: &str) -> Entry {
+pub(super) fn entry(index: u64, text: &str) -> Entry {
     Entry {
         log_id: log_id(1, index),
         payload: EntryPayload::Normal(Proposal::of_unknown(Command::SettingChanged {
@@ -50,7 +50,7 @@ fn entry(index: u64, text: &str) -> Entry {
     }
 }
 
-fn vote(term: u64) -> VoteRecord {
+pub(super) fn vote(term: u64) -> VoteRecord {
     VoteRecord {
         leader_id: LeaderId {
             term,
@@ -60,45 +60,70 @@ fn vote(term: u64) -> VoteRecord {
     }
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub(super) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap()
 }
 
-struct Builder;
+struct OnRealFiles;
 
-impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for Builder {
+impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for OnRealFiles {
     async fn build(&self) -> Result<(tempfile::TempDir, LogStore, StateMachine), StorageError<TypeConfig>> {
         let directory = tempfile::tempdir().unwrap();
-        let files: Arc<dyn Files> = Arc::new(RealFiles::open(directory.path()).unwrap());
-        let log = LogStore::open(files.clone(), SEGMENT_BYTES, histogram())
-            .await
-            .unwrap();
-        Ok((directory, log, StateMachine::new(StateLimits::default(), files)))
+        let (log, machine) = stores(Arc::new(RealFiles::open(directory.path()).unwrap())).await;
+        Ok((directory, log, machine))
     }
+}
+
+struct OnSimulatedFiles;
+
+impl StoreBuilder<TypeConfig, LogStore, StateMachine, ()> for OnSimulatedFiles {
+    async fn build(&self) -> Result<((), LogStore, StateMachine), StorageError<TypeConfig>> {
+        let (log, machine) = stores(Arc::new(disk())).await;
+        Ok(((), log, machine))
+    }
+}
+
+async fn stores(files: Arc<dyn Files>) -> (LogStore, StateMachine) {
+    let log = LogStore::open(files.clone(), SEGMENT_BYTES, histogram())
+        .await
+        .unwrap();
+    (log, StateMachine::new(StateLimits::default(), files))
 }
 
 #[test]
 fn the_stores_do_what_openraft_expects_of_them() {
     runtime()
-        .block_on(Runtime::scope(1, Suite::test_all(Builder)))
+        .block_on(Runtime::scope(1, Suite::test_all(OnRealFiles)))
         .unwrap();
+}
+
+#[test]
+fn the_stores_do_what_openraft_expects_of_them_on_a_simulated_disk() {
+    runtime()
+        .block_on(Runtime::scope(1, Suite::test_all(OnSimulatedFiles)))
+        .unwrap();
+}
+
+async fn recover(files: &SimulatedFiles) -> io::Result<(Segments, Vec<Record>)> {
+    let mut found = segments::read(files)?;
+    let records = std::mem::take(&mut found.records);
+    let log = Segments::resume(Arc::new(files.clone()), SEGMENT_BYTES, found).await?;
+    Ok((log, records))
 }
 
 /// What a fresh process finds.
 async fn recovered(files: &SimulatedFiles) -> io::Result<Vec<Record>> {
-    let (_, records) = Segments::recover(Arc::new(files.clone()), SEGMENT_BYTES).await?;
+    let (_, records) = recover(files).await?;
     Ok(records)
 }
 
 /// Three synced batches and the bytes of the fourth, which is not: (disk before it, disk after it, records).
 async fn four_batches() -> (SimulatedFiles, Vec<u8>, Vec<u8>, Vec<Record>) {
     let files = disk();
-    let (mut log, _) = Segments::recover(Arc::new(files.clone()), SEGMENT_BYTES)
-        .await
-        .unwrap();
+    let (mut log, _) = recover(&files).await.unwrap();
     let batches = [
         vec![Record::Vote(vote(1))],
         vec![Record::Entry(entry(1, "one")), Record::Entry(entry(2, "two"))],
@@ -186,9 +211,7 @@ async fn damage_before_a_later_batch_stops_the_member() {
 #[tokio::test]
 async fn a_missing_file_stops_the_member() {
     let files = disk();
-    let (mut log, _) = Segments::recover(Arc::new(files.clone()), SEGMENT_BYTES)
-        .await
-        .unwrap();
+    let (mut log, _) = recover(&files).await.unwrap();
     for index in 1..200 {
         let record = encode(&Record::Entry(entry(index, "some text to fill the file")));
         log.append(&[record], Some(index)).await.unwrap();

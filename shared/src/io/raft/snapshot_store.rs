@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, oneshot};
 
-use super::files::Files;
+use super::files::{Files, UNFINISHED};
 use super::record::{StoredLogId, StoredMembers};
 use super::type_config::{LogId, SnapshotMeta, StoredMembership};
 
@@ -39,11 +39,7 @@ impl SnapshotStore {
         }
         let files = self.files.clone();
         run_apart(&*self.files, "raft-snapshot", async move {
-            let mut file = files.create(TEMPORARY, 0)?;
-            file.write_at(0, &bytes)?;
-            file.sync().await?;
-            files.rename(TEMPORARY, NAME)?;
-            files.sync_directory()?;
+            replace(&*files, &bytes).await?;
             *saved = last;
             Ok(())
         })
@@ -61,6 +57,25 @@ impl SnapshotStore {
             )
         })
     }
+}
+
+/// Until the name is synced, what was there before may come back, and is whole.
+async fn replace(files: &dyn Files, bytes: &[u8]) -> io::Result<()> {
+    let unfinished = format!("{NAME}{UNFINISHED}");
+    let written = write_whole(files, &unfinished, bytes).await;
+    if written.is_err() {
+        // Gives the disk its room back. Where even this fails, the next start tries again.
+        drop(files.remove(&unfinished));
+    }
+    written?;
+    files.rename(&unfinished, NAME)?;
+    files.sync_directory()
+}
+
+async fn write_whole(files: &dyn Files, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let mut file = files.create(name, 0)?;
+    file.write_at(0, bytes)?;
+    file.sync().await
 }
 
 /// Runs a job that blocks on files where it holds up nobody, and waits for it.
@@ -127,8 +142,7 @@ struct StoredMeta {
 }
 
 const VERSION: u8 = 1;
-const NAME: &str = "snapshot";
-const TEMPORARY: &str = "snapshot.new";
+pub(super) const NAME: &str = "snapshot";
 
 #[cfg(test)]
 mod tests {
