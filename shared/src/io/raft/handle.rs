@@ -21,13 +21,12 @@ use super::files::Files;
 use super::frame::Hello;
 use super::guardian::Guardian;
 use super::link::{Link, LinkEvent, LinkOptions, link};
-use super::log_store::LogStore;
 use super::member::Member;
 use super::metrics::RaftMetrics;
 use super::network::{Network, PeerLinks};
 use super::server::serve;
-use super::state_machine::StateMachine;
 use super::status::{ClusterStatus, RaftRole};
+use super::storage::Storage;
 use super::transport::Transport;
 use super::type_config::{Raft, Runtime};
 
@@ -216,14 +215,15 @@ async fn open_member(
     metrics: RaftMetrics,
     peers: BTreeMap<u64, PeerLinks>,
 ) -> Result<Arc<Member>, StartError> {
-    let log = LogStore::open(
-        files.clone(),
+    let Storage { log, machine } = Storage::open(
+        files,
         config.log_segment_bytes,
+        config.limits.clone(),
+        config.newest_format,
         metrics.fsync_seconds.clone(),
     )
     .await
     .map_err(StartError::Storage)?;
-    let machine = StateMachine::new(config.limits.clone(), files);
     let raft_config = openraft_config(&config)?;
     let network = Network { peers: peers.clone() };
     let raft = Raft::new(

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::files::Files;
+use super::formats::Formats;
 use super::record::{EncodedRecord, PAYLOAD_BYTES_MAX, Record};
 use super::segments::{self, Segments};
 use super::type_config::{Entry, LogId, TypeConfig, VoteRecord};
@@ -24,6 +25,7 @@ use super::type_config::{Entry, LogId, TypeConfig, VoteRecord};
 /// The log of one member. Clones read and write the same one.
 #[derive(Clone)]
 pub(super) struct LogStore {
+    formats: Formats,
     kept: Arc<RwLock<Kept>>,
     /// Bounded by openraft, which has a bounded number of proposals and replications under way.
     jobs: mpsc::UnboundedSender<Job>,
@@ -53,15 +55,18 @@ enum Done {
 }
 
 impl LogStore {
-    /// Recovers the log and starts its writer.
+    /// Recovers the log and starts its writer. `snapshot` is the last entry that the snapshot covers.
     pub(super) async fn open(
         files: Arc<dyn Files>,
         segment_bytes: u64,
+        formats: Formats,
+        snapshot: Option<LogId>,
         sync_seconds: Histogram,
     ) -> io::Result<Self> {
-        let mut found = segments::read(&*files)?;
+        let mut found = segments::read(&*files, formats.newest())?;
         // Whatever is wrong is found before anything is changed.
         let kept = Kept::replay(std::mem::take(&mut found.records))?;
+        kept.check_snapshot(snapshot)?;
         let segments = Segments::resume(files.clone(), segment_bytes, found).await?;
         let (jobs, queue) = mpsc::unbounded_channel();
         let writer = Writer {
@@ -72,6 +77,7 @@ impl LogStore {
         };
         files.spawn("raft-log", Box::pin(writer.run()))?;
         Ok(Self {
+            formats,
             kept: Arc::new(RwLock::new(kept)),
             jobs,
         })
@@ -134,11 +140,15 @@ impl Kept {
         if self.entries.keys().copied().eq(expected) {
             Ok(self)
         } else {
-            Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "entries of the log are missing; give the machine a new member id and an empty data directory",
-            ))
+            Err(unusable("entries of the log are missing"))
         }
+    }
+
+    fn check_snapshot(&self, snapshot: Option<LogId>) -> io::Result<()> {
+        if self.purged > snapshot {
+            return Err(unusable("the snapshot is missing or older than the log"));
+        }
+        Ok(())
     }
 
     fn last_log_id(&self) -> Option<LogId> {
@@ -189,7 +199,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &VoteRecord) -> io::Result<()> {
-        let record = EncodedRecord::vote(vote).map_err(io::Error::other)?;
+        let record = EncodedRecord::vote(vote, self.formats.written()).map_err(io::Error::other)?;
         self.store(record, None).await?;
         self.change(|kept| kept.vote = Some(*vote));
         Ok(())
@@ -200,7 +210,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             return Ok(());
         };
         self.change(|kept| kept.committed = Some(committed));
-        let record = EncodedRecord::committed(committed).map_err(io::Error::other)?;
+        let record = EncodedRecord::committed(committed, self.formats.written()).map_err(io::Error::other)?;
         self.enqueue(Job {
             records: vec![record],
             index_max: None,
@@ -221,7 +231,16 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let mut records = Vec::new();
         let mut appended = Vec::new();
         for entry in entries {
-            let record = EncodedRecord::entry(&entry).map_err(io::Error::other)?;
+            let written = self.formats.written();
+            let record = EncodedRecord::entry(&entry, written).map_err(io::Error::other)?;
+            if record.format > self.formats.newest() {
+                // The next start could not read it.
+                return Err(io::Error::other(format!(
+                    "an entry needs {}; this program writes up to {}",
+                    record.format,
+                    self.formats.newest()
+                )));
+            }
             if record.payload.len() > PAYLOAD_BYTES_MAX {
                 return Err(io::Error::other("an entry is larger than the log takes"));
             }
@@ -244,13 +263,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         let index = last.map(|id| id.index());
         self.change(|kept| kept.truncate_after(index));
-        let record = EncodedRecord::truncated_after(index).map_err(io::Error::other)?;
+        let record =
+            EncodedRecord::truncated_after(index, self.formats.written()).map_err(io::Error::other)?;
         self.store(record, None).await
     }
 
     async fn purge(&mut self, to: LogId) -> io::Result<()> {
         self.change(|kept| kept.purge(to));
-        let record = EncodedRecord::purged_to(to).map_err(io::Error::other)?;
+        let record = EncodedRecord::purged_to(to, self.formats.written()).map_err(io::Error::other)?;
         self.store(record, Some(to.index())).await
     }
 }
@@ -340,6 +360,11 @@ impl Done {
             Self::Whenever => {}
         }
     }
+}
+
+fn unusable(why: &str) -> io::Error {
+    let advice = "give the machine a new member id and an empty data directory";
+    io::Error::new(io::ErrorKind::InvalidData, format!("{why}; {advice}"))
 }
 
 /// Of several records that nobody waits for, the last says it all.

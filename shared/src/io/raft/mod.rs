@@ -13,6 +13,7 @@ mod config;
 #[cfg(test)]
 mod crash_tests;
 mod files;
+mod formats;
 mod frame;
 #[cfg(test)]
 mod full_disk_tests;
@@ -33,6 +34,8 @@ mod simulated_files;
 mod snapshot_store;
 mod state_machine;
 mod status;
+mod storage;
+mod stored;
 mod transport;
 mod type_config;
 
