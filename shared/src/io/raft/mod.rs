@@ -13,6 +13,8 @@ mod config;
 #[cfg(test)]
 mod crash_tests;
 mod files;
+#[cfg(test)]
+mod foreign_tests;
 mod formats;
 mod frame;
 #[cfg(test)]
