@@ -30,6 +30,8 @@ mod record;
 mod recovery;
 #[cfg(test)]
 mod recovery_tests;
+#[cfg(test)]
+mod release_0_1_tests;
 mod segments;
 mod server;
 mod simulated_files;
