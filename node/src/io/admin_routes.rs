@@ -48,7 +48,7 @@ impl Routes {
             ("GET", "/cluster") => ok(&self.cluster_view()),
             ("POST", "/cluster/form") => respond(self.form(&request).await),
             ("POST", "/cluster/replace") => respond(self.replace(&request).await),
-            ("POST", "/cluster/finalize") => administered(self.cluster.finalise(FINALISE_TIMEOUT).await),
+            ("POST", "/cluster/finalize") => respond(self.finalise(&request).await),
             ("GET", "/sessions") => ok(&self.sessions_view()),
             ("GET", "/settings") => ok(&self.settings_view()),
             ("GET", "/cas/assignments") => ok(&self.assignments_view()),
@@ -111,9 +111,17 @@ impl Routes {
     }
 
     async fn form(&self, request: &AdminRequest) -> Result<AdminResponse, AdminResponse> {
-        let FormBody { without } = request.json()?;
+        let WithoutBody { without } = request.json()?;
         let without: Vec<NodeId> = without.into_iter().map(NodeId).collect();
         Ok(administered(self.cluster.form(&without).await))
+    }
+
+    async fn finalise(&self, request: &AdminRequest) -> Result<AdminResponse, AdminResponse> {
+        let WithoutBody { without } = request.json()?;
+        let without: Vec<NodeId> = without.into_iter().map(NodeId).collect();
+        Ok(administered(
+            self.cluster.finalise(without, FINALISE_TIMEOUT).await,
+        ))
     }
 
     async fn replace(&self, request: &AdminRequest) -> Result<AdminResponse, AdminResponse> {
@@ -352,7 +360,7 @@ impl AssignmentView {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct FormBody {
+struct WithoutBody {
     /// Numbers of members whose answer is done without.
     #[serde(default)]
     without: Vec<u64>,

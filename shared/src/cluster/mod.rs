@@ -29,4 +29,4 @@ pub use session::{
     CallRecord, CallState, ConnectionId, DialogRecord, Epoch, IntentOperation, IntentRecord, MonitorRecord,
     OpeningKey, OpeningResult, RequestKey, SessionKey, SessionRecord,
 };
-pub use state::{CasMove, ClusterState, SessionMove, SettingKind, SettingName, StateLimits};
+pub use state::{CasMove, ClusterState, LayoutError, SessionMove, SettingKind, SettingName, StateLimits};

@@ -25,7 +25,7 @@ enum Command {
     Status,
     Form { without: Vec<u64> },
     Replace { id: u64 },
-    Finalize,
+    Finalize { without: Vec<u64> },
 }
 
 /// `None`: help was asked for.
@@ -60,7 +60,9 @@ pub(super) fn parse(
         },
         ["replace"] => return Err(ArgumentError::Missing("the member's id")),
         ["replace", id] => Command::Replace { id: member_id(id)? },
-        ["finalize"] => Command::Finalize,
+        ["finalize"] => Command::Finalize {
+            without: std::mem::take(&mut without),
+        },
         ["status" | "form" | "finalize", other, ..] | ["replace", _, other, ..] | [other, ..] => {
             return Err(ArgumentError::Unknown((*other).to_owned()));
         }
@@ -92,7 +94,7 @@ pub(super) fn perform(arguments: &Arguments) -> Result<Outcome, ClientError> {
         Command::Status => return status(&client, arguments.json),
         Command::Form { without } => client.post("/cluster/form", &json!({ "without": without }))?,
         Command::Replace { id } => client.post("/cluster/replace", &json!({ "id": id }))?,
-        Command::Finalize => client.post("/cluster/finalize", &json!({}))?,
+        Command::Finalize { without } => client.post("/cluster/finalize", &json!({ "without": without }))?,
     };
     Ok(Outcome::well(match arguments.json {
         true => answer.to_string(),
@@ -200,7 +202,8 @@ usage: tandem-node cluster COMMAND [--admin ADDRESS:PORT | --config FILE] [--jso
   form [--without ID,ID]  forms the cluster without members that are gone for good; by itself it forms when all answer
   replace ID              gives the member that answers under this id now (wiped, restored or a new machine, with an
                           empty data directory) the seat of the one before it; repeating it goes on where it stopped
-  finalize                writes in the newest format that every member reads from now on; earlier releases are
+  finalize [--without ID,ID]
+                          writes in the newest format that every member reads from now on; earlier releases are
                           refused afterwards
 exit status: 0 all is well, 1 something is not, 2 nobody could be asked";
 

@@ -36,7 +36,8 @@ pub struct Start {
 pub struct Reach {
     /// The last entry of its log, or of its snapshot where that is later.
     pub last: LogPosition,
-    /// Index of the last entry in its state.
+    /// Index of the last entry in its state, as far as its own disk holds it: a leader may apply what is on the disks of
+    /// others before it is on its own.
     pub applied: u64,
     /// Its log or snapshot knows of a membership: it is part of a cluster that was formed.
     pub initialized: bool,

@@ -123,7 +123,7 @@ pub fn next_step(number: NodeId, view: &ReplacementView) -> Step {
     if has_its_seat {
         return Step::Done { id: newcomer.id };
     }
-    if view.lag.is_none_or(|lag| lag > LAG_MAX) {
+    if view.lag.is_none_or(|lag| lag >= LAG_MAX) {
         return Step::CatchUp { lag: view.lag };
     }
     if former.contains(&view.leader) {

@@ -8,6 +8,7 @@
 mod assignments;
 mod cas_rebalance;
 mod intents;
+mod layout;
 mod members;
 mod nodes;
 mod presence;
@@ -25,6 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 pub use self::cas_rebalance::CasMove;
+pub use self::layout::LayoutError;
 pub use self::rebalance::SessionMove;
 pub use self::settings::{SettingKind, SettingName};
 use super::assignment::{Assignment, CasGateway};

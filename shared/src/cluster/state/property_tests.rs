@@ -10,6 +10,7 @@ use super::test_support::{
 };
 use crate::cluster::assignment::{CasEndpoint, CasId};
 use crate::cluster::command::{Applied, Change, Command, SessionUpdate};
+use crate::cluster::format::Format;
 use crate::cluster::node::NodeId;
 use crate::cluster::presence::{
     CalendarPresence, CalendarState, CallbackNote, ManualPresence, ManualState, WatcherRecord,
@@ -88,8 +89,8 @@ proptest! {
         for command in past {
             state.apply(command);
         }
-        let bytes = postcard::to_allocvec(&state).unwrap();
-        let mut restored: ClusterState = postcard::from_bytes(&bytes).unwrap();
+        let bytes = state.encode(Format::NEWEST).unwrap();
+        let mut restored = ClusterState::decode(&bytes, Format::NEWEST).unwrap();
         assert_eq!(restored, state);
         for command in future {
             let bytes = postcard::to_allocvec(&command).unwrap();

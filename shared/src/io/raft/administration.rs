@@ -35,10 +35,15 @@ pub enum AdministrationError {
 }
 
 /// Asks the leader for one step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum AdministrationRequest {
-    Replace { number: NodeId },
-    Finalise,
+    Replace {
+        number: NodeId,
+    },
+    Finalise {
+        /// Members that nobody has heard of and that are done without.
+        without: Vec<NodeId>,
+    },
 }
 
 /// What came of a step.
@@ -101,8 +106,13 @@ impl Member {
             .await
     }
 
-    pub(super) async fn finalise(&self, deadline: Duration) -> Result<String, AdministrationError> {
-        self.administer(AdministrationRequest::Finalise, deadline).await
+    pub(super) async fn finalise(
+        &self,
+        without: Vec<NodeId>,
+        deadline: Duration,
+    ) -> Result<String, AdministrationError> {
+        self.administer(AdministrationRequest::Finalise { without }, deadline)
+            .await
     }
 
     async fn administer(
@@ -155,7 +165,7 @@ impl Member {
             return AdministrationAnswer::NotLeader;
         }
         match request {
-            AdministrationRequest::Finalise => self.finalise_now().await,
+            AdministrationRequest::Finalise { without } => self.finalise_now(without).await,
             AdministrationRequest::Replace { number } => {
                 let Some(view) = self.replacement_view(*number) else {
                     return AdministrationAnswer::NotLeader;
@@ -246,10 +256,18 @@ impl Member {
         AdministrationAnswer::Waiting(format!("{} removed", listing(ids.iter())))
     }
 
-    async fn finalise_now(&self) -> AdministrationAnswer {
+    async fn finalise_now(&self, without: &[NodeId]) -> AdministrationAnswer {
         let written = self.machine.with_state(ClusterState::format);
-        let Some(oldest) = self.oldest_format() else {
-            return AdministrationAnswer::Blocked("not every member has been heard of yet".to_owned());
+        let oldest = match self.oldest_format(without) {
+            Ok(oldest) => oldest,
+            Err(unheard) => {
+                let ids: Vec<String> = unheard.iter().map(|id| id.member().0.to_string()).collect();
+                return AdministrationAnswer::Blocked(format!(
+                    "{} never answered in this release: start them, or, if they are gone for good, add --without {}",
+                    listing(unheard.iter()),
+                    ids.join(",")
+                ));
+            }
         };
         if oldest.format <= written {
             return match self.late_members(self.config.newest_format) {
@@ -408,22 +426,39 @@ impl Member {
         })
     }
 
-    /// `None` while a member has not been heard of.
-    pub(super) fn oldest_format(&self) -> Option<OldestFormat> {
+    /// The latest format that every member reads, but those that are done without.
+    ///
+    /// # Errors
+    /// The members that have not been heard of.
+    pub(super) fn oldest_format(&self, without: &[NodeId]) -> Result<OldestFormat, Vec<RaftId>> {
         let own = OldestFormat {
             format: self.config.newest_format,
             since_ms: self.directory.format_since_ms(),
         };
         let membership = self.raft_metrics().membership_config;
         let mut oldest = own;
-        for (id, _) in membership.nodes().filter(|(id, _)| **id != self.raft_id()) {
-            let remembered = self.book.remembered(*id)?;
-            oldest = OldestFormat {
-                format: oldest.format.min(remembered.newest_format),
-                since_ms: oldest.since_ms.max(remembered.format_since_ms),
-            };
+        let mut unheard = Vec::new();
+        let others = membership
+            .nodes()
+            .map(|(id, _)| *id)
+            .filter(|id| *id != self.raft_id());
+        for id in others {
+            match self.book.remembered(id) {
+                Some(remembered) => {
+                    oldest = OldestFormat {
+                        format: oldest.format.min(remembered.newest_format),
+                        since_ms: oldest.since_ms.max(remembered.format_since_ms),
+                    };
+                }
+                None if without.contains(&id.member()) => {}
+                None => unheard.push(id),
+            }
         }
-        Some(oldest)
+        if unheard.is_empty() {
+            Ok(oldest)
+        } else {
+            Err(unheard)
+        }
     }
 
     /// Members that do not read `format`, as far as they have been heard of.

@@ -8,7 +8,10 @@ use bytes::Bytes;
 use openraft::RaftLogReader;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 
+use crate::cluster::Format;
+
 use super::files::Files;
+use super::formats::Formats;
 use super::log_store::LogStore;
 use super::record::{EncodedRecord, Place};
 use super::recovery::{name_of, number_of};
@@ -135,14 +138,14 @@ fn a_file_without_records_in_the_middle_is_passed_over_where_sequences_go_on() {
         files.put(&next_file(&files), vec![0; length]);
         // As release 0.1 went on: the file behind the empty one follows on the records before it.
         let behind = next_file(&files);
-        let sequence = segments::read(&files).unwrap().next_sequence + gap;
+        let sequence = segments::read(&files, Format::NEWEST).unwrap().next_sequence + gap;
         let place = Place {
             segment: number_of(&behind).unwrap(),
             sequence,
             batch: sequence,
         };
         let mut bytes = Vec::new();
-        EncodedRecord::vote(&vote(told.term + 1))
+        EncodedRecord::vote(&vote(told.term + 1), Format::RELEASE_0_1)
             .unwrap()
             .write(place, &mut bytes);
         bytes.resize(1024, 0);
@@ -215,6 +218,11 @@ fn a_vote_survives_the_loss_of_the_first_batch_of_the_next_file() {
             let next = member.log.last_log_id().map_or(0, |last| last.index() + 1);
             member.log.blocking_append([numbered(next)]).await.unwrap();
             member.log.purge(log_id(1, next - 1)).await.unwrap();
+            member
+                .snapshots
+                .save(&meta(next - 1), state_of(next - 1))
+                .await
+                .unwrap();
         });
         assert_eq!(log_files(&files), [second], "torn at {torn}");
         runtime().block_on(async {
@@ -260,9 +268,10 @@ impl Member {
     }
 
     pub(super) async fn open_on(files: Arc<dyn Files>) -> io::Result<Self> {
-        let log = LogStore::open(files.clone(), SEGMENT_BYTES, histogram()).await?;
-        let snapshots = SnapshotStore::new(files);
-        snapshots.load()?;
+        let formats = Formats::up_to(Format::NEWEST);
+        let (snapshots, found) = SnapshotStore::open(files.clone(), formats.clone())?;
+        let last = found.and_then(|(meta, _)| meta.last_log_id);
+        let log = LogStore::open(files, SEGMENT_BYTES, formats, last, histogram()).await?;
         Ok(Self { log, snapshots })
     }
 

@@ -22,15 +22,14 @@ use super::directory::{Directory, DirectoryError};
 use super::files::Files;
 use super::guardian::Guardian;
 use super::link::{Keeper, Link, LinkEvent, LinkOptions, link};
-use super::log_store::LogStore;
 use super::member::Member;
 use super::members_view::MembersView;
 use super::metrics::RaftMetrics;
 use super::network::{Network, PeerLinks};
 use super::peer_book::PeerBook;
 use super::server::serve;
-use super::state_machine::StateMachine;
 use super::status::{ClusterStatus, RaftRole};
+use super::storage::Storage;
 use super::transport::Transport;
 use super::type_config::{Raft, Runtime};
 
@@ -115,12 +114,17 @@ impl Cluster {
         self.member.replace(number, deadline).await
     }
 
-    /// Writes in the latest format that every member reads, from now on.
+    /// Writes in the latest format that every member reads, from now on. Members that nobody has heard of, and that are gone
+    /// for good, are named in `without`.
     ///
     /// # Errors
     /// When a member runs an earlier release, or the deadline is over.
-    pub async fn finalise(&self, deadline: Duration) -> Result<String, AdministrationError> {
-        self.member.finalise(deadline).await
+    pub async fn finalise(
+        &self,
+        without: Vec<NodeId>,
+        deadline: Duration,
+    ) -> Result<String, AdministrationError> {
+        self.member.finalise(without, deadline).await
     }
 
     /// Reads the local state. Keep it short: commands wait meanwhile.
@@ -257,14 +261,15 @@ async fn open_member(
 ) -> Result<Arc<Member>, StartError> {
     let book = PeerBook::open(files.clone(), config.wall_clock_ms).map_err(StartError::Storage)?;
     let book = Arc::new(book);
-    let log = LogStore::open(
-        files.clone(),
+    let Storage { log, machine } = Storage::open(
+        files,
         config.log_segment_bytes,
+        config.limits.clone(),
+        config.newest_format,
         metrics.fsync_seconds.clone(),
     )
     .await
     .map_err(StartError::Storage)?;
-    let machine = StateMachine::new(config.limits.clone(), files);
     let raft_config = openraft_config(&config)?;
     let network = Network {
         peers: peers.clone(),

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
 use std::ops::RangeBounds;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use openraft::entry::RaftEntry;
@@ -17,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::files::Files;
+use super::formats::Formats;
 use super::record::{EncodedRecord, PAYLOAD_BYTES_MAX, Record};
 use super::segments::{self, Segments};
 use super::type_config::{Entry, LogId, TypeConfig, VoteRecord};
@@ -24,7 +26,9 @@ use super::type_config::{Entry, LogId, TypeConfig, VoteRecord};
 /// The log of one member. Clones read and write the same one.
 #[derive(Clone)]
 pub(super) struct LogStore {
+    formats: Formats,
     kept: Arc<RwLock<Kept>>,
+    synced: Arc<AtomicU64>,
     /// Bounded by openraft, which has a bounded number of proposals and replications under way.
     jobs: mpsc::UnboundedSender<Job>,
 }
@@ -42,6 +46,8 @@ struct Job {
     records: Vec<EncodedRecord>,
     index_max: Option<u64>,
     purge_to: Option<u64>,
+    /// Index of the last entry on the disk once this job is done, where the job changes it.
+    ends_at: Option<u64>,
     done: Done,
 }
 
@@ -53,26 +59,33 @@ enum Done {
 }
 
 impl LogStore {
-    /// Recovers the log and starts its writer.
+    /// Recovers the log and starts its writer. `snapshot` is the last entry that the snapshot covers.
     pub(super) async fn open(
         files: Arc<dyn Files>,
         segment_bytes: u64,
+        formats: Formats,
+        snapshot: Option<LogId>,
         sync_seconds: Histogram,
     ) -> io::Result<Self> {
-        let mut found = segments::read(&*files)?;
+        let mut found = segments::read(&*files, formats.newest())?;
         // Whatever is wrong is found before anything is changed.
         let kept = Kept::replay(std::mem::take(&mut found.records))?;
+        kept.check_snapshot(snapshot)?;
         let segments = Segments::resume(files.clone(), segment_bytes, found).await?;
         let (jobs, queue) = mpsc::unbounded_channel();
+        let synced = Arc::new(AtomicU64::new(kept.last_index()));
         let writer = Writer {
             segments,
+            synced: synced.clone(),
             queue,
             failed: None,
             sync_seconds,
         };
         files.spawn("raft-log", Box::pin(writer.run()))?;
         Ok(Self {
+            formats,
             kept: Arc::new(RwLock::new(kept)),
+            synced,
             jobs,
         })
     }
@@ -80,6 +93,12 @@ impl LogStore {
     /// Id of the last entry, on disk or on its way there.
     pub(super) fn last_log_id(&self) -> Option<LogId> {
         self.read(Kept::last_log_id)
+    }
+
+    /// Index of the last entry that is on the disk, or covered by the snapshot there. An entry may be committed, and
+    /// applied, by the disks of others before it is on this one.
+    pub(super) fn synced_index(&self) -> u64 {
+        self.synced.load(Ordering::Acquire)
     }
 
     /// The last entry that is known here to be committed.
@@ -107,14 +126,20 @@ impl LogStore {
         self.jobs.send(job).map_err(|_| io::Error::other(WRITER_GONE))
     }
 
-    async fn store(&self, record: EncodedRecord, purge_to: Option<u64>) -> io::Result<()> {
-        let (done, stored) = oneshot::channel();
-        self.enqueue(Job {
+    async fn store(&self, record: EncodedRecord) -> io::Result<()> {
+        self.store_as(|done| Job {
             records: vec![record],
             index_max: None,
-            purge_to,
-            done: Done::Stored(done),
-        })?;
+            purge_to: None,
+            ends_at: None,
+            done,
+        })
+        .await
+    }
+
+    async fn store_as(&self, job: impl FnOnce(Done) -> Job) -> io::Result<()> {
+        let (done, stored) = oneshot::channel();
+        self.enqueue(job(Done::Stored(done)))?;
         stored.await.map_err(|_| io::Error::other(WRITER_GONE))?
     }
 }
@@ -147,11 +172,19 @@ impl Kept {
         if self.entries.keys().copied().eq(expected) {
             Ok(self)
         } else {
-            Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "entries of the log are missing; give the machine a new member id and an empty data directory",
-            ))
+            Err(unusable("entries of the log are missing"))
         }
+    }
+
+    fn check_snapshot(&self, snapshot: Option<LogId>) -> io::Result<()> {
+        if self.purged > snapshot {
+            return Err(unusable("the snapshot is missing or older than the log"));
+        }
+        Ok(())
+    }
+
+    fn last_index(&self) -> u64 {
+        self.last_log_id().map_or(0, |id| id.index())
     }
 
     fn last_log_id(&self) -> Option<LogId> {
@@ -202,8 +235,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &VoteRecord) -> io::Result<()> {
-        let record = EncodedRecord::vote(vote).map_err(io::Error::other)?;
-        self.store(record, None).await?;
+        let record = EncodedRecord::vote(vote, self.formats.written()).map_err(io::Error::other)?;
+        self.store(record).await?;
         self.change(|kept| kept.vote = Some(*vote));
         Ok(())
     }
@@ -213,11 +246,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             return Ok(());
         };
         self.change(|kept| kept.committed = Some(committed));
-        let record = EncodedRecord::committed(committed).map_err(io::Error::other)?;
+        let record = EncodedRecord::committed(committed, self.formats.written()).map_err(io::Error::other)?;
         self.enqueue(Job {
             records: vec![record],
             index_max: None,
             purge_to: None,
+            ends_at: None,
             done: Done::Whenever,
         })
     }
@@ -234,7 +268,16 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let mut records = Vec::new();
         let mut appended = Vec::new();
         for entry in entries {
-            let record = EncodedRecord::entry(&entry).map_err(io::Error::other)?;
+            let written = self.formats.written();
+            let record = EncodedRecord::entry(&entry, written).map_err(io::Error::other)?;
+            if record.format > self.formats.newest() {
+                // The next start could not read it.
+                return Err(io::Error::other(format!(
+                    "an entry needs {}; this program writes up to {}",
+                    record.format,
+                    self.formats.newest()
+                )));
+            }
             if record.payload.len() > PAYLOAD_BYTES_MAX {
                 return Err(io::Error::other("an entry is larger than the log takes"));
             }
@@ -250,6 +293,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             records,
             index_max,
             purge_to: None,
+            ends_at: index_max,
             done: Done::Appended(done),
         })
     }
@@ -265,20 +309,38 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         self.change(|kept| kept.truncate_after(index));
-        let record = EncodedRecord::truncated_after(index).map_err(io::Error::other)?;
-        self.store(record, None).await
+        let record =
+            EncodedRecord::truncated_after(index, self.formats.written()).map_err(io::Error::other)?;
+        self.store_as(|done| Job {
+            records: vec![record],
+            index_max: None,
+            purge_to: None,
+            ends_at: Some(index.unwrap_or(0)),
+            done,
+        })
+        .await
     }
 
     async fn purge(&mut self, to: LogId) -> io::Result<()> {
         self.change(|kept| kept.purge(to));
-        let record = EncodedRecord::purged_to(to).map_err(io::Error::other)?;
-        self.store(record, Some(to.index())).await
+        let record = EncodedRecord::purged_to(to, self.formats.written()).map_err(io::Error::other)?;
+        let ends_at = self.read(Kept::last_index);
+        self.store_as(|done| Job {
+            records: vec![record],
+            index_max: None,
+            purge_to: Some(to.index()),
+            // Without entries behind it, the snapshot's end is the log's.
+            ends_at: (ends_at == to.index()).then_some(ends_at),
+            done,
+        })
+        .await
     }
 }
 
 /// The one who writes.
 struct Writer {
     segments: Segments,
+    synced: Arc<AtomicU64>,
     queue: mpsc::UnboundedReceiver<Job>,
     failed: Option<String>,
     sync_seconds: Histogram,
@@ -309,14 +371,18 @@ impl Writer {
         }
         let mut records = Vec::new();
         let mut dones = Vec::new();
-        let (mut index_max, mut purge_to) = (None, None);
+        let (mut index_max, mut purge_to, mut ends_at) = (None, None, None);
         for job in jobs {
             records.extend(job.records);
             index_max = index_max.max(job.index_max);
             purge_to = purge_to.max(job.purge_to);
+            ends_at = job.ends_at.or(ends_at);
             dones.push(job.done);
         }
         let result = self.write(&records, index_max, purge_to).await;
+        if let (Ok(()), Some(index)) = (&result, ends_at) {
+            self.synced.store(index, Ordering::Release);
+        }
         for done in dones {
             done.tell(&result);
         }
@@ -361,6 +427,11 @@ impl Done {
             Self::Whenever => {}
         }
     }
+}
+
+fn unusable(why: &str) -> io::Error {
+    let advice = "give the machine a new member id and an empty data directory";
+    io::Error::new(io::ErrorKind::InvalidData, format!("{why}; {advice}"))
 }
 
 /// Of several records that nobody waits for, the last says it all.

@@ -85,7 +85,7 @@ impl Member {
     pub(super) fn reach(&self) -> Reach {
         Reach {
             last: self.log_position(),
-            applied: *self.machine.applied_index().borrow(),
+            applied: self.machine.applied_index().borrow().min(self.log.synced_index()),
             initialized: is_initialized(&self.raft_metrics()),
         }
     }
@@ -173,7 +173,6 @@ impl Member {
     pub(super) async fn append(&self, body: &[u8]) -> io::Result<Bytes> {
         let request: AppendEntriesRequest<TypeConfig> = decode(body)?;
         self.check_committed(&request)?;
-        let (leader, leader_commit) = (request.vote.leader_id.node_id, request.leader_commit);
         let response = self
             .raft
             .append_entries(request)
@@ -182,10 +181,6 @@ impl Member {
         if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
             let micros = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
             self.heard_us.store(micros.max(1), Ordering::Relaxed);
-            // A leader holds what it says is committed.
-            if let Some(committed) = leader_commit {
-                self.book.note_holds(leader, committed.index());
-            }
         }
         encode(&response)
     }

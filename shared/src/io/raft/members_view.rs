@@ -167,8 +167,9 @@ impl Member {
         if !late.is_empty() {
             return format!("{} to run release {}", listing(late.iter()), newest.release());
         }
-        let Some(oldest) = self.oldest_format() else {
-            return "every member to be heard of".to_owned();
+        let oldest = match self.oldest_format(&[]) {
+            Ok(oldest) => oldest,
+            Err(unheard) => return format!("an answer of {}", listing(unheard.iter())),
         };
         match self.config.finalise_after {
             None => "`tandem-node cluster finalize`".to_owned(),

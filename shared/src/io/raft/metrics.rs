@@ -5,6 +5,8 @@ use prometheus::{
     exponential_buckets,
 };
 
+use crate::cluster::Format;
+
 use super::status::{ClusterStatus, RaftRole};
 
 /// The metrics of this process's member. Cheap to clone.
@@ -17,6 +19,9 @@ pub struct RaftMetrics {
     pub(super) commit_seconds: Histogram,
     pub(super) fsync_seconds: Histogram,
     pub(super) proposals: IntCounterVec,
+    takes_no_part: IntGauge,
+    strangers: IntGauge,
+    format: IntGauge,
     pub(super) take_overs: IntCounter,
     pub(super) nodes_lost: IntCounter,
 }
@@ -32,6 +37,9 @@ impl RaftMetrics {
         registry.register(Box::new(metrics.commit_seconds.clone()))?;
         registry.register(Box::new(metrics.fsync_seconds.clone()))?;
         registry.register(Box::new(metrics.proposals.clone()))?;
+        registry.register(Box::new(metrics.takes_no_part.clone()))?;
+        registry.register(Box::new(metrics.strangers.clone()))?;
+        registry.register(Box::new(metrics.format.clone()))?;
         registry.register(Box::new(metrics.take_overs.clone()))?;
         registry.register(Box::new(metrics.nodes_lost.clone()))?;
         Ok(metrics)
@@ -61,6 +69,18 @@ impl RaftMetrics {
                 Opts::new("tandem_raft_proposals_total", "Commands proposed on this member."),
                 &["outcome"],
             )?,
+            takes_no_part: IntGauge::new(
+                "tandem_raft_takes_no_part",
+                "1 while this member takes no part in a cluster: it is a stranger to the others, or none was formed.",
+            )?,
+            strangers: IntGauge::new(
+                "tandem_raft_strangers",
+                "Members' numbers under which a stranger answers: an emptied, copied or rolled-back data directory.",
+            )?,
+            format: IntGauge::new(
+                "tandem_raft_format",
+                "Number of the format in which the log is written.",
+            )?,
             take_overs: IntCounter::new(
                 "tandem_raft_take_overs_total",
                 "Elections started because the leader's process was seen dead.",
@@ -82,10 +102,16 @@ impl RaftMetrics {
                 .with_label_values(&[role.label()])
                 .set(i64::from(role == status.role));
         }
+        self.takes_no_part.set(i64::from(status.obstacle.is_some()));
         self.is_leader.set(i64::from(status.role == RaftRole::Leader));
         self.term.set(i64::try_from(status.term).unwrap_or(i64::MAX));
         self.applied_index
             .set(i64::try_from(status.last_applied).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn observe_members(&self, strangers: usize, format: Format) {
+        self.strangers.set(i64::try_from(strangers).unwrap_or(i64::MAX));
+        self.format.set(i64::from(format.0));
     }
 }
 

@@ -15,6 +15,9 @@ mod config;
 mod crash_tests;
 mod directory;
 mod files;
+#[cfg(test)]
+mod foreign_tests;
+mod formats;
 mod frame;
 #[cfg(test)]
 mod full_disk_tests;
@@ -31,6 +34,8 @@ mod record;
 mod recovery;
 #[cfg(test)]
 mod recovery_tests;
+#[cfg(test)]
+mod release_0_1_tests;
 mod segments;
 mod server;
 mod simulated_files;
@@ -38,6 +43,8 @@ mod small_file;
 mod snapshot_store;
 mod state_machine;
 mod status;
+mod storage;
+mod stored;
 mod transport;
 mod type_config;
 

@@ -103,8 +103,7 @@ impl PeerBook {
         self.pages().meet(introduction, reach, baseline, now_ms)
     }
 
-    /// A member's log holds the committed entries up to `index`: it acknowledged them to this member as leader, or told of
-    /// them as leader itself.
+    /// A member acknowledged, to this member as leader, entries up to `index`, which are committed.
     pub(super) fn note_holds(&self, id: RaftId, index: u64) {
         let mut pages = self.pages();
         if let Some(remembered) = pages.remembered.get_mut(&id)

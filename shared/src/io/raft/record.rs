@@ -1,22 +1,21 @@
 //! The records of the log: bytes on disk ↔ what openraft wrote. Pure.
 //!
 //! ```text
-//! length u32 | crc32 u32 | version u8 | kind u8 | sequence u64 | batch u64 | payload (postcard)
+//! length u32 | crc32 u32 | format u8 | kind u8 | sequence u64 | batch u64 | payload (postcard)
 //! ```
 //! The checksum covers the segment's number, the header after it and the payload. `sequence` counts all records
 //! without a gap; `batch` is the sequence of the first record that went to the disk in the same write, so
-//! everything before `batch` was known to be on the disk when this record was written. Stored types are our own:
-//! another version of openraft must be able to read them.
+//! everything before `batch` was known to be on the disk when this record was written.
+//!
+//! All formats have this header and this checksum, and no payload is longer than [`PAYLOAD_BYTES_MAX`]. So a record of
+//! a later format is known for what it is: complete, and not for this program to read, to drop or to write over.
 
-use std::borrow::Cow;
-use std::collections::BTreeSet;
+use serde::Serialize;
 
-use openraft::EntryPayload;
-use serde::{Deserialize, Serialize};
+use crate::cluster::Format;
 
-use crate::cluster::{Command, Proposal, RaftId};
-
-use super::type_config::{Entry, LeaderId, LogId, Membership, Payload, VoteRecord};
+use super::stored::{Foreign, StoredLogId, StoredVote, decode_all, decode_entry, encode_entry, format_of};
+use super::type_config::{Entry, LogId, VoteRecord};
 
 /// What the log remembers.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +32,7 @@ pub(super) enum Record {
 /// A record before it has its place in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct EncodedRecord {
+    pub(super) format: Format,
     pub(super) kind: u8,
     pub(super) payload: Vec<u8>,
 }
@@ -45,45 +45,65 @@ pub(super) struct Place {
     pub(super) batch: u64,
 }
 
+/// What lies at a place on the disk.
+#[derive(Debug, PartialEq)]
+pub(super) enum Reading {
+    Whole(Box<FoundRecord>),
+    /// Complete and its checksum right, but this program does not understand it.
+    Foreign(ForeignRecord),
+    /// No record, or a part of one.
+    Torn,
+}
+
 /// A record found on disk.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct FoundRecord {
     pub(super) place: Place,
     pub(super) record: Record,
-    /// The same as it lies there, header aside.
-    pub(super) encoded: EncodedRecord,
+    /// For what every file begins with: the same as it lies there.
+    pub(super) encoded: Option<EncodedRecord>,
     /// Bytes it takes, header and all.
     pub(super) length: usize,
 }
 
+/// A record that is not understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ForeignRecord {
+    pub(super) place: Place,
+    pub(super) format: Format,
+    pub(super) foreign: Foreign,
+}
+
 impl EncodedRecord {
-    pub(super) fn entry(entry: &Entry) -> Result<Self, postcard::Error> {
-        Self::new(KIND_ENTRY, &StoredEntry::from_entry(entry))
-    }
-
-    pub(super) fn vote(vote: &VoteRecord) -> Result<Self, postcard::Error> {
-        let stored = StoredVote {
-            term: vote.leader_id.term,
-            node: vote.leader_id.node_id.as_u64(),
-            committed: vote.committed,
-        };
-        Self::new(KIND_VOTE, &stored)
-    }
-
-    pub(super) fn truncated_after(index: Option<u64>) -> Result<Self, postcard::Error> {
-        Self::new(KIND_TRUNCATED_AFTER, &index)
-    }
-
-    pub(super) fn purged_to(id: LogId) -> Result<Self, postcard::Error> {
-        Self::new(KIND_PURGED_TO, &StoredLogId::from(id))
-    }
-
-    pub(super) fn committed(id: LogId) -> Result<Self, postcard::Error> {
-        Self::new(KIND_COMMITTED, &StoredLogId::from(id))
-    }
-
-    fn new(kind: u8, content: &impl Serialize) -> Result<Self, postcard::Error> {
+    /// In the usual format, or in the later one that the entry needs.
+    pub(super) fn entry(entry: &Entry, written: Format) -> Result<Self, postcard::Error> {
+        let format = format_of(entry, written);
         Ok(Self {
+            format,
+            kind: KIND_ENTRY,
+            payload: encode_entry(entry, format)?,
+        })
+    }
+
+    pub(super) fn vote(vote: &VoteRecord, format: Format) -> Result<Self, postcard::Error> {
+        Self::new(KIND_VOTE, &StoredVote::from(vote), format)
+    }
+
+    pub(super) fn truncated_after(index: Option<u64>, format: Format) -> Result<Self, postcard::Error> {
+        Self::new(KIND_TRUNCATED_AFTER, &index, format)
+    }
+
+    pub(super) fn purged_to(id: LogId, format: Format) -> Result<Self, postcard::Error> {
+        Self::new(KIND_PURGED_TO, &StoredLogId::from(id), format)
+    }
+
+    pub(super) fn committed(id: LogId, format: Format) -> Result<Self, postcard::Error> {
+        Self::new(KIND_COMMITTED, &StoredLogId::from(id), format)
+    }
+
+    fn new(kind: u8, content: &impl Serialize, format: Format) -> Result<Self, postcard::Error> {
+        Ok(Self {
+            format,
             kind,
             payload: postcard::to_stdvec(content)?,
         })
@@ -98,9 +118,10 @@ impl EncodedRecord {
         let start = to.len();
         // `append` refuses entries that would not fit in 32 bits.
         let length = u32::try_from(self.payload.len()).expect("payloads are bounded by PAYLOAD_BYTES_MAX");
+        let format = u8::try_from(self.format.0).expect("there is one format to a release");
         to.extend_from_slice(&length.to_le_bytes());
         to.extend_from_slice(&[0; 4]);
-        to.extend_from_slice(&[VERSION, self.kind]);
+        to.extend_from_slice(&[format, self.kind]);
         to.extend_from_slice(&place.sequence.to_le_bytes());
         to.extend_from_slice(&place.batch.to_le_bytes());
         to.extend_from_slice(&self.payload);
@@ -109,56 +130,101 @@ impl EncodedRecord {
     }
 }
 
-/// The record at the start of `bytes`; `None` unless all of it is there and its checksum is right.
-pub(super) fn read(segment: u64, bytes: &[u8]) -> Option<FoundRecord> {
-    let header = bytes.get(..HEADER_BYTES)?;
-    let length = u32::from_le_bytes(header[..4].try_into().ok()?);
-    if header[8] != VERSION || length == 0 || length as usize > PAYLOAD_BYTES_MAX {
-        return None;
-    }
-    let end = HEADER_BYTES + length as usize;
-    let body = bytes.get(8..end)?;
-    if checksum(segment, length, body) != u32::from_le_bytes(header[4..8].try_into().ok()?) {
-        return None;
-    }
-    Some(FoundRecord {
-        place: Place {
-            segment,
-            sequence: u64::from_le_bytes(header[10..18].try_into().ok()?),
-            batch: u64::from_le_bytes(header[18..26].try_into().ok()?),
-        },
-        record: decode(header[9], &bytes[HEADER_BYTES..end])?,
-        encoded: EncodedRecord {
-            kind: header[9],
-            payload: bytes[HEADER_BYTES..end].to_vec(),
-        },
-        length: end,
-    })
+/// The record at the start of `bytes`, as far as this program, which reads formats up to `newest`, understands it.
+pub(super) fn read(segment: u64, bytes: &[u8], newest: Format) -> Reading {
+    Header::read(segment, bytes).map_or(Reading::Torn, |header| header.reading(bytes, newest))
 }
 
-fn decode(kind: u8, payload: &[u8]) -> Option<Record> {
-    let record = match kind {
-        KIND_ENTRY => Record::Entry(
-            postcard::from_bytes::<StoredEntry<'_>>(payload)
-                .ok()?
-                .into_entry(),
-        ),
-        KIND_VOTE => {
-            let stored: StoredVote = postcard::from_bytes(payload).ok()?;
-            Record::Vote(VoteRecord {
-                leader_id: LeaderId {
-                    term: stored.term,
-                    node_id: stored.node.into(),
-                },
-                committed: stored.committed,
-            })
+/// As [`read`], for a place where anything may lie, and only if the record was written after record `lost` was, in
+/// another batch or the same.
+pub(super) fn read_later(segment: u64, bytes: &[u8], lost: u64, newest: Format) -> Reading {
+    match Header::read(segment, bytes) {
+        Some(header) if header.is_later_than(lost) && header.checksum_is_right(bytes) => {
+            header.reading(bytes, newest)
         }
-        KIND_TRUNCATED_AFTER => Record::TruncatedAfter(postcard::from_bytes(payload).ok()?),
-        KIND_PURGED_TO => Record::PurgedTo(postcard::from_bytes::<StoredLogId>(payload).ok()?.into()),
-        KIND_COMMITTED => Record::Committed(postcard::from_bytes::<StoredLogId>(payload).ok()?.into()),
-        _ => return None,
-    };
-    Some(record)
+        Some(_) | None => Reading::Torn,
+    }
+}
+
+struct Header {
+    place: Place,
+    length: u32,
+    checksum: u32,
+    format: Format,
+    kind: u8,
+}
+
+impl Header {
+    fn read(segment: u64, bytes: &[u8]) -> Option<Self> {
+        let header = bytes.get(..HEADER_BYTES)?;
+        let length = u32::from_le_bytes(header[..4].try_into().ok()?);
+        // Where nothing was written there are zeros, and their checksum must not be asked.
+        let written = header.iter().any(|byte| *byte != 0);
+        (written && length as usize <= PAYLOAD_BYTES_MAX).then_some(Self {
+            place: Place {
+                segment,
+                sequence: u64::from_le_bytes(header[10..18].try_into().ok()?),
+                batch: u64::from_le_bytes(header[18..26].try_into().ok()?),
+            },
+            length,
+            checksum: u32::from_le_bytes(header[4..8].try_into().ok()?),
+            format: Format(header[8].into()),
+            kind: header[9],
+        })
+    }
+
+    /// Cheap, and false for nearly everything that is no header.
+    fn is_later_than(&self, lost: u64) -> bool {
+        let Place { sequence, batch, .. } = self.place;
+        sequence >= lost && sequence - lost < RECORDS_PER_SEGMENT_MAX && batch <= sequence
+    }
+
+    fn end(&self) -> usize {
+        HEADER_BYTES + self.length as usize
+    }
+
+    fn checksum_is_right(&self, bytes: &[u8]) -> bool {
+        let body = bytes.get(8..self.end());
+        body.is_some_and(|body| checksum(self.place.segment, self.length, body) == self.checksum)
+    }
+
+    fn reading(self, bytes: &[u8], newest: Format) -> Reading {
+        if !self.checksum_is_right(bytes) {
+            return Reading::Torn;
+        }
+        let payload = &bytes[HEADER_BYTES..self.end()];
+        match self.decode(payload, newest) {
+            Ok(record) => Reading::Whole(Box::new(FoundRecord {
+                place: self.place,
+                encoded: HEAD_KINDS.contains(&self.kind).then(|| EncodedRecord {
+                    format: self.format,
+                    kind: self.kind,
+                    payload: payload.to_vec(),
+                }),
+                record,
+                length: self.end(),
+            })),
+            Err(foreign) => Reading::Foreign(ForeignRecord {
+                place: self.place,
+                format: self.format,
+                foreign,
+            }),
+        }
+    }
+
+    fn decode(&self, payload: &[u8], newest: Format) -> Result<Record, Foreign> {
+        if self.format > newest || self.format < Format::RELEASE_0_1 {
+            return Err(Foreign::Format(self.format));
+        }
+        Ok(match self.kind {
+            KIND_ENTRY => Record::Entry(decode_entry(payload, self.format, newest)?),
+            KIND_VOTE => Record::Vote(decode_all::<StoredVote>(payload)?.into()),
+            KIND_TRUNCATED_AFTER => Record::TruncatedAfter(decode_all(payload)?),
+            KIND_PURGED_TO => Record::PurgedTo(decode_all::<StoredLogId>(payload)?.into()),
+            KIND_COMMITTED => Record::Committed(decode_all::<StoredLogId>(payload)?.into()),
+            _ => return Err(Foreign::Content),
+        })
+    }
 }
 
 fn checksum(segment: u64, length: u32, rest: &[u8]) -> u32 {
@@ -169,116 +235,15 @@ fn checksum(segment: u64, length: u32, rest: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-#[derive(Serialize, Deserialize)]
-struct StoredVote {
-    term: u64,
-    node: u64,
-    committed: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct StoredLogId {
-    term: u64,
-    node: u64,
-    index: u64,
-}
-
-impl From<LogId> for StoredLogId {
-    fn from(id: LogId) -> Self {
-        Self {
-            term: id.committed_leader_id().term,
-            node: id.committed_leader_id().node_id.as_u64(),
-            index: id.index(),
-        }
-    }
-}
-
-impl From<StoredLogId> for LogId {
-    fn from(stored: StoredLogId) -> Self {
-        let leader = LeaderId {
-            term: stored.term,
-            node_id: stored.node.into(),
-        };
-        Self::new(leader, stored.index)
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-struct StoredEntry<'a> {
-    id: StoredLogId,
-    payload: StoredPayload<'a>,
-}
-
-#[derive(Serialize, Deserialize)]
-enum StoredPayload<'a> {
-    Blank,
-    Command(Cow<'a, Command>),
-    Members(StoredMembers),
-}
-
-/// Voters by configuration (two while a change is under way), and everybody.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct StoredMembers {
-    configurations: Vec<BTreeSet<u64>>,
-    members: BTreeSet<u64>,
-}
-
-impl From<&Membership> for StoredMembers {
-    fn from(membership: &Membership) -> Self {
-        Self {
-            configurations: membership
-                .get_joint_config()
-                .iter()
-                .map(|voters| voters.iter().map(|id| id.as_u64()).collect())
-                .collect(),
-            members: membership.nodes().map(|(id, _)| id.as_u64()).collect(),
-        }
-    }
-}
-
-impl From<StoredMembers> for Membership {
-    fn from(stored: StoredMembers) -> Self {
-        let ids = |numbers: BTreeSet<u64>| numbers.into_iter().map(RaftId::from).collect::<BTreeSet<_>>();
-        let configurations: Vec<_> = stored.configurations.into_iter().map(ids).collect();
-        Self::new_with_defaults(configurations, ids(stored.members))
-    }
-}
-
-impl<'a> StoredEntry<'a> {
-    fn from_entry(entry: &'a Entry) -> Self {
-        let payload = match &entry.payload {
-            EntryPayload::Blank => StoredPayload::Blank,
-            EntryPayload::Normal(proposal) => StoredPayload::Command(Cow::Borrowed(&proposal.command)),
-            EntryPayload::Membership(membership) => StoredPayload::Members(membership.into()),
-        };
-        Self {
-            id: entry.log_id.into(),
-            payload,
-        }
-    }
-
-    fn into_entry(self) -> Entry {
-        let payload: Payload = match self.payload {
-            StoredPayload::Blank => EntryPayload::Blank,
-            StoredPayload::Command(command) => {
-                EntryPayload::Normal(Proposal::of_unknown(command.into_owned()))
-            }
-            StoredPayload::Members(members) => EntryPayload::Membership(members.into()),
-        };
-        Entry {
-            log_id: self.id.into(),
-            payload,
-        }
-    }
-}
-
-const VERSION: u8 = 1;
 pub(super) const HEADER_BYTES: usize = 26;
 /// A command is far smaller; a length beyond this is no length.
 pub(super) const PAYLOAD_BYTES_MAX: usize = 64 << 20;
+/// Far more than fit into a file.
+const RECORDS_PER_SEGMENT_MAX: u64 = 1 << 32;
 
 const KIND_ENTRY: u8 = 1;
 pub(super) const KIND_VOTE: u8 = 2;
 const KIND_TRUNCATED_AFTER: u8 = 3;
 pub(super) const KIND_PURGED_TO: u8 = 4;
 pub(super) const KIND_COMMITTED: u8 = 5;
+const HEAD_KINDS: [u8; 3] = [KIND_VOTE, KIND_PURGED_TO, KIND_COMMITTED];

@@ -4,16 +4,25 @@
 //! returned. So damage behind which a later batch stands cannot come from a crash: the member refuses to start,
 //! for it may have promised what it cannot read any more. Only an unfinished last batch is cut off.
 //!
+//! A record that is complete and not understood was written by another release. It is never taken for an unfinished one,
+//! wherever it lies: the member refuses to start, and nothing is changed.
+//!
 //! A file is begun when everything before it is on the disk. One without records was begun and not written to, and
 //! says nothing: it goes when it is the last, and is passed over when the records behind it follow on those before it.
 
 use std::collections::VecDeque;
 
-use super::record::{EncodedRecord, FoundRecord, KIND_COMMITTED, KIND_PURGED_TO, KIND_VOTE, Record, read};
+use crate::cluster::Format;
+
+use super::record::{
+    EncodedRecord, ForeignRecord, FoundRecord, KIND_COMMITTED, KIND_PURGED_TO, KIND_VOTE, Reading, Record,
+    read, read_later,
+};
+use super::stored::Foreign;
 
 /// Reads the files of a log, one after the other.
-#[derive(Default)]
 pub(super) struct Recovery {
+    newest: Format,
     records: Vec<Record>,
     head: Head,
     /// Up to the last one with records, or with a batch that was begun.
@@ -22,6 +31,8 @@ pub(super) struct Recovery {
     empty: Vec<Segment>,
     next_sequence: Option<u64>,
     tail: Option<Tail>,
+    /// The first thing that is wrong. What comes behind is still looked at: a record of another release explains more.
+    wrong: Option<RecoverError>,
 }
 
 /// What a log holds, and what must be done before it may be written to.
@@ -82,6 +93,26 @@ pub(super) struct Tail {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RecoverError {
     #[error(
+        "{file}: record {sequence} is written in {format}; this program reads up to {newest}: start the release that \
+         wrote it; nothing was changed"
+    )]
+    Later {
+        file: String,
+        sequence: u64,
+        format: Format,
+        newest: Format,
+    },
+    #[error(
+        "{file}: record {sequence} is written in {format} and holds what this program, which reads up to {newest}, \
+         does not know: start the release that wrote it; nothing was changed"
+    )]
+    NotUnderstood {
+        file: String,
+        sequence: u64,
+        format: Format,
+        newest: Format,
+    },
+    #[error(
         "{file} is damaged at byte {offset}, before records that were complete: this member may have promised \
          what it cannot read any more; give the machine a new member id and an empty data directory"
     )]
@@ -104,8 +135,35 @@ impl From<RecoverError> for std::io::Error {
 }
 
 impl Recovery {
-    /// Takes the next file, in the order of their numbers.
+    /// For a program that reads formats up to `newest`.
+    pub(super) fn up_to(newest: Format) -> Self {
+        Self {
+            newest,
+            records: Vec::new(),
+            head: Head::default(),
+            segments: VecDeque::new(),
+            empty: Vec::new(),
+            next_sequence: None,
+            tail: None,
+            wrong: None,
+        }
+    }
+
+    /// Takes the next file, in the order of their numbers. Fails at once only for what another release wrote.
     pub(super) fn add(&mut self, number: u64, bytes: &[u8]) -> Result<(), RecoverError> {
+        match self.take(number, bytes) {
+            Err(error @ (RecoverError::Later { .. } | RecoverError::NotUnderstood { .. })) => Err(error),
+            Err(error) => {
+                self.wrong.get_or_insert(error);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn take(&mut self, number: u64, bytes: &[u8]) -> Result<(), RecoverError> {
+        let expected = self.expected_in(number);
+        let scan = Scan::of(number, bytes, expected, self.newest)?;
         if let Some(previous) = self.last_number()
             && previous + 1 != number
         {
@@ -113,6 +171,7 @@ impl Recovery {
             return Err(RecoverError::Missing { file });
         }
         self.check_end_of_last()?;
+        scan.check(number, expected)?;
         let mut segment = Segment {
             number,
             bytes: bytes.len() as u64,
@@ -123,15 +182,13 @@ impl Recovery {
             self.empty.push(segment);
             return Ok(());
         }
-        let expected = self
-            .next_sequence
-            .or_else(|| (number == FIRST_NUMBER).then_some(0));
-        let scan = Scan::of(number, bytes, expected)?;
         for found in scan.found {
             if let Record::Entry(entry) = &found.record {
                 segment.index_max = segment.index_max.max(Some(entry.log_id.index()));
             }
-            self.head.remember(&found.encoded);
+            if let Some(encoded) = &found.encoded {
+                self.head.remember(encoded);
+            }
             self.records.push(found.record);
         }
         self.segments.extend(self.empty.drain(..));
@@ -142,6 +199,9 @@ impl Recovery {
     }
 
     pub(super) fn finish(self) -> Result<Recovered, RecoverError> {
+        if let Some(wrong) = self.wrong {
+            return Err(wrong);
+        }
         let first = self.segments.front().or_else(|| self.empty.first());
         if self.next_sequence.is_none()
             && let Some(first) = first
@@ -161,6 +221,11 @@ impl Recovery {
         })
     }
 
+    fn expected_in(&self, number: u64) -> Option<u64> {
+        self.next_sequence
+            .or_else(|| (number == FIRST_NUMBER).then_some(0))
+    }
+
     fn last_number(&self) -> Option<u64> {
         let last = self.empty.last().or_else(|| self.segments.back());
         last.map(|segment| segment.number)
@@ -178,53 +243,94 @@ impl Recovery {
     }
 }
 
-/// The readable beginning of one segment.
+/// One segment.
 struct Scan {
+    /// Its readable beginning.
     found: Vec<FoundRecord>,
     /// Behind the last readable record.
     end: usize,
     next_sequence: Option<u64>,
+    /// A complete record at `end` that does not follow on the last one.
+    other: Option<u64>,
+    /// Damage behind which a later batch stands: no crash explains it.
+    is_damaged: bool,
 }
 
 impl Scan {
-    fn of(segment: u64, bytes: &[u8], expected: Option<u64>) -> Result<Self, RecoverError> {
+    fn of(segment: u64, bytes: &[u8], expected: Option<u64>, newest: Format) -> Result<Self, RecoverError> {
+        let refuse = |record: ForeignRecord| RecoverError::of(&record, newest);
         let mut scan = Self {
             found: Vec::new(),
             end: 0,
             next_sequence: expected,
+            other: None,
+            is_damaged: false,
         };
-        while let Some(found) = read(segment, &bytes[scan.end..]) {
+        loop {
+            let found = match read(segment, &bytes[scan.end..], newest) {
+                Reading::Whole(found) => found,
+                Reading::Foreign(record) => return Err(refuse(record)),
+                Reading::Torn => break,
+            };
             let sequence = found.place.sequence;
-            if let Some(expected) = scan.next_sequence
-                && expected != sequence
-            {
-                if scan.found.is_empty() && sequence > expected {
-                    let (file, found) = (name_of(segment), sequence);
-                    return Err(RecoverError::Gap {
-                        file,
-                        found,
-                        expected,
-                    });
-                }
+            if scan.next_sequence.is_some_and(|expected| expected != sequence) {
+                scan.other = Some(sequence);
                 break;
             }
-            scan.next_sequence = Some(sequence + 1);
+            scan.next_sequence = Some(sequence.saturating_add(1));
             scan.end += found.length;
-            scan.found.push(found);
+            scan.found.push(*found);
         }
-        scan.check_rest(segment, &bytes[scan.end..])?;
+        let rest = &bytes[scan.end..];
+        let lost = scan.next_sequence.unwrap_or(0);
+        for offset in 0..used_length(rest) {
+            match read_later(segment, &rest[offset..], lost, newest) {
+                Reading::Whole(found) => scan.is_damaged |= found.place.batch > lost,
+                Reading::Foreign(record) => return Err(refuse(record)),
+                Reading::Torn => {}
+            }
+        }
         Ok(scan)
     }
 
-    /// Damage behind which a later batch stands: no crash explains it.
-    fn check_rest(&self, segment: u64, rest: &[u8]) -> Result<(), RecoverError> {
-        let lost = self.next_sequence.unwrap_or(0);
-        let mut later = (0..used_length(rest)).filter_map(|offset| read(segment, &rest[offset..]));
-        if later.any(|found| found.place.sequence >= lost && found.place.batch > lost) {
-            let (file, offset) = (name_of(segment), self.end);
-            return Err(RecoverError::Damaged { file, offset });
+    fn check(&self, segment: u64, expected: Option<u64>) -> Result<(), RecoverError> {
+        let file = || name_of(segment);
+        match (self.other, expected) {
+            (Some(found), Some(expected)) if self.found.is_empty() && found > expected => {
+                let file = file();
+                Err(RecoverError::Gap {
+                    file,
+                    found,
+                    expected,
+                })
+            }
+            _ if self.is_damaged => {
+                let (file, offset) = (file(), self.end);
+                Err(RecoverError::Damaged { file, offset })
+            }
+            _ => Ok(()),
         }
-        Ok(())
+    }
+}
+
+impl RecoverError {
+    fn of(record: &ForeignRecord, newest: Format) -> Self {
+        let file = name_of(record.place.segment);
+        let sequence = record.place.sequence;
+        match record.foreign {
+            Foreign::Format(format) => Self::Later {
+                file,
+                sequence,
+                format,
+                newest,
+            },
+            Foreign::Content => Self::NotUnderstood {
+                file,
+                sequence,
+                format: record.format,
+                newest,
+            },
+        }
     }
 }
 

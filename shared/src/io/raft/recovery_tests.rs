@@ -10,14 +10,16 @@ use openraft::{EntryPayload, RaftLogReader, StorageError};
 use prometheus::{Histogram, HistogramOpts};
 use proptest::prelude::*;
 
-use crate::cluster::{Command, Proposal, StateLimits};
+use crate::cluster::{Command, Format, Proposal, StateLimits};
 
 use super::files::{Files, RealFiles};
+use super::formats::Formats;
 use super::log_store::LogStore;
 use super::record::{EncodedRecord, Record};
 use super::segments::{self, Segments};
 use super::simulated_files::{Fault, SimulatedFiles};
 use super::state_machine::StateMachine;
+use super::storage::Storage;
 use super::type_config::{Entry, LeaderId, LogId, Runtime, TypeConfig, VoteRecord};
 
 const SEGMENT_BYTES: u64 = 4096;
@@ -87,10 +89,10 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, ()> for OnSimulatedFiles {
 }
 
 async fn stores(files: Arc<dyn Files>) -> (LogStore, StateMachine) {
-    let log = LogStore::open(files.clone(), SEGMENT_BYTES, histogram())
-        .await
-        .unwrap();
-    (log, StateMachine::new(StateLimits::default(), files))
+    let limits = StateLimits::default();
+    let opened = Storage::open(files, SEGMENT_BYTES, limits, Format::NEWEST, histogram()).await;
+    let Storage { log, machine } = opened.unwrap();
+    (log, machine)
 }
 
 #[test]
@@ -108,10 +110,17 @@ fn the_stores_do_what_openraft_expects_of_them_on_a_simulated_disk() {
 }
 
 async fn recover(files: &SimulatedFiles) -> io::Result<(Segments, Vec<Record>)> {
-    let mut found = segments::read(files)?;
+    let mut found = segments::read(files, Format::NEWEST)?;
     let records = std::mem::take(&mut found.records);
     let log = Segments::resume(Arc::new(files.clone()), SEGMENT_BYTES, found).await?;
     Ok((log, records))
+}
+
+/// The log alone, whatever its snapshot.
+async fn open_log(files: Arc<dyn Files>) -> io::Result<LogStore> {
+    let formats = Formats::up_to(Format::NEWEST);
+    let snapshot = Some(log_id(u64::MAX, u64::MAX));
+    LogStore::open(files, SEGMENT_BYTES, formats, snapshot, histogram()).await
 }
 
 /// What a fresh process finds.
@@ -142,11 +151,11 @@ async fn four_batches() -> (SimulatedFiles, Vec<u8>, Vec<u8>, Vec<Record>) {
 
 fn encode(record: &Record) -> EncodedRecord {
     match record {
-        Record::Entry(entry) => EncodedRecord::entry(entry),
-        Record::Vote(vote) => EncodedRecord::vote(vote),
-        Record::TruncatedAfter(index) => EncodedRecord::truncated_after(*index),
-        Record::PurgedTo(id) => EncodedRecord::purged_to(*id),
-        Record::Committed(id) => EncodedRecord::committed(*id),
+        Record::Entry(entry) => EncodedRecord::entry(entry, Format::RELEASE_0_1),
+        Record::Vote(vote) => EncodedRecord::vote(vote, Format::RELEASE_0_1),
+        Record::TruncatedAfter(index) => EncodedRecord::truncated_after(*index, Format::RELEASE_0_1),
+        Record::PurgedTo(id) => EncodedRecord::purged_to(*id, Format::RELEASE_0_1),
+        Record::Committed(id) => EncodedRecord::committed(*id, Format::RELEASE_0_1),
     }
     .unwrap()
 }
@@ -235,9 +244,7 @@ async fn append(store: &mut LogStore, entries: Vec<Entry>) -> Result<(), Storage
 #[tokio::test]
 async fn files_go_when_all_their_entries_are_purged() {
     let files = disk();
-    let mut store = LogStore::open(Arc::new(files.clone()), SEGMENT_BYTES, histogram())
-        .await
-        .unwrap();
+    let mut store = open_log(Arc::new(files.clone())).await.unwrap();
     store.save_vote(&vote(7)).await.unwrap();
     for index in 0..300 {
         append(&mut store, vec![entry(index, "some text to fill the file")])
@@ -249,9 +256,7 @@ async fn files_go_when_all_their_entries_are_purged() {
     let after = files.list().unwrap();
     assert!(before > 3 && after.len() < 3, "{before} files, then {after:?}");
 
-    let mut again = LogStore::open(Arc::new(files), SEGMENT_BYTES, histogram())
-        .await
-        .unwrap();
+    let mut again = open_log(Arc::new(files)).await.unwrap();
     let state = again.get_log_state().await.unwrap();
     assert_eq!(state.last_purged_log_id, Some(log_id(1, 290)));
     assert_eq!(state.last_log_id, Some(log_id(1, 299)));
@@ -263,18 +268,14 @@ async fn files_go_when_all_their_entries_are_purged() {
 async fn after_an_error_of_the_disk_nothing_is_written_any_more() {
     for fault in [Fault::Full, Fault::SyncFails] {
         let files = disk();
-        let mut store = LogStore::open(Arc::new(files.clone()), SEGMENT_BYTES, histogram())
-            .await
-            .unwrap();
+        let mut store = open_log(Arc::new(files.clone())).await.unwrap();
         append(&mut store, vec![entry(0, "kept")]).await.unwrap();
         files.set_fault(Some(fault));
         append(&mut store, vec![entry(1, "refused")]).await.unwrap_err();
         files.set_fault(None);
         store.save_vote(&vote(9)).await.unwrap_err();
         files.crash();
-        let mut again = LogStore::open(Arc::new(files), SEGMENT_BYTES, histogram())
-            .await
-            .unwrap();
+        let mut again = open_log(Arc::new(files)).await.unwrap();
         assert_eq!(again.read_vote().await.unwrap(), None);
         assert_eq!(again.try_get_log_entries(0..1).await.unwrap(), [entry(0, "kept")]);
     }
@@ -335,7 +336,7 @@ struct Life {
 impl Life {
     fn begin(files: &SimulatedFiles) -> Self {
         let runtime = runtime();
-        let open = LogStore::open(Arc::new(files.clone()), SEGMENT_BYTES, histogram());
+        let open = open_log(Arc::new(files.clone()));
         let store = runtime.block_on(open).unwrap();
         Self { runtime, store }
     }

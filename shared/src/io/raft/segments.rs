@@ -8,6 +8,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
+use crate::cluster::Format;
+
 use super::files::{File, Files, UNFINISHED};
 use super::record::{EncodedRecord, Place};
 use super::recovery::{FIRST_NUMBER, Head, Recovered, Recovery, Segment, Tail, name_of, number_of};
@@ -29,9 +31,9 @@ pub(super) struct Segments {
     head_is_due: bool,
 }
 
-/// Reads what there is, and changes nothing.
-pub(super) fn read(files: &dyn Files) -> io::Result<Recovered> {
-    let mut recovery = Recovery::default();
+/// Reads what there is, in formats up to `newest`, and changes nothing.
+pub(super) fn read(files: &dyn Files, newest: Format) -> io::Result<Recovered> {
+    let mut recovery = Recovery::up_to(newest);
     for name in files.list()? {
         if let Some(number) = number_of(&name) {
             let bytes = files.read(&name)?.unwrap_or_default();

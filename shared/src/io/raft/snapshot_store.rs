@@ -6,35 +6,47 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, oneshot};
 
+use crate::cluster::{Format, MemberRecord};
+
 use super::files::{Files, UNFINISHED};
-use super::record::{StoredLogId, StoredMembers};
-use super::type_config::{LogId, SnapshotMeta, StoredMembership};
+use super::formats::Formats;
+use super::stored::{self, Foreign};
+use super::type_config::{LogId, SnapshotMeta};
 
 /// The one snapshot that is kept. Clones share it.
 #[derive(Clone)]
 pub(super) struct SnapshotStore {
     files: Arc<dyn Files>,
+    formats: Formats,
     /// The last log id of the snapshot on disk. Held while one is written: an older one must not replace it.
     saved: Arc<Mutex<Option<LogId>>>,
 }
 
 impl SnapshotStore {
-    pub(super) fn new(files: Arc<dyn Files>) -> Self {
-        Self {
+    /// Reads the snapshot, if there is one, and changes nothing.
+    pub(super) fn open(
+        files: Arc<dyn Files>,
+        formats: Formats,
+    ) -> io::Result<(Self, Option<(SnapshotMeta, Bytes)>)> {
+        let mut store = Self {
             files,
+            formats,
             saved: Arc::default(),
-        }
+        };
+        let found = store.load()?;
+        let last = found.as_ref().and_then(|(meta, _)| meta.last_log_id);
+        store.saved = Arc::new(Mutex::new(last));
+        Ok((store, found))
     }
 
-    /// Makes `state` durable, unless a newer snapshot is there already.
+    /// Makes `state` durable, unless this snapshot or a newer one is there already.
     pub(super) async fn save(&self, meta: &SnapshotMeta, state: Bytes) -> io::Result<()> {
-        let bytes = write(meta, &state)?;
+        let bytes = write(meta, &state, self.formats.written())?;
         let last = meta.last_log_id;
         let mut saved = self.saved.clone().lock_owned().await;
-        if *saved > last {
+        if *saved >= last {
             return Ok(());
         }
         let files = self.files.clone();
@@ -50,12 +62,31 @@ impl SnapshotStore {
         let Some(bytes) = self.files.read(NAME)? else {
             return Ok(None);
         };
-        read(&bytes).map(Some).ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("{NAME} is damaged; give the machine a new member id and an empty data directory"),
-            )
-        })
+        let snapshot = read(&bytes, self.formats.newest())?;
+        Ok(Some(snapshot))
+    }
+}
+
+/// Why the snapshot on disk cannot be used.
+#[derive(Debug, PartialEq, thiserror::Error)]
+enum SnapshotError {
+    #[error("{NAME} is damaged; give the machine a new member id and an empty data directory")]
+    Damaged,
+    #[error(
+        "{NAME} is written in {format}; this program reads up to {newest}: start the release that wrote it; \
+         nothing was changed"
+    )]
+    Later { format: Format, newest: Format },
+    #[error(
+        "{NAME} is written in {format} and holds what this program, which reads up to {newest}, does not know: start \
+         the release that wrote it; nothing was changed"
+    )]
+    NotUnderstood { format: Format, newest: Format },
+}
+
+impl From<SnapshotError> for io::Error {
+    fn from(error: SnapshotError) -> Self {
+        Self::new(io::ErrorKind::InvalidData, error)
     }
 }
 
@@ -92,75 +123,138 @@ async fn run_apart<T: Send + 'static>(
         .map_err(|_| io::Error::other("the writer of the snapshot has stopped"))?
 }
 
-/// Version, checksum of the rest, length of the description, description, state.
-fn write(meta: &SnapshotMeta, state: &[u8]) -> io::Result<Vec<u8>> {
-    let description = encode_meta(meta)?;
+/// Format, checksum, length of the description, description, state. The checksum covers what comes after it and, from
+/// release 0.2 on, the format before it; so it can be checked whatever the format.
+fn write(meta: &SnapshotMeta, state: &[u8], format: Format) -> io::Result<Vec<u8>> {
+    let description = stored::encode_meta(meta, format).map_err(io::Error::other)?;
     let length = u32::try_from(description.len()).map_err(io::Error::other)?;
-    let mut bytes = vec![VERSION, 0, 0, 0, 0];
+    let mut bytes = vec![u8::try_from(format.0).map_err(io::Error::other)?, 0, 0, 0, 0];
     bytes.extend_from_slice(&length.to_le_bytes());
     bytes.extend_from_slice(&description);
     bytes.extend_from_slice(state);
-    let checksum = crc32fast::hash(&bytes[5..]);
+    let checksum = checksum(bytes[0], &bytes[5..]);
     bytes[1..5].copy_from_slice(&checksum.to_le_bytes());
     Ok(bytes)
 }
 
-fn read(bytes: &[u8]) -> Option<(SnapshotMeta, Bytes)> {
-    let (version, rest) = bytes.split_first()?;
-    let (checksum, rest) = rest.split_first_chunk::<4>()?;
-    if *version != VERSION || crc32fast::hash(rest) != u32::from_le_bytes(*checksum) {
-        return None;
+fn read(bytes: &[u8], newest: Format) -> Result<(SnapshotMeta, Bytes), SnapshotError> {
+    let (number, rest) = bytes.split_first().ok_or(SnapshotError::Damaged)?;
+    let (stored_checksum, rest) = rest.split_first_chunk().ok_or(SnapshotError::Damaged)?;
+    if checksum(*number, rest) != u32::from_le_bytes(*stored_checksum) {
+        return Err(SnapshotError::Damaged);
     }
-    let (length, rest) = rest.split_first_chunk::<4>()?;
-    let (description, state) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-    Some((decode_meta(description)?, Bytes::copy_from_slice(state)))
-}
-
-/// What a snapshot covers, in our own types, for disk and wire alike.
-pub(super) fn encode_meta(meta: &SnapshotMeta) -> io::Result<Vec<u8>> {
-    let stored = StoredMeta {
-        last: meta.last_log_id.map(StoredLogId::from),
-        members_since: meta.last_membership.log_id().map(StoredLogId::from),
-        members: meta.last_membership.membership().into(),
+    let format = Format((*number).into());
+    let refused = |foreign| match foreign {
+        Foreign::Format(format) => SnapshotError::Later { format, newest },
+        Foreign::Content => SnapshotError::NotUnderstood { format, newest },
     };
-    postcard::to_stdvec(&stored).map_err(io::Error::other)
+    if format > newest || format < Format::RELEASE_0_1 {
+        return Err(refused(Foreign::Format(format)));
+    }
+    let parts = || {
+        let (length, rest) = rest.split_first_chunk()?;
+        rest.split_at_checked(u32::from_le_bytes(*length) as usize)
+    };
+    let (description, state) = parts().ok_or_else(|| refused(Foreign::Content))?;
+    let meta = stored::decode_meta(description, newest).map_err(refused)?;
+    Ok((meta, Bytes::copy_from_slice(state)))
 }
 
+fn checksum(format: u8, rest: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    if Format(format.into()) != Format::RELEASE_0_1 {
+        hasher.update(&[format]);
+    }
+    hasher.update(rest);
+    hasher.finalize()
+}
+
+/// What a snapshot covers, for the wire. In the format of release 0.1 unless that cannot hold it; it says which.
+pub(super) fn encode_meta(meta: &SnapshotMeta) -> io::Result<Vec<u8>> {
+    let mut members = meta.last_membership.membership().nodes();
+    let format = if members.all(|(_, record)| *record == MemberRecord::Undescribed) {
+        Format::RELEASE_0_1
+    } else {
+        Format::RELEASE_0_2
+    };
+    stored::encode_meta(meta, format).map_err(io::Error::other)
+}
+
+/// What [`encode_meta`] wrote; `None` when it is not understood.
 pub(super) fn decode_meta(bytes: &[u8]) -> Option<SnapshotMeta> {
-    let stored: StoredMeta = postcard::from_bytes(bytes).ok()?;
-    Some(SnapshotMeta {
-        last_log_id: stored.last.map(LogId::from),
-        last_membership: StoredMembership::new(stored.members_since.map(LogId::from), stored.members.into()),
-    })
+    stored::decode_meta(bytes, Format::NEWEST).ok()
 }
 
-#[derive(Serialize, Deserialize)]
-struct StoredMeta {
-    last: Option<StoredLogId>,
-    members_since: Option<StoredLogId>,
-    members: StoredMembers,
-}
-
-const VERSION: u8 = 1;
 pub(super) const NAME: &str = "snapshot";
 
 #[cfg(test)]
 mod tests {
+    use super::super::type_config::StoredMembership;
     use super::*;
+
+    const FORMATS: [Format; 2] = [Format::RELEASE_0_1, Format::RELEASE_0_2];
+
+    fn meta() -> SnapshotMeta {
+        SnapshotMeta {
+            last_log_id: None,
+            last_membership: StoredMembership::default(),
+        }
+    }
 
     #[test]
     fn a_damaged_snapshot_is_not_read() {
-        let meta = SnapshotMeta {
-            last_log_id: None,
-            last_membership: StoredMembership::default(),
-        };
-        let bytes = write(&meta, b"state").unwrap();
-        assert_eq!(read(&bytes), Some((meta, Bytes::from_static(b"state"))));
-        for position in 0..bytes.len() {
-            let mut damaged = bytes.clone();
-            damaged[position] ^= 1;
-            assert_eq!(read(&damaged), None, "byte {position}");
-            assert_eq!(read(&bytes[..position]), None, "length {position}");
+        for format in FORMATS {
+            let bytes = write(&meta(), b"state", format).unwrap();
+            let whole = (meta(), Bytes::from_static(b"state"));
+            assert_eq!(read(&bytes, Format::NEWEST), Ok(whole));
+            for position in 0..bytes.len() {
+                for bit in 0..8 {
+                    let mut damaged = bytes.clone();
+                    damaged[position] ^= 1 << bit;
+                    let found = read(&damaged, Format::NEWEST);
+                    assert_eq!(found, Err(SnapshotError::Damaged), "byte {position} of {format}");
+                }
+                let found = read(&bytes[..position], Format::NEWEST);
+                assert_eq!(
+                    found,
+                    Err(SnapshotError::Damaged),
+                    "length {position} of {format}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_snapshot_of_another_release_is_called_that() {
+        let newest = Format::RELEASE_0_1;
+        let bytes = write(&meta(), b"state", Format::RELEASE_0_2).unwrap();
+        let format = Format::RELEASE_0_2;
+        assert_eq!(read(&bytes, newest), Err(SnapshotError::Later { format, newest }));
+
+        let newest = Format::NEWEST;
+        for number in [0, 3, 255] {
+            let mut bytes = bytes.clone();
+            bytes[0] = number;
+            let right = checksum(number, &bytes[5..]);
+            bytes[1..5].copy_from_slice(&right.to_le_bytes());
+            let format = Format(number.into());
+            assert_eq!(read(&bytes, newest), Err(SnapshotError::Later { format, newest }));
+        }
+    }
+
+    #[test]
+    fn a_description_with_something_left_over_is_not_understood() {
+        for format in FORMATS {
+            let mut bytes = write(&meta(), b"state", format).unwrap();
+            // One byte of the state is counted as the description's.
+            bytes[5] += 1;
+            let right = checksum(bytes[0], &bytes[5..]);
+            bytes[1..5].copy_from_slice(&right.to_le_bytes());
+            let newest = Format::NEWEST;
+            assert_eq!(
+                read(&bytes, newest),
+                Err(SnapshotError::NotUnderstood { format, newest })
+            );
         }
     }
 }

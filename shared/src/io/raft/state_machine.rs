@@ -9,10 +9,11 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot};
 use tokio::sync::watch;
 
-use crate::cluster::{Applied, Change, ClusterState, MemberRecord, RaftId, StateLimits};
+use crate::cluster::{Applied, Change, ClusterState, LayoutError, MemberRecord, RaftId, StateLimits};
 
 use super::changes::{ChangeReceiver, ChangeSender};
 use super::files::Files;
+use super::formats::Formats;
 use super::snapshot_store::SnapshotStore;
 use super::type_config::{Entry, LeaderId, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 
@@ -22,6 +23,7 @@ pub(super) struct StateMachine {
     replica: Arc<RwLock<Replica>>,
     changes: ChangeSender,
     applied_index: watch::Sender<u64>,
+    formats: Formats,
     snapshots: SnapshotStore,
 }
 
@@ -32,18 +34,26 @@ struct Replica {
 }
 
 impl StateMachine {
-    /// The state before the first entry; openraft then installs the snapshot and replays the log.
-    pub(super) fn new(limits: StateLimits, files: Arc<dyn Files>) -> Self {
-        Self {
-            replica: Arc::new(RwLock::new(Replica {
+    /// The state of the snapshot, or the one before the first entry; openraft then replays the log. Changes nothing on
+    /// the disk.
+    pub(super) fn open(limits: StateLimits, files: Arc<dyn Files>, formats: Formats) -> io::Result<Self> {
+        let (snapshots, found) = SnapshotStore::open(files, formats.clone())?;
+        let replica = match found {
+            None => Replica {
                 state: ClusterState::new(limits),
                 last_applied: None,
                 membership: StoredMembership::default(),
-            })),
+            },
+            Some((meta, state)) => Replica::of_snapshot(&meta, decode_state(&state, &formats)?),
+        };
+        formats.raise(replica.state.format());
+        Ok(Self {
             changes: ChangeSender::new(),
-            applied_index: watch::Sender::new(0),
-            snapshots: SnapshotStore::new(files),
-        }
+            applied_index: watch::Sender::new(index_of(replica.last_applied)),
+            replica: Arc::new(RwLock::new(replica)),
+            formats,
+            snapshots,
+        })
     }
 
     pub(super) fn with_state<R>(&self, read: impl FnOnce(&ClusterState) -> R) -> R {
@@ -75,6 +85,7 @@ impl StateMachine {
         let index = entry.log_id.index();
         let applied = self.change(|replica| {
             let (applied, changes) = replica.apply(entry);
+            self.formats.raise(replica.state.format());
             // Sent before the lock is released: whoever reads the state finds no change in it that is not under way.
             self.changes.send(changes);
             applied
@@ -85,6 +96,14 @@ impl StateMachine {
 }
 
 impl Replica {
+    fn of_snapshot(meta: &SnapshotMeta, state: ClusterState) -> Self {
+        Self {
+            state,
+            last_applied: meta.last_log_id,
+            membership: meta.last_membership.clone(),
+        }
+    }
+
     fn apply(&mut self, entry: Entry) -> (Applied, Vec<Change>) {
         self.last_applied = Some(entry.log_id);
         match entry.payload {
@@ -131,20 +150,20 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         SnapshotBuilder {
             meta,
             state,
+            formats: self.formats.clone(),
             snapshots: self.snapshots.clone(),
         }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> io::Result<()> {
-        let state = decode_state(&snapshot)?;
+        let state = decode_state(&snapshot, &self.formats)?;
+        self.formats.raise(state.format());
         self.snapshots.save(meta, snapshot).await?;
         self.change(|replica| {
-            replica.state = state;
-            replica.last_applied = meta.last_log_id;
-            replica.membership = meta.last_membership.clone();
+            *replica = Replica::of_snapshot(meta, state);
             self.changes.send(vec![Change::Replaced]);
         });
-        let index = meta.last_log_id.map_or(0, |id| id.index());
+        let index = index_of(meta.last_log_id);
         tracing::info!(index, "a snapshot has replaced the state");
         self.applied_index.send_replace(index);
         Ok(())
@@ -162,6 +181,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 pub(super) struct SnapshotBuilder {
     meta: SnapshotMeta,
     state: ClusterState,
+    formats: Formats,
     snapshots: SnapshotStore,
 }
 
@@ -169,7 +189,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = Bytes;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot<LeaderId, RaftId, MemberRecord, Bytes>> {
-        let snapshot = encode_state(&self.state)?;
+        let snapshot: Bytes = self.state.encode(self.formats.written())?.into();
         self.snapshots.save(&self.meta, snapshot.clone()).await?;
         Ok(Snapshot {
             meta: self.meta.clone(),
@@ -178,32 +198,16 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     }
 }
 
-/// A version byte, then postcard.
-fn encode_state(state: &ClusterState) -> io::Result<Bytes> {
-    let bytes = postcard::to_extend(state, vec![STATE_VERSION]).map_err(io::Error::other)?;
-    Ok(bytes.into())
+fn decode_state(bytes: &[u8], formats: &Formats) -> io::Result<ClusterState> {
+    Ok(ClusterState::decode(bytes, formats.newest())?)
 }
 
-fn decode_state(bytes: &[u8]) -> io::Result<ClusterState> {
-    let state = match bytes.split_first() {
-        Some((&STATE_VERSION, rest)) => postcard::from_bytes(rest).map_err(io::Error::other)?,
-        Some((version, _)) => return Err(io::Error::other(unknown_version(*version))),
-        None => return Err(io::Error::other("the snapshot is empty")),
-    };
-    Ok(state)
-}
-
-fn unknown_version(version: u8) -> String {
-    if version < STATE_VERSION {
-        return format!(
-            "the snapshot was written by an older Tandem (layout {version}, this one reads {STATE_VERSION}): start the \
-             cluster with empty data directories, or go back to the version that wrote it"
-        );
+impl From<LayoutError> for io::Error {
+    fn from(error: LayoutError) -> Self {
+        Self::new(io::ErrorKind::InvalidData, error)
     }
-    format!(
-        "the snapshot was written by a newer Tandem (layout {version}, this one reads {STATE_VERSION}): upgrade this member"
-    )
 }
 
-/// Of the layout of [`ClusterState`]. 2: calendars, presence and watchers.
-const STATE_VERSION: u8 = 2;
+fn index_of(id: Option<LogId>) -> u64 {
+    id.map_or(0, |id| id.index())
+}

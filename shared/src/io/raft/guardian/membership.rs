@@ -47,8 +47,10 @@ impl Upkeep {
 impl Guardian {
     pub(super) fn keep_up(&mut self, metrics: &Metrics, now: Instant) {
         self.stand(metrics);
+        self.allow_elections();
         self.note_acknowledged(metrics);
         self.save_book(now);
+        self.show_members();
         self.warn_of_strangers(now);
         self.join(metrics);
         if !is_initialized(metrics) {
@@ -86,11 +88,24 @@ impl Guardian {
                 .with_state(|state| state.removed_members().clone()),
             written,
         });
-        // A member that was told to be a stranger never campaigns; openraft asks this flag.
+    }
+
+    /// A member that was told to be a stranger never campaigns; openraft looks at this whenever a timeout is over.
+    fn allow_elections(&self) {
         let may_lead = self.member.config.role == MemberRole::Node
             && self.member.book.own_stranger().is_none()
             && !self.member.is_draining();
         self.member.raft.runtime_config().elect(may_lead);
+    }
+
+    fn show_members(&self) {
+        let present = self.member.book.all_present();
+        let strangers = present
+            .values()
+            .filter(|present| present.stranger.is_some())
+            .count();
+        let written = self.member.machine.with_state(ClusterState::format);
+        self.member.metrics.observe_members(strangers, written);
     }
 
     /// What a member acknowledged to this leader, and is committed, its log must hold for ever.
@@ -353,7 +368,7 @@ impl Member {
     /// The latest format that all members read, when it is time to write it.
     fn format_to_finalise(&self, now_ms: u64) -> Option<Format> {
         let since_ms = self.config.finalise_after.map(|after| after.as_millis())?;
-        let oldest = self.oldest_format()?;
+        let oldest = self.oldest_format(&[]).ok()?;
         let written = self.machine.with_state(ClusterState::format);
         let waited = u128::from(now_ms.saturating_sub(oldest.since_ms)) >= since_ms;
         (oldest.format > written && waited).then_some(oldest.format)
