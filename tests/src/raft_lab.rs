@@ -193,6 +193,15 @@ impl Lab {
         noted.ok().flatten().unwrap_or(0)
     }
 
+    /// Waits until `by` has written down that `member` holds everything that is applied now. Members ask each other several
+    /// times a second, and write down what they heard once a second.
+    pub fn wait_until_noted(&self, by: usize, member: usize) {
+        let applied = self.cluster(by).status().borrow().last_applied;
+        wait_until("it is noted how far the member's log reaches", || {
+            self.noted(by, member) >= applied
+        });
+    }
+
     /// These members forget what they know of the others.
     pub fn forget_peers(&mut self, members: &[usize]) {
         for &member in members {

@@ -56,7 +56,7 @@ fn a_directory_that_went_back_in_time_takes_no_part_in_any_role() {
         let mut lab = lab();
         let copy = lab.back_up(member);
         let mut acknowledged = lab.assign_many(at, "since", 50);
-        lab.wait_until_equal();
+        lab.wait_until_noted(at, member);
         lab.kill(member);
         lab.roll_back(member, &copy);
         lab.start(member);
@@ -87,11 +87,7 @@ fn a_directory_that_went_back_does_not_help_to_lose_what_it_acknowledged() {
         let copy = lab.back_up(member);
         lab.kill(away);
         let acknowledged = lab.assign_many(writer, "acknowledged", 30);
-        // What is known of the others is written down once a second.
-        lab.propose(writer, assign("one more"));
-        wait_until("the writer has noted how far the member's log reaches", || {
-            lab.noted(writer, member) >= lab.cluster(writer).status().borrow().last_applied
-        });
+        lab.wait_until_noted(writer, member);
         lab.kill(member);
         lab.roll_back(member, &copy);
         lab.start(member);
