@@ -8,6 +8,8 @@
 pub mod assignment;
 pub mod command;
 pub mod format;
+#[cfg(test)]
+pub(crate) mod golden_tests;
 pub mod membership;
 pub mod node;
 pub mod presence;
