@@ -281,6 +281,7 @@ pub(super) fn refused(refusal: Refusal) -> AdminResponse {
         Refusal::UnknownSession => (StatusCode::NOT_FOUND, "there is no such session"),
         Refusal::UnknownNode => (StatusCode::NOT_FOUND, "there is no such node"),
         Refusal::StaleEpoch => (StatusCode::CONFLICT, "it has changed meanwhile"),
+        Refusal::NotSupported => (StatusCode::NOT_IMPLEMENTED, "this release does not support it"),
     };
     AdminResponse::error(code, message)
 }

@@ -9,6 +9,7 @@ use super::format::Format;
 use super::membership::RaftId;
 use super::node::NodeId;
 use super::presence::{CalendarPresence, CallbackNote, ManualPresence, WatcherRecord};
+use super::sealed_secret::SealedSecret;
 use super::session::{
     CallRecord, ConnectionId, Epoch, IntentOperation, IntentRecord, OpeningKey, RequestKey, SessionKey,
     SessionRecord,
@@ -136,6 +137,12 @@ pub enum Command {
     FormatFinalised { format: Format },
     /// The member was replaced: whoever shows this id is refused from now on.
     MemberRemoved { id: RaftId },
+    /// A secret that every member needs and no member may show, such as an Exchange account's password; `None` forgets
+    /// it. Reserved: refused as [`Refusal::NotSupported`].
+    SecretSet {
+        name: String,
+        secret: Option<Box<SealedSecret>>,
+    },
 }
 
 impl Command {
@@ -143,7 +150,9 @@ impl Command {
     #[must_use]
     pub fn format(&self) -> Format {
         match self {
-            Self::FormatFinalised { .. } | Self::MemberRemoved { .. } => Format::RELEASE_0_2,
+            Self::FormatFinalised { .. } | Self::MemberRemoved { .. } | Self::SecretSet { .. } => {
+                Format::RELEASE_0_2
+            }
             Self::Batch(commands) => {
                 let formats = commands.iter().map(Self::format);
                 formats.max().unwrap_or(Format::RELEASE_0_1)
@@ -227,6 +236,8 @@ pub enum Refusal {
     UnknownSetting,
     /// The setting exists and does not take this value.
     ValueNotAccepted,
+    /// The command has its place in the format, and nobody carries it out yet.
+    NotSupported,
 }
 
 /// What a command changed, in order, for those who act on it.

@@ -8,10 +8,13 @@
 pub mod assignment;
 pub mod command;
 pub mod format;
+#[cfg(test)]
+pub(crate) mod golden_tests;
 pub mod membership;
 pub mod node;
 pub mod presence;
 pub mod proposal;
+pub mod sealed_secret;
 pub mod session;
 pub mod state;
 pub mod witness;
@@ -25,6 +28,7 @@ pub use presence::{
     CalendarPresence, CalendarState, CallbackNote, ManualPresence, ManualState, PresenceRecord, WatcherRecord,
 };
 pub use proposal::{Actor, Proposal};
+pub use sealed_secret::{KeyCheck, SealedSecret};
 pub use session::{
     CallRecord, CallState, ConnectionId, DialogRecord, Epoch, IntentOperation, IntentRecord, MonitorRecord,
     OpeningKey, OpeningResult, RequestKey, SessionKey, SessionRecord,

@@ -30,7 +30,7 @@ pub use self::layout::LayoutError;
 pub use self::rebalance::SessionMove;
 pub use self::settings::{SettingKind, SettingName};
 use super::assignment::{Assignment, CasGateway};
-use super::command::{Applied, Change, Command};
+use super::command::{Applied, Change, Command, Refusal};
 use super::format::Format;
 use super::membership::RaftId;
 use super::node::{NodeId, NodeRecord, NodeState};
@@ -190,6 +190,7 @@ impl ClusterState {
             }
             Command::FormatFinalised { format } => self.finalise_format(format),
             Command::MemberRemoved { id } => self.remove_member(id),
+            Command::SecretSet { .. } => Applied::Refused(Refusal::NotSupported),
             Command::Batch(commands) => Applied::Batch(
                 commands
                     .into_iter()

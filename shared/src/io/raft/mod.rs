@@ -21,6 +21,8 @@ mod formats;
 mod frame;
 #[cfg(test)]
 mod full_disk_tests;
+#[cfg(test)]
+mod golden_tests;
 mod guardian;
 mod handle;
 mod link;

@@ -69,7 +69,7 @@ impl SnapshotStore {
 
 /// Why the snapshot on disk cannot be used.
 #[derive(Debug, PartialEq, thiserror::Error)]
-enum SnapshotError {
+pub(super) enum SnapshotError {
     #[error("{NAME} is damaged; give the machine a new member id and an empty data directory")]
     Damaged,
     #[error(
@@ -125,7 +125,7 @@ async fn run_apart<T: Send + 'static>(
 
 /// Format, checksum, length of the description, description, state. The checksum covers what comes after it and, from
 /// release 0.2 on, the format before it; so it can be checked whatever the format.
-fn write(meta: &SnapshotMeta, state: &[u8], format: Format) -> io::Result<Vec<u8>> {
+pub(super) fn write(meta: &SnapshotMeta, state: &[u8], format: Format) -> io::Result<Vec<u8>> {
     let description = stored::encode_meta(meta, format).map_err(io::Error::other)?;
     let length = u32::try_from(description.len()).map_err(io::Error::other)?;
     let mut bytes = vec![u8::try_from(format.0).map_err(io::Error::other)?, 0, 0, 0, 0];
@@ -137,7 +137,7 @@ fn write(meta: &SnapshotMeta, state: &[u8], format: Format) -> io::Result<Vec<u8
     Ok(bytes)
 }
 
-fn read(bytes: &[u8], newest: Format) -> Result<(SnapshotMeta, Bytes), SnapshotError> {
+pub(super) fn read(bytes: &[u8], newest: Format) -> Result<(SnapshotMeta, Bytes), SnapshotError> {
     let (number, rest) = bytes.split_first().ok_or(SnapshotError::Damaged)?;
     let (stored_checksum, rest) = rest.split_first_chunk().ok_or(SnapshotError::Damaged)?;
     if checksum(*number, rest) != u32::from_le_bytes(*stored_checksum) {
