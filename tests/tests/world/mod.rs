@@ -3,8 +3,10 @@
 //! Owns the hosts, what was done to them and what they were seen doing. Does not own any judgement but one: nothing that
 //! was acknowledged may be lost.
 
+mod follower;
+
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -13,12 +15,17 @@ use std::time::Duration;
 
 use openraft_rt::deterministic_rng::DeterministicRng;
 use openraft_rt_tokio::TokioRuntime;
-use tandem_shared::cluster::{CasId, ClusterState, Command, NodeId, StateLimits};
+use tandem_shared::cluster::{
+    CasId, ClusterState, Command, ConnectionId, DialogRecord, Epoch, MonitorRecord, NodeId, OpeningKey,
+    SessionKey, SessionRecord, StateLimits,
+};
 use tandem_shared::io::raft::{
     Cluster, ClusterConfig, Member, MemberRole, RaftMetrics, RaftRole, SimulatedFiles, Transport,
 };
 use turmoil::Sim;
 use turmoil::net::{TcpListener, TcpStream};
+
+use follower::{Book, Books};
 
 /// The simulated world and what is known of it from outside.
 pub(crate) struct World {
@@ -26,7 +33,11 @@ pub(crate) struct World {
     disks: BTreeMap<u64, SimulatedFiles>,
     clusters: Arc<Mutex<BTreeMap<u64, Cluster>>>,
     pub(crate) events: Arc<Mutex<Events>>,
+    pub(crate) books: Books,
     writers: Arc<Mutex<Vec<u64>>>,
+    orders: Arc<Mutex<BTreeMap<u64, VecDeque<Command>>>>,
+    /// By nodes that have crashed since: states replaced, and losses that they learned of.
+    told_before: (usize, usize),
     cuts: Vec<(u64, u64)>,
     pub(crate) down: Option<u64>,
 }
@@ -68,7 +79,10 @@ impl World {
             disks: BTreeMap::new(),
             clusters: Arc::default(),
             events: Arc::default(),
+            books: Arc::default(),
             writers: Arc::default(),
+            orders: Arc::default(),
+            told_before: (0, 0),
             cuts: Vec::new(),
             down: None,
         };
@@ -83,7 +97,7 @@ impl World {
     fn add_host(&mut self, id: u64, seed: u64, members: Vec<Member>) {
         let files = self.disks[&id].clone();
         let (clusters, events) = (self.clusters.clone(), self.events.clone());
-        let writers = self.writers.clone();
+        let (writers, orders, books) = (self.writers.clone(), self.orders.clone(), self.books.clone());
         let lives = Rc::new(RefCell::new(0));
         self.sim.host(name(id), move || {
             *lives.borrow_mut() += 1;
@@ -104,6 +118,8 @@ impl World {
                 clusters: clusters.clone(),
                 events: events.clone(),
                 writers: writers.clone(),
+                orders: orders.clone(),
+                books: books.clone(),
             };
             let scope_seed = config.seed;
             async move {
@@ -126,6 +142,10 @@ impl World {
         self.sim.crash(name(member));
         self.disks[&member].crash();
         self.clusters.lock().unwrap().remove(&member);
+        if let Some(book) = self.books.lock().unwrap().remove(&member) {
+            self.told_before.0 += book.replaced;
+            self.told_before.1 += book.left;
+        }
         self.down = Some(member);
     }
 
@@ -133,6 +153,12 @@ impl World {
         self.note(format!("cut {left} {right}"));
         self.sim.partition(name(left), name(right));
         self.cuts.push((left, right));
+    }
+
+    pub(crate) fn isolate(&mut self, member: u64) {
+        for other in MEMBERS.into_iter().filter(|other| *other != member) {
+            self.cut(member, other);
+        }
     }
 
     /// Paths only, or the member that is down as well.
@@ -229,6 +255,58 @@ impl World {
         })
     }
 
+    /// Every node that runs believes of itself what its state says, and is live.
+    pub(crate) fn followers_agree(&self) -> bool {
+        let clusters = self.clusters.lock().unwrap();
+        let books = self.books.lock().unwrap();
+        let mut nodes = clusters.iter().filter(|(id, _)| **id != WITNESS);
+        nodes.all(|(id, cluster)| {
+            let agrees = |book: &Book| cluster.with_state(|state| book.agrees_with(NodeId(*id), state));
+            books.get(id).is_some_and(agrees)
+        })
+    }
+
+    /// What `member` says of `node`.
+    pub(crate) fn holds_live(&self, member: u64, node: u64) -> bool {
+        self.cluster(member)
+            .with_state(|state| state.is_live(NodeId(node)))
+    }
+
+    /// What the nodes that followed were told, those that crashed as well.
+    pub(crate) fn told(&self) -> [(&'static str, u64); 2] {
+        let books = self.books.lock().unwrap();
+        let (replaced, left) = books.values().fold(self.told_before, |(replaced, left), book| {
+            (replaced + book.replaced, left + book.left)
+        });
+        [
+            ("states replaced", replaced as u64),
+            ("nodes that learned of their loss", left as u64),
+        ]
+    }
+
+    /// Commands that a member proposes, some at a time.
+    pub(crate) fn order(&self, member: u64, commands: impl IntoIterator<Item = Command>) {
+        self.orders
+            .lock()
+            .unwrap()
+            .entry(member)
+            .or_default()
+            .extend(commands);
+    }
+
+    pub(crate) fn orders_are_carried_out(&self) -> bool {
+        self.orders.lock().unwrap().values().all(VecDeque::is_empty)
+    }
+
+    /// So many entries that the log begins after whatever a member has seen that is cut off from `member` meanwhile.
+    pub(crate) fn order_many_entries(&self, member: u64) {
+        let timer = |number: u64| Command::SettingChanged {
+            name: "session_timer_secs".to_owned(),
+            value: Some((1800 + number).to_string()),
+        };
+        self.order(member, (0..MANY_ENTRIES).map(timer));
+    }
+
     fn describe(&self) -> String {
         let clusters = self.clusters.lock().unwrap();
         let statuses = clusters
@@ -263,17 +341,30 @@ struct Host {
     clusters: Arc<Mutex<BTreeMap<u64, Cluster>>>,
     events: Arc<Mutex<Events>>,
     writers: Arc<Mutex<Vec<u64>>>,
+    orders: Arc<Mutex<BTreeMap<u64, VecDeque<Command>>>>,
+    books: Books,
 }
 
 impl Host {
     async fn run(self, config: ClusterConfig) {
+        let (incarnation, seed) = (config.incarnation, config.seed);
         let metrics = RaftMetrics::register(&prometheus::Registry::new()).unwrap();
         let files = Arc::new(self.files.clone());
         let cluster = Cluster::start(config, SimulatedTransport, files, metrics)
             .await
             .unwrap();
         self.clusters.lock().unwrap().insert(self.id, cluster.clone());
-        tokio::join!(self.trace(&cluster), self.write(&cluster));
+        let follow = async {
+            if self.id != WITNESS {
+                follower::follow(NodeId(self.id), incarnation, seed, &cluster, &self.books).await;
+            }
+        };
+        tokio::join!(
+            self.trace(&cluster),
+            self.write(&cluster),
+            self.obey(&cluster),
+            follow
+        );
     }
 
     async fn trace(&self, cluster: &Cluster) {
@@ -288,6 +379,31 @@ impl Host {
             if last.as_ref() != Some(&said) {
                 self.events.lock().unwrap().note(elapsed(), said.clone());
                 last = Some(said);
+            }
+        }
+    }
+
+    /// Some at a time, so that many entries take little time. They stay ordered until all of them are carried out.
+    async fn obey(&self, cluster: &Cluster) {
+        loop {
+            let some: Vec<Command> = {
+                let orders = self.orders.lock().unwrap();
+                let own = orders.get(&self.id).into_iter().flatten();
+                own.take(ORDERS_AT_A_TIME).cloned().collect()
+            };
+            if some.is_empty() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                continue;
+            }
+            let count = some.len();
+            let proposed = some
+                .into_iter()
+                .map(|command| cluster.propose(command, Duration::from_secs(5)));
+            let outcomes = futures::future::join_all(proposed).await;
+            if outcomes.iter().all(Result::is_ok)
+                && let Some(orders) = self.orders.lock().unwrap().get_mut(&self.id)
+            {
+                orders.drain(..count);
             }
         }
     }
@@ -311,7 +427,9 @@ impl Host {
                 users: vec![user.clone()],
                 at_ms: 0,
             };
-            let command = Command::Batch(vec![gateways.clone(), assign]);
+            let key = format!("n{}-{}-{number}", self.id, self.life);
+            let opened = session_opened(self.id, &key);
+            let command = Command::Batch(vec![gateways.clone(), assign, opened]);
             match cluster.propose(command, Duration::from_secs(5)).await {
                 Ok(_) => self.events.lock().unwrap().acknowledge(elapsed(), user),
                 Err(error) => self
@@ -354,6 +472,50 @@ impl Transport for SimulatedTransport {
     }
 }
 
+pub(crate) fn session_opened(node: u64, key: &str) -> Command {
+    let opening = OpeningKey {
+        top_via: key.to_owned(),
+        call_id: String::new(),
+        from_tag: key.to_owned(),
+        cseq: 1,
+        from_uri: String::new(),
+    };
+    let dialog = DialogRecord {
+        call_id: String::new(),
+        local_identity: String::new(),
+        remote_identity: String::new(),
+        remote_uri: String::new(),
+        route_set: Vec::new(),
+        remote_target: String::new(),
+        local_target: String::new(),
+    };
+    let monitor = MonitorRecord {
+        cross_ref_id: String::new(),
+        active: false,
+    };
+    let record = SessionRecord {
+        key: SessionKey::new(key),
+        dialog,
+        user: String::new(),
+        line: String::new(),
+        device: String::new(),
+        monitor,
+        owner: NodeId(node),
+        epoch: Epoch::FIRST,
+        connection: ConnectionId([0; 16]),
+        client_address: Ipv4Addr::LOCALHOST.into(),
+        expires_at_ms: u64::MAX,
+        session_interval_secs: 0,
+        cti_connection: None,
+        calls: BTreeMap::new(),
+    };
+    Command::SessionOpened {
+        opening,
+        record: Box::new(record),
+        decided_at_ms: simulated_clock_ms(),
+    }
+}
+
 fn name(member: u64) -> String {
     format!("member-{member}")
 }
@@ -371,4 +533,7 @@ type Runtime = DeterministicRng<TokioRuntime>;
 pub(crate) const WITNESS: u64 = 100;
 pub(crate) const MEMBERS: [u64; 3] = [1, 2, WITNESS];
 const PORT: u16 = 7000;
+/// The log is cut in portions of 256 entries.
+const MANY_ENTRIES: u64 = 500;
+const ORDERS_AT_A_TIME: usize = 32;
 const GENEROUS: Duration = Duration::from_secs(30);
