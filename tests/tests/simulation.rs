@@ -1,40 +1,100 @@
 //! Three members, two nodes and the witness, in a simulated world: one seed decides everything, members crash with
 //! what their disks had not synced, paths break, and nothing that was acknowledged may be lost.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "real time bounds how many seeds are run"
+)]
 #![allow(clippy::unwrap_used, reason = "a test stops where it finds something")]
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::rc::Rc;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+mod world;
 
-use openraft_rt::deterministic_rng::DeterministicRng;
-use openraft_rt_tokio::TokioRuntime;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tandem_shared::cluster::{CasId, ClusterState, Command, NodeId, StateLimits};
-use tandem_shared::io::raft::{
-    Authority, Cluster, ClusterConfig, Member, MemberRole, RaftMetrics, RaftRole, SimulatedFiles, Transport,
-};
-use turmoil::Sim;
-use turmoil::net::{TcpListener, TcpStream};
+use tandem_shared::cluster::{Command, Epoch, NodeId, SessionKey};
+use tandem_shared::io::raft::{Authority, RaftRole};
 
+use world::{MEMBERS, WITNESS, World, session_opened};
+
+/// As many seeds as there is time for, in order, so that the same ones come first in every run.
 #[test]
 fn nothing_acknowledged_is_lost_whatever_crashes() {
-    for seed in seeds() {
-        let report = run_with_faults(seed);
-        println!(
-            "seed {seed}: {} acknowledged, {} faults, longest time without an acknowledgement {:?}",
-            report.acknowledged, report.faults, report.longest_pause
-        );
+    let started = Instant::now();
+    let next = AtomicU64::new(0);
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let reports: Mutex<BTreeMap<u64, BTreeMap<String, u64>>> = Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= SEEDS_MIN && started.elapsed() > time_for_seeds() {
+                        return;
+                    }
+                    let counts = counts_of_a_process(seed);
+                    reports.lock().unwrap().insert(seed, counts);
+                }
+            });
+        }
+    });
+    let reports = reports.into_inner().unwrap();
+    let totals = totals(&reports);
+    println!("{} seeds in {:?}: {totals:?}", reports.len(), started.elapsed());
+    let at_least = |what: &str, wanted: u64| {
+        let total = totals.get(what).copied().unwrap_or(0);
         assert!(
-            report.acknowledged > 50,
-            "seed {seed}: hardly anything was written"
+            total >= wanted,
+            "{what}: only {total} in {} seeds: {totals:?}",
+            reports.len()
         );
-        assert!(report.faults > 3, "seed {seed}: hardly anything went wrong");
+    };
+    let seeds = reports.len() as u64;
+    at_least(ACKNOWLEDGED, 50 * seeds);
+    // Of all seeds together: what one of them does not bring, another does.
+    at_least("crashes of leaders", seeds / 2);
+    at_least("crashes of others", seeds / 2);
+    at_least("cuts", seeds / 2);
+    at_least("isolations", seeds / 2);
+    at_least("states replaced", 1);
+    at_least("nodes that learned of their loss", 1);
+}
+
+fn totals(reports: &BTreeMap<u64, BTreeMap<String, u64>>) -> BTreeMap<&str, u64> {
+    let mut totals = BTreeMap::new();
+    for (what, count) in reports.values().flatten() {
+        *totals.entry(what.as_str()).or_default() += count;
     }
+    totals
+}
+
+/// Does something only in the processes that the test above starts, a seed each.
+#[test]
+fn print_the_counts_of_a_seed() {
+    if let Ok(seed) = std::env::var(COUNTED_SEED) {
+        let report = run_with_faults(seed.parse().unwrap());
+        for (what, count) in report.counts {
+            println!("{COUNT_MARK}{count} {what}");
+        }
+        println!(
+            "seed {seed}: longest time without an acknowledgement {:?}",
+            report.longest_pause
+        );
+    }
+}
+
+/// Of one seed, by name.
+fn counts_of_a_process(seed: u64) -> BTreeMap<String, u64> {
+    let lines = lines_of_a_process("print_the_counts_of_a_seed", COUNTED_SEED, seed);
+    let counts = lines
+        .iter()
+        .filter_map(|line| line.strip_prefix(COUNT_MARK)?.split_once(' '));
+    counts
+        .map(|(count, what)| (what.to_owned(), count.parse().unwrap()))
+        .collect()
 }
 
 /// Each run in a process of its own: the random numbers of the libraries' `select!` go on from one run to the next.
@@ -63,19 +123,25 @@ fn print_the_trace_of_a_seed() {
 }
 
 fn trace_of_a_process(seed: u64) -> Vec<String> {
+    let lines = lines_of_a_process("print_the_trace_of_a_seed", TRACED_SEED, seed);
+    let events = lines.iter().filter_map(|line| line.strip_prefix(TRACE_MARK));
+    events.map(str::to_owned).collect()
+}
+
+/// What a test of this file prints about a seed, in a process of its own.
+fn lines_of_a_process(test: &str, variable: &str, seed: u64) -> Vec<String> {
     let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "print_the_trace_of_a_seed", "--nocapture"])
-        .env(TRACED_SEED, seed.to_string())
+        .args(["--exact", test, "--nocapture"])
+        .env(variable, seed.to_string())
         .output()
         .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success(),
-        "{}",
+        "seed {seed} ({variable}={seed} runs it again):\n{said}\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let text = String::from_utf8(output.stdout).unwrap();
-    let events = text.lines().filter_map(|line| line.strip_prefix(TRACE_MARK));
-    events.map(str::to_owned).collect()
+    said.lines().map(str::to_owned).collect()
 }
 
 /// Node 2 is cut off, node 1 and the witness go on, node 1 dies, node 2 comes back: only the witness holds what was
@@ -143,10 +209,52 @@ fn a_member_stops_when_its_disk_fails_and_the_others_go_on() {
     world.check_acknowledged(&[3 - leader, WITNESS]);
 }
 
+/// Cut off for so short a time that nobody takes it for lost, or for longer: in either case the others' logs begin after
+/// what the node has seen, and nothing more is written once it is back.
+#[test]
+fn a_node_that_a_snapshot_brings_up_to_date_knows_what_is_its_own() {
+    for is_lost in [false, true] {
+        let mut world = World::new(70 + u64::from(is_lost));
+        world.run_until("the nodes are live", |world| {
+            world.leader().is_some() && world.followers_agree()
+        });
+        let leader = world.leader().unwrap();
+        let lagging = 3 - leader;
+        let key = format!("n{leader}-moved");
+        world.order(leader, [session_opened(leader, &key)]);
+        world.run_until("a session", World::orders_are_carried_out);
+        let replaced = |world: &World| world.books.lock().unwrap()[&lagging].replaced;
+        let before = replaced(&world);
+
+        world.isolate(lagging);
+        let moved = Command::Adopt {
+            key: SessionKey::new(key.clone()),
+            from_epoch: Epoch::FIRST,
+            to: NodeId(lagging),
+        };
+        world.order(leader, [moved]);
+        world.order_many_entries(leader);
+        world.run_until("entries without the node", World::orders_are_carried_out);
+        if is_lost {
+            world.run_until("the node is lost", |world| !world.holds_live(leader, lagging));
+        }
+        assert_eq!(world.holds_live(leader, lagging), !is_lost);
+        world.heal();
+        world.run_until("the node knows its place", |world| {
+            world.replicas_are_equal() && world.followers_agree()
+        });
+        assert!(
+            replaced(&world) > before,
+            "the log still held what the node had missed"
+        );
+        let left = world.books.lock().unwrap()[&lagging].left;
+        assert_eq!(left, usize::from(is_lost));
+    }
+}
+
 struct Report {
     trace: Vec<String>,
-    acknowledged: usize,
-    faults: usize,
+    counts: BTreeMap<&'static str, u64>,
     longest_pause: Duration,
 }
 
@@ -157,28 +265,43 @@ fn run_with_faults(seed: u64) -> Report {
     world.writer(1);
     world.writer(2);
     world.run_until("a leader", |world| world.leader().is_some());
-    let mut faults = 0;
+    let mut counts = BTreeMap::new();
     while world.sim.elapsed() < FAULTY_TIME {
         world.run_for(Duration::from_millis(random.random_range(100..1500)));
         let member = MEMBERS[random.random_range(0..3)];
         let other = MEMBERS[random.random_range(0..3)];
-        match random.random_range(0..4) {
+        let what = match random.random_range(0..5) {
             // One member may be down at a time, and the disks of two never lose anything together.
             0 | 1 if world.down.is_none() => {
-                faults += 1;
+                let leader = world.leader();
                 let member = if random.random() {
-                    world.leader().unwrap_or(member)
+                    leader.unwrap_or(member)
                 } else {
                     member
                 };
                 world.crash(member);
+                match leader == Some(member) {
+                    true => "crashes of leaders",
+                    false => "crashes of others",
+                }
             }
             2 if member != other => {
-                faults += 1;
                 world.cut(member, other);
+                "cuts"
             }
-            _ => world.heal(),
-        }
+            3 if member != WITNESS && world.down.is_none() => {
+                world.isolate(member);
+                world.order_many_entries(3 - member);
+                world.run_for(Duration::from_millis(random.random_range(500..4000)));
+                world.heal();
+                "isolations"
+            }
+            _ => {
+                world.heal();
+                "recoveries"
+            }
+        };
+        *counts.entry(what).or_default() += 1;
     }
     world.heal();
     world.run_until("a leader after the faults", |world| world.leader().is_some());
@@ -188,376 +311,29 @@ fn run_with_faults(seed: u64) -> Report {
     });
     world.check_acknowledged(&MEMBERS);
     world.run_until("equal replicas", World::replicas_are_equal);
+    world.run_until("nodes that know their place", World::followers_agree);
+    counts.extend(world.told());
+    counts.insert(ACKNOWLEDGED, world.acknowledged() as u64);
+    counts.insert("simulated seconds", world.sim.elapsed().as_secs());
     let events = world.events.lock().unwrap();
     Report {
         trace: events.trace.clone(),
-        acknowledged: events.acknowledged.len(),
-        faults,
+        counts,
         longest_pause: events.longest_pause,
     }
 }
 
-/// The simulated world and what is known of it from outside.
-struct World {
-    sim: Sim<'static>,
-    disks: BTreeMap<u64, SimulatedFiles>,
-    clusters: Arc<Mutex<BTreeMap<u64, Cluster>>>,
-    events: Arc<Mutex<Events>>,
-    writers: Arc<Mutex<Vec<u64>>>,
-    cuts: Vec<(u64, u64)>,
-    down: Option<u64>,
+/// In seconds, by `TANDEM_SIMULATION_SECONDS`; a run that nobody gave more time is a short one.
+fn time_for_seeds() -> Duration {
+    let secs = std::env::var("TANDEM_SIMULATION_SECONDS").ok();
+    Duration::from_secs(secs.and_then(|secs| secs.parse().ok()).unwrap_or(20))
 }
 
-#[derive(Default)]
-struct Events {
-    trace: Vec<String>,
-    acknowledged: Vec<String>,
-    last_acknowledged: Duration,
-    longest_pause: Duration,
-}
-
-impl World {
-    fn new(seed: u64) -> Self {
-        let sim = turmoil::Builder::new()
-            .simulation_duration(Duration::from_secs(600))
-            .tick_duration(Duration::from_millis(1))
-            .min_message_latency(Duration::from_micros(100))
-            .max_message_latency(Duration::from_millis(3))
-            .tcp_capacity(1 << 16)
-            .rng_seed(seed)
-            .build();
-        let addresses: Vec<IpAddr> = MEMBERS.iter().map(|&id| sim.lookup(name(id))).collect();
-        let members: Vec<Member> = MEMBERS
-            .iter()
-            .zip(addresses)
-            .map(|(&id, address)| Member {
-                id: NodeId(id),
-                role: if id == WITNESS {
-                    MemberRole::Witness
-                } else {
-                    MemberRole::Node
-                },
-                address: SocketAddr::new(address, PORT),
-            })
-            .collect();
-        let mut world = Self {
-            sim,
-            disks: BTreeMap::new(),
-            clusters: Arc::default(),
-            events: Arc::default(),
-            writers: Arc::default(),
-            cuts: Vec::new(),
-            down: None,
-        };
-        for id in MEMBERS {
-            let disk = SimulatedFiles::new(seed ^ (id << 32), Duration::from_millis(2));
-            world.disks.insert(id, disk);
-            world.add_host(id, seed, members.clone());
-        }
-        world
-    }
-
-    fn add_host(&mut self, id: u64, seed: u64, members: Vec<Member>) {
-        let files = self.disks[&id].clone();
-        let (clusters, events) = (self.clusters.clone(), self.events.clone());
-        let writers = self.writers.clone();
-        let lives = Rc::new(RefCell::new(0));
-        self.sim.host(name(id), move || {
-            *lives.borrow_mut() += 1;
-            let life = *lives.borrow();
-            let mut config =
-                ClusterConfig::new("sim", NodeId(id), members.clone(), "", StateLimits::default());
-            config.incarnation = id * 1000 + life;
-            config.seed = seed ^ (id << 40) ^ life;
-            config.listen = Some(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), PORT));
-            config.log_segment_bytes = 64 << 10;
-            config.snapshot_after_entries = 100;
-            config.entries_kept = 20;
-            config.wall_clock_ms = simulated_clock_ms;
-            let host = Host {
-                id,
-                life,
-                files: files.clone(),
-                clusters: clusters.clone(),
-                events: events.clone(),
-                writers: writers.clone(),
-            };
-            let scope_seed = config.seed;
-            async move {
-                Runtime::scope(scope_seed, host.run(config)).await;
-                Ok(())
-            }
-        });
-    }
-
-    fn writer(&self, node: u64) {
-        self.writers.lock().unwrap().push(node);
-    }
-
-    fn stop_writers(&self) {
-        self.writers.lock().unwrap().clear();
-    }
-
-    fn crash(&mut self, member: u64) {
-        self.note(format!("crash {member}"));
-        self.sim.crash(name(member));
-        self.disks[&member].crash();
-        self.clusters.lock().unwrap().remove(&member);
-        self.down = Some(member);
-    }
-
-    fn cut(&mut self, left: u64, right: u64) {
-        self.note(format!("cut {left} {right}"));
-        self.sim.partition(name(left), name(right));
-        self.cuts.push((left, right));
-    }
-
-    /// Paths only, or the member that is down as well.
-    fn heal(&mut self) {
-        self.note("heal".to_owned());
-        for (left, right) in std::mem::take(&mut self.cuts) {
-            self.sim.repair(name(left), name(right));
-        }
-        if !self.keeps_down_members()
-            && let Some(member) = self.down.take()
-        {
-            self.sim.bounce(name(member));
-        }
-    }
-
-    /// Scenarios with one node dead for good have no writer at the other one.
-    fn keeps_down_members(&self) -> bool {
-        self.writers.lock().unwrap().len() == 1
-    }
-
-    fn run_for(&mut self, duration: Duration) {
-        let end = self.sim.elapsed() + duration;
-        while self.sim.elapsed() < end {
-            self.step();
-        }
-    }
-
-    fn run_until(&mut self, what: &str, condition: impl Fn(&Self) -> bool) {
-        let end = self.sim.elapsed() + GENEROUS;
-        while !condition(self) {
-            assert!(
-                self.sim.elapsed() < end,
-                "waited too long for {what}: {}",
-                self.describe()
-            );
-            self.step();
-        }
-    }
-
-    fn step(&mut self) {
-        self.sim.step().unwrap();
-    }
-
-    fn note(&self, text: String) {
-        self.events.lock().unwrap().note(self.sim.elapsed(), text);
-    }
-
-    fn acknowledged(&self) -> usize {
-        self.events.lock().unwrap().acknowledged.len()
-    }
-
-    fn cluster(&self, member: u64) -> Cluster {
-        self.clusters.lock().unwrap()[&member].clone()
-    }
-
-    fn files(&self, member: u64) -> &SimulatedFiles {
-        &self.disks[&member]
-    }
-
-    /// The member that leads with a majority behind it.
-    fn leader(&self) -> Option<u64> {
-        let clusters = self.clusters.lock().unwrap();
-        let leads = |cluster: &&Cluster| {
-            let status = cluster.status().borrow().clone();
-            status.role == RaftRole::Leader && status.leader.is_some()
-        };
-        let leader = clusters.iter().find(|(_, cluster)| leads(cluster));
-        leader.map(|(id, _)| *id).filter(|id| *id != WITNESS)
-    }
-
-    fn replicas_are_equal(&self) -> bool {
-        let clusters = self.clusters.lock().unwrap();
-        let states: Vec<ClusterState> = clusters
-            .values()
-            .map(|cluster| cluster.with_state(Clone::clone))
-            .collect();
-        states.len() == MEMBERS.len() && states.windows(2).all(|pair| pair[0] == pair[1])
-    }
-
-    /// Writes end, and the members come to know everything that was acknowledged.
-    fn check_acknowledged(&mut self, members: &[u64]) {
-        self.stop_writers();
-        for &member in members {
-            self.run_until("what was acknowledged", |world| world.lost(member).is_empty());
-        }
-    }
-
-    fn lost(&self, member: u64) -> Vec<String> {
-        let events = self.events.lock().unwrap();
-        let acknowledged = events.acknowledged.iter();
-        self.cluster(member).with_state(|state| {
-            let lost = acknowledged.filter(|user| state.assignment(user).is_none());
-            lost.cloned().collect()
-        })
-    }
-
-    fn describe(&self) -> String {
-        let clusters = self.clusters.lock().unwrap();
-        let statuses = clusters
-            .iter()
-            .map(|(id, cluster)| format!("\n{id}: {:?}", *cluster.status().borrow()));
-        let events = self.events.lock().unwrap();
-        let start = events.trace.len().saturating_sub(40);
-        statuses.collect::<String>() + "\n" + &events.trace[start..].join("\n")
-    }
-}
-
-impl Events {
-    fn note(&mut self, at: Duration, text: String) {
-        self.trace.push(format!("{at:?} {text}"));
-    }
-
-    fn acknowledge(&mut self, at: Duration, user: String) {
-        if !self.acknowledged.is_empty() {
-            self.longest_pause = self.longest_pause.max(at - self.last_acknowledged);
-        }
-        self.last_acknowledged = at;
-        self.note(at, format!("acknowledged {user}"));
-        self.acknowledged.push(user);
-    }
-}
-
-/// What runs on one simulated machine.
-struct Host {
-    id: u64,
-    life: u64,
-    files: SimulatedFiles,
-    clusters: Arc<Mutex<BTreeMap<u64, Cluster>>>,
-    events: Arc<Mutex<Events>>,
-    writers: Arc<Mutex<Vec<u64>>>,
-}
-
-impl Host {
-    async fn run(self, config: ClusterConfig) {
-        let metrics = RaftMetrics::register(&prometheus::Registry::new()).unwrap();
-        let files = Arc::new(self.files.clone());
-        let cluster = Cluster::start(config, SimulatedTransport, files, metrics)
-            .await
-            .unwrap();
-        self.clusters.lock().unwrap().insert(self.id, cluster.clone());
-        tokio::join!(self.trace(&cluster), self.write(&cluster));
-    }
-
-    async fn trace(&self, cluster: &Cluster) {
-        let mut status = cluster.status();
-        let mut last = None;
-        while status.changed().await.is_ok() {
-            let now = status.borrow_and_update().clone();
-            let said = format!(
-                "{} {:?} {:?} {} {:?}",
-                self.id, now.role, now.leader, now.term, now.authority
-            );
-            if last.as_ref() != Some(&said) {
-                self.events.lock().unwrap().note(elapsed(), said.clone());
-                last = Some(said);
-            }
-        }
-    }
-
-    async fn write(&self, cluster: &Cluster) {
-        let gateways = Command::CasGatewaysSet {
-            gateways: ["cas-1", "cas-2", "cas-3"]
-                .map(|name| CasId(name.to_owned()))
-                .to_vec(),
-            at_ms: 0,
-        };
-        let mut number = 0;
-        loop {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            if !self.writers.lock().unwrap().contains(&self.id) {
-                continue;
-            }
-            number += 1;
-            let user = format!("user-{}-{}-{number}", self.id, self.life);
-            let assign = Command::CasAssign {
-                users: vec![user.clone()],
-                at_ms: 0,
-            };
-            let command = Command::Batch(vec![gateways.clone(), assign]);
-            match cluster.propose(command, Duration::from_secs(5)).await {
-                Ok(_) => self.events.lock().unwrap().acknowledge(elapsed(), user),
-                Err(error) => self
-                    .events
-                    .lock()
-                    .unwrap()
-                    .note(elapsed(), format!("{user}: {error}")),
-            }
-        }
-    }
-}
-
-/// turmoil's TCP.
-#[derive(Clone)]
-struct SimulatedTransport;
-
-impl Transport for SimulatedTransport {
-    type Listener = TcpListener;
-    type Incoming = TcpStream;
-    type Stream = TcpStream;
-
-    async fn listen(&self, address: SocketAddr) -> io::Result<TcpListener> {
-        TcpListener::bind(address).await
-    }
-
-    async fn accept(&self, listener: &mut TcpListener) -> io::Result<TcpStream> {
-        listener.accept().await.map(|(stream, _)| stream)
-    }
-
-    async fn secure(&self, incoming: TcpStream) -> io::Result<TcpStream> {
-        Ok(incoming)
-    }
-
-    async fn connect(&self, _peer: NodeId, address: SocketAddr) -> io::Result<TcpStream> {
-        TcpStream::connect(address).await
-    }
-
-    fn is_from(&self, _stream: &TcpStream, _peer: NodeId) -> bool {
-        true
-    }
-}
-
-fn name(member: u64) -> String {
-    format!("member-{member}")
-}
-
-fn elapsed() -> Duration {
-    turmoil::sim_elapsed().unwrap_or_default()
-}
-
-fn simulated_clock_ms() -> u64 {
-    1_000_000 + u64::try_from(elapsed().as_millis()).unwrap()
-}
-
-/// A few in every run, more by `TANDEM_SIMULATION_SEEDS` (a number of seeds).
-fn seeds() -> std::ops::Range<u64> {
-    let count = std::env::var("TANDEM_SIMULATION_SEEDS")
-        .ok()
-        .and_then(|count| count.parse().ok());
-    0..count.unwrap_or(3)
-}
-
+/// As many at least, however slow the machine is.
+const SEEDS_MIN: u64 = 4;
+const ACKNOWLEDGED: &str = "writes acknowledged";
+const COUNTED_SEED: &str = "TANDEM_SIMULATION_COUNTED_SEED";
+const COUNT_MARK: &str = "count: ";
 const TRACED_SEED: &str = "TANDEM_SIMULATION_TRACED_SEED";
 const TRACE_MARK: &str = "event: ";
-
-type Runtime = DeterministicRng<TokioRuntime>;
-
-const WITNESS: u64 = 100;
-const MEMBERS: [u64; 3] = [1, 2, WITNESS];
-const PORT: u16 = 7000;
 const FAULTY_TIME: Duration = Duration::from_secs(10);
-const GENEROUS: Duration = Duration::from_secs(30);

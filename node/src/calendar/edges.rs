@@ -1,6 +1,7 @@
 //! When presence changes: at the edges of meetings, each user at his own second of the minute, and at once when
 //! something is learned (CAL-4).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tandem_shared::cluster::{CalendarPresence, CalendarState};
@@ -45,6 +46,23 @@ impl Calendars {
         let user = user.id.to_string();
         self.outputs.push(Output::Publish { user, presence });
         true
+    }
+
+    /// Says again what the log does not hold as it was published.
+    pub(super) fn publish_again(&mut self, recorded: &BTreeMap<String, CalendarPresence>) {
+        for (_, user) in self.users.iter() {
+            let published = user.care.as_deref().and_then(|care| care.published);
+            let Some(presence) = published else {
+                continue;
+            };
+            let is_recorded = recorded
+                .get(&*user.id)
+                .is_some_and(|recorded| is_same(recorded, &presence));
+            if !is_recorded {
+                let user = user.id.to_string();
+                self.outputs.push(Output::Publish { user, presence });
+            }
+        }
     }
 
     pub(super) fn publish_due_edges(&mut self, now: Now) {

@@ -1,8 +1,9 @@
 //! Everything that can happen to the calendars of a node.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tandem_shared::cluster::{Applied, Assignment, CasGateway, NodeId};
+use tandem_shared::cluster::{Applied, Assignment, CalendarPresence, CasGateway, NodeId};
 
 use super::output::{RequestId, StreamId};
 use super::settings::CalendarSettings;
@@ -26,6 +27,9 @@ pub enum Input {
     Gateways(Vec<CasGateway>),
     /// What the replicated state says of these users now. Comes once for all at the start, even when there are none.
     Assignments(Vec<(String, Option<Assignment>)>),
+    /// What the log holds of calendars, whoever said it. A node that kept users of this one meanwhile may have said
+    /// something else, and what this node said then was not heard.
+    Recorded(BTreeMap<String, CalendarPresence>),
     Settings(CalendarSettings),
     /// The account or its password was changed: whatever stood still for it may try again.
     CredentialChanged,

@@ -196,6 +196,7 @@ impl Calendars {
             Input::LiveNodes(nodes) => self.live_nodes_changed(nodes, now),
             Input::Gateways(gateways) => self.gateways_changed(gateways, now),
             Input::Assignments(assignments) => self.assignments_changed(assignments, now),
+            Input::Recorded(recorded) => self.publish_again(&recorded),
             Input::Settings(settings) => self.settings_changed(settings, now),
             Input::CredentialChanged => self.credential_changed(now),
             Input::CallbackAddressChanged => self.renew_push_subscriptions(now),

@@ -236,6 +236,7 @@ impl Routes {
         }
         let moves = self.cluster.with_state(|state| state.rebalancing_moves().len());
         if moves > 0 {
+            self.rebalancing.asked_here();
             self.propose(Command::Rebalance { per_second }).await?;
             self.rebalancing.begun_after(progress.run).await;
         }

@@ -251,6 +251,8 @@ impl Driver {
             (None, Some(_)) => self.readiness.resolved(LEADER),
             (None, None) => self.readiness.not_ready(LEADER, "no leader is known"),
         }
+        // The state has moved on, whether or not that changed anything for those who follow it.
+        self.heard(Heard::Changes(&[]));
         self.take_in(Input::AuthorityChanged(status.authority));
     }
 

@@ -1,8 +1,9 @@
 //! What a cluster's calendars do on good days and on bad ones.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tandem_shared::cluster::{CalendarState, Command};
+use tandem_shared::cluster::{CalendarPresence, CalendarState, Command};
 
 use super::exchange::GatewayState;
 use super::world::{World, address, meeting, minute, name, user};
@@ -58,6 +59,27 @@ fn after_a_cold_start_everybody_is_subscribed_and_right_within_a_minute() {
     );
     assert_eq!(world.moves(), 0);
     assert!(world.exchange.count("get_user_availability") < 100);
+}
+
+/// A node that kept some users meanwhile has said something else of one of them, and what was said of another was not
+/// heard, because it was not its owner's then.
+#[test]
+fn what_the_log_does_not_hold_as_it_was_published_is_said_again_by_its_owner_alone() {
+    let mut world = settled(2, &EIGHT, 20, CalendarSettings::default());
+    let said = |world: &World, number| world.published[&name(number)].clone();
+    let last = |number| said(&world, number).last().unwrap().1;
+    let mut recorded: BTreeMap<String, CalendarPresence> =
+        (0..20).map(|number| (name(number), last(number))).collect();
+    recorded.remove(&name(3));
+    recorded.get_mut(&name(4)).unwrap().until_ms = Some(1);
+    let before: Vec<_> = (0..20).map(|number| said(&world, number)).collect();
+    world.input_all(|_| Input::Recorded(recorded.clone()));
+    for (number, mut expected) in before.into_iter().enumerate() {
+        if [3, 4].contains(&number) {
+            expected.push((world.unix_ms, expected.last().unwrap().1));
+        }
+        assert_eq!(said(&world, number), expected, "user {number}");
+    }
 }
 
 #[test]

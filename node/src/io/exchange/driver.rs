@@ -13,6 +13,7 @@ use tracing::info;
 
 use crate::calendar::{CalendarSettings, Calendars, Explanation, GatewayHealth, Input, StreamId};
 use crate::directory::Directory;
+use crate::following::Standing;
 use crate::io::presence::PresenceOut;
 use crate::metrics::CalendarMetrics;
 
@@ -80,7 +81,7 @@ impl CalendarDriver {
             tasks: JoinSet::new(),
             awaited: HashMap::new(),
             streams: HashMap::new(),
-            registered: false,
+            registered: None,
             may_start: false,
             shown: BTreeSet::new(),
             users_enabled: 0,
@@ -100,7 +101,8 @@ pub(super) struct Running {
     pub(super) tasks: JoinSet<Input>,
     pub(super) awaited: HashMap<Id, Awaited>,
     pub(super) streams: HashMap<StreamId, StreamHandle>,
-    registered: bool,
+    /// The incarnation under which the state shows this node live.
+    registered: Option<u64>,
     may_start: bool,
     shown: BTreeSet<CasId>,
     users_enabled: usize,
@@ -194,7 +196,10 @@ impl Running {
 
     fn change(&mut self, change: &Change, reassigned: &mut Vec<String>) {
         match change {
-            Change::NodeChanged(_) => self.standing_changed(),
+            Change::NodeChanged(_) => {
+                self.standing_changed();
+                self.take_in_recorded();
+            }
             Change::SettingChanged { .. } => self.take_in_settings(),
             Change::CasGatewaysChanged => self.take_in_gateways(),
             Change::CalendarEnabledChanged { .. } => self.take_in_users(),
@@ -231,9 +236,14 @@ impl Running {
     fn standing_changed(&mut self) {
         let incarnation = *self.driver.incarnation.borrow_and_update();
         let (id, cluster) = (self.driver.id, &self.driver.cluster);
-        let registered = cluster.with_state(|state| replicated::is_registered(state, id, incarnation));
+        let standing = cluster.with_state(|state| Standing::of(state, id, incarnation));
         let has_authority = cluster.status().borrow().authority != Authority::Isolated;
-        let begins = registered && !self.registered;
+        let registered = (standing == Standing::Live).then_some(incarnation);
+        let begins = registered.is_some() && registered != self.registered;
+        if begins && self.registered.take().is_some() {
+            // Lost and registered again between two looks: others have kept this node's users meanwhile.
+            self.take_in_live_nodes();
+        }
         self.registered = registered;
         if begins {
             self.take_in_state();
@@ -241,7 +251,7 @@ impl Running {
         } else {
             self.take_in_live_nodes();
         }
-        let may_start = registered && has_authority;
+        let may_start = registered.is_some() && has_authority;
         if may_start != self.may_start {
             self.may_start = may_start;
             self.take_in(Input::AuthorityChanged { may_start });
@@ -259,6 +269,12 @@ impl Running {
             .cluster
             .with_state(|state| replicated::all_assignments(state, &directory));
         self.take_in(Input::Assignments(assignments));
+        self.take_in_recorded();
+    }
+
+    fn take_in_recorded(&mut self) {
+        let recorded = self.driver.cluster.with_state(replicated::recorded);
+        self.take_in(Input::Recorded(recorded));
     }
 
     fn take_in_settings(&mut self) {
@@ -285,7 +301,7 @@ impl Running {
     }
 
     fn take_in_live_nodes(&mut self) {
-        let nodes = match self.registered {
+        let nodes = match self.registered.is_some() {
             true => self
                 .driver
                 .cluster
@@ -333,7 +349,7 @@ impl Running {
 
     fn owns(&self, user: &str) -> bool {
         let owner = self.driver.cluster.with_state(|state| state.calendar_owner(user));
-        self.registered && owner == Some(self.driver.id)
+        self.registered.is_some() && owner == Some(self.driver.id)
     }
 
     fn called(&mut self, arrived: CallbackArrived) {

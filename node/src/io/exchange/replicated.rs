@@ -1,9 +1,10 @@
 //! What the replicated state means for calendars.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tandem_shared::cluster::{
-    Applied, Assignment, CasEndpoint, CasId, ClusterState, Command, NodeId, NodeState, SettingName,
+    Applied, Assignment, CalendarPresence, CasEndpoint, CasId, ClusterState, Command, NodeId, SettingName,
 };
 use tandem_shared::io::raft::Cluster;
 use tracing::{debug, info, warn};
@@ -13,12 +14,12 @@ use crate::directory::Directory;
 use crate::exchange::ews::Mailbox;
 use crate::io::clock;
 
-/// The cluster has taken this life of the node in, and holds it to be live.
-pub(super) fn is_registered(state: &ClusterState, id: NodeId, incarnation: u64) -> bool {
-    state
-        .nodes()
-        .get(&id)
-        .is_some_and(|node| node.incarnation == incarnation && node.state == NodeState::Live)
+/// What was said last of each user's calendar.
+pub(super) fn recorded(state: &ClusterState) -> BTreeMap<String, CalendarPresence> {
+    let records = state.presence_records().iter();
+    records
+        .filter_map(|(user, record)| Some((user.clone(), record.calendar?)))
+        .collect()
 }
 
 /// Users with a mailbox whose calendar the directory or an administrator has switched on; his word counts more.
