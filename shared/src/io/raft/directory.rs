@@ -223,6 +223,22 @@ fn is_of_raft(name: &str) -> bool {
 const STAMP: &str = "member";
 const LOCK: &str = "lock";
 
+/// For the golden file.
+#[cfg(test)]
+pub(super) fn sample_stamp() -> impl Serialize {
+    Stamp {
+        cluster_name: "main".to_owned(),
+        member: 2,
+        role: MemberRole::Node,
+        generation: 0x7f3a_91c2,
+        directory: DirectoryId(0x0123_4567_89ab_cdef_0011_2233_4455_6677),
+        cluster: Some(ClusterIdentity(7)),
+        starts: 4,
+        newest_format: Format::RELEASE_0_2,
+        format_since_ms: 1_700_000_000_000,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

@@ -1,19 +1,31 @@
-//! The bytes of the log and of snapshots, in every format.
+//! The bytes of the log, of snapshots and of what members say to each other, in every format.
 
 use bytes::Bytes;
 use openraft::EntryPayload;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
+};
 
 use crate::cluster::golden_tests::{Sample, check};
+use crate::cluster::membership::{Introduction, Reach, Remembered, Start, Stranger};
+use crate::cluster::witness::LogPosition;
 use crate::cluster::{
-    Actor, Command, DirectoryId, Format, MemberRecord, MemberRole, NodeId, Proposal, RaftId,
+    Actor, Applied, ClusterIdentity, Command, DirectoryId, Format, MemberRecord, MemberRole, NodeId,
+    Proposal, RaftId,
 };
 
+use super::administration::{AdministrationAnswer, AdministrationRequest};
+use super::frame::{
+    Declined, ForwardedProposal, Frame, Hello, Kind, PeerStatus, ProposalAnswer, SnapshotChunk, Welcome,
+    encode as encode_body,
+};
 use super::record::{EncodedRecord, Place, Reading, Record, read};
-use super::snapshot_store;
+use super::small_file;
 use super::stored;
 use super::type_config::{
-    Entry, LeaderId, LogId, Membership, Payload, SnapshotMeta, StoredMembership, VoteRecord,
+    Entry, LeaderId, LogId, Membership, Payload, SnapshotMeta, StoredMembership, TypeConfig, VoteRecord,
 };
+use super::{directory, snapshot_store};
 
 const FORMATS: [Format; 2] = [Format::RELEASE_0_1, Format::RELEASE_0_2];
 
@@ -79,6 +91,207 @@ fn descriptions_of_snapshots() {
     ];
     check("meta", Format::RELEASE_0_1, &of_release_0_1);
     check("meta", Format::RELEASE_0_2, &[sample("described", &meta())]);
+}
+
+/// What members say to each other: the whole frame, so that its header is held as well.
+#[test]
+fn frames() {
+    let mut samples = Vec::new();
+    for (kind, name, body) in all_bodies() {
+        let mut bytes = bytes::BytesMut::new();
+        Frame {
+            kind,
+            request: 0x0102,
+            body,
+        }
+        .write(&mut bytes);
+        samples.push((format!("{kind:?}: {name}"), bytes.to_vec()));
+    }
+    check("frames", Format::RELEASE_0_2, &samples);
+}
+
+#[test]
+fn small_files() {
+    let remembered = vec![(
+        ids()[1],
+        Remembered {
+            reached: 300,
+            format_since_ms: 1_700_000_000_000,
+            ..Remembered::first(&introduction(), 5)
+        },
+    )];
+    let samples = [
+        (
+            "member".to_owned(),
+            small_file::write(&directory::sample_stamp()).unwrap(),
+        ),
+        ("peers".to_owned(), small_file::write(&remembered).unwrap()),
+    ];
+    check("files", Format::RELEASE_0_2, &samples);
+}
+
+fn all_bodies() -> Vec<(Kind, &'static str, Bytes)> {
+    fn body(content: &impl serde::Serialize) -> Bytes {
+        encode_body(content).unwrap()
+    }
+    let vote = VoteRecord {
+        leader_id: leader(7),
+        committed: true,
+    };
+    let stranger = Stranger::LogWentBack {
+        ends_at: 7,
+        reached: 300,
+    };
+    let welcome = Welcome {
+        incarnation: 9,
+        introduction: introduction(),
+        reach: reach(),
+        stranger: Some(stranger),
+    };
+    let status = PeerStatus {
+        incarnation: 9,
+        introduction: introduction(),
+        reach: reach(),
+        stranger: None,
+        hears_leader: true,
+    };
+    let proposal = Proposal {
+        actor: Actor::Member(NodeId(2)),
+        command: Command::Expire { before_ms: 9 },
+    };
+    let hello = Hello {
+        cluster: "main".to_owned(),
+        from: introduction(),
+        to: NodeId(1),
+    };
+    let append = AppendEntriesRequest::<TypeConfig> {
+        vote,
+        prev_log_id: Some(log_id(7, 299)),
+        entries: vec![Entry {
+            log_id: log_id(7, 300),
+            payload: EntryPayload::Normal(proposal.clone()),
+        }],
+        leader_commit: Some(log_id(7, 298)),
+    };
+    let chunk = SnapshotChunk {
+        offset: 0,
+        total: 5,
+        vote: vec![1],
+        meta: vec![2, 3],
+        data: Bytes::from_static(b"state"),
+    };
+    let forwarded = ForwardedProposal {
+        deadline_ms: 900,
+        proposal,
+    };
+    let applied = ProposalAnswer::Applied {
+        index: 300,
+        applied: Applied::Done,
+    };
+    let leads_elsewhere = ProposalAnswer::NotLeader {
+        leader: Some(NodeId(2)),
+    };
+    let replace = AdministrationRequest::Replace { number: NodeId(2) };
+    let finalise = AdministrationRequest::Finalise {
+        without: vec![NodeId(3)],
+    };
+    let mut bodies = vec![
+        (Kind::Hello, "greeting", body(&hello)),
+        (Kind::Answer, "welcome", body(&welcome)),
+        (Kind::Reach, "reach", body(&reach())),
+        (Kind::Answer, "status", body(&status)),
+        (Kind::Append, "entries", body(&append)),
+        (
+            Kind::Answer,
+            "appended",
+            body(&AppendEntriesResponse::<TypeConfig>::Success),
+        ),
+        (
+            Kind::Answer,
+            "conflict",
+            body(&AppendEntriesResponse::<TypeConfig>::Conflict),
+        ),
+        (
+            Kind::Vote,
+            "vote",
+            body(&VoteRequest::<TypeConfig>::new(vote, Some(log_id(7, 300)))),
+        ),
+        (
+            Kind::Answer,
+            "voted",
+            body(&VoteResponse::<TypeConfig>::new(vote, Some(log_id(7, 300)), true)),
+        ),
+        (
+            Kind::TransferLeader,
+            "transfer",
+            body(&TransferLeaderRequest::<TypeConfig>::new(
+                vote,
+                ids()[1],
+                Some(log_id(7, 300)),
+            )),
+        ),
+        (Kind::Snapshot, "piece", body(&chunk)),
+        (Kind::Propose, "proposal", body(&forwarded)),
+        (Kind::Answer, "applied", body(&applied)),
+        (Kind::Answer, "not the leader", body(&leads_elsewhere)),
+        (Kind::Answer, "not finalised", body(&ProposalAnswer::NotFinalised)),
+        (Kind::Answer, "unknown", body(&ProposalAnswer::Unknown)),
+        (Kind::Administer, "replace", body(&replace)),
+        (Kind::Administer, "finalise", body(&finalise)),
+        (
+            Kind::Answer,
+            "administered",
+            body(&AdministrationAnswer::Done("done".to_owned())),
+        ),
+        (Kind::Declined, "you", body(&Declined::You(Stranger::Removed))),
+        (Kind::Declined, "me", body(&Declined::Me(stranger))),
+    ];
+    bodies
+        .extend(all_strangers().map(|stranger| (Kind::Declined, "stranger", body(&Declined::You(stranger)))));
+    bodies
+}
+
+fn all_strangers() -> [Stranger; 8] {
+    let (theirs, ours) = (ClusterIdentity(8), ClusterIdentity(7));
+    let directory = DirectoryId(55);
+    [
+        Stranger::AnotherCluster { theirs, ours },
+        Stranger::Removed,
+        Stranger::AnotherDirectory {
+            theirs: directory,
+            known: directory,
+        },
+        Stranger::EarlierStart { theirs: 1, heard: 2 },
+        Stranger::SameStartTwice { count: 3 },
+        Stranger::LogWentBack {
+            ends_at: 1,
+            reached: 2,
+        },
+        Stranger::Newcomer,
+        Stranger::EarlierRelease {
+            reads: Format::RELEASE_0_1,
+            written: Format::RELEASE_0_2,
+        },
+    ]
+}
+
+fn introduction() -> Introduction {
+    Introduction {
+        id: ids()[1],
+        role: MemberRole::Node,
+        directory: DirectoryId(0x0123_4567_89ab_cdef_0011_2233_4455_6677),
+        cluster: Some(ClusterIdentity(7)),
+        start: Start { count: 4, nonce: 44 },
+        newest_format: Format::RELEASE_0_2,
+    }
+}
+
+fn reach() -> Reach {
+    Reach {
+        last: LogPosition { term: 7, index: 300 },
+        applied: 298,
+        initialized: true,
+    }
 }
 
 fn all_records() -> Vec<(&'static str, Record)> {

@@ -62,7 +62,7 @@ pub(super) fn load<T: DeserializeOwned>(files: &dyn Files, name: &'static str) -
     read.map(Some)
 }
 
-fn write(content: &impl Serialize) -> io::Result<Vec<u8>> {
+pub(super) fn write(content: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut bytes = postcard::to_extend(content, vec![FORMAT, 0, 0, 0, 0]).map_err(io::Error::other)?;
     let checksum = checksum(&bytes).to_le_bytes();
     bytes[1..5].copy_from_slice(&checksum);
