@@ -59,6 +59,10 @@ fn nothing_acknowledged_is_lost_whatever_crashes() {
     at_least("crashes of others", seeds / 2);
     at_least("cuts", seeds / 2);
     at_least("isolations", seeds / 2);
+    at_least("power failures within an operation", seeds / 4);
+    at_least("full disks", seeds / 4);
+    at_least("disks lost", seeds / 4);
+    at_least("disks put back", seeds / 20);
     at_least("states replaced", 1);
     at_least("nodes that learned of their loss", 1);
 }
@@ -270,7 +274,7 @@ fn run_with_faults(seed: u64) -> Report {
         world.run_for(Duration::from_millis(random.random_range(100..1500)));
         let member = MEMBERS[random.random_range(0..3)];
         let other = MEMBERS[random.random_range(0..3)];
-        let what = match random.random_range(0..5) {
+        let what = match random.random_range(0..10) {
             // One member may be down at a time, and the disks of two never lose anything together.
             0 | 1 if world.down.is_none() => {
                 let leader = world.leader();
@@ -296,6 +300,28 @@ fn run_with_faults(seed: u64) -> Report {
                 world.heal();
                 "isolations"
             }
+            4 if world.down.is_none() => {
+                world.fail_power_after(member, random.random_range(0..60));
+                "power failures within an operation"
+            }
+            5 if world.down.is_none() => {
+                world.fill_disk(member, random.random_range(0..150_000));
+                "full disks"
+            }
+            // One at a time is without a seat, and whoever holds everything is within reach.
+            6 if world.down.is_none() && world.everybody_has_a_seat() => {
+                world.wipe(member);
+                "disks lost"
+            }
+            7 if world.down.is_none() && world.everybody_has_a_seat() => {
+                if world.has_old_copy(member) {
+                    world.roll_back(member);
+                    "disks put back"
+                } else {
+                    world.copy_disk(member);
+                    "disks copied"
+                }
+            }
             _ => {
                 world.heal();
                 "recoveries"
@@ -309,6 +335,7 @@ fn run_with_faults(seed: u64) -> Report {
     world.run_until("writes after the faults", |world| {
         world.acknowledged() > before + 20
     });
+    world.run_until("seats for everybody", World::everybody_has_a_seat);
     world.check_acknowledged(&MEMBERS);
     world.run_until("equal replicas", World::replicas_are_equal);
     world.run_until("nodes that know their place", World::followers_agree);
@@ -336,4 +363,4 @@ const COUNTED_SEED: &str = "TANDEM_SIMULATION_COUNTED_SEED";
 const COUNT_MARK: &str = "count: ";
 const TRACED_SEED: &str = "TANDEM_SIMULATION_TRACED_SEED";
 const TRACE_MARK: &str = "event: ";
-const FAULTY_TIME: Duration = Duration::from_secs(10);
+const FAULTY_TIME: Duration = Duration::from_secs(15);

@@ -3,6 +3,7 @@
 //! Owns the hosts, what was done to them and what they were seen doing. Does not own any judgement but one: nothing that
 //! was acknowledged may be lost.
 
+mod damage;
 mod follower;
 
 use std::cell::RefCell;
@@ -38,6 +39,9 @@ pub(crate) struct World {
     orders: Arc<Mutex<BTreeMap<u64, VecDeque<Command>>>>,
     /// By nodes that have crashed since: states replaced, and losses that they learned of.
     told_before: (usize, usize),
+    /// Who has lost their disk, and waits for an administrator.
+    wanted: Arc<Mutex<Option<u64>>>,
+    copies: BTreeMap<u64, damage::Copy>,
     cuts: Vec<(u64, u64)>,
     pub(crate) down: Option<u64>,
 }
@@ -83,6 +87,8 @@ impl World {
             writers: Arc::default(),
             orders: Arc::default(),
             told_before: (0, 0),
+            wanted: Arc::default(),
+            copies: BTreeMap::new(),
             cuts: Vec::new(),
             down: None,
         };
@@ -98,6 +104,7 @@ impl World {
         let files = self.disks[&id].clone();
         let (clusters, events) = (self.clusters.clone(), self.events.clone());
         let (writers, orders, books) = (self.writers.clone(), self.orders.clone(), self.books.clone());
+        let wanted = self.wanted.clone();
         let lives = Rc::new(RefCell::new(0));
         self.sim.host(name(id), move || {
             *lives.borrow_mut() += 1;
@@ -120,6 +127,7 @@ impl World {
                 writers: writers.clone(),
                 orders: orders.clone(),
                 books: books.clone(),
+                wanted: wanted.clone(),
             };
             let scope_seed = config.seed;
             async move {
@@ -343,6 +351,7 @@ struct Host {
     writers: Arc<Mutex<Vec<u64>>>,
     orders: Arc<Mutex<BTreeMap<u64, VecDeque<Command>>>>,
     books: Books,
+    wanted: Arc<Mutex<Option<u64>>>,
 }
 
 impl Host {
@@ -363,6 +372,7 @@ impl Host {
             self.trace(&cluster),
             self.write(&cluster),
             self.obey(&cluster),
+            damage::administer(self.id, &cluster, &self.wanted),
             follow
         );
     }

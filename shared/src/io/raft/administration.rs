@@ -316,10 +316,14 @@ impl Member {
     fn replacement_view(&self, number: NodeId) -> Option<ReplacementView> {
         let metrics = self.raft_metrics();
         let membership = &metrics.membership_config;
-        let present = self
-            .book
-            .present(number)
-            .filter(|present| present.met.elapsed() < ANSWER_FRESH);
+        // Whoever is connected now: a process that has just died is not the one that is meant.
+        let connected = self
+            .peers
+            .get(&number)
+            .and_then(|links| links.control.welcomed_by());
+        let present = self.book.present(number).filter(|present| {
+            connected.is_some_and(|connected| connected.start == present.introduction.start)
+        });
         let replication = metrics.replication.as_ref()?;
         let lag = present.and_then(|present| {
             let matched = (*replication.get(&present.introduction.id)?)?;
