@@ -32,8 +32,9 @@ use crate::io::clock;
 use crate::io::listener::Listener;
 use crate::io::node_board::NodeBoard;
 use crate::io::outbound_listener::OutboundListener;
-use crate::io::prober::{ClusterNews, Prober};
+use crate::io::prober::Prober;
 use crate::io::witness::Witness;
+use crate::membership::ClusterNews;
 use crate::metrics::Metrics;
 
 /// Runs the front end until it has drained.

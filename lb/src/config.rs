@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tandem_shared::cluster::NodeId;
-use tandem_shared::config::{AdminConfig, ClusterSection, LogConfig, MemberKind, Section, TlsFiles};
+use tandem_shared::cluster::{MemberRole, NodeId};
+use tandem_shared::config::{AdminConfig, ClusterSection, LogConfig, Section, TlsFiles};
 use tandem_shared::io::shutdown::DrainTimings;
 use tandem_shared::io::sip_stream::{MessageDeadlines, SendLimits};
 use tandem_shared::sip::FramerLimits;
@@ -344,7 +344,7 @@ fn read_drain(section: &mut Section) -> DrainTimings {
 fn read_cluster(section: &mut Section) -> Option<ClusterConfig> {
     let member_id = section.number("member_id", 1..=999_999_u64).map(NodeId);
     let data_directory = section.path("data_directory");
-    let own = member_id.map(|id| (id, MemberKind::Witness));
+    let own = member_id.map(|id| (id, MemberRole::Witness));
     let common = ClusterSection::read(section, own);
     Some(ClusterConfig {
         member_id: member_id?,

@@ -2,7 +2,8 @@
 //!
 //! Pure: [`gateway`] decides, with [`sip`] (dialogs, session timer), [`csta`] (services and events), [`cti`] (the links
 //! to the CTI managers) and [`directory`] (who may control which phone); [`calendar`] keeps the subscriptions of
-//! [`exchange`], and [`presence`] is made of both; [`xml`] is read and written for all. [`io`] moves the bytes, [`app`] puts the parts
+//! [`exchange`], and [`presence`] is made of both; [`following`] reads off the replicated state what concerns this node;
+//! [`xml`] is read and written for all. [`io`] moves the bytes, [`app`] puts the parts
 //! together, [`config`] says how, [`metrics`] counts.
 
 pub mod app;
@@ -12,6 +13,7 @@ pub mod csta;
 pub mod cti;
 pub mod directory;
 pub mod exchange;
+pub mod following;
 pub mod gateway;
 pub mod io;
 pub mod metrics;

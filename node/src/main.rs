@@ -1,4 +1,4 @@
-//! `tandem-node --config FILE [--check-config]`, and `tandem-node exchange …` to ask a running node.
+//! `tandem-node --config FILE [--check-config]`, and `tandem-node exchange …` or `cluster …` to ask a running node.
 
 use std::process::ExitCode;
 
@@ -9,7 +9,8 @@ use tandem_shared::io::process;
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     match arguments.next() {
-        Some(word) if word == "exchange" => command_line::run(arguments),
+        Some(word) if word == "exchange" => command_line::exchange(arguments),
+        Some(word) if word == "cluster" => command_line::cluster(arguments),
         Some(_) | None => process::main("tandem-node", config::read_with_files, app::run),
     }
 }

@@ -15,5 +15,6 @@
 pub mod actor;
 pub mod cluster;
 pub mod peers;
+pub mod raft_lab;
 pub mod scenario;
 pub mod xml;

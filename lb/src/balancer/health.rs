@@ -40,7 +40,7 @@ pub enum HealthInput {
     NodeRegistered,
     /// The cluster is not to be heard any more; what it said last binds no longer.
     ClusterSilent,
-    /// No new sessions from here on, by the operator's word or because the node prepares to stop.
+    /// No new sessions from here on: the cluster says that the node prepares to stop.
     Suspended,
     /// The end of `Suspended`.
     Resumed,
@@ -117,7 +117,7 @@ impl NodeHealth {
             HealthInput::RequestsUnanswered => self.check_failed(now),
             HealthInput::NodeLost => self.node_lost(now),
             HealthInput::NodeRegistered => self.node_registered(now),
-            HealthInput::ClusterSilent => self.lost = false,
+            HealthInput::ClusterSilent => (self.lost, self.suspended) = (false, false),
             HealthInput::Suspended => self.suspended = true,
             HealthInput::Resumed => self.suspended = false,
             HealthInput::DeadlineReached => {}
@@ -147,6 +147,12 @@ impl NodeHealth {
             Level::Alive => KeepaliveState::Alive,
             Level::Dying(_) => KeepaliveState::Dying,
         }
+    }
+
+    /// Committed as lost, and not registered since.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.lost
     }
 
     /// The share of new sessions, in steps of [`SHARE_STEPS`]: less than all of them during a slow start.
@@ -428,6 +434,7 @@ mod tests {
     fn without_the_cluster_probes_decide_again() {
         let now = now();
         let mut health = alive(now);
+        drop(health.handle(Suspended, now));
         drop(health.handle(NodeLost, now));
         drop(health.handle(ClusterSilent, now));
         probe(&mut health, ProbeSucceeded);

@@ -82,16 +82,27 @@ impl NodeSet {
             return outputs;
         };
         let new_life = member.incarnation.replace(record.incarnation) != Some(record.incarnation);
-        let inputs: &[HealthInput] = match record.state {
-            NodeState::Lost => &[HealthInput::NodeLost],
-            NodeState::Draining => &[HealthInput::Suspended],
-            NodeState::Live if new_life => &[HealthInput::NodeRegistered, HealthInput::Resumed],
-            NodeState::Live => &[HealthInput::Resumed],
+        // The same incarnation may be registered again after it was lost.
+        let returns = new_life || member.health.is_lost();
+        let (registered, state) = match record.state {
+            NodeState::Lost => (false, HealthInput::NodeLost),
+            NodeState::Draining => (returns, HealthInput::Suspended),
+            NodeState::Live => (returns, HealthInput::Resumed),
         };
-        for &input in inputs {
+        let registered = registered.then_some(HealthInput::NodeRegistered);
+        for input in registered.into_iter().chain([state]) {
             outputs.extend(self.handle(record.id, input, now));
         }
         outputs
+    }
+
+    /// The replicated state does not know the node any more: what it said of it last binds no longer.
+    #[must_use]
+    pub fn node_forgotten(&mut self, node: NodeId, now: Instant) -> Vec<NodeSetOutput> {
+        if let Some(member) = self.members.get_mut(&node) {
+            member.incarnation = None;
+        }
+        self.handle(node, HealthInput::ClusterSilent, now)
     }
 
     /// The witness has stopped: from here on probes decide alone.
@@ -328,6 +339,55 @@ mod tests {
         assert_eq!(in_service(&set, now), [2]);
         drop(set.node_changed(&record(1, 8, NodeState::Live), now));
         assert_eq!(in_service(&set, now), [1, 2]);
+    }
+
+    /// Whatever was said in between and not heard.
+    #[test]
+    fn only_the_last_word_on_a_node_counts() {
+        use NodeState::{Draining, Live, Lost};
+        let words = [
+            (7, Live),
+            (7, Draining),
+            (7, Lost),
+            (8, Live),
+            (8, Draining),
+            (8, Lost),
+        ];
+        for first in words {
+            for second in words {
+                for (incarnation, state) in words {
+                    let now = now();
+                    let mut set = two_alive(now);
+                    for (incarnation, state) in [first, second, (incarnation, state)] {
+                        drop(set.node_changed(&record(1, incarnation, state), now));
+                    }
+                    drop(set.handle(NodeId(1), HealthInput::ProbeSucceeded, now));
+                    let table = set.table(now);
+                    let node = table.node(NodeId(1)).unwrap();
+                    let expected = match state {
+                        Live => KeepaliveState::Alive,
+                        Draining => KeepaliveState::Suspended,
+                        Lost => KeepaliveState::Down,
+                    };
+                    assert_eq!(
+                        node.state, expected,
+                        "{first:?}, {second:?}, {incarnation} {state:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_node_that_the_cluster_forgets_is_judged_by_probes_alone() {
+        for state in [NodeState::Lost, NodeState::Draining] {
+            let now = now();
+            let mut set = two_alive(now);
+            drop(set.node_changed(&record(1, 7, state), now));
+            drop(set.node_forgotten(NodeId(1), now));
+            drop(set.handle(NodeId(1), HealthInput::ProbeSucceeded, now));
+            assert_eq!(in_service(&set, now), [1, 2]);
+        }
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use arc_swap::ArcSwap;
 use tandem_shared::cluster::{NodeId, SessionKey};
 
+use crate::membership::Moved;
+
 type Overrides = HashMap<Box<[u8]>, NodeId>;
 type Lookup = Box<dyn Fn(&SessionKey) -> Option<NodeId> + Send + Sync>;
 
@@ -50,6 +52,14 @@ impl Ownership {
     /// Where [`Self::look_up`] asks, once the replicated state is there. The first caller wins.
     pub fn set_lookup(&self, lookup: impl Fn(&SessionKey) -> Option<NodeId> + Send + Sync + 'static) {
         drop(self.lookup.set(Box::new(lookup)));
+    }
+
+    /// What the replicated state says of moved sessions.
+    pub fn take_in(&self, moved: Moved) {
+        match moved {
+            Moved::All(moved) => self.replace(moved.into_iter()),
+            Moved::Some(moved) => self.update(moved.into_iter()),
+        }
     }
 
     /// Replaces everything.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
-use tandem_shared::cluster::{NodeId, NodeRecord};
+use tandem_shared::cluster::NodeId;
 use tandem_shared::io::admin::Readiness;
 use tandem_shared::io::shutdown::{Shutdown, Stage};
 use tokio::net::TcpStream;
@@ -18,18 +18,11 @@ use crate::balancer::node_set::{NodeSet, NodeSetOutput};
 use crate::balancer::node_table::NodeTable;
 use crate::balancer::output::LiveFailure;
 use crate::balancer::settings::ByteBudget;
+use crate::membership::ClusterNews;
 use crate::metrics::Metrics;
 
 use super::clock;
 use super::node_board::NodeBoard;
-
-/// What the cluster says of its nodes.
-#[derive(Debug, Clone)]
-pub enum ClusterNews {
-    Node(NodeRecord),
-    /// This process's member has stopped.
-    Silent,
-}
 
 /// One task for all nodes.
 pub struct Prober {
@@ -125,6 +118,7 @@ impl Prober {
     fn hear(&mut self, news: &ClusterNews) -> Vec<NodeSetOutput> {
         match news {
             ClusterNews::Node(record) => self.nodes.node_changed(record, Instant::now()),
+            ClusterNews::NodeForgotten(node) => self.nodes.node_forgotten(*node, Instant::now()),
             ClusterNews::Silent => self.nodes.cluster_silent(Instant::now()),
         }
     }

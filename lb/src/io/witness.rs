@@ -2,16 +2,13 @@
 //!
 //! Whatever happens to the member, forwarding goes on with what the tags say and probes tell.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
-use tandem_shared::cluster::{Change, NodeId, NodeRecord, NodeState, SessionKey, StateLimits};
-use tandem_shared::config::{ClusterMember, MemberKind, PeerSecurity};
+use tandem_shared::cluster::StateLimits;
+use tandem_shared::config::PeerSecurity;
 use tandem_shared::io::raft::{
-    Cluster, ClusterConfig, Member, MemberRole, RaftMetrics, RealFiles, StartError, TcpTransport,
-    TlsTransport,
+    Cluster, ClusterConfig, RaftMetrics, RealFiles, StartError, TcpTransport, TlsTransport,
 };
 use tandem_shared::io::shutdown::{Shutdown, Stage};
 use tokio::sync::mpsc;
@@ -20,9 +17,8 @@ use tracing::{error, info};
 
 use crate::balancer::ownership::Ownership;
 use crate::config;
+use crate::membership::{ClusterNews, Membership, Moved};
 use crate::metrics::Metrics;
-
-use super::prober::ClusterNews;
 
 /// Everything the member needs, and those it tells.
 pub struct Witness {
@@ -69,17 +65,9 @@ impl Witness {
 
     async fn start(&self) -> Result<Cluster, StartError> {
         let section = &self.config.section;
-        let members = section.members.iter().map(member).collect();
         let directory = &self.config.data_directory;
-        let limits = StateLimits::default();
-        let mut config = ClusterConfig::new(
-            section.name.clone(),
-            self.config.member_id,
-            members,
-            directory,
-            limits,
-        );
-        config.listen = Some(section.listen);
+        let config =
+            ClusterConfig::of_section(section, self.config.member_id, directory, StateLimits::default());
         let files = Arc::new(RealFiles::open(directory).map_err(StartError::Storage)?);
         let metrics = self.raft_metrics.clone();
         match &section.security {
@@ -98,15 +86,25 @@ impl Witness {
         let lookup = cluster.clone();
         self.ownership
             .set_lookup(move |key| lookup.with_state(|state| state.owner_of(key)));
-        let mut lost = LostNodes::default();
-        self.tell_all(cluster, &mut lost).await;
+        let mut membership = Membership::default();
+        let begun = cluster.with_state(|state| membership.begin(state, Instant::now().into_std()));
+        self.tell(begun).await;
         loop {
+            let deadline = membership.next_deadline();
             tokio::select! {
                 changes = changes.recv() => match changes {
-                    Some(changes) => self.tell(cluster, changes, &mut lost).await,
+                    Some(changes) => {
+                        let told = cluster
+                            .with_state(|state| membership.changed(&changes, state, Instant::now().into_std()));
+                        self.tell(told).await;
+                    }
                     None => return,
                 },
-                () = lost.settled() => self.tell_lost(cluster, &mut lost).await,
+                () = until(deadline) => {
+                    let news = cluster
+                        .with_state(|state| membership.deadline_reached(state, Instant::now().into_std()));
+                    self.tell((Moved::Some(Vec::new()), news)).await;
+                }
                 reason = cluster.stopped() => {
                     error!(?reason, "the cluster's member in this process has stopped: forwarding goes on without it");
                     return;
@@ -120,52 +118,13 @@ impl Witness {
         }
     }
 
-    async fn tell_all(&self, cluster: &Cluster, lost: &mut LostNodes) {
-        let nodes = cluster.with_state(|state| {
-            let moved = state.moved_sessions().map(|(key, owner)| (key.clone(), owner));
-            self.ownership.replace(moved);
-            state.nodes().values().cloned().collect::<Vec<_>>()
-        });
-        self.note_size();
-        for record in nodes {
-            self.tell_of_node(record, lost).await;
-        }
-    }
-
     /// Owners first: who hears that a node is lost asks next who owns its sessions.
-    async fn tell(&self, cluster: &Cluster, changes: Vec<Change>, lost: &mut LostNodes) {
-        if changes.contains(&Change::Replaced) {
-            return self.tell_all(cluster, lost).await;
-        }
-        self.ownership.update(changes.iter().filter_map(owner_change));
+    async fn tell(&self, (moved, news): (Moved, Vec<ClusterNews>)) {
+        self.ownership.take_in(moved);
         self.note_size();
-        for change in changes {
-            let Change::NodeChanged(node) = change else {
-                continue;
-            };
-            if let Some(record) = record_of(cluster, node) {
-                self.tell_of_node(record, lost).await;
-            }
-        }
-    }
-
-    async fn tell_of_node(&self, record: NodeRecord, lost: &mut LostNodes) {
-        match record.state {
-            NodeState::Lost => lost.note(record.id),
-            NodeState::Live | NodeState::Draining => {
-                lost.forget(record.id);
-                // Without a prober nobody is interested.
-                let _ = self.news.send(ClusterNews::Node(record)).await;
-            }
-        }
-    }
-
-    async fn tell_lost(&self, cluster: &Cluster, lost: &mut LostNodes) {
-        for node in lost.take() {
-            if let Some(record) = record_of(cluster, node) {
-                // Without a prober nobody is interested.
-                let _ = self.news.send(ClusterNews::Node(record)).await;
-            }
+        for news in news {
+            // Without a prober nobody is interested.
+            let _ = self.news.send(news).await;
         }
     }
 
@@ -175,74 +134,9 @@ impl Witness {
     }
 }
 
-/// Nodes whose loss stands in the log and is not believed yet: a member that starts, or was cut off, reads of old
-/// losses and, moments later, that the node is there again.
-#[derive(Default)]
-struct LostNodes {
-    nodes: BTreeSet<NodeId>,
-    told_at: Option<Instant>,
-}
-
-impl LostNodes {
-    fn note(&mut self, node: NodeId) {
-        self.nodes.insert(node);
-        self.told_at = Some(Instant::now() + LOSS_SETTLES_AFTER);
-    }
-
-    fn forget(&mut self, node: NodeId) {
-        self.nodes.remove(&node);
-    }
-
-    async fn settled(&self) {
-        match self.told_at {
-            Some(at) => tokio::time::sleep_until(at).await,
-            None => std::future::pending().await,
-        }
-    }
-
-    fn take(&mut self) -> BTreeSet<NodeId> {
-        self.told_at = None;
-        std::mem::take(&mut self.nodes)
+async fn until(deadline: Option<std::time::Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
 }
-
-fn record_of(cluster: &Cluster, node: NodeId) -> Option<NodeRecord> {
-    cluster.with_state(|state| state.nodes().get(&node).cloned())
-}
-
-/// A session that came back to the node of its tag stays in the table: the fence wants to know its owner as well.
-fn owner_change(change: &Change) -> Option<(SessionKey, Option<NodeId>)> {
-    match change {
-        Change::SessionMoved { key, to, .. } | Change::WatcherMoved { key, to, .. } => {
-            Some((key.clone(), Some(*to)))
-        }
-        Change::SessionClosed { key, .. } | Change::WatcherRemoved { key, .. } => Some((key.clone(), None)),
-        Change::NodeChanged(_)
-        | Change::SessionOpened(_)
-        | Change::SessionUpdated(_)
-        | Change::SettingChanged { .. }
-        | Change::CasAssignmentChanged { .. }
-        | Change::CasGatewaysChanged
-        | Change::RebalanceRequested { .. }
-        | Change::CalendarEnabledChanged { .. }
-        | Change::CallbacksReceived { .. }
-        | Change::PresenceChanged { .. }
-        | Change::WatcherChanged(_)
-        | Change::Replaced => None,
-    }
-}
-
-fn member(member: &ClusterMember) -> Member {
-    let role = match member.kind {
-        MemberKind::Node => MemberRole::Node,
-        MemberKind::Witness => MemberRole::Witness,
-    };
-    Member {
-        id: member.id,
-        role,
-        address: member.address,
-    }
-}
-
-/// Short beside the two seconds after which a silent node is lost; the front end sees a process die by itself.
-const LOSS_SETTLES_AFTER: Duration = Duration::from_millis(100);

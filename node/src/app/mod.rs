@@ -11,12 +11,10 @@ use std::sync::Arc;
 use anyhow::Context;
 use prometheus::Registry;
 use tandem_shared::cluster::StateLimits;
-use tandem_shared::config::{ClusterSection, MemberKind, PeerSecurity};
+use tandem_shared::config::PeerSecurity;
 use tandem_shared::io::admin::{self, AdminState, Readiness};
 use tandem_shared::io::process::ExitStatus;
-use tandem_shared::io::raft::{
-    Cluster, ClusterConfig, Member, MemberRole, RaftMetrics, RealFiles, TcpTransport, TlsTransport,
-};
+use tandem_shared::io::raft::{Cluster, ClusterConfig, RaftMetrics, RealFiles, TcpTransport, TlsTransport};
 use tandem_shared::io::shutdown::{DrainTimings, Shutdown};
 use tandem_shared::io::sip_stream::{SendLimits, listen};
 use tandem_shared::io::telemetry::init_logging;
@@ -27,6 +25,7 @@ use tracing::info;
 use crate::config::Config;
 use crate::cti::Connections;
 use crate::directory::Directory;
+use crate::following::Following;
 use crate::gateway::{Gateway, Input};
 use crate::io::admin_routes::Routes;
 use crate::io::cti_link::CtiLinks;
@@ -134,6 +133,7 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
             .collect(),
     };
     let pair_ids = PairIds::default();
+    let (joined_sender, joined) = watch::channel(false);
     // Before the gateway gets the first: none that follows is missed.
     let directories = directory.subscribe();
     let presence_changes = presence_view.subscribe();
@@ -155,17 +155,17 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
         rebalancing,
         senders: HashMap::new(),
         follow_ups: VecDeque::new(),
-        registered: false,
+        following: Following::new(config.id, incarnation, rand::random(), clock::now().instant),
+        joined: joined_sender,
         presence: presence_view,
     };
     shutdown.spawn_vital("gateway", driver.run());
     tokio::spawn(tell_of_directories(directories, events_sender.clone()));
     tokio::spawn(tell_of_presence(presence_changes, events_sender.clone()));
-    tokio::spawn(join_and_accept(
+    tokio::spawn(accept_once_joined(
+        joined,
         sip_listener,
         config.clone(),
-        cluster.clone(),
-        identity.clone(),
         pair_ids,
         context,
     ));
@@ -222,17 +222,14 @@ async fn tell_of_directories(
 }
 
 /// Front ends are served once the cluster has taken the node in: before, no session is its own.
-async fn join_and_accept(
+async fn accept_once_joined(
+    mut joined: watch::Receiver<bool>,
     listener: TcpListener,
     config: Config,
-    cluster: Cluster,
-    identity: Identity,
     pair_ids: PairIds,
     context: ConnectionContext,
 ) {
-    let incarnation = *identity.incarnation.borrow();
-    registration::register(&cluster, identity.id, identity.sip_address, incarnation).await;
-    if context.events.send(DriverEvent::Registered).await.is_err() {
+    if joined.wait_for(|joined| *joined).await.is_err() {
         return;
     }
     let shutdown = context.shutdown.clone();
@@ -248,7 +245,7 @@ async fn hand_over(
     calendars: Option<&Calendars>,
 ) {
     // Whoever is gone already needs no telling.
-    let _ = events.send(DriverEvent::Gateway(Input::DrainStarted)).await;
+    let _ = events.send(DriverEvent::DrainStarted).await;
     let incarnation = *identity.incarnation.borrow();
     registration::leave(cluster, identity.id, incarnation).await;
     if let Some(calendars) = calendars {
@@ -263,14 +260,8 @@ async fn start_cluster(config: &Config, incarnation: u64, registry: &Registry) -
     let section = &config.cluster;
     let files = RealFiles::open(&config.data_directory)
         .with_context(|| format!("opening the data directory {}", config.data_directory.display()))?;
-    let mut member = ClusterConfig::new(
-        section.name.clone(),
-        config.id,
-        members(section),
-        &config.data_directory,
-        StateLimits::default(),
-    );
-    member.listen = Some(section.listen);
+    let mut member =
+        ClusterConfig::of_section(section, config.id, &config.data_directory, StateLimits::default());
     member.incarnation = incarnation;
     member.fast_take_over = config.fast_take_over;
     let metrics = RaftMetrics::register(registry).context("registering the metrics of Raft")?;
@@ -283,22 +274,6 @@ async fn start_cluster(config: &Config, incarnation: u64, registry: &Registry) -
         }
     }
     .context("starting the cluster member")
-}
-
-fn members(section: &ClusterSection) -> Vec<Member> {
-    let role = |kind| match kind {
-        MemberKind::Node => MemberRole::Node,
-        MemberKind::Witness => MemberRole::Witness,
-    };
-    section
-        .members
-        .iter()
-        .map(|member| Member {
-            id: member.id,
-            role: role(member.kind),
-            address: member.address,
-        })
-        .collect()
 }
 
 fn bind(address: std::net::SocketAddr, what: &str) -> anyhow::Result<TcpListener> {

@@ -16,8 +16,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tandem_shared::cluster::NodeId;
-use tandem_shared::config::{AdminConfig, ClusterSection, LogConfig, MemberKind, Section};
+use tandem_shared::cluster::{MemberRole, NodeId};
+use tandem_shared::config::{AdminConfig, ClusterSection, LogConfig, Section};
 
 use crate::cti::CtiSettings;
 use crate::gateway::{AdoptionPolicy, GatewayConfig};
@@ -68,7 +68,7 @@ pub fn read(root: &mut Section) -> Option<Config> {
     let (watchers, publish) = presence::read(&mut root.section("presence"));
     let (cti, cti_connect_timeout) = cti::read(&mut root.section("cti"), id);
     let mut cluster_section = root.section("cluster");
-    let cluster = ClusterSection::read(&mut cluster_section, id.map(|id| (id, MemberKind::Node)));
+    let cluster = ClusterSection::read(&mut cluster_section, id.map(|id| (id, MemberRole::Node)));
     let fast_take_over = cluster_section.flag_or("fast_take_over", true);
     drop(cluster_section);
     let mut fault_injection = root.section("fault_injection");

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use tandem_shared::cluster::{Command, SessionKey, SessionRecord};
+use tandem_shared::cluster::{Command, Epoch, SessionKey, SessionRecord};
 
 use crate::sip::transaction;
 
@@ -88,7 +88,7 @@ impl Gateway {
             held.adopting = false;
         }
         // Ours now, or gone elsewhere after all: the state tells.
-        if self.held.contains_key(key) && *outcome != Outcome::TimedOut {
+        if self.held.contains_key(key) && outcome.says_who_owns() {
             self.outputs.push(Output::ReadSession { key: key.clone() });
         }
     }
@@ -97,9 +97,15 @@ impl Gateway {
     fn adopt(&mut self, known: KnownSession, now: Now) {
         let record = *known.record;
         let key = record.key.clone();
-        match self.sessions.get(&key) {
-            Some(session) if session.epoch() >= record.epoch => return self.release_held(&key, now),
+        match self.sessions.get_mut(&key) {
+            Some(session) if session.epoch() >= record.epoch => {
+                // One that was served without quorum is written at last, whoever told of it.
+                session.replicated = true;
+                return self.release_held(&key, now);
+            }
             Some(_) => self.drop_session(&key, None),
+            // The dialog is over, and the log is about to hear of it.
+            None if self.proposals.closes(&key, record.epoch) => return self.release_unknown(&key),
             None => {}
         }
         if self.config.adoption == AdoptionPolicy::Disabled || self.sessions.len() >= self.config.sessions_max
@@ -190,11 +196,15 @@ impl Gateway {
     /// RCC-16: a client that opens anew at another node has given up the session it had here.
     pub(super) fn session_opened_somewhere(&mut self, record: &SessionRecord, now: Now) {
         if record.owner == self.config.node {
-            // One that was served without quorum is written at last.
-            if let Some(session) = self.sessions.get_mut(&record.key) {
-                session.replicated = true;
-            }
-            return;
+            // One that was served without quorum is written at last; one that this node gave up because its copy of
+            // the state had fallen behind comes back.
+            let record = Box::new(record.clone());
+            let call_begun = false;
+            return self.adopt(KnownSession { record, call_begun }, now);
+        }
+        // This node's own, which has moved on since: that is no other session of its client.
+        if self.sessions.contains_key(&record.key) {
+            return self.leave_session(&record.key, record, now);
         }
         let Ok(caller) = crate::sip::dialog::Caller::of(&record.dialog.remote_identity) else {
             return;
@@ -207,32 +217,35 @@ impl Gateway {
         }
     }
 
+    /// Whatever has become of sessions unheard: each that the state does not give to this node is looked up, and
+    /// goes the way it would have gone had its change been told. An opening waits for its own commit.
     pub(super) fn state_replaced(&mut self, sessions: Vec<KnownSession>, now: Now) {
         let owned: BTreeSet<&SessionKey> = sessions.iter().map(|known| &known.record.key).collect();
-        let lost: Vec<SessionKey> = self
-            .sessions
-            .values()
-            .filter(|session| {
-                session.is_established() && session.is_replicated() && !owned.contains(session.key())
-            })
-            .map(|session| session.key().clone())
-            .collect();
-        for key in lost {
-            self.drop_session(&key, None);
-        }
+        let established = self.sessions.values().filter(|session| session.is_established());
+        let concerned = established.map(Session::key).chain(self.held.keys());
+        let elsewhere: BTreeSet<SessionKey> = concerned.filter(|key| !owned.contains(key)).cloned().collect();
         for known in sessions {
             self.adopt(known, now);
         }
+        let lookups = elsewhere.into_iter().map(|key| Output::ReadSession { key });
+        self.outputs.extend(lookups);
     }
 
-    /// The cluster has given this node's sessions to others: it begins anew.
-    pub(super) fn declared_lost(&mut self) {
-        let keys: Vec<SessionKey> = self.sessions.keys().cloned().collect();
-        for key in keys {
+    /// The cluster has given this node's sessions to others. One that was served without quorum and is in no log yet
+    /// is nobody else's, and stays.
+    pub(super) fn declared_lost(&mut self, now: Now) {
+        let known = self.sessions.values().filter(|session| session.is_replicated());
+        let known: Vec<(SessionKey, bool)> = known
+            .map(|session| (session.key().clone(), session.is_established()))
+            .collect();
+        for (key, is_established) in known {
             self.drop_session(&key, None);
+            if !is_established {
+                // It may be committed all the same, and its client has been told that it is not.
+                self.close_record(&key, Epoch::FIRST, now);
+            }
         }
         self.forget_watchers();
-        self.outputs.push(Output::RegisterAnew);
     }
 
     fn leave_session(&mut self, key: &SessionKey, record: &SessionRecord, now: Now) {

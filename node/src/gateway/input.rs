@@ -100,7 +100,7 @@ pub enum Input {
         key: SessionKey,
         session: Option<KnownSession>,
     },
-    /// The state was replaced as a whole, or the node has just registered: these are the sessions it owns.
+    /// Any number of changes may have gone unheard, or the node has just registered: these are the sessions it owns.
     StateReplaced {
         sessions: Vec<KnownSession>,
     },
@@ -131,7 +131,7 @@ pub enum Input {
         /// This node keeps the user's calendar, and so speaks for him.
         is_kept_here: bool,
     },
-    /// The cluster has committed that this node is gone.
+    /// The state shows this node live no more: what it owned has been given to others.
     DeclaredLost,
     AuthorityChanged(Authority),
     /// Holds for those who come from now on; sessions that are open stay as they are.

@@ -274,7 +274,7 @@ impl Gateway {
             Input::SessionOpened { record } => self.session_opened_somewhere(&record, now),
             Input::SessionChanged { key, session } => self.session_changed(key, session, now),
             Input::StateReplaced { sessions } => self.state_replaced(sessions, now),
-            Input::DeclaredLost => self.declared_lost(),
+            Input::DeclaredLost => self.declared_lost(now),
             Input::AuthorityChanged(authority) => self.authority_changed(authority, now),
             Input::DirectoryChanged(directory) => {
                 self.directory = directory;

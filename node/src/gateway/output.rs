@@ -56,8 +56,6 @@ pub enum Output {
     ReadPresence {
         user: String,
     },
-    /// The cluster thinks that this node is gone: its new life begins.
-    RegisterAnew,
     Report(Report),
 }
 

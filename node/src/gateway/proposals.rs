@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use tandem_shared::cluster::command::SessionUpdate;
-use tandem_shared::cluster::{Applied, Command, Epoch, SessionKey};
+use tandem_shared::cluster::{Applied, Command, Epoch, Refusal, SessionKey};
 
 /// Somebody who waits for a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +34,18 @@ pub(super) enum Outcome {
     TimedOut,
 }
 
+impl Outcome {
+    /// An adoption has been decided. Refused to a node that is not live, or because the epochs are used up, it would
+    /// be refused again at once: the requests wait until the node is live, or for their deadline.
+    pub(super) fn says_who_owns(&self) -> bool {
+        match self {
+            Self::Applied(Applied::Refused(refusal)) => *refusal == Refusal::UnknownSession,
+            Self::Applied(_) => true,
+            Self::TimedOut => false,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
     waiter: Waiter,
@@ -49,6 +61,8 @@ pub(super) struct Proposals {
     next_id: u64,
     updates: BTreeMap<SessionKey, (Epoch, SessionUpdate)>,
     updates_in_flight: BTreeMap<SessionKey, (Epoch, SessionUpdate)>,
+    /// Sessions whose end is not on a majority yet, and the epoch in which they ended.
+    closing: BTreeMap<SessionKey, Epoch>,
     /// The last that is to be said of each watcher.
     watchers: BTreeMap<SessionKey, Command>,
     watchers_in_flight: BTreeMap<SessionKey, Command>,
@@ -72,6 +86,7 @@ impl Proposals {
             next_id: 0,
             updates: BTreeMap::new(),
             updates_in_flight: BTreeMap::new(),
+            closing: BTreeMap::new(),
             watchers: BTreeMap::new(),
             watchers_in_flight: BTreeMap::new(),
             flush_at: None,
@@ -84,6 +99,9 @@ impl Proposals {
     pub(super) fn push(&mut self, waiter: Waiter, command: Command, deadline: Instant) -> bool {
         if self.waiting.len() >= self.entries_max {
             return false;
+        }
+        if let Command::SessionClosed { key, epoch } = &command {
+            self.closing.insert(key.clone(), *epoch);
         }
         self.waiting.push_back(Entry {
             waiter,
@@ -198,6 +216,11 @@ impl Proposals {
         self.flush_at
     }
 
+    /// The end of the session, as it was in `epoch`, is not on a majority yet.
+    pub(super) fn closes(&self, key: &SessionKey, epoch: Epoch) -> bool {
+        self.closing.get(key).is_some_and(|closing| *closing >= epoch)
+    }
+
     /// What was learned of the session is not on a majority yet.
     pub(super) fn has_update(&self, key: &SessionKey) -> bool {
         self.updates.contains_key(key) || self.updates_in_flight.contains_key(key)
@@ -239,6 +262,7 @@ impl Proposals {
             Vec::new()
         };
         let entries = std::mem::take(&mut self.in_flight);
+        self.forget_closing(&entries);
         let mut results = results.into_iter();
         entries
             .into_iter()
@@ -271,9 +295,18 @@ impl Proposals {
         for entry in again.into_iter().rev() {
             self.waiting.push_front(entry);
         }
+        self.forget_closing(&late);
         late.into_iter()
             .map(|entry| (entry.waiter, Outcome::TimedOut))
             .collect()
+    }
+
+    fn forget_closing(&mut self, finished: &[Entry]) {
+        for entry in finished {
+            if let Command::SessionClosed { key, .. } = &entry.command {
+                self.closing.remove(key);
+            }
+        }
     }
 }
 

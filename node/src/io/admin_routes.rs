@@ -9,7 +9,7 @@ use tandem_shared::cluster::{
     Applied, Assignment, CasId, Command, NodeId, NodeState, Refusal, SettingKind, SettingName,
 };
 use tandem_shared::io::admin::{AdminRequest, AdminResponse, Router, StatusCode};
-use tandem_shared::io::raft::{Authority, Cluster};
+use tandem_shared::io::raft::{AdministrationError, Authority, Cluster, MembersView};
 
 use super::clock;
 use super::exchange::routes::ExchangeRoutes;
@@ -46,6 +46,9 @@ impl Routes {
                 None => AdminResponse::error(StatusCode::NOT_FOUND, WITHOUT_EXCHANGE),
             },
             ("GET", "/cluster") => ok(&self.cluster_view()),
+            ("POST", "/cluster/form") => respond(self.form(&request).await),
+            ("POST", "/cluster/replace") => respond(self.replace(&request).await),
+            ("POST", "/cluster/finalize") => administered(self.cluster.finalise(FINALISE_TIMEOUT).await),
             ("GET", "/sessions") => ok(&self.sessions_view()),
             ("GET", "/settings") => ok(&self.settings_view()),
             ("GET", "/cas/assignments") => ok(&self.assignments_view()),
@@ -58,6 +61,9 @@ impl Routes {
             (
                 _,
                 "/cluster"
+                | "/cluster/form"
+                | "/cluster/replace"
+                | "/cluster/finalize"
                 | "/sessions"
                 | "/sessions/rebalance"
                 | "/settings"
@@ -100,7 +106,21 @@ impl Routes {
                 Authority::Isolated => "isolated",
             },
             nodes,
+            membership: self.cluster.members(),
         }
+    }
+
+    async fn form(&self, request: &AdminRequest) -> Result<AdminResponse, AdminResponse> {
+        let FormBody { without } = request.json()?;
+        let without: Vec<NodeId> = without.into_iter().map(NodeId).collect();
+        Ok(administered(self.cluster.form(&without).await))
+    }
+
+    async fn replace(&self, request: &AdminRequest) -> Result<AdminResponse, AdminResponse> {
+        let ReplaceBody { id } = request.json()?;
+        Ok(administered(
+            self.cluster.replace(NodeId(id), REPLACE_TIMEOUT).await,
+        ))
     }
 
     fn sessions_view(&self) -> Vec<SessionView> {
@@ -258,6 +278,18 @@ pub(super) fn refused(refusal: Refusal) -> AdminResponse {
     AdminResponse::error(code, message)
 }
 
+fn administered(result: Result<String, AdministrationError>) -> AdminResponse {
+    match result {
+        Ok(message) => ok(&serde_json::json!({ "message": message })),
+        Err(error @ AdministrationError::Blocked(_)) => {
+            AdminResponse::error(StatusCode::CONFLICT, &error.to_string())
+        }
+        Err(error @ AdministrationError::Unfinished(_)) => {
+            AdminResponse::error(StatusCode::GATEWAY_TIMEOUT, &error.to_string())
+        }
+    }
+}
+
 fn respond(result: Result<AdminResponse, AdminResponse>) -> AdminResponse {
     result.unwrap_or_else(|refusal| refusal)
 }
@@ -279,6 +311,7 @@ struct ClusterView {
     last_applied: u64,
     authority: &'static str,
     nodes: Vec<NodeView>,
+    membership: MembersView,
 }
 
 #[derive(Serialize)]
@@ -320,6 +353,21 @@ impl AssignmentView {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct FormBody {
+    /// Numbers of members whose answer is done without.
+    #[serde(default)]
+    without: Vec<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReplaceBody {
+    /// The member's number.
+    id: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct SettingBody {
     name: String,
     /// Absent or null: back to the default.
@@ -352,4 +400,7 @@ struct UsersBody {
 
 const WITHOUT_EXCHANGE: &str = "this node has no [exchange] in its configuration";
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A member that was away for long gets the whole state first.
+const REPLACE_TIMEOUT: Duration = Duration::from_secs(60);
+const FINALISE_TIMEOUT: Duration = Duration::from_secs(10);
 const USERS_PER_COMMAND: usize = 500;

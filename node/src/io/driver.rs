@@ -4,10 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use tandem_shared::cluster::{
-    Change, ClusterState, Command, IntentOperation, NodeId, NodeState, SessionKey, SessionRecord,
-    SettingName, WatcherRecord,
-};
+use tandem_shared::cluster::{Applied, Change, Command, NodeId, SessionKey, SettingName, WatcherRecord};
 use tandem_shared::io::admin::Readiness;
 use tandem_shared::io::raft::{ChangeReceiver, Cluster, ClusterStatus};
 use tandem_shared::io::sip_stream::{SendRefused, SipSender};
@@ -16,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::cti::{ChangedTimings, Connections, CtiInput, CtiOutput};
+use crate::following::{Following, Heard, Step, known_session};
 use crate::gateway::{Gateway, Input, KnownSession, Output, PairId, Report};
 
 use super::cti_link::CtiLinks;
@@ -35,8 +33,10 @@ pub enum DriverEvent {
         sender: SipSender,
     },
     Gateway(Input),
-    /// The cluster has taken the node in.
-    Registered,
+    /// What came of an attempt to register; `None`: the outcome is unknown.
+    RegistrationAnswered(Option<Applied>),
+    /// A planned stop has begun.
+    DrainStarted,
     /// Everything is handed over: the loop ends.
     Stop,
 }
@@ -58,7 +58,9 @@ pub struct Driver {
     pub senders: HashMap<PairId, SipSender>,
     /// Inputs that came of outputs, to be taken in before any other.
     pub follow_ups: VecDeque<Input>,
-    pub registered: bool,
+    pub following: Following,
+    /// Whether the cluster has taken the node in, once at least.
+    pub joined: watch::Sender<bool>,
     pub presence: PresenceView,
 }
 
@@ -96,7 +98,7 @@ impl Driver {
                 Woken::Event(DriverEvent::Stop) | Woken::Ended => break,
                 Woken::Event(event) => self.event(event),
                 Woken::Cti(input) => self.cti(input),
-                Woken::Changes(changes) => self.changes(&changes),
+                Woken::Changes(changes) => self.heard(Heard::Changes(&changes)),
                 Woken::Status(status) => self.status(&status),
                 Woken::Deadline => self.deadline(),
                 Woken::Tick => self.show_metrics(),
@@ -115,10 +117,12 @@ impl Driver {
         status: &mut watch::Receiver<ClusterStatus>,
         tick: &mut tokio::time::Interval,
     ) -> Woken {
-        let deadline = [self.gateway.next_deadline(), self.connections.next_deadline()]
-            .into_iter()
-            .flatten()
-            .min();
+        let deadlines = [
+            self.gateway.next_deadline(),
+            self.connections.next_deadline(),
+            self.following.next_deadline(),
+        ];
+        let deadline = deadlines.into_iter().flatten().min();
         let sleep = async {
             match deadline {
                 Some(at) => sleep_until(at.into()).await,
@@ -156,93 +160,57 @@ impl Driver {
                 }
                 self.take_in(input);
             }
-            DriverEvent::Registered if self.is_declared_lost() => self.register_anew(),
-            DriverEvent::Registered => {
-                self.registered = true;
-                self.readiness.resolved(REGISTRATION);
-                self.take_in_state();
+            DriverEvent::RegistrationAnswered(applied) => {
+                self.heard(Heard::RegistrationAnswered(applied.as_ref()));
+            }
+            DriverEvent::DrainStarted => {
+                self.heard(Heard::DrainStarted);
+                self.take_in(Input::DrainStarted);
             }
             DriverEvent::Stop => {}
         }
     }
 
-    fn changes(&mut self, changes: &[Change]) {
-        for change in changes {
-            self.change(change);
+    /// What was heard means what the state says now.
+    fn heard(&mut self, heard: Heard<'_>) {
+        let following = &mut self.following;
+        let steps = self
+            .cluster
+            .with_state(|state| following.handle(heard, state, Instant::now()));
+        for step in steps {
+            self.step(step);
         }
     }
 
-    fn change(&mut self, change: &Change) {
-        match change {
-            Change::SettingChanged { .. } => self.take_in_settings(),
-            // Before the node is registered, what the log says of it is about an earlier life.
-            _ if !self.registered => {}
-            Change::Replaced => self.take_in_state(),
-            Change::SessionOpened(key) => {
-                if let Some(record) = self.cluster.with_state(|state| state.session(key).cloned()) {
-                    self.take_in(Input::SessionOpened {
-                        record: Box::new(record),
-                    });
-                }
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Gateway(input) => self.take_in(*input),
+            Step::Register { incarnation } => self.register(incarnation),
+            Step::Joined => {
+                info!(node = %self.identity.id, sip_address = %self.identity.sip_address, "registered");
+                self.readiness.resolved(REGISTRATION);
+                self.joined.send_replace(true);
             }
-            Change::SessionMoved { key, from, to, .. } => {
-                if *from == self.identity.id || *to == self.identity.id {
-                    self.take_in_session(key);
-                }
+            Step::Left {
+                standing,
+                incarnation,
+            } => {
+                let reason = standing.explanation();
+                warn!(
+                    reason,
+                    "the node gives up its sessions and begins again under a new incarnation"
+                );
+                let detail = format!("{reason}; it has not been taken in again yet");
+                self.readiness.not_ready(REGISTRATION, detail);
+                self.identity.incarnation.send_replace(incarnation);
             }
-            Change::SessionClosed { key, owner } => {
-                if *owner == self.identity.id {
-                    self.take_in_session(key);
-                }
-            }
-            Change::NodeChanged(id) => {
-                if *id == self.identity.id && self.is_declared_lost() {
-                    self.take_in(Input::DeclaredLost);
-                }
-                self.look_at_everybody();
-            }
-            Change::RebalanceRequested { per_second } => {
+            Step::LookAtPresence => self.look_at_everybody(),
+            Step::TakeInSettings => self.take_in_settings(),
+            Step::Rebalance { per_second } => {
                 let (id, events) = (self.identity.id, &self.context.events);
-                self.rebalancing.start(id, &self.cluster, events, *per_second);
+                self.rebalancing.start(id, &self.cluster, events, per_second);
             }
-            Change::WatcherMoved { key, from, to } => {
-                if *from == self.identity.id || *to == self.identity.id {
-                    self.take_in_watcher(key);
-                }
-            }
-            Change::WatcherRemoved { key, owner } => {
-                if *owner == self.identity.id {
-                    self.take_in_watcher(key);
-                }
-            }
-            // A watcher's owner knows what it has written; presence is told of by its view; calendars have a loop of
-            // their own.
-            Change::SessionUpdated(_)
-            | Change::WatcherChanged(_)
-            | Change::PresenceChanged { .. }
-            | Change::CasAssignmentChanged { .. }
-            | Change::CasGatewaysChanged
-            | Change::CalendarEnabledChanged { .. }
-            | Change::CallbacksReceived { .. } => {}
         }
-    }
-
-    fn is_declared_lost(&self) -> bool {
-        let incarnation = *self.identity.incarnation.borrow();
-        self.cluster.with_state(|state| {
-            state
-                .nodes()
-                .get(&self.identity.id)
-                .is_none_or(|node| node.state == NodeState::Lost && node.incarnation == incarnation)
-        })
-    }
-
-    fn take_in_session(&mut self, key: &SessionKey) {
-        let session = self.known_session(key);
-        self.take_in(Input::SessionChanged {
-            key: key.clone(),
-            session,
-        });
     }
 
     /// Users have other keepers when the set of nodes has changed: who publishes for whom is decided anew.
@@ -254,37 +222,13 @@ impl Driver {
         }
     }
 
-    fn take_in_watcher(&mut self, key: &SessionKey) {
-        let watcher = self.known_watcher(key);
-        self.take_in(Input::WatcherChanged {
-            key: key.clone(),
-            watcher,
-        });
-    }
-
     fn known_watcher(&self, key: &SessionKey) -> Option<Box<WatcherRecord>> {
         self.cluster
             .with_state(|state| state.watcher(key).cloned().map(Box::new))
     }
 
     fn known_session(&self, key: &SessionKey) -> Option<KnownSession> {
-        self.cluster
-            .with_state(|state| state.session(key).map(|record| known(state, record)))
-    }
-
-    fn take_in_state(&mut self) {
-        let id = self.identity.id;
-        let sessions = self.cluster.with_state(|state| {
-            let owned = state.sessions_of(id);
-            owned.map(|record| known(state, record)).collect()
-        });
-        self.take_in(Input::StateReplaced { sessions });
-        let watchers = self
-            .cluster
-            .with_state(|state| state.watchers_of(id).cloned().collect());
-        self.take_in(Input::WatchersReplaced { watchers });
-        self.look_at_everybody();
-        self.take_in_settings();
+        self.cluster.with_state(|state| known_session(key, state))
     }
 
     fn take_in_settings(&mut self) {
@@ -302,15 +246,19 @@ impl Driver {
     }
 
     fn status(&mut self, status: &ClusterStatus) {
-        match status.leader {
-            Some(_) => self.readiness.resolved(LEADER),
-            None => self.readiness.not_ready(LEADER, "no leader is known"),
+        match (&status.obstacle, status.leader) {
+            (Some(obstacle), _) => self.readiness.not_ready(LEADER, obstacle.clone()),
+            (None, Some(_)) => self.readiness.resolved(LEADER),
+            (None, None) => self.readiness.not_ready(LEADER, "no leader is known"),
         }
         self.take_in(Input::AuthorityChanged(status.authority));
     }
 
     fn deadline(&mut self) {
         let now = Instant::now();
+        if self.following.next_deadline().is_some_and(|at| at <= now) {
+            self.heard(Heard::DeadlineReached);
+        }
         if self.connections.next_deadline().is_some_and(|at| at <= now) {
             self.cti(CtiInput::DeadlineReached);
         }
@@ -368,7 +316,6 @@ impl Driver {
                     is_kept_here: keeper == Some(self.identity.id),
                 });
             }
-            Output::RegisterAnew => self.register_anew(),
             Output::Report(report) => self.report(&report),
         }
     }
@@ -408,19 +355,13 @@ impl Driver {
         });
     }
 
-    fn register_anew(&mut self) {
-        warn!("the cluster took this node for lost: it begins a new life");
-        self.registered = false;
-        self.readiness
-            .not_ready(REGISTRATION, "the node has not been taken in again");
-        let incarnation = rand::random();
-        self.identity.incarnation.send_replace(incarnation);
+    fn register(&self, incarnation: u64) {
         let (cluster, events) = (self.cluster.clone(), self.context.events.clone());
         let (id, sip_address) = (self.identity.id, self.identity.sip_address);
         tokio::spawn(async move {
-            registration::register(&cluster, id, sip_address, incarnation).await;
+            let applied = registration::register(&cluster, id, sip_address, incarnation).await;
             // The loop may be gone already.
-            let _ = events.send(DriverEvent::Registered).await;
+            let _ = events.send(DriverEvent::RegistrationAnswered(applied)).await;
         });
     }
 
@@ -543,16 +484,6 @@ impl Driver {
             | Report::EventOfUnknownMonitor
             | Report::EventDropped => {}
         }
-    }
-}
-
-fn known(state: &ClusterState, record: &SessionRecord) -> KnownSession {
-    let makes_call = |operation: &IntentOperation| matches!(operation, IntentOperation::MakeCall { .. });
-    KnownSession {
-        record: Box::new(record.clone()),
-        call_begun: state
-            .intents_of(&record.key)
-            .any(|(_, intent)| intent.result.is_none() && makes_call(&intent.operation)),
     }
 }
 

@@ -7,10 +7,12 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::node::NodeId;
 
 /// The end of a log: term and index of the last entry. A log that ends lower cannot win an election.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct LogPosition {
     pub term: u64,
     pub index: u64,

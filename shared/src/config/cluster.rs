@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::{Section, TlsFiles};
-use crate::cluster::NodeId;
+use crate::cluster::{Format, MemberRole, NodeId};
 
 /// `[cluster]`, without the keys that only one binary has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,22 +17,29 @@ pub struct ClusterSection {
     /// All members, this one among them.
     pub members: Vec<ClusterMember>,
     pub security: PeerSecurity,
+    /// How long every member must have run a release before its format is written; `None`: only when an administrator
+    /// says so.
+    pub finalise_after: Option<Duration>,
+    /// [`Format::NEWEST`], unless a test lets this member pass for an earlier release.
+    pub newest_format: Format,
+    pub log: LogBounds,
+}
+
+/// How much of the log a member keeps; `None`: as much as it keeps by default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogBounds {
+    /// A snapshot is made after this many entries.
+    pub snapshot_after_entries: Option<u64>,
+    /// Entries kept behind a snapshot.
+    pub entries_kept: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClusterMember {
     pub id: NodeId,
-    pub kind: MemberKind,
+    pub kind: MemberRole,
     /// Its peer listener.
     pub address: SocketAddr,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MemberKind {
-    /// Owns sessions.
-    Node,
-    /// Votes or follows, inside `lb`; never owns a session.
-    Witness,
 }
 
 /// How peers authenticate each other (CL-7).
@@ -45,17 +53,26 @@ pub enum PeerSecurity {
 impl ClusterSection {
     /// Takes the common keys out of `[cluster]`; whatever else a binary has there it takes itself. `own` is this
     /// member's id and kind, once they are known to be valid.
-    pub fn read(section: &mut Section, own: Option<(NodeId, MemberKind)>) -> Option<Self> {
+    pub fn read(section: &mut Section, own: Option<(NodeId, MemberRole)>) -> Option<Self> {
         let name = read_name(section);
         let listen = section.address("listen");
         let members = read_members(section);
         let security = read_security(section, listen, &members);
+        let finalise_after = read_finalise_after(section);
+        let newest_format = section.number_or("newest_format", Format::NEWEST.0, 1..=Format::NEWEST.0);
+        let log = LogBounds {
+            snapshot_after_entries: section.optional_number("snapshot_after_entries", SNAPSHOT_AFTER_ENTRIES),
+            entries_kept: section.optional_number("entries_kept", ENTRIES_KEPT),
+        };
         check_members(section, &members, own);
         Some(Self {
             name,
             listen: listen?,
             members,
             security: security?,
+            finalise_after,
+            newest_format: Format(newest_format),
+            log,
         })
     }
 
@@ -83,6 +100,13 @@ fn read_name(section: &mut Section) -> String {
     name
 }
 
+fn read_finalise_after(section: &mut Section) -> Option<Duration> {
+    let accepted = Duration::ZERO..=Duration::from_secs(30 * 24 * 60 * 60);
+    let after = section.duration_or("finalise_after_secs", Duration::from_secs(24 * 60 * 60), accepted);
+    let manual = section.choice("finalise", &[("automatic", false), ("manual", true)]);
+    (!manual).then_some(after)
+}
+
 fn read_members(section: &mut Section) -> Vec<ClusterMember> {
     section
         .sections("member")
@@ -95,7 +119,7 @@ fn read_member(member: &mut Section) -> Option<ClusterMember> {
     let id = member.number("id", MEMBER_IDS);
     let kind = member.required_choice(
         "kind",
-        &[("node", MemberKind::Node), ("witness", MemberKind::Witness)],
+        &[("node", MemberRole::Node), ("witness", MemberRole::Witness)],
     );
     let address = member.address("address");
     Some(ClusterMember {
@@ -142,7 +166,7 @@ fn read_security(
     }
 }
 
-fn check_members(section: &Section, members: &[ClusterMember], own: Option<(NodeId, MemberKind)>) {
+fn check_members(section: &Section, members: &[ClusterMember], own: Option<(NodeId, MemberRole)>) {
     let ids: BTreeSet<NodeId> = members.iter().map(|member| member.id).collect();
     if ids.len() < members.len() {
         section.problem("member", "two members have the same id", "an id per member");
@@ -157,7 +181,7 @@ fn check_members(section: &Section, members: &[ClusterMember], own: Option<(Node
     }
     let nodes = members
         .iter()
-        .filter(|member| member.kind == MemberKind::Node)
+        .filter(|member| member.kind == MemberRole::Node)
         .count();
     if !(1..=NODES_MAX).contains(&nodes) {
         let accepted = format!("1 to {NODES_MAX} members of kind \"node\"");
@@ -173,8 +197,8 @@ fn check_members(section: &Section, members: &[ClusterMember], own: Option<(Node
             .any(|member| (member.id, member.kind) == (id, kind))
     {
         let word = match kind {
-            MemberKind::Node => "node",
-            MemberKind::Witness => "witness",
+            MemberRole::Node => "node",
+            MemberRole::Witness => "witness",
         };
         section.problem(
             "member",
@@ -186,6 +210,8 @@ fn check_members(section: &Section, members: &[ClusterMember], own: Option<(Node
 
 /// Six digits: what stands in a To-tag (`n1-…`).
 const MEMBER_IDS: std::ops::RangeInclusive<u64> = 1..=999_999;
+const SNAPSHOT_AFTER_ENTRIES: std::ops::RangeInclusive<u64> = 100..=1_000_000;
+const ENTRIES_KEPT: std::ops::RangeInclusive<u64> = 0..=1_000_000;
 /// LB-7.
 const NODES_MAX: usize = 7;
 const WITNESSES_MAX: usize = 2;
@@ -210,7 +236,7 @@ mod tests {
 
     fn read(cluster: &str, members: &str) -> Result<ClusterSection, Vec<String>> {
         let text = format!("[cluster]\n{cluster}\n{members}");
-        let own = Some((NodeId(1), MemberKind::Node));
+        let own = Some((NodeId(1), MemberRole::Node));
         match read_text(Path::new("/etc/tandem/node.toml"), &text, |root| {
             ClusterSection::read(&mut root.section("cluster"), own)
         }) {
@@ -234,9 +260,29 @@ mod tests {
             (section.name.as_str(), &section.security),
             ("main", &PeerSecurity::PlaintextOnLoopback)
         );
-        assert_eq!(section.member(NodeId(100)).unwrap().kind, MemberKind::Witness);
+        assert_eq!(section.member(NodeId(100)).unwrap().kind, MemberRole::Witness);
         let unsaid = read("listen = \"127.0.0.1:7001\"", MEMBERS).unwrap_err();
         assert_eq!(unsaid, ["cluster.tls: is missing"]);
+    }
+
+    #[test]
+    fn the_log_may_be_kept_short() {
+        let beginning = "listen = \"127.0.0.1:7001\"\nplaintext_on_loopback = true\n";
+        assert_eq!(read(beginning, MEMBERS).unwrap().log, LogBounds::default());
+        let short = read(
+            &format!("{beginning}snapshot_after_entries = 100\nentries_kept = 0"),
+            MEMBERS,
+        );
+        let expected = LogBounds {
+            snapshot_after_entries: Some(100),
+            entries_kept: Some(0),
+        };
+        assert_eq!(short.unwrap().log, expected);
+        let too_short = read(&format!("{beginning}snapshot_after_entries = 1"), MEMBERS).unwrap_err();
+        assert!(
+            too_short[0].starts_with("cluster.snapshot_after_entries: "),
+            "{too_short:?}"
+        );
     }
 
     #[test]

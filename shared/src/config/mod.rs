@@ -19,7 +19,7 @@ use std::rc::Rc;
 
 use thiserror::Error;
 
-pub use cluster::{ClusterMember, ClusterSection, MemberKind, PeerSecurity};
+pub use cluster::{ClusterMember, ClusterSection, LogBounds, PeerSecurity};
 pub use process::{AdminConfig, LogConfig, LogFormat, TlsFiles};
 pub use section::{Number, Section};
 

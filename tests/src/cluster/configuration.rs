@@ -131,9 +131,15 @@ fn cluster(own: u64, addresses: Addresses, options: &ClusterOptions) -> String {
         "plaintext_on_loopback = true\n"
     };
     let mut text = format!(
-        "[cluster]\nname = \"{CLUSTER_NAME}\"\n{of_witness}listen = \"{}\"\n{security}\n",
+        "[cluster]\nname = \"{CLUSTER_NAME}\"\n{of_witness}listen = \"{}\"\n{security}",
         addresses.peer(own)
     );
+    if let Some((snapshot_after, kept)) = options.log_bounds {
+        let _ = writeln!(
+            text,
+            "snapshot_after_entries = {snapshot_after}\nentries_kept = {kept}\n"
+        );
+    }
     for (id, kind) in [(1, "node"), (2, "node"), (WITNESS, "witness")] {
         let address = addresses.peer(id);
         let _ = write!(
@@ -174,6 +180,7 @@ mod tests {
         let addresses = Addresses { a: 1, b: 2 };
         let options = ClusterOptions {
             exchange: Some(super::super::ExchangeOptions::default()),
+            log_bounds: Some((200, 20)),
             ..ClusterOptions::default()
         };
         for text in [

@@ -60,6 +60,8 @@ pub struct ClusterOptions {
     pub publishes_presence: bool,
     /// With it, every user has a calendar.
     pub exchange: Option<ExchangeOptions>,
+    /// Entries of the log after which a snapshot is made, and entries kept behind it; `None`: the defaults.
+    pub log_bounds: Option<(u64, u64)>,
     /// `TANDEM_LOG` of every process.
     pub log_filter: String,
 }
@@ -74,6 +76,7 @@ impl Default for ClusterOptions {
             cti_heartbeat: Duration::from_millis(500),
             publishes_presence: false,
             exchange: None,
+            log_bounds: None,
             log_filter: std::env::var("TANDEM_LOG").unwrap_or_else(|_| "info,openraft=warn".to_owned()),
         }
     }

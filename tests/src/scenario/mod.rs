@@ -115,6 +115,32 @@ impl Scene {
         Ok(users)
     }
 
+    /// Waits until `teller` says of `node` what `condition` wants to hear.
+    pub async fn until_node(
+        &self,
+        teller: Member,
+        node: Member,
+        condition: impl Fn(&serde_json::Value) -> bool,
+    ) -> anyhow::Result<()> {
+        let Member::Node(id) = node else {
+            bail!("{node} is no node")
+        };
+        let started = Instant::now();
+        loop {
+            let cluster = self.cluster.get(teller, "/cluster").await?;
+            let nodes = cluster["nodes"].as_array().cloned().unwrap_or_default();
+            let is_this = |view: &&serde_json::Value| view["id"] == format!("n{id}");
+            if nodes.iter().find(is_this).is_some_and(&condition) {
+                return Ok(());
+            }
+            ensure!(
+                started.elapsed() < self.patience,
+                "{teller} says in vain: {cluster}"
+            );
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     pub async fn wait_until_answered(&self) -> anyhow::Result<()> {
         let answered = |front_end: &FrontEnd| front_end.unanswered() == 0;
         self.ocs
@@ -507,6 +533,7 @@ fn first(list: &[String]) -> String {
     list.iter().take(5).cloned().collect::<Vec<_>>().join("; ")
 }
 
+const POLL: Duration = Duration::from_millis(20);
 /// Enough that a table moves, few enough that a small machine keeps up.
 const CALLED_AT_A_TIME: usize = 40;
 const BREATH: Duration = Duration::from_millis(200);

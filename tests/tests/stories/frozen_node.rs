@@ -38,55 +38,23 @@ async fn freeze_and_wake(mut scene: Scene, victim: Member) -> anyhow::Result<()>
     // What clients know is replicated moments after they know it; an heir would say it again.
     scene.everyone_gets_a_snapshot().await?;
     scene.cluster.signal(victim, Signal::Stop)?;
-    sessions_owned(&scene, survivor, victim, 0).await?;
+    scene
+        .until_node(survivor, victim, |view| view["sessions"] == 0)
+        .await?;
 
     // What the PBX tells of these calls lies unread in the victim's sockets as well.
     let ringing = scene.ring(&(40..USERS).collect::<Vec<_>>()).await?;
     scene.everyone_gets_a_snapshot().await?;
     scene.cluster.signal(victim, Signal::Continue)?;
     scene.far_ends_hang_up(&ringing).await?;
-    live_again(&scene, survivor, victim).await?;
+    scene
+        .until_node(survivor, victim, |view| view["state"] == "live")
+        .await?;
 
     scene.everyone_gets_a_snapshot().await?;
     scene.far_ends_hang_up(&calls).await?;
     scene.every_phone_rings_and_stops().await?;
     scene.verdict_without_failures().await
-}
-
-/// Waits until `teller` says that `node` owns so many sessions.
-async fn sessions_owned(scene: &Scene, teller: Member, node: Member, count: u64) -> anyhow::Result<()> {
-    until(scene, teller, node, move |view| view["sessions"] == count).await
-}
-
-async fn live_again(scene: &Scene, teller: Member, node: Member) -> anyhow::Result<()> {
-    until(scene, teller, node, |view| view["state"] == "live").await
-}
-
-async fn until(
-    scene: &Scene,
-    teller: Member,
-    node: Member,
-    condition: impl Fn(&serde_json::Value) -> bool,
-) -> anyhow::Result<()> {
-    let Member::Node(id) = node else {
-        anyhow::bail!("{node} is no node")
-    };
-    let patience = std::time::Instant::now() + scene.patience;
-    loop {
-        let cluster = scene.cluster.get(teller, "/cluster").await?;
-        let nodes = cluster["nodes"].as_array().cloned().unwrap_or_default();
-        if nodes
-            .iter()
-            .any(|view| view["id"] == format!("n{id}") && condition(view))
-        {
-            return Ok(());
-        }
-        anyhow::ensure!(
-            std::time::Instant::now() < patience,
-            "{teller} says in vain: {cluster}"
-        );
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
 }
 
 fn other(node: Member) -> Member {

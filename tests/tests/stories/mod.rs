@@ -17,6 +17,7 @@ mod everything_killed;
 mod exchange_status;
 mod front_end_death;
 mod frozen_node;
+mod lost_while_frozen;
 mod metrics;
 mod node_death;
 mod presence_watchers;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 pub(super) use tandem_shared::cluster::Command;
-use tandem_shared::cluster::{ClusterState, ConnectionId, NodeId, SessionKey, StateLimits};
+use tandem_shared::cluster::{Change, ClusterState, ConnectionId, NodeId, SessionKey, StateLimits};
 use tandem_shared::io::raft::Authority;
 use tandem_shared::proxy_protocol::Transport;
 use tandem_shared::sip::RawMessage;
@@ -66,6 +66,8 @@ pub(super) struct Bench {
     pub(super) proposed: Vec<Command>,
     pub(super) reports: Vec<Report>,
     pub(super) dialled: Vec<OutboundTarget>,
+    /// What committed batches changed, for who follows.
+    pub(super) changes: Vec<Vec<Change>>,
     pending: Vec<(u64, Command)>,
 }
 
@@ -101,6 +103,7 @@ impl Bench {
             proposed: Vec::new(),
             reports: Vec::new(),
             dialled: Vec::new(),
+            changes: Vec::new(),
             pending: Vec::new(),
         };
         bench.state.apply(Command::NodeRegistered {
@@ -174,15 +177,21 @@ impl Bench {
                     is_kept_here,
                 });
             }
-            Output::RegisterAnew => {}
             Output::Report(report) => self.reports.push(report),
+        }
+    }
+
+    pub(super) fn commit_all(&mut self) {
+        while !self.pending.is_empty() {
+            self.commit();
         }
     }
 
     /// The oldest batch is committed.
     pub(super) fn commit(&mut self) {
         let (batch, command) = self.pending.remove(0);
-        let (applied, _) = self.state.apply(command);
+        let (applied, changes) = self.state.apply(command);
+        self.changes.push(changes);
         self.input(Input::Committed {
             batch,
             applied: Some(applied),

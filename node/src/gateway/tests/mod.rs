@@ -4,6 +4,7 @@ mod adoption;
 #[cfg(test)]
 mod bench;
 mod calls;
+mod following;
 mod handover;
 mod opening;
 mod publishing;

@@ -7,7 +7,7 @@ use super::bench::*;
 use crate::gateway::*;
 
 /// A SUBSCRIBE of user1's for user2; `headers` are whole lines.
-fn subscribe(to_tag: &str, cseq: u32, headers: &str) -> String {
+pub(super) fn subscribe(to_tag: &str, cseq: u32, headers: &str) -> String {
     subscribe_from("user1", "user2", to_tag, cseq, headers)
 }
 

@@ -51,7 +51,16 @@ impl Gateway {
                 self.leave_watcher(key, now);
                 self.ask_for_watcher(key, &record, now);
             }
-            None => self.release_unknown_watcher(key),
+            None => {
+                // What is still to be written of him is not in the state yet.
+                let is_gone = |watcher: &Watcher| watcher.is_written;
+                let gone =
+                    self.watchers.table.get(key).is_some_and(is_gone) && !self.proposals.has_watcher(key);
+                if gone {
+                    self.forget_watcher(key);
+                }
+                self.release_unknown_watcher(key);
+            }
         }
     }
 
@@ -86,7 +95,7 @@ impl Gateway {
             return;
         };
         held.adopting = false;
-        if *outcome != Outcome::TimedOut {
+        if outcome.says_who_owns() {
             self.outputs.push(Output::ReadWatcher { key: key.clone() });
         }
     }
@@ -115,21 +124,18 @@ impl Gateway {
         }
     }
 
-    /// The state was replaced as a whole, or this node has just registered: these are its watchers.
+    /// Any number of changes may have gone unheard, or this node has just registered: these are its watchers. Each
+    /// that the state does not give to it is looked up, as [`Gateway::state_replaced`] does with sessions.
     pub(in crate::gateway) fn watchers_replaced(&mut self, records: Vec<WatcherRecord>, now: Now) {
         let owned: BTreeSet<&SessionKey> = records.iter().map(|record| &record.key).collect();
-        let is_lost = |key: &SessionKey, watcher: &Watcher| {
-            watcher.is_written && !self.proposals.has_watcher(key) && !owned.contains(key)
-        };
-        let all = self.watchers.table.iter();
-        let lost = all.filter(|(key, watcher)| is_lost(key, watcher));
-        let lost: Vec<SessionKey> = lost.map(|(key, _)| key.clone()).collect();
-        for key in lost {
-            self.forget_watcher(&key);
-        }
+        let known = self.watchers.table.iter().map(|(key, _)| key);
+        let concerned = known.chain(self.watchers.held.keys());
+        let elsewhere: BTreeSet<SessionKey> = concerned.filter(|key| !owned.contains(key)).cloned().collect();
         for record in records {
             self.adopt_watcher(record, now);
         }
+        let lookups = elsewhere.into_iter().map(|key| Output::ReadWatcher { key });
+        self.outputs.extend(lookups);
         self.all_presence_changed();
     }
 

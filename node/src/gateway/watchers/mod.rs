@@ -223,6 +223,12 @@ impl Watchers {
         self.table.presentities().count()
     }
 
+    #[cfg(test)]
+    pub(super) fn epochs(&self) -> impl Iterator<Item = (SessionKey, tandem_shared::cluster::Epoch)> + '_ {
+        let watchers = self.table.iter();
+        watchers.map(|(key, watcher)| (key.clone(), watcher.record.epoch))
+    }
+
     /// # Panics
     /// When the tables contradict each other.
     pub(super) fn check_invariants(&self) {

@@ -270,14 +270,15 @@ fn yes_or_no(text: &str) -> Result<bool, ArgumentError> {
 }
 
 /// Where the node of this file listens for administrators.
-fn admin_of(file: &Path) -> Result<SocketAddr, ArgumentError> {
+pub(super) fn admin_of(file: &Path) -> Result<SocketAddr, ArgumentError> {
     Ok(read_file(file, crate::config::read)?.admin.listen)
 }
 
-const ADMIN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8081);
+pub(super) const ADMIN_DEFAULT: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8081);
 const PER_SECOND: u32 = 50;
 
-pub const USAGE: &str = "\
+pub(super) const USAGE: &str = "\
 usage: tandem-node exchange COMMAND [--admin ADDRESS:PORT | --config FILE] [--json]
   status                          every gateway: reachable, certificate, account, impersonation, users
   user USER                       which gateway, since when, why, and what his calendar says

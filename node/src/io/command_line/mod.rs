@@ -1,4 +1,4 @@
-//! `tandem-node exchange …`: what an administrator asks of a running node, in a terminal.
+//! `tandem-node exchange …` and `tandem-node cluster …`: what an administrator asks of a running node, in a terminal.
 //!
 //! Owns the words of the command, the questions to the admin listener that they become, and the tables that the answers
 //! become. Does not own the answers: they are those of the admin routes, which `--json` shows as they are. What always
@@ -7,6 +7,7 @@
 mod admin_client;
 mod arguments;
 mod certificates;
+mod cluster;
 mod gateways;
 mod table;
 mod user;
@@ -15,9 +16,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use admin_client::{AdminClient, ClientError};
-use arguments::{Arguments, Command};
-
-pub use arguments::USAGE;
+use arguments::{ArgumentError, Arguments, Command, USAGE};
 
 /// What is written, and whether all is well.
 struct Outcome {
@@ -36,29 +35,50 @@ impl Outcome {
 
 /// `arguments` are those after `exchange`.
 #[must_use]
-pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = match arguments::parse(arguments) {
+pub fn exchange(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    run("exchange", USAGE, arguments::parse(arguments), |arguments| {
+        perform(&arguments)
+    })
+}
+
+/// `arguments` are those after `cluster`.
+#[must_use]
+pub fn cluster(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let parsed = cluster::parse(arguments);
+    run("cluster", cluster::USAGE, parsed, |arguments| {
+        cluster::perform(&arguments)
+    })
+}
+
+/// `Ok(None)`: help was asked for.
+fn run<A>(
+    word: &str,
+    usage: &str,
+    arguments: Result<Option<A>, ArgumentError>,
+    perform: impl FnOnce(A) -> Result<Outcome, ClientError>,
+) -> ExitCode {
+    let arguments = match arguments {
         Ok(Some(arguments)) => arguments,
         Ok(None) => {
-            println!("{USAGE}");
+            println!("{usage}");
             return ExitCode::SUCCESS;
         }
         Err(error) => {
-            eprintln!("tandem-node exchange: {error}\n{USAGE}");
+            eprintln!("tandem-node {word}: {error}\n{usage}");
             return ExitCode::from(NOT_ASKED);
         }
     };
-    match perform(&arguments) {
+    match perform(arguments) {
         Ok(outcome) => {
             println!("{}", outcome.text.trim_end());
             ExitCode::from(if outcome.well { WELL } else { NOT_WELL })
         }
         Err(error @ ClientError::Refused { .. }) => {
-            eprintln!("tandem-node exchange: {error}");
+            eprintln!("tandem-node {word}: {error}");
             ExitCode::from(NOT_WELL)
         }
         Err(error) => {
-            eprintln!("tandem-node exchange: {error}");
+            eprintln!("tandem-node {word}: {error}");
             ExitCode::from(NOT_ASKED)
         }
     }

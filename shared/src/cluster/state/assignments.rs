@@ -25,7 +25,7 @@ impl ClusterState {
     }
 
     /// Gateways that stay keep their eligibility, and the rotation goes on where it stood. Users of a gateway
-    /// that is left out move on in turn; while none is eligible they stay, until they fail or are assigned again.
+    /// that is left out move on in turn; while none takes users they stay, until one does.
     pub(super) fn set_gateways(&mut self, ids: Vec<CasId>, at_ms: u64, changes: &mut Vec<Change>) -> Applied {
         if ids.len() > GATEWAYS_MAX {
             return Applied::Refused(Refusal::LimitReached);
@@ -36,15 +36,32 @@ impl ClusterState {
             self.gateways = gateways;
             changes.push(Change::CasGatewaysChanged);
         }
-        let left_out = self
+        self.place_strays(at_ms, changes);
+        Applied::Done
+    }
+
+    /// Users whose gateway is no longer configured move on in turn, as far as any gateway takes users.
+    fn place_strays(&mut self, at_ms: u64, changes: &mut Vec<Change>) {
+        if !self.gateways.iter().any(CasGateway::takes_users) {
+            return;
+        }
+        let configured: BTreeSet<&CasId> = self.gateways.iter().map(|gateway| &gateway.id).collect();
+        let strays = self
             .assignments
             .iter()
-            .filter(|(_, assignment)| !self.has_gateway(&assignment.cas));
-        let users: Vec<String> = left_out.map(|(user, _)| user.clone()).collect();
+            .filter(|(_, assignment)| !configured.contains(&assignment.cas));
+        let users: Vec<String> = strays.map(|(user, _)| user.clone()).collect();
         for user in users {
             self.move_user(user, AssignmentReason::Removed, at_ms, changes);
         }
-        Applied::Done
+    }
+
+    /// A gateway takes users again that took none before. Users who were left without one while none did have
+    /// waited for this moment; the command does not carry a time, so theirs is the latest that any assignment has.
+    fn gateway_takes_users_again(&mut self, changes: &mut Vec<Change>) {
+        let latest = self.assignments.values().map(|assignment| assignment.since_ms);
+        let at_ms = latest.max().unwrap_or(0);
+        self.place_strays(at_ms, changes);
     }
 
     fn with_known_eligibility(&self, ids: Vec<CasId>) -> Vec<CasGateway> {
@@ -129,6 +146,7 @@ impl ClusterState {
         };
         if changed {
             changes.push(Change::CasGatewaysChanged);
+            self.gateway_takes_users_again(changes);
         }
         Applied::Done
     }
@@ -142,6 +160,7 @@ impl ClusterState {
             .count();
         if closed > 0 {
             changes.push(Change::CasGatewaysChanged);
+            self.gateway_takes_users_again(changes);
         }
     }
 
@@ -183,6 +202,7 @@ impl ClusterState {
         if gateway.eligible != eligible {
             gateway.eligible = eligible;
             changes.push(Change::CasGatewaysChanged);
+            self.gateway_takes_users_again(changes);
         }
         Applied::Done
     }
@@ -313,7 +333,7 @@ const GATEWAYS_MAX: usize = 256;
 #[cfg(test)]
 mod tests {
     use super::super::test_support::{
-        apply_all, assign, cluster_of, gateways, lost, registered, spread, user,
+        apply_all, assign, cluster_of, draining, gateways, lost, registered, spread, user,
     };
     use super::*;
     use crate::cluster::command::Command;
@@ -509,6 +529,53 @@ mod tests {
         assert_eq!(state.apply(assign([])).0, Applied::Assignments(Vec::new()));
         apply_all(&mut state, [gateways(&["b"])]);
         assert_eq!(cas_of(&state, 1), "b");
+    }
+
+    /// Whatever lets a gateway take users again: the users who were left without one wait for it, and not for their
+    /// next failure.
+    #[test]
+    fn users_of_a_removed_gateway_are_placed_as_soon_as_another_takes_users() {
+        let node_that_minds = |state: &mut ClusterState| {
+            apply_all(state, [gateways(&["a", "b"]), eligible("b", false), assign([1])]);
+            apply_all(
+                state,
+                [eligible("b", true), breaker("b", 1, true), gateways(&["b"])],
+            );
+            assert_eq!(cas_of(state, 1), "a", "nobody takes users");
+        };
+        for command in [
+            breaker("b", 1, false),
+            lost(1, 1),
+            draining(1, 1),
+            registered(1, 2),
+        ] {
+            let mut state = cluster_of(2);
+            node_that_minds(&mut state);
+            let changes = apply_all(&mut state, [command.clone()]);
+            assert_eq!(cas_of(&state, 1), "b", "{command:?}");
+            let placed = Change::CasAssignmentChanged { user: user(1) };
+            assert!(changes.contains(&placed), "{command:?}: {changes:?}");
+            let assignment = state.assignment(&user(1)).unwrap();
+            assert_eq!(
+                (assignment.epoch, assignment.reason),
+                (1, AssignmentReason::Removed)
+            );
+        }
+        let mut state = cluster_of(2);
+        apply_all(
+            &mut state,
+            [
+                gateways(&["a", "b"]),
+                eligible("b", false),
+                assign([1]),
+                gateways(&["b"]),
+            ],
+        );
+        assert_eq!(cas_of(&state, 1), "a");
+        let before = state.assignment(&user(1)).unwrap().since_ms;
+        apply_all(&mut state, [eligible("b", true)]);
+        assert_eq!(cas_of(&state, 1), "b");
+        assert_eq!(state.assignment(&user(1)).unwrap().since_ms, before);
     }
 
     #[test]

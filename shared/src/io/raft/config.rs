@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::cluster::{Format, MemberRole, NodeId, StateLimits};
+use crate::config::ClusterSection;
 
 /// One member's configuration. `members` and `name` are the same on all of them.
 #[derive(Debug, Clone)]
@@ -38,6 +39,9 @@ pub struct ClusterConfig {
     /// The newest format that this member writes and reads: [`Format::NEWEST`], unless a test lets it pass for an
     /// earlier release.
     pub newest_format: Format,
+    /// How long every member must have run a release before its format is written; `None`: only when an administrator
+    /// says so.
+    pub finalise_after: Option<Duration>,
     /// Unix time in milliseconds, for `Command::Expire`.
     pub wall_clock_ms: fn() -> u64,
 }
@@ -73,8 +77,43 @@ impl ClusterConfig {
             entries_kept: 5_000,
             seed: rand::random(),
             newest_format: Format::NEWEST,
+            finalise_after: Some(Duration::from_secs(24 * 60 * 60)),
             wall_clock_ms: system_clock_ms,
         }
+    }
+}
+
+impl ClusterConfig {
+    /// A member as `[cluster]` of a configuration file describes it.
+    #[must_use]
+    pub fn of_section(
+        section: &ClusterSection,
+        id: NodeId,
+        data_directory: impl Into<PathBuf>,
+        limits: StateLimits,
+    ) -> Self {
+        let members = section.members.iter().map(|member| Member {
+            id: member.id,
+            role: member.kind,
+            address: member.address,
+        });
+        let mut config = Self::new(
+            section.name.clone(),
+            id,
+            members.collect(),
+            data_directory,
+            limits,
+        );
+        config.listen = Some(section.listen);
+        config.finalise_after = section.finalise_after;
+        config.newest_format = section.newest_format;
+        if let Some(entries) = section.log.snapshot_after_entries {
+            config.snapshot_after_entries = entries;
+        }
+        if let Some(entries) = section.log.entries_kept {
+            config.entries_kept = entries;
+        }
+        config
     }
 }
 

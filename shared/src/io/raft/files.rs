@@ -31,7 +31,13 @@ pub trait Files: Send + Sync + 'static {
 
     /// Runs a job that blocks on these files where it holds up nobody else.
     fn spawn(&self, name: &str, job: BoxFuture<'static, ()>) -> io::Result<()>;
+
+    /// Takes the directory for this process, by a lock on the file `name`; `None` when another process has it.
+    fn lock(&self, name: &str) -> io::Result<Option<Lock>>;
 }
+
+/// A directory is this process's own until the lock is dropped, or the process ends.
+pub type Lock = Box<dyn Send + Sync>;
 
 /// One open file.
 pub trait File: Send {
@@ -121,6 +127,19 @@ impl Files for RealFiles {
             .name(name.to_owned())
             .spawn(move || futures::executor::block_on(job))?;
         Ok(())
+    }
+
+    fn lock(&self, name: &str) -> io::Result<Option<Lock>> {
+        let file = fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(self.directory.join(name))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Box::new(file))),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
     }
 }
 

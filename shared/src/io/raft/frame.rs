@@ -12,7 +12,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
 
-use crate::cluster::{Applied, Command};
+use crate::cluster::membership::{Introduction, Reach, Stranger};
+use crate::cluster::{Applied, Format, NodeId, Proposal};
 
 /// Defines the kinds with their numbers on the wire, once.
 macro_rules! kinds {
@@ -44,13 +45,19 @@ kinds! {
     TransferLeader = 5,
     /// A [`SnapshotChunk`].
     Snapshot = 6,
-    /// A [`Proposal`].
+    /// A [`ForwardedProposal`].
     Propose = 7,
     /// Nothing: the answer is a [`PeerStatus`].
     Status = 8,
+    /// The third and last frame of a greeting: a [`Reach`], told after the welcome was heard.
+    Reach = 9,
+    /// An [`AdministrationRequest`] for the leader.
+    Administer = 10,
     Answer = 128,
     /// In place of an answer; the connection ends.
     Refused = 129,
+    /// In place of an answer: a [`Declined`]. The connection goes on.
+    Declined = 130,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,8 +92,9 @@ impl Frame {
         }
         buffer.advance(4);
         let mut frame = buffer.split_to(length).freeze();
-        if frame.get_u8() != VERSION {
-            return Err(invalid("a peer of another version"));
+        let version = frame.get_u8();
+        if version != VERSION {
+            return Err(another_version(version));
         }
         let kind = Kind::from_number(frame.get_u8()).ok_or_else(|| invalid("a frame of unknown kind"))?;
         Ok(Some(Self {
@@ -141,36 +149,48 @@ impl<S: AsyncRead + AsyncWrite> FrameReader<S> {
 /// Who connects, to whom, and for what.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Hello {
+    /// The configured name.
     pub(super) cluster: String,
-    pub(super) from: u64,
-    pub(super) to: u64,
+    pub(super) from: Introduction,
+    pub(super) to: NodeId,
 }
 
 /// The answer to a hello.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Welcome {
     pub(super) incarnation: u64,
+    pub(super) introduction: Introduction,
+    pub(super) reach: Reach,
+    /// Why the one who connected may not take part.
+    pub(super) stranger: Option<Stranger>,
+}
+
+/// Why a request was not answered: one of the two takes no part in the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Declined {
+    /// The one who asked.
+    You(Stranger),
+    /// The one who was asked.
+    Me(Stranger),
 }
 
 /// How a member stands, for the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PeerStatus {
     pub(super) incarnation: u64,
-    pub(super) applied: u64,
+    pub(super) introduction: Introduction,
+    pub(super) reach: Reach,
+    /// Why the one who asks may not take part.
+    pub(super) stranger: Option<Stranger>,
     /// Leads with a majority behind it, or had word from a leader within a lease.
     pub(super) hears_leader: bool,
-    /// Belongs to a cluster that was formed.
-    pub(super) initialized: bool,
-    /// Term and index of the last entry of the log; zeros while it is empty.
-    pub(super) last_term: u64,
-    pub(super) last_index: u64,
 }
 
 /// A command, forwarded to the leader.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Proposal {
+pub(super) struct ForwardedProposal {
     pub(super) deadline_ms: u32,
-    pub(super) command: Command,
+    pub(super) proposal: Proposal,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,8 +201,10 @@ pub(super) enum ProposalAnswer {
     },
     /// Nothing was proposed.
     NotLeader {
-        leader: Option<u64>,
+        leader: Option<NodeId>,
     },
+    /// Nothing was proposed: the format in which the cluster writes cannot hold the command yet.
+    NotFinalised,
     /// The entry may be committed or not.
     Unknown,
 }
@@ -217,7 +239,14 @@ fn invalid(text: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
-const VERSION: u8 = 1;
+fn another_version(version: u8) -> io::Error {
+    let (theirs, ours) = (Format(u16::from(version)), Format(u16::from(VERSION)));
+    let text = format!("the peer speaks {theirs}, this member {ours}: run the same release on both");
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+/// The number of the format, as on disk.
+const VERSION: u8 = 2;
 const READ_BYTES_MIN: usize = 4 << 10;
 /// Memory follows what has arrived, not what a length promises.
 const READ_BYTES_MAX: usize = 256 << 10;

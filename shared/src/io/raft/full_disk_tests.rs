@@ -12,7 +12,7 @@ use futures::executor::block_on;
 use futures::future::BoxFuture;
 
 use super::crash_tests::{Member, Told};
-use super::files::{File, Files, RealFiles};
+use super::files::{File, Files, Lock, RealFiles};
 use super::recovery_tests::runtime;
 
 const PAGE: u64 = 4096;
@@ -138,6 +138,10 @@ impl Files for JoinedFiles {
         let thread = thread::spawn(|| block_on(job));
         self.threads.lock().unwrap().push(thread);
         Ok(())
+    }
+
+    fn lock(&self, name: &str) -> io::Result<Option<Lock>> {
+        self.files.lock(name)
     }
 }
 

@@ -12,18 +12,21 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use crate::cluster::{Applied, ClusterState, Command, MemberRole, NodeId, RaftId};
+use crate::cluster::{Actor, Applied, ClusterState, Command, MemberRole, NodeId, Proposal, RaftId};
 use crate::io::tls::TlsError;
 
+use super::administration::AdministrationError;
 use super::changes::ChangeReceiver;
 use super::config::{ClusterConfig, Member as ConfiguredMember};
+use super::directory::{Directory, DirectoryError};
 use super::files::Files;
-use super::frame::Hello;
 use super::guardian::Guardian;
-use super::link::{Link, LinkEvent, LinkOptions, link};
+use super::link::{Keeper, Link, LinkEvent, LinkOptions, link};
 use super::member::Member;
+use super::members_view::MembersView;
 use super::metrics::RaftMetrics;
 use super::network::{Network, PeerLinks};
+use super::peer_book::PeerBook;
 use super::server::serve;
 use super::status::{ClusterStatus, RaftRole};
 use super::storage::Storage;
@@ -50,15 +53,19 @@ impl Cluster {
         let own = config.members.iter().find(|member| member.id == config.id);
         let own = own.ok_or(StartError::NotAMember)?;
         let address = config.listen.unwrap_or(own.address);
-        // Listening first: another process on the same files finds the address taken.
+        let directory = Directory::open(files.clone(), &config)?;
         let listener = transport
             .listen(address)
             .await
             .map_err(|source| StartError::Listen { address, source })?;
+        directory.count_start().await?;
         let mut tasks = JoinSet::new();
         let (events, noted) = mpsc::channel(LINK_EVENTS_WAITING_MAX);
-        let peers = link_peers(&config, &transport, &events, &mut tasks);
-        let member = open_member(config, files, metrics, peers).await?;
+        let (peers, keepers) = link_peers(&config, &transport, &events);
+        let member = open_member(config, directory, files, metrics, peers).await?;
+        for keeper in keepers {
+            tasks.spawn(keeper.run(member.clone()));
+        }
         tasks.spawn(serve(transport, listener, member.clone()));
         tasks.spawn(Guardian::new(member.clone(), noted).run());
         let (finish, finished) = watch::channel(false);
@@ -75,7 +82,44 @@ impl Cluster {
     /// Tries again while the lead changes hands, until `deadline` is over; the command may then have been
     /// committed all the same, or be committed later.
     pub async fn propose(&self, command: Command, deadline: Duration) -> Result<Applied, ProposeError> {
-        self.member.propose(command, deadline).await
+        let actor = Actor::Member(self.member.id());
+        self.propose_for(actor, command, deadline).await
+    }
+
+    /// As [`Self::propose`], on somebody's behalf.
+    pub async fn propose_for(
+        &self,
+        actor: Actor,
+        command: Command,
+        deadline: Duration,
+    ) -> Result<Applied, ProposeError> {
+        self.member.propose(Proposal { actor, command }, deadline).await
+    }
+
+    /// Forms a cluster of the configured members that have answered and are empty, without those that are named. By
+    /// itself, a cluster is formed only when every configured member has answered.
+    ///
+    /// # Errors
+    /// When a member that was not named has not answered, or one belongs to a cluster.
+    pub async fn form(&self, without: &[NodeId]) -> Result<String, AdministrationError> {
+        self.member.form_without(without).await
+    }
+
+    /// Puts the member that answers under this number now into the seat of its former self: wiped, restored or replaced.
+    /// Repeating goes on where an earlier attempt stopped.
+    ///
+    /// # Errors
+    /// When something stands in the way, or the deadline is over.
+    pub async fn replace(&self, number: NodeId, deadline: Duration) -> Result<String, AdministrationError> {
+        self.member.replace(number, deadline).await
+    }
+
+    /// Writes in the latest format that every member reads, from now on.
+    ///
+    /// # Errors
+    /// When a member runs an earlier release, or the deadline is over.
+    pub async fn finalise(&self, deadline: Duration) -> Result<String, AdministrationError> {
+        self.member.finalise(deadline).await
     }
 
     /// Reads the local state. Keep it short: commands wait meanwhile.
@@ -94,6 +138,12 @@ impl Cluster {
         self.member.status.subscribe()
     }
 
+    /// Who belongs to the cluster, who answers, and who is a stranger, as this member sees it.
+    #[must_use]
+    pub fn members(&self) -> MembersView {
+        self.member.members_view()
+    }
+
     /// Where this member listens for the others.
     #[must_use]
     pub fn listen_address(&self) -> SocketAddr {
@@ -107,24 +157,16 @@ impl Cluster {
         let nodes = self.other_nodes();
         for attempt in 0..DRAIN_ATTEMPTS_MAX {
             let metrics = self.member.raft_metrics();
-            let matched = |id: &NodeId| {
+            let matched = |id: &RaftId| {
                 let replication = metrics.replication.as_ref()?;
-                (*replication.get(&RaftId::new(0, *id))?).map(|last| last.index())
+                (*replication.get(id)?).map(|last| last.index())
             };
-            let mut heirs: Vec<NodeId> = nodes.clone();
+            let mut heirs = nodes.clone();
             heirs.sort_by_key(|id| std::cmp::Reverse(matched(id)));
             let Some(heir) = heirs.get(attempt % nodes.len().max(1)) else {
                 return;
             };
-            if !self.leads()
-                || self
-                    .member
-                    .raft
-                    .trigger()
-                    .transfer_leader(RaftId::new(0, *heir))
-                    .await
-                    .is_err()
-            {
+            if !self.leads() || self.member.raft.trigger().transfer_leader(*heir).await.is_err() {
                 return;
             }
             let mut status = self.status();
@@ -157,15 +199,15 @@ impl Cluster {
         self.member.raft_metrics().state.is_leader()
     }
 
-    fn other_nodes(&self) -> Vec<NodeId> {
+    fn other_nodes(&self) -> Vec<RaftId> {
         let config = &self.member.config;
         let nodes = config
             .members
             .iter()
             .filter(|member| member.role == MemberRole::Node);
         nodes
-            .map(|member| member.id)
-            .filter(|id| *id != config.id)
+            .filter(|member| member.id != config.id)
+            .filter_map(|member| self.member.seat_of(member.id))
             .collect()
     }
 }
@@ -174,29 +216,24 @@ fn link_peers<T: Transport>(
     config: &ClusterConfig,
     transport: &T,
     events: &mpsc::Sender<(NodeId, LinkEvent)>,
-    tasks: &mut JoinSet<()>,
-) -> BTreeMap<u64, PeerLinks> {
+) -> (BTreeMap<NodeId, PeerLinks>, Vec<Keeper<T>>) {
+    let mut keepers = Vec::new();
     let mut open = |peer: &ConfiguredMember, silence_max: Duration, watched: bool| -> Link {
-        let hello = Hello {
-            cluster: config.name.clone(),
-            from: config.id.0,
-            to: peer.id.0,
-        };
         let (link, keeper) = link(
             transport.clone(),
             LinkOptions {
-                hello,
+                to: peer.id,
                 address: peer.address,
                 connect_timeout: config.timings.connect_timeout,
                 silence_max,
                 events: watched.then(|| events.clone()),
             },
         );
-        tasks.spawn(keeper);
+        keepers.push(keeper);
         link
     };
     let others = config.members.iter().filter(|member| member.id != config.id);
-    others
+    let peers = others
         .map(|peer| {
             let links = PeerLinks {
                 control: open(peer, CONTROL_SILENCE_MAX, true),
@@ -204,17 +241,21 @@ fn link_peers<T: Transport>(
                 snapshot: open(peer, SNAPSHOT_SILENCE_MAX, false),
                 proposals: open(peer, SILENCE_MAX, false),
             };
-            (peer.id.0, links)
+            (peer.id, links)
         })
-        .collect()
+        .collect();
+    (peers, keepers)
 }
 
 async fn open_member(
     config: ClusterConfig,
+    directory: Directory,
     files: Arc<dyn Files>,
     metrics: RaftMetrics,
-    peers: BTreeMap<u64, PeerLinks>,
+    peers: BTreeMap<NodeId, PeerLinks>,
 ) -> Result<Arc<Member>, StartError> {
+    let book = PeerBook::open(files.clone(), config.wall_clock_ms).map_err(StartError::Storage)?;
+    let book = Arc::new(book);
     let Storage { log, machine } = Storage::open(
         files,
         config.log_segment_bytes,
@@ -225,9 +266,12 @@ async fn open_member(
     .await
     .map_err(StartError::Storage)?;
     let raft_config = openraft_config(&config)?;
-    let network = Network { peers: peers.clone() };
+    let network = Network {
+        peers: peers.clone(),
+        book: book.clone(),
+    };
     let raft = Raft::new(
-        RaftId::new(0, config.id),
+        directory.raft_id(),
         Arc::new(raft_config),
         network,
         log.clone(),
@@ -238,7 +282,10 @@ async fn open_member(
         .map_err(|fatal| StartError::Refused(fatal.to_string()))?;
     Ok(Arc::new(Member {
         proposals: Semaphore::new(config.proposals_in_flight_max),
+        membership_changes: Semaphore::new(1),
         config,
+        directory,
+        book,
         raft,
         log,
         machine,
@@ -320,6 +367,8 @@ pub enum StartError {
     },
     #[error("cannot speak TLS with the other members")]
     Tls(#[from] TlsError),
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
     /// The files of the data directory are unusable; the text says which and what to do.
     #[error("cannot recover the log")]
     Storage(#[source] io::Error),
@@ -339,6 +388,9 @@ pub enum ProposeError {
     /// The member has stopped.
     #[error("the member has stopped")]
     Stopped,
+    /// Nothing was proposed: the command is new, and the log's format cannot hold it yet.
+    #[error("the log's format cannot hold this yet: see `tandem-node cluster status`")]
+    NotFinalised,
 }
 
 /// Why a member stopped.

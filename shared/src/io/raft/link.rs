@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -15,15 +15,21 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::cluster::NodeId;
+use crate::cluster::membership::Introduction;
 
-use super::frame::{Frame, FrameReader, Hello, Kind, Welcome, decode, encode};
+use super::frame::{Declined, Frame, FrameReader, Hello, Kind, Welcome, decode, encode};
+use super::member::Member;
 use super::transport::Transport;
 
 /// The asking end of a link. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Link {
     calls: mpsc::Sender<Call>,
+    welcomed_by: WelcomedBy,
 }
+
+/// Who answers at the other end now, as they introduced themselves.
+type WelcomedBy = Arc<Mutex<Option<Introduction>>>;
 
 /// There is no connection, or it broke before the answer came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +44,11 @@ struct Call {
 }
 
 impl Link {
+    /// Who answers at the other end now; `None` without a connection.
+    pub(super) fn welcomed_by(&self) -> Option<Introduction> {
+        *self.welcomed_by.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Asks, and waits for the answer as long as the connection stands: callers bring their own deadline.
     pub(super) async fn ask(&self, kind: Kind, body: Bytes) -> Result<Bytes, Unreachable> {
         let (answer, answered) = oneshot::channel();
@@ -59,7 +70,7 @@ pub(super) enum LinkEvent {
 }
 
 pub(super) struct LinkOptions {
-    pub(super) hello: Hello,
+    pub(super) to: NodeId,
     pub(super) address: SocketAddr,
     pub(super) connect_timeout: Duration,
     /// With a request outstanding and nothing heard for so long, the connection is given up.
@@ -68,36 +79,40 @@ pub(super) struct LinkOptions {
     pub(super) events: Option<mpsc::Sender<(NodeId, LinkEvent)>>,
 }
 
-/// Makes a link and the task that keeps it up.
-pub(super) fn link<T: Transport>(
-    transport: T,
-    options: LinkOptions,
-) -> (Link, impl Future<Output = ()> + Send + 'static) {
+/// Makes a link, and what keeps it up once it runs.
+pub(super) fn link<T: Transport>(transport: T, options: LinkOptions) -> (Link, Keeper<T>) {
     let (calls, queue) = mpsc::channel(CALLS_WAITING_MAX);
+    let welcomed_by = WelcomedBy::default();
     let keeper = Keeper {
         transport,
         options,
         queue,
+        welcomed_by: welcomed_by.clone(),
     };
-    (Link { calls }, keeper.run())
+    (Link { calls, welcomed_by }, keeper)
 }
 
-struct Keeper<T> {
+/// Keeps one link up.
+pub(super) struct Keeper<T> {
     transport: T,
     options: LinkOptions,
     queue: mpsc::Receiver<Call>,
+    welcomed_by: WelcomedBy,
 }
 
 impl<T: Transport> Keeper<T> {
-    async fn run(mut self) {
+    /// Connects again and again, in the name of `member`, until nobody can ask any more.
+    pub(super) async fn run(mut self, member: Arc<Member>) {
         let mut failures = 0;
         loop {
-            match self.connect().await {
+            match self.connect(&member).await {
                 Ok((reader, writer, welcome)) => {
                     failures = 0;
                     let incarnation = welcome.incarnation;
                     self.tell(LinkEvent::Connected { incarnation }).await;
-                    self.serve(reader, writer).await;
+                    self.set_welcomed_by(Some(welcome.introduction));
+                    self.serve(reader, writer, &member).await;
+                    self.set_welcomed_by(None);
                     self.tell(LinkEvent::Broken).await;
                 }
                 Err(error) => {
@@ -113,23 +128,28 @@ impl<T: Transport> Keeper<T> {
         }
     }
 
-    async fn connect(&self) -> io::Result<(Reader<T>, Writer<T>, Welcome)> {
-        timeout(self.options.connect_timeout, self.shake_hands()).await?
+    fn set_welcomed_by(&self, introduction: Option<Introduction>) {
+        *self.welcomed_by.lock().unwrap_or_else(PoisonError::into_inner) = introduction;
     }
 
-    async fn shake_hands(&self) -> io::Result<(Reader<T>, Writer<T>, Welcome)> {
-        let peer = NodeId(self.options.hello.to);
+    async fn connect(&self, member: &Member) -> io::Result<(Reader<T>, Writer<T>, Welcome)> {
+        timeout(self.options.connect_timeout, self.greet(member)).await?
+    }
+
+    /// Three frames: who connects, who answers and how far its log reaches, and how far the first one's reaches. Each
+    /// reach is told after the other side's last frame, so that neither can be older than what is known of it.
+    async fn greet(&self, member: &Member) -> io::Result<(Reader<T>, Writer<T>, Welcome)> {
+        let peer = self.options.to;
+        let baseline = member.book.baseline();
         let stream = self.transport.connect(peer, self.options.address).await?;
         let (reader, mut writer) = tokio::io::split(stream);
         let mut reader = FrameReader::new(reader);
-        let mut bytes = BytesMut::new();
-        let hello = Frame {
-            kind: Kind::Hello,
-            request: 0,
-            body: encode(&self.options.hello)?,
+        let hello = Hello {
+            cluster: member.config.name.clone(),
+            from: member.introduction(),
+            to: peer,
         };
-        hello.write(&mut bytes);
-        writer.write_all(&bytes).await?;
+        write_frame(&mut writer, Kind::Hello, encode(&hello)?).await?;
         let answer = reader.next().await?;
         if answer.kind != Kind::Answer {
             return Err(io::Error::new(
@@ -137,21 +157,29 @@ impl<T: Transport> Keeper<T> {
                 "the peer refused the connection",
             ));
         }
-        Ok((reader, writer, decode(&answer.body)?))
+        let welcome: Welcome = decode(&answer.body)?;
+        if welcome.introduction.id.member() != peer {
+            return Err(io::Error::other("another member answers at the peer's address"));
+        }
+        member.book.note_told(peer, welcome.stranger);
+        // A stranger keeps its connection: it is asked how it is, and nothing else.
+        let _ = member.book.meet(&welcome.introduction, &welcome.reach, &baseline);
+        write_frame(&mut writer, Kind::Reach, encode(&member.reach())?).await?;
+        Ok((reader, writer, welcome))
     }
 
     /// Until the connection ends. What was not answered is answered by the end of its channel.
-    async fn serve(&mut self, reader: Reader<T>, writer: Writer<T>) {
+    async fn serve(&mut self, reader: Reader<T>, writer: Writer<T>, member: &Member) {
         let waiting = Mutex::new(Unanswered::default());
-        let silence_max = self.options.silence_max;
+        let (silence_max, peer) = (self.options.silence_max, self.options.to);
         let result = tokio::select! {
             biased;
-            result = take_answers(reader, &waiting) => result,
+            result = take_answers(reader, &waiting, |declined| member.note_declined(peer, declined)) => result,
             result = send_calls(writer, &mut self.queue, &waiting) => result,
             () = watch_silence(silence_max, &waiting) => Err(io::ErrorKind::TimedOut.into()),
         };
         if let Err(error) = result {
-            tracing::debug!(peer = self.options.hello.to, %error, "connection to a member ended");
+            tracing::debug!(%peer, %error, "connection to a member ended");
         }
     }
 
@@ -174,7 +202,7 @@ impl<T: Transport> Keeper<T> {
     async fn tell(&self, event: LinkEvent) {
         if let Some(events) = &self.options.events {
             // Nobody listens any more: the member is stopping.
-            let _ = events.send((NodeId(self.options.hello.to), event)).await;
+            let _ = events.send((self.options.to, event)).await;
         }
     }
 }
@@ -228,9 +256,16 @@ async fn watch_silence(silence_max: Duration, waiting: &Waiting) {
 async fn take_answers<S: tokio::io::AsyncRead + Unpin>(
     mut reader: FrameReader<S>,
     waiting: &Waiting,
+    declined: impl Fn(Declined),
 ) -> io::Result<()> {
     loop {
         let frame = reader.next().await?;
+        if frame.kind == Kind::Declined {
+            // The end of its channel tells the asker.
+            drop(locked(waiting).take(frame.request));
+            declined(decode(&frame.body)?);
+            continue;
+        }
         if frame.kind != Kind::Answer {
             return Err(io::Error::other("the peer ended the conversation"));
         }
@@ -269,6 +304,18 @@ async fn send_calls<W: AsyncWrite + Unpin>(
         writer.flush().await?;
     }
     Ok(())
+}
+
+async fn write_frame<W: AsyncWrite + Unpin>(writer: &mut W, kind: Kind, body: Bytes) -> io::Result<()> {
+    let mut bytes = BytesMut::new();
+    let frame = Frame {
+        kind,
+        request: 0,
+        body,
+    };
+    frame.write(&mut bytes);
+    writer.write_all_buf(&mut bytes).await?;
+    writer.flush().await
 }
 
 fn locked(waiting: &Waiting) -> MutexGuard<'_, Unanswered> {

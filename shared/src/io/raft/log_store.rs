@@ -88,6 +88,19 @@ impl LogStore {
         self.read(Kept::last_log_id)
     }
 
+    /// The last entry that is known here to be committed.
+    pub(super) fn committed(&self) -> Option<LogId> {
+        self.read(|kept| kept.committed)
+    }
+
+    /// The id of the entry at this index; `None` where there is none, or it was purged.
+    pub(super) fn id_at(&self, index: u64) -> Option<LogId> {
+        self.read(|kept| {
+            let entry = kept.entries.get(&index).map(|entry| entry.log_id);
+            entry.or_else(|| kept.purged.filter(|purged| purged.index() == index))
+        })
+    }
+
     fn read<R>(&self, read: impl FnOnce(&Kept) -> R) -> R {
         read(&self.kept.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -262,6 +275,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         let index = last.map(|id| id.index());
+        // openraft asserts this in debug builds alone.
+        if let Some(committed) = self
+            .committed()
+            .filter(|committed| Some(committed.index()) > index)
+        {
+            let text = format!("refusing to cut the log off after {index:?}: {committed} is committed");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
         self.change(|kept| kept.truncate_after(index));
         let record =
             EncodedRecord::truncated_after(index, self.formats.written()).map_err(io::Error::other)?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -15,34 +16,42 @@ use openraft::{Instant as _, ServerState, Snapshot};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::cluster::membership::{Introduction, Reach};
 use crate::cluster::witness::LogPosition;
-use crate::cluster::{Actor, Applied, Command, Proposal as RaftProposal};
+use crate::cluster::{Applied, ClusterState, Command, NodeId, Proposal, RaftId};
 
 use super::config::ClusterConfig;
+use super::directory::Directory;
 use super::frame::{
-    Hello, Kind, PeerStatus, Proposal, ProposalAnswer, SNAPSHOT_BYTES_MAX, SnapshotChunk, decode, encode,
+    Declined, ForwardedProposal, Hello, Kind, PeerStatus, ProposalAnswer, SNAPSHOT_BYTES_MAX, SnapshotChunk,
+    decode, encode,
 };
 use super::handle::{ProposeError, StopReason};
 use super::log_store::LogStore;
 use super::metrics::RaftMetrics;
 use super::network::PeerLinks;
+use super::peer_book::PeerBook;
 use super::snapshot_store::decode_meta;
 use super::state_machine::StateMachine;
 use super::status::ClusterStatus;
-use super::type_config::{Raft, TypeConfig, VoteRecord};
+use super::type_config::{LogId, Raft, TypeConfig, VoteRecord};
 
 pub(super) struct Member {
     pub(super) config: ClusterConfig,
+    pub(super) directory: Directory,
+    pub(super) book: Arc<PeerBook>,
     pub(super) raft: Raft,
     pub(super) log: LogStore,
     pub(super) machine: StateMachine,
     pub(super) metrics: RaftMetrics,
-    pub(super) peers: BTreeMap<u64, PeerLinks>,
+    pub(super) peers: BTreeMap<NodeId, PeerLinks>,
     pub(super) status: watch::Sender<ClusterStatus>,
     pub(super) stop: watch::Sender<Option<StopReason>>,
     /// A planned stop is under way: this member takes no lead.
     pub(super) draining: AtomicBool,
     pub(super) proposals: Semaphore,
+    /// One change of the membership at a time.
+    pub(super) membership_changes: Semaphore,
     pub(super) started: Instant,
     /// Microseconds from `started` to the last word from a leader; 0: none yet.
     pub(super) heard_us: AtomicU64,
@@ -52,16 +61,55 @@ pub(super) struct Member {
 pub(super) type Metrics = openraft::RaftMetrics<TypeConfig>;
 
 impl Member {
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
     pub(super) fn incarnation(&self) -> u64 {
         self.config.incarnation
     }
 
-    pub(super) fn id(&self) -> u64 {
-        self.config.id.0
+    pub(super) fn id(&self) -> NodeId {
+        self.config.id
+    }
+
+    pub(super) fn raft_id(&self) -> RaftId {
+        self.directory.raft_id()
+    }
+
+    pub(super) fn introduction(&self) -> Introduction {
+        self.directory.introduction()
+    }
+
+    /// How far this member's log reaches now.
+    pub(super) fn reach(&self) -> Reach {
+        Reach {
+            last: self.log_position(),
+            applied: *self.machine.applied_index().borrow(),
+            initialized: is_initialized(&self.raft_metrics()),
+        }
     }
 
     pub(super) fn is_addressed(&self, hello: &Hello) -> bool {
-        hello.cluster == self.config.name && hello.to == self.id() && self.peers.contains_key(&hello.from)
+        let from = hello.from.id.member();
+        hello.cluster == self.config.name && hello.to == self.id() && self.peers.contains_key(&from)
+    }
+
+    pub(super) fn note_declined(&self, peer: NodeId, declined: Declined) {
+        match declined {
+            Declined::You(stranger) => self.book.note_told(peer, Some(stranger)),
+            Declined::Me(stranger) => tracing::debug!(%peer, %stranger, "a member takes no part"),
+        }
+    }
+
+    /// The member that votes, or else follows, under this number.
+    pub(super) fn seat_of(&self, number: NodeId) -> Option<RaftId> {
+        let membership = self.raft_metrics().membership_config;
+        let voter = membership.voter_ids().find(|id| id.member() == number);
+        voter.or_else(|| {
+            let mut learners = membership.membership().learner_ids();
+            learners.find(|id| id.member() == number)
+        })
     }
 
     pub(super) fn raft_metrics(&self) -> Metrics {
@@ -90,7 +138,8 @@ impl Member {
 
     /// Leads, and a majority answered within a lease.
     pub(super) fn leads_with_quorum(&self, metrics: &Metrics) -> bool {
-        let alone = self.config.members.len() == 1;
+        let own = self.raft_id();
+        let alone = metrics.membership_config.voter_ids().all(|voter| voter == own);
         let acknowledged = metrics
             .last_quorum_acked
             .as_ref()
@@ -107,16 +156,14 @@ impl Member {
             })
     }
 
-    pub(super) fn peer_status(&self) -> PeerStatus {
+    pub(super) fn peer_status(&self, peer: &Introduction) -> PeerStatus {
         let metrics = self.raft_metrics();
-        let log = self.log_position();
         PeerStatus {
             incarnation: self.incarnation(),
-            applied: *self.machine.applied_index().borrow(),
+            introduction: self.introduction(),
+            reach: self.reach(),
+            stranger: self.book.may_ask(peer).err(),
             hears_leader: self.leads_with_quorum(&metrics) || self.heard_within_lease(),
-            initialized: is_initialized(&metrics),
-            last_term: log.term,
-            last_index: log.index,
         }
     }
 }
@@ -125,6 +172,8 @@ impl Member {
 impl Member {
     pub(super) async fn append(&self, body: &[u8]) -> io::Result<Bytes> {
         let request: AppendEntriesRequest<TypeConfig> = decode(body)?;
+        self.check_committed(&request)?;
+        let (leader, leader_commit) = (request.vote.leader_id.node_id, request.leader_commit);
         let response = self
             .raft
             .append_entries(request)
@@ -133,6 +182,10 @@ impl Member {
         if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
             let micros = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
             self.heard_us.store(micros.max(1), Ordering::Relaxed);
+            // A leader holds what it says is committed.
+            if let Some(committed) = leader_commit {
+                self.book.note_holds(leader, committed.index());
+            }
         }
         encode(&response)
     }
@@ -165,12 +218,57 @@ impl Member {
             Some(data) => {
                 let vote: VoteRecord = decode(&chunk.vote)?;
                 let meta = decode_meta(&chunk.meta).ok_or(io::ErrorKind::InvalidData)?;
+                self.check_committed_ids(&vote, meta.last_log_id)?;
                 let snapshot = Snapshot { meta, snapshot: data };
                 let response = self.raft.install_full_snapshot(vote, snapshot).await;
                 Some(response.map_err(io::Error::other)?)
             }
         };
         encode(&installed)
+    }
+}
+
+/// What must never differ between two members.
+impl Member {
+    /// A leader's entries agree with what is committed here, or one of the two has lost something: this member stops before
+    /// anything is written. openraft only asserts it in debug builds.
+    fn check_committed(&self, request: &AppendEntriesRequest<TypeConfig>) -> io::Result<()> {
+        let entries = request.entries.iter().map(|entry| entry.log_id);
+        self.check_committed_ids(&request.vote, request.prev_log_id.into_iter().chain(entries))
+    }
+
+    fn check_committed_ids(
+        &self,
+        vote: &VoteRecord,
+        theirs: impl IntoIterator<Item = LogId>,
+    ) -> io::Result<()> {
+        // A leader that was deposed may still send what was overwritten since; openraft refuses it.
+        let is_current = *vote >= self.raft_metrics().vote;
+        let Some(committed) = self
+            .log
+            .committed()
+            .max(self.machine.last_applied())
+            .filter(|_| is_current)
+        else {
+            return Ok(());
+        };
+        let within = |id: &LogId| id.index() <= committed.index();
+        for theirs in theirs.into_iter().take_while(within) {
+            let ours = match theirs.index() == committed.index() {
+                true => Some(committed),
+                false => self.log.id_at(theirs.index()),
+            };
+            if let Some(ours) = ours.filter(|ours| *ours != theirs) {
+                let text = format!(
+                    "the leader's log has {theirs} where {ours} is committed here: one of the two members has lost \
+                     acknowledged entries; compare their states before either is replaced"
+                );
+                tracing::error!(%theirs, %ours, "two members hold different entries at a committed index");
+                self.request_stop(StopReason::Failed(text.clone()));
+                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -203,14 +301,14 @@ impl Member {
     /// Until the command is applied here, or the deadline is over.
     pub(super) async fn propose(
         &self,
-        command: Command,
+        proposal: Proposal,
         deadline: Duration,
     ) -> Result<Applied, ProposeError> {
         let started = Instant::now();
         let end = started + deadline;
         let result = match self.proposals.try_acquire() {
             Err(_) => Err(ProposeError::Overloaded),
-            Ok(_permit) => timeout_at(end, self.propose_until_applied(&command, end))
+            Ok(_permit) => timeout_at(end, self.propose_until_applied(&proposal, end))
                 .await
                 .unwrap_or(Err(ProposeError::Timeout)),
         };
@@ -219,6 +317,7 @@ impl Member {
             Err(ProposeError::Overloaded) => "overloaded",
             Err(ProposeError::Timeout) => "timeout",
             Err(ProposeError::Stopped) => "stopped",
+            Err(ProposeError::NotFinalised) => "not_finalised",
         };
         self.metrics.proposals.with_label_values(&[outcome]).inc();
         if result.is_ok() {
@@ -229,7 +328,11 @@ impl Member {
         result
     }
 
-    async fn propose_until_applied(&self, command: &Command, end: Instant) -> Result<Applied, ProposeError> {
+    async fn propose_until_applied(
+        &self,
+        proposal: &Proposal,
+        end: Instant,
+    ) -> Result<Applied, ProposeError> {
         let mut told = None;
         loop {
             if self.stop.borrow().is_some() {
@@ -237,11 +340,11 @@ impl Member {
             }
             let leader = told
                 .take()
-                .or_else(|| self.raft_metrics().current_leader.map(|id| id.member().0));
+                .or_else(|| self.raft_metrics().current_leader.map(RaftId::member));
             let patience = ATTEMPT_MAX.min(end.saturating_duration_since(Instant::now()));
             let answer = match leader {
-                Some(leader) if leader == self.id() => self.propose_here(command.clone(), patience).await,
-                Some(leader) => self.propose_at(leader, command, patience).await,
+                Some(leader) if leader == self.id() => self.propose_here(proposal.clone(), patience).await,
+                Some(leader) => self.propose_at(leader, proposal, patience).await,
                 None => ProposalAnswer::NotLeader { leader: None },
             };
             match answer {
@@ -252,6 +355,7 @@ impl Member {
                 ProposalAnswer::NotLeader { leader } if leader.is_some() && leader != Some(self.id()) => {
                     told = leader;
                 }
+                ProposalAnswer::NotFinalised => return Err(ProposeError::NotFinalised),
                 ProposalAnswer::NotLeader { .. } | ProposalAnswer::Unknown => {}
             }
             self.wait_for_news().await;
@@ -259,38 +363,35 @@ impl Member {
     }
 
     /// Proposes to the local openraft alone.
-    async fn propose_here(&self, command: Command, patience: Duration) -> ProposalAnswer {
-        match timeout(
-            patience,
-            self.raft.client_write(RaftProposal {
-                actor: Actor::Member(self.config.id),
-                command,
-            }),
-        )
-        .await
-        {
+    async fn propose_here(&self, proposal: Proposal, patience: Duration) -> ProposalAnswer {
+        let written = self.machine.with_state(ClusterState::format);
+        let finalises = matches!(proposal.command, Command::FormatFinalised { .. });
+        if proposal.command.format() > written && !finalises {
+            return ProposalAnswer::NotFinalised;
+        }
+        match timeout(patience, self.raft.client_write(proposal)).await {
             Ok(Ok(response)) => ProposalAnswer::Applied {
                 index: response.log_id.index(),
                 applied: response.data,
             },
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
                 ProposalAnswer::NotLeader {
-                    leader: forward.leader_id.map(|id| id.member().0),
+                    leader: forward.leader_id.map(RaftId::member),
                 }
             }
             Ok(Err(_)) | Err(_) => ProposalAnswer::Unknown,
         }
     }
 
-    async fn propose_at(&self, leader: u64, command: &Command, patience: Duration) -> ProposalAnswer {
+    async fn propose_at(&self, leader: NodeId, proposal: &Proposal, patience: Duration) -> ProposalAnswer {
         let Some(peer) = self.peers.get(&leader) else {
             return ProposalAnswer::Unknown;
         };
-        let proposal = Proposal {
+        let forwarded = ForwardedProposal {
             deadline_ms: u32::try_from(patience.as_millis()).unwrap_or(u32::MAX),
-            command: command.clone(),
+            proposal: proposal.clone(),
         };
-        let Ok(body) = encode(&proposal) else {
+        let Ok(body) = encode(&forwarded) else {
             return ProposalAnswer::Unknown;
         };
         match timeout(patience, peer.proposals.ask(Kind::Propose, body)).await {
@@ -301,9 +402,9 @@ impl Member {
 
     /// A peer's proposal: here or nowhere, the peer tries again by itself.
     pub(super) async fn propose_forwarded(&self, body: &[u8]) -> io::Result<Bytes> {
-        let proposal: Proposal = decode(body)?;
-        let patience = Duration::from_millis(u64::from(proposal.deadline_ms)).min(ATTEMPT_MAX);
-        encode(&self.propose_here(proposal.command, patience).await)
+        let forwarded: ForwardedProposal = decode(body)?;
+        let patience = Duration::from_millis(u64::from(forwarded.deadline_ms)).min(ATTEMPT_MAX);
+        encode(&self.propose_here(forwarded.proposal, patience).await)
     }
 
     /// Whoever proposed finds the result in the local state, unless this member lags far behind.

@@ -8,10 +8,12 @@
 //! What always holds: a command that [`Cluster::propose`] called applied is on the disks of a majority; vote and
 //! entries reach the disk in the order in which openraft wrote them; a member whose disk failed stops for good.
 
+mod administration;
 mod changes;
 mod config;
 #[cfg(test)]
 mod crash_tests;
+mod directory;
 mod files;
 #[cfg(test)]
 mod foreign_tests;
@@ -26,8 +28,10 @@ mod handle;
 mod link;
 mod log_store;
 mod member;
+mod members_view;
 mod metrics;
 mod network;
+mod peer_book;
 mod record;
 mod recovery;
 #[cfg(test)]
@@ -37,6 +41,7 @@ mod release_0_1_tests;
 mod segments;
 mod server;
 mod simulated_files;
+mod small_file;
 mod snapshot_store;
 mod state_machine;
 mod status;
@@ -46,11 +51,15 @@ mod transport;
 mod type_config;
 
 pub use crate::cluster::MemberRole;
+pub use administration::AdministrationError;
 pub use changes::ChangeReceiver;
 pub use config::{ClusterConfig, Member, Timings};
-pub use files::{File, Files, RealFiles};
+pub use directory::DirectoryError;
+pub use files::{File, Files, Lock, RealFiles};
 pub use handle::{Cluster, ProposeError, StartError, StopReason};
+pub use members_view::{FormatView, MemberView, MembersView};
 pub use metrics::RaftMetrics;
+pub use peer_book::remembered_reach;
 pub use simulated_files::{Fault, Interruption, SimulatedFiles};
 pub use status::{Authority, ClusterStatus, RaftRole};
 pub use transport::{TcpTransport, TlsTransport, Transport};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -15,10 +16,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use crate::cluster::{MemberRecord, RaftId};
+use crate::cluster::membership::Introduction;
+use crate::cluster::{MemberRecord, NodeId, RaftId};
 
 use super::frame::{Kind, SNAPSHOT_CHUNK_BYTES, SnapshotChunk, decode, encode};
 use super::link::Link;
+use super::peer_book::PeerBook;
 use super::snapshot_store::encode_meta;
 use super::type_config::{LeaderId, TypeConfig, VoteRecord};
 
@@ -54,11 +57,14 @@ impl PeerLinks {
 
 /// Makes openraft's clients.
 pub(super) struct Network {
-    pub(super) peers: BTreeMap<u64, PeerLinks>,
+    pub(super) peers: BTreeMap<NodeId, PeerLinks>,
+    pub(super) book: Arc<PeerBook>,
 }
 
 /// One of openraft's clients of one peer.
 pub(super) struct PeerClient {
+    target: RaftId,
+    book: Arc<PeerBook>,
     /// `None` for a member that the configuration does not know.
     links: Option<PeerLinks>,
     /// This client's entries are heartbeats.
@@ -70,7 +76,9 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
     async fn new_client(&mut self, target: RaftId, _node: &MemberRecord) -> PeerClient {
         PeerClient {
-            links: self.peers.get(&target.member().0).cloned(),
+            target,
+            book: self.book.clone(),
+            links: self.peers.get(&target.member()).cloned(),
             heartbeats: false,
         }
     }
@@ -85,10 +93,25 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 }
 
 impl PeerClient {
-    fn links(&self) -> io::Result<&PeerLinks> {
-        self.links
-            .as_ref()
-            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "a member that is not configured"))
+    /// Nobody but the very member that is meant: another one under its number, or a stranger, is not asked.
+    fn link(&self, channel: Channel) -> io::Result<&Link> {
+        let links = self.links.as_ref();
+        let links = links
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "a member that is not configured"))?;
+        let link = links.link(channel);
+        let takes_part = |peer: Introduction| peer.id == self.target && self.book.may_ask(&peer).is_ok();
+        if link.welcomed_by().is_some_and(takes_part) && self.book.own_stranger().is_none() {
+            return Ok(link);
+        }
+        Err(io::Error::new(
+            io::ErrorKind::NotConnected,
+            "the member takes no part now",
+        ))
+    }
+
+    fn denies_what_it_had(&self, request: &AppendEntriesRequest<TypeConfig>) -> bool {
+        let index = request.prev_log_id.map(|id| id.index());
+        index.is_some_and(|index| self.book.note_denied(self.target, index))
     }
 
     async fn ask<T: DeserializeOwned>(
@@ -98,7 +121,7 @@ impl PeerClient {
         request: &impl Serialize,
         option: &RPCOption,
     ) -> io::Result<T> {
-        let answered = self.links()?.link(channel).ask(kind, encode(request)?);
+        let answered = self.link(channel)?.ask(kind, encode(request)?);
         let body = timeout(option.soft_ttl(), answered).await?;
         decode(&body.map_err(io::Error::other)?)
     }
@@ -155,6 +178,10 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             match self.ask(channel, Kind::Append, &request, &option).await {
                 Err(error) if error.kind() == io::ErrorKind::FileTooLarge && request.entries.len() > 1 => {
                     request.entries.truncate(request.entries.len() / 2);
+                }
+                // openraft takes for granted that this cannot happen.
+                Ok(AppendEntriesResponse::Conflict) if self.denies_what_it_had(&request) => {
+                    return Err(unreachable(io::Error::other("the member's log went back")));
                 }
                 Ok(AppendEntriesResponse::Success) if request.entries.len() < entries => {
                     let last = request.entries.last().map(|entry| entry.log_id);

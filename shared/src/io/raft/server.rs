@@ -12,9 +12,9 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::cluster::NodeId;
+use crate::cluster::membership::{Introduction, Reach};
 
-use super::frame::{Frame, FrameReader, Hello, Kind, Welcome, decode, encode};
+use super::frame::{Declined, Frame, FrameReader, Hello, Kind, Welcome, decode, encode};
 use super::member::{Member, SnapshotTransfer};
 use super::transport::Transport;
 
@@ -47,49 +47,67 @@ pub(super) async fn serve<T: Transport>(transport: T, mut listener: T::Listener,
 
 async fn converse<T: Transport>(transport: T, incoming: T::Incoming, member: Arc<Member>) -> io::Result<()> {
     let greeting = timeout(HELLO_TIMEOUT, greet(&transport, incoming, &member));
-    let (reader, writer) = greeting.await??;
+    let (reader, writer, peer) = greeting.await??;
     let (frames, queue) = mpsc::channel(REQUESTS_AHEAD_MAX);
     tokio::select! {
         biased;
         result = read_requests(reader, frames) => result,
-        result = answer_requests(writer, queue, &member) => result,
+        result = answer_requests(writer, queue, &member, &peer) => result,
     }
 }
 
-type Halves<S> = (FrameReader<tokio::io::ReadHalf<S>>, tokio::io::WriteHalf<S>);
+type Greeted<S> = (
+    FrameReader<tokio::io::ReadHalf<S>>,
+    tokio::io::WriteHalf<S>,
+    Introduction,
+);
 
 /// Nothing is believed before the other end has named the cluster, itself and us, and proved the second.
 async fn greet<T: Transport>(
     transport: &T,
     incoming: T::Incoming,
     member: &Member,
-) -> io::Result<Halves<T::Stream>> {
+) -> io::Result<Greeted<T::Stream>> {
     let stream = transport.secure(incoming).await?;
     let mut reader = FrameReader::new(stream);
     let frame = reader.next().await?;
     let hello: Hello = decode(&frame.body)?;
     let accepted = frame.kind == Kind::Hello
         && member.is_addressed(&hello)
-        && transport.is_from(reader.stream(), NodeId(hello.from));
-    let (reader, mut writer) = reader.split();
+        && transport.is_from(reader.stream(), hello.from.id.member());
+    let baseline = member.book.baseline();
+    let (mut reader, mut writer) = reader.split();
     let answer = Frame {
         kind: if accepted { Kind::Answer } else { Kind::Refused },
         request: frame.request,
         body: encode(&Welcome {
             incarnation: member.incarnation(),
+            introduction: member.introduction(),
+            reach: member.reach(),
+            stranger: member.book.may_ask(&hello.from).err(),
         })?,
     };
     write_frames(&mut writer, [answer]).await?;
     if !accepted {
         tracing::warn!(
             cluster = hello.cluster,
-            from = hello.from,
-            to = hello.to,
+            from = %hello.from.id,
+            to = %hello.to,
             "refused a connection"
         );
         return Err(io::ErrorKind::PermissionDenied.into());
     }
-    Ok((reader, writer))
+    let frame = reader.next().await?;
+    if frame.kind != Kind::Reach {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a greeting out of order",
+        ));
+    }
+    let reach: Reach = decode(&frame.body)?;
+    // A stranger keeps its connection: it is told how this member is, and nothing else.
+    let _ = member.book.meet(&hello.from, &reach, &baseline);
+    Ok((reader, writer, hello.from))
 }
 
 async fn read_requests<S: tokio::io::AsyncRead + Unpin>(
@@ -108,6 +126,7 @@ async fn answer_requests<W: AsyncWrite + Unpin>(
     mut writer: W,
     mut queue: mpsc::Receiver<Frame>,
     member: &Member,
+    peer: &Introduction,
 ) -> io::Result<()> {
     let mut under_way = FuturesUnordered::new();
     let mut transfer = SnapshotTransfer::default();
@@ -127,27 +146,46 @@ async fn answer_requests<W: AsyncWrite + Unpin>(
                 let Some(frame) = frame else {
                     return Ok(());
                 };
-                if frame.kind == Kind::Snapshot {
+                if let Some(declined) = declined(member, peer, frame.kind) {
+                    let declined = Frame {
+                        kind: Kind::Declined,
+                        request: frame.request,
+                        body: encode(&declined)?,
+                    };
+                    write_frames(&mut writer, [declined]).await?;
+                } else if frame.kind == Kind::Snapshot {
                     // In order, and nothing else comes on that connection.
                     let body = member.take_snapshot(&mut transfer, &frame.body).await?;
                     write_frames(&mut writer, [answer(frame.request, body)]).await?;
                 } else {
-                    under_way.push(handle(member, frame));
+                    under_way.push(handle(member, peer, frame));
                 }
             }
         }
     }
 }
 
-async fn handle(member: &Member, frame: Frame) -> io::Result<Frame> {
+/// A stranger takes no part at all: no vote, no entry, no snapshot, and no proposal.
+fn declined(member: &Member, peer: &Introduction, kind: Kind) -> Option<Declined> {
+    if kind == Kind::Status {
+        return None;
+    }
+    if let Some((_, stranger)) = member.book.own_stranger() {
+        return Some(Declined::Me(stranger));
+    }
+    member.book.may_ask(peer).err().map(Declined::You)
+}
+
+async fn handle(member: &Member, peer: &Introduction, frame: Frame) -> io::Result<Frame> {
     let body = match frame.kind {
         Kind::Append => member.append(&frame.body).await?,
         Kind::Vote => member.vote(&frame.body).await?,
         Kind::PreVote => member.pre_vote(&frame.body).await?,
         Kind::TransferLeader => member.transfer_leader(&frame.body).await?,
         Kind::Propose => member.propose_forwarded(&frame.body).await?,
-        Kind::Status => encode(&member.peer_status())?,
-        Kind::Hello | Kind::Snapshot | Kind::Answer | Kind::Refused => {
+        Kind::Status => encode(&member.peer_status(peer))?,
+        Kind::Administer => member.administer_forwarded(&frame.body).await?,
+        Kind::Hello | Kind::Reach | Kind::Snapshot | Kind::Answer | Kind::Refused | Kind::Declined => {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "a request out of place",

@@ -7,14 +7,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::files::{File, Files};
+use super::files::{File, Files, Lock};
 
 /// One simulated directory. Clones are the same one, and survive the process that is simulated.
 #[derive(Debug, Clone)]
@@ -34,6 +34,8 @@ struct Disk {
     random: SmallRng,
     sync_time_max: Duration,
     fault: Option<Fault>,
+    /// Held by the process that uses the directory.
+    lock: Weak<()>,
     interruption: Option<(u64, Interruption)>,
     power_failed: bool,
     capacity: u64,
@@ -86,6 +88,7 @@ impl SimulatedFiles {
                 random: SmallRng::seed_from_u64(seed),
                 sync_time_max,
                 fault: None,
+                lock: Weak::new(),
                 interruption: None,
                 power_failed: false,
                 capacity: u64::MAX,
@@ -399,6 +402,16 @@ impl Files for SimulatedFiles {
     fn spawn(&self, _name: &str, job: BoxFuture<'static, ()>) -> io::Result<()> {
         tokio::spawn(job);
         Ok(())
+    }
+
+    fn lock(&self, _name: &str) -> io::Result<Option<Lock>> {
+        let mut disk = self.disk();
+        if disk.lock.strong_count() > 0 {
+            return Ok(None);
+        }
+        let lock = Arc::new(());
+        disk.lock = Arc::downgrade(&lock);
+        Ok(Some(Box::new(lock)))
     }
 }
 

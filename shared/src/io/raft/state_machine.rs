@@ -56,11 +56,6 @@ impl StateMachine {
         })
     }
 
-    /// The last entry in the state.
-    pub(super) fn last_applied(&self) -> Option<LogId> {
-        self.read(|replica| replica.last_applied)
-    }
-
     pub(super) fn with_state<R>(&self, read: impl FnOnce(&ClusterState) -> R) -> R {
         self.read(|replica| read(&replica.state))
     }
@@ -71,6 +66,11 @@ impl StateMachine {
 
     pub(super) fn applied_index(&self) -> watch::Receiver<u64> {
         self.applied_index.subscribe()
+    }
+
+    /// The last entry in the state.
+    pub(super) fn last_applied(&self) -> Option<LogId> {
+        self.read(|replica| replica.last_applied)
     }
 
     fn read<R>(&self, read: impl FnOnce(&Replica) -> R) -> R {
@@ -163,7 +163,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             *replica = Replica::of_snapshot(meta, state);
             self.changes.send(vec![Change::Replaced]);
         });
-        self.applied_index.send_replace(index_of(meta.last_log_id));
+        let index = index_of(meta.last_log_id);
+        tracing::info!(index, "a snapshot has replaced the state");
+        self.applied_index.send_replace(index);
         Ok(())
     }
 

@@ -12,6 +12,8 @@ pub struct ClusterStatus {
     /// Index of the last entry in the local state.
     pub last_applied: u64,
     pub authority: Authority,
+    /// Why this member takes no part in a cluster, and what to do about it.
+    pub obstacle: Option<String>,
 }
 
 impl ClusterStatus {
@@ -22,6 +24,7 @@ impl ClusterStatus {
             term: 0,
             last_applied: 0,
             authority: Authority::Isolated,
+            obstacle: None,
         }
     }
 }

@@ -1,0 +1,405 @@
+//! What the replicated state says of nodes and of moved sessions, as far as it is believed.
+//!
+//! Owns what the rest of the front end has been told of each node, and the losses that are not believed yet. Does not
+//! own the state, the clock or the health of nodes.
+//!
+//! What always holds: what is told is the difference between the state as it is and what was told before. So it makes
+//! no difference how far the state is ahead of the changes, or how many of them were dropped and replaced by
+//! [`Change::Replaced`]. A loss is believed after [`LOSS_SETTLES_AFTER`] without newer word of the node: a member that
+//! starts, or was cut off, reads of old losses and, moments later, that the node is there again.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use tandem_shared::cluster::{Change, ClusterState, NodeId, NodeRecord, NodeState, SessionKey};
+
+/// What the cluster says of its nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClusterNews {
+    Node(NodeRecord),
+    /// The state does not know a node any more that it knew before.
+    NodeForgotten(NodeId),
+    /// This process's member has stopped.
+    Silent,
+}
+
+/// Whose sessions have moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Moved {
+    /// These alone, and nobody else's.
+    All(Vec<(SessionKey, NodeId)>),
+    /// These have another owner than before, or none.
+    Some(Vec<(SessionKey, Option<NodeId>)>),
+}
+
+#[derive(Debug, Default)]
+pub struct Membership {
+    told: BTreeMap<NodeId, NodeRecord>,
+    /// Losses that are not told yet, and when they will be believed.
+    settling: BTreeMap<NodeId, (u64, Instant)>,
+}
+
+impl Membership {
+    /// Everything, from the beginning.
+    #[must_use]
+    pub fn begin(&mut self, state: &ClusterState, now: Instant) -> (Moved, Vec<ClusterNews>) {
+        self.changed(&[Change::Replaced], state, now)
+    }
+
+    /// Owners are to be told first: who hears that a node is lost asks next who owns its sessions.
+    #[must_use]
+    pub fn changed(
+        &mut self,
+        changes: &[Change],
+        state: &ClusterState,
+        now: Instant,
+    ) -> (Moved, Vec<ClusterNews>) {
+        let moved = match changes.contains(&Change::Replaced) {
+            true => {
+                let moved = state.moved_sessions();
+                Moved::All(moved.map(|(key, owner)| (key.clone(), owner)).collect())
+            }
+            false => {
+                let keys = changes.iter().filter_map(moved_key);
+                Moved::Some(keys.map(|key| (key.clone(), state.owner_of(key))).collect())
+            }
+        };
+        (moved, self.look(state, now))
+    }
+
+    /// Losses that are believed now.
+    #[must_use]
+    pub fn deadline_reached(&mut self, state: &ClusterState, now: Instant) -> Vec<ClusterNews> {
+        self.look(state, now)
+    }
+
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.settling.values().map(|(_, at)| *at).min()
+    }
+
+    fn look(&mut self, state: &ClusterState, now: Instant) -> Vec<ClusterNews> {
+        let nodes = state.nodes();
+        let mut news = Vec::new();
+        self.settling.retain(|id, _| nodes.contains_key(id));
+        self.told.retain(|id, _| {
+            let is_known = nodes.contains_key(id);
+            if !is_known {
+                news.push(ClusterNews::NodeForgotten(*id));
+            }
+            is_known
+        });
+        for record in nodes.values() {
+            let may_be_told = self.is_believed(record, now);
+            if may_be_told && self.told.get(&record.id) != Some(record) {
+                self.told.insert(record.id, record.clone());
+                news.push(ClusterNews::Node(record.clone()));
+            }
+        }
+        news
+    }
+
+    fn is_believed(&mut self, record: &NodeRecord, now: Instant) -> bool {
+        let is_news = self.told.get(&record.id) != Some(record);
+        match record.state {
+            NodeState::Lost if is_news => {
+                let settles = (record.incarnation, now + LOSS_SETTLES_AFTER);
+                let settling = self.settling.entry(record.id).or_insert(settles);
+                if settling.0 != record.incarnation {
+                    *settling = settles;
+                }
+                let believed = settling.1 <= now;
+                if believed {
+                    self.settling.remove(&record.id);
+                }
+                believed
+            }
+            NodeState::Lost | NodeState::Live | NodeState::Draining => {
+                self.settling.remove(&record.id);
+                true
+            }
+        }
+    }
+}
+
+/// A session that came back to the node of its tag stays in the table: the fence wants to know its owner as well.
+fn moved_key(change: &Change) -> Option<&SessionKey> {
+    match change {
+        Change::SessionMoved { key, .. }
+        | Change::WatcherMoved { key, .. }
+        | Change::SessionClosed { key, .. }
+        | Change::WatcherRemoved { key, .. } => Some(key),
+        Change::NodeChanged(_)
+        | Change::SessionOpened(_)
+        | Change::SessionUpdated(_)
+        | Change::SettingChanged { .. }
+        | Change::CasAssignmentChanged { .. }
+        | Change::CasGatewaysChanged
+        | Change::RebalanceRequested { .. }
+        | Change::CalendarEnabledChanged { .. }
+        | Change::CallbacksReceived { .. }
+        | Change::PresenceChanged { .. }
+        | Change::WatcherChanged(_)
+        | Change::Replaced => None,
+    }
+}
+
+/// Short beside the two seconds after which a silent node is lost; the front end sees a process die by itself.
+const LOSS_SETTLES_AFTER: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+    use tandem_shared::cluster::{Command, Epoch, StateLimits, WatcherRecord};
+
+    use super::*;
+    use crate::balancer::ownership::Ownership;
+    use crate::io::clock::now;
+
+    fn registered(id: u64, incarnation: u64) -> Command {
+        Command::NodeRegistered {
+            id: NodeId(id),
+            sip_address: ([10, 0, 0, id as u8], 5060).into(),
+            incarnation,
+        }
+    }
+
+    fn lost(id: u64, incarnation: u64) -> Command {
+        Command::NodeLost {
+            id: NodeId(id),
+            incarnation,
+        }
+    }
+
+    fn draining(id: u64, incarnation: u64) -> Command {
+        Command::NodeDraining {
+            id: NodeId(id),
+            incarnation,
+        }
+    }
+
+    fn empty() -> ClusterState {
+        ClusterState::new(StateLimits::default())
+    }
+
+    fn state_of(commands: &[Command]) -> ClusterState {
+        let mut state = empty();
+        for command in commands {
+            state.apply(command.clone());
+        }
+        state
+    }
+
+    fn states(news: &[ClusterNews]) -> Vec<(u64, NodeState)> {
+        let told = news.iter().map(|news| match news {
+            ClusterNews::Node(record) => (record.id.0, record.state),
+            ClusterNews::NodeForgotten(_) | ClusterNews::Silent => panic!("{news:?}"),
+        });
+        told.collect()
+    }
+
+    #[test]
+    fn a_loss_is_believed_when_nothing_newer_is_heard_for_a_while() {
+        let (mut membership, start) = (Membership::default(), now());
+        let state = state_of(&[registered(1, 1), registered(2, 1), lost(1, 1)]);
+        let (_, news) = membership.begin(&state, start);
+        assert_eq!(states(&news), [(2, NodeState::Live)]);
+        let at = membership.next_deadline().unwrap();
+        assert_eq!(
+            membership.deadline_reached(&state, at - Duration::from_millis(1)),
+            []
+        );
+        let news = membership.deadline_reached(&state, at);
+        assert_eq!(states(&news), [(1, NodeState::Lost)]);
+        assert_eq!(membership.next_deadline(), None);
+        assert_eq!(
+            membership.deadline_reached(&state, at + Duration::from_secs(1)),
+            []
+        );
+    }
+
+    #[test]
+    fn one_node_after_the_other_is_lost_and_each_in_its_own_time() {
+        let (mut membership, start) = (Membership::default(), now());
+        let mut state = state_of(&[registered(1, 1), registered(2, 1), lost(1, 1)]);
+        drop(membership.begin(&state, start));
+        state.apply(lost(2, 1));
+        let later = start + Duration::from_millis(60);
+        let change = Change::NodeChanged(NodeId(2));
+        assert_eq!(membership.changed(&[change], &state, later).1, []);
+        let news = membership.deadline_reached(&state, start + LOSS_SETTLES_AFTER);
+        assert_eq!(states(&news), [(1, NodeState::Lost)]);
+        let news = membership.deadline_reached(&state, later + LOSS_SETTLES_AFTER);
+        assert_eq!(states(&news), [(2, NodeState::Lost)]);
+    }
+
+    #[test]
+    fn a_node_that_is_there_again_was_never_lost() {
+        let (mut membership, start) = (Membership::default(), now());
+        let mut state = state_of(&[registered(1, 1), lost(1, 1)]);
+        drop(membership.begin(&state, start));
+        state.apply(registered(1, 2));
+        let (_, news) = membership.changed(&[Change::Replaced], &state, start);
+        assert_eq!(states(&news), [(1, NodeState::Live)]);
+        assert_eq!(membership.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_node_that_a_replaced_state_does_not_know_is_forgotten() {
+        let (mut membership, start) = (Membership::default(), now());
+        drop(membership.begin(&state_of(&[registered(1, 1), registered(2, 1)]), start));
+        let without = state_of(&[registered(2, 1)]);
+        let (moved, news) = membership.changed(&[Change::Replaced], &without, start);
+        assert_eq!(news, [ClusterNews::NodeForgotten(NodeId(1))]);
+        assert_eq!(moved, Moved::All(Vec::new()));
+        let (_, news) = membership.changed(&[Change::Replaced], &without, start);
+        assert_eq!(news, []);
+    }
+
+    #[test]
+    fn a_change_that_is_behind_the_state_does_not_bring_an_old_owner_back() {
+        let (mut membership, start) = (Membership::default(), now());
+        let mut state = state_of(&[registered(1, 1), registered(2, 1), registered(3, 1)]);
+        let watched = Command::WatcherSet {
+            record: Box::new(watcher(1, 1)),
+        };
+        state.apply(watched);
+        let key = watcher(1, 1).key;
+        let (_, first) = state.apply(adopted(&key, 0, 2));
+        state.apply(adopted(&key, 1, 3));
+        let (moved, _) = membership.changed(&first, &state, start);
+        assert_eq!(moved, Moved::Some(vec![(key, Some(NodeId(3)))]));
+    }
+
+    fn watcher(node: u64, number: u64) -> WatcherRecord {
+        WatcherRecord {
+            key: SessionKey::new(format!("n{node}-{number}")),
+            dialog: tandem_shared::cluster::DialogRecord {
+                call_id: String::new(),
+                local_identity: String::new(),
+                remote_identity: String::new(),
+                remote_uri: String::new(),
+                route_set: Vec::new(),
+                remote_target: String::new(),
+                local_target: String::new(),
+            },
+            presentity: String::new(),
+            owner: NodeId(node),
+            epoch: Epoch::FIRST,
+            connection: tandem_shared::cluster::ConnectionId([0; 16]),
+            client_address: [10, 0, 0, 1].into(),
+            expires_at_ms: 0,
+            event_id: None,
+        }
+    }
+
+    fn adopted(key: &SessionKey, epoch: u32, to: u64) -> Command {
+        Command::WatcherAdopted {
+            key: key.clone(),
+            from_epoch: Epoch(epoch),
+            to: NodeId(to),
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Action {
+        Command(Box<Command>),
+        Heard { entries: usize, dropped: bool },
+        Pass(u64),
+    }
+
+    fn action() -> impl Strategy<Value = Action> {
+        let node = || 1_u64..4;
+        let key = || (1_u64..4, 0_u64..3);
+        let command = prop_oneof![
+            3 => (node(), 1_u64..3).prop_map(|(id, incarnation)| registered(id, incarnation)),
+            3 => (node(), 1_u64..3).prop_map(|(id, incarnation)| lost(id, incarnation)),
+            1 => (node(), 1_u64..3).prop_map(|(id, incarnation)| draining(id, incarnation)),
+            3 => key().prop_map(|(node, number)| Command::WatcherSet { record: Box::new(watcher(node, number)) }),
+            3 => (key(), 0_u32..3, node())
+                .prop_map(|((node, number), epoch, to)| adopted(&watcher(node, number).key, epoch, to)),
+            1 => (key(), 0_u32..3).prop_map(|((node, number), epoch)| Command::WatcherRemoved {
+                key: watcher(node, number).key,
+                epoch: Epoch(epoch),
+            }),
+        ];
+        prop_oneof![
+            4 => command.prop_map(|command| Action::Command(Box::new(command))),
+            2 => (1_usize..5, any::<bool>()).prop_map(|(entries, dropped)| Action::Heard { entries, dropped }),
+            1 => (0_u64..150).prop_map(Action::Pass),
+        ]
+    }
+
+    /// What a front end makes of it all.
+    struct FrontEnd {
+        membership: Membership,
+        ownership: Ownership,
+        nodes: BTreeMap<NodeId, NodeRecord>,
+    }
+
+    impl FrontEnd {
+        fn take_in(&mut self, moved: Moved, news: Vec<ClusterNews>) {
+            self.ownership.take_in(moved);
+            for news in news {
+                match news {
+                    ClusterNews::Node(record) => drop(self.nodes.insert(record.id, record)),
+                    ClusterNews::NodeForgotten(id) => drop(self.nodes.remove(&id)),
+                    ClusterNews::Silent => panic!("nobody has stopped"),
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn once_everything_is_quiet_nodes_and_owners_are_those_of_the_state(
+            actions in prop::collection::vec(action(), 0..60),
+        ) {
+            let (mut state, mut at) = (empty(), now());
+            let mut front_end = FrontEnd {
+                membership: Membership::default(),
+                ownership: Ownership::default(),
+                nodes: BTreeMap::new(),
+            };
+            let mut unheard: VecDeque<Vec<Change>> = VecDeque::new();
+            let (moved, news) = front_end.membership.begin(&state, at);
+            front_end.take_in(moved, news);
+            let end = [Action::Heard { entries: usize::MAX, dropped: false }, Action::Pass(200)];
+            for action in actions.into_iter().chain(end) {
+                match action {
+                    Action::Command(command) => unheard.push_back(state.apply(*command).1),
+                    Action::Heard { entries, dropped } => {
+                        let entries = entries.min(unheard.len());
+                        let mut heard: Vec<Vec<Change>> = unheard.drain(..entries).collect();
+                        if dropped {
+                            heard = vec![vec![Change::Replaced]];
+                        }
+                        for changes in heard {
+                            let (moved, news) = front_end.membership.changed(&changes, &state, at);
+                            front_end.take_in(moved, news);
+                        }
+                    }
+                    Action::Pass(millis) => {
+                        at += Duration::from_millis(millis);
+                        if front_end.membership.next_deadline().is_some_and(|due| due <= at) {
+                            let news = front_end.membership.deadline_reached(&state, at);
+                            front_end.take_in(Moved::Some(Vec::new()), news);
+                        }
+                    }
+                }
+            }
+            prop_assert_eq!(&front_end.nodes, state.nodes());
+            for node in 1..4 {
+                for number in 0..3 {
+                    let key = watcher(node, number).key;
+                    let moved = front_end.ownership.moved_to(key.as_str().as_bytes());
+                    let owner = state.owner_of(&key);
+                    prop_assert!(moved.is_none() || moved == owner, "{key}: {moved:?}, {owner:?}");
+                    prop_assert!(owner.is_none() || moved.or_else(|| key.issuer()) == owner, "{key}: {moved:?}");
+                }
+            }
+        }
+    }
+}

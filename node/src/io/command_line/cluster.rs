@@ -1,0 +1,264 @@
+//! `tandem-node cluster …`: who belongs to the cluster, and changes to it.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use lexopt::{Arg, Parser, ValueExt};
+use serde_json::{Value, json};
+
+use super::Outcome;
+use super::admin_client::{AdminClient, ClientError};
+use super::arguments::{ADMIN_DEFAULT, ArgumentError, admin_of};
+use super::gateways::{list_of, word};
+use super::table::Table;
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Arguments {
+    admin: SocketAddr,
+    json: bool,
+    command: Command,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Command {
+    Status,
+    Form { without: Vec<u64> },
+    Replace { id: u64 },
+    Finalize,
+}
+
+/// `None`: help was asked for.
+pub(super) fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Result<Option<Arguments>, ArgumentError> {
+    let mut parser = Parser::from_args(arguments);
+    let (mut words, mut admin, mut config) = (Vec::new(), None, None);
+    let (mut json, mut without) = (false, Vec::new());
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Arg::Long("admin") => admin = Some(parser.value()?.parse()?),
+            Arg::Long("config") => config = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("json") => json = true,
+            Arg::Long("without") => {
+                let ids = parser.value()?.string()?;
+                for id in ids.split(',') {
+                    without.push(member_id(id)?);
+                }
+            }
+            Arg::Long("help") | Arg::Short('h') => return Ok(None),
+            Arg::Value(word) => words.push(word.string()?),
+            Arg::Long(_) | Arg::Short(_) => return Err(argument.unexpected().into()),
+        }
+    }
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let command = match words.as_slice() {
+        [] => return Err(ArgumentError::Missing("status, form, replace or finalize")),
+        ["status"] => Command::Status,
+        ["form"] => Command::Form {
+            without: std::mem::take(&mut without),
+        },
+        ["replace"] => return Err(ArgumentError::Missing("the member's id")),
+        ["replace", id] => Command::Replace { id: member_id(id)? },
+        ["finalize"] => Command::Finalize,
+        ["status" | "form" | "finalize", other, ..] | ["replace", _, other, ..] | [other, ..] => {
+            return Err(ArgumentError::Unknown((*other).to_owned()));
+        }
+    };
+    if !without.is_empty() {
+        return Err(ArgumentError::Unknown("--without".to_owned()));
+    }
+    let admin = match (admin, config) {
+        (Some(admin), None) => admin,
+        (None, Some(file)) => admin_of(&file)?,
+        (None, None) => ADMIN_DEFAULT,
+        (Some(_), Some(_)) => return Err(ArgumentError::TwoPlaces),
+    };
+    Ok(Some(Arguments { admin, json, command }))
+}
+
+/// `2`, or `n2` as everything calls it.
+fn member_id(text: &str) -> Result<u64, ArgumentError> {
+    let digits = text.strip_prefix('n').unwrap_or(text);
+    digits.parse().map_err(|_| ArgumentError::Value {
+        text: text.to_owned(),
+        wanted: "the id of a member, as in [[cluster.member]]",
+    })
+}
+
+pub(super) fn perform(arguments: &Arguments) -> Result<Outcome, ClientError> {
+    let client = AdminClient::new(arguments.admin)?;
+    let answer = match &arguments.command {
+        Command::Status => return status(&client, arguments.json),
+        Command::Form { without } => client.post("/cluster/form", &json!({ "without": without }))?,
+        Command::Replace { id } => client.post("/cluster/replace", &json!({ "id": id }))?,
+        Command::Finalize => client.post("/cluster/finalize", &json!({}))?,
+    };
+    Ok(Outcome::well(match arguments.json {
+        true => answer.to_string(),
+        false => word(&answer["message"]),
+    }))
+}
+
+/// Well is a cluster with a leader, whose members all answer, and none of them a stranger.
+fn status(client: &AdminClient, json: bool) -> Result<Outcome, ClientError> {
+    let status = client.get("/cluster")?;
+    let membership = &status["membership"];
+    let members = list_of(&membership["members"]);
+    let well = !status["leader"].is_null()
+        && membership["obstacle"].is_null()
+        && membership["changing"] == json!(false)
+        && members
+            .iter()
+            .all(|member| member["answers"] == json!(true) && member["stranger"].is_null());
+    let text = if json {
+        status.to_string()
+    } else {
+        status_text(&status)
+    };
+    Ok(Outcome { text, well })
+}
+
+fn status_text(status: &Value) -> String {
+    let membership = &status["membership"];
+    let mut text = format!(
+        "cluster {}, leader {}, authority {}, seen from {}\n\n",
+        word(&membership["identity"]),
+        word(&status["leader"]),
+        word(&status["authority"]),
+        word(&status["node"]),
+    );
+    let mut table = Table::new(&[
+        "member",
+        "role",
+        "seat",
+        "raft id",
+        "address",
+        "answers",
+        "release",
+        "starts",
+        "last entry",
+        "applied",
+    ]);
+    let members = list_of(&membership["members"]);
+    for member in members {
+        table.row([
+            word(&member["id"]),
+            word(&member["role"]),
+            word(&member["seat"]),
+            word(&member["raft_id"]),
+            word(&member["address"]),
+            if member["answers"] == json!(true) {
+                "yes"
+            } else {
+                "no"
+            }
+            .to_owned(),
+            word(&member["release"]),
+            word(&member["starts"]),
+            word(&member["last_index"]),
+            word(&member["applied"]),
+        ]);
+    }
+    text.push_str(&table.text());
+    let format = &membership["format"];
+    text.push_str(&format!(
+        "\nthe log is written in format {}",
+        word(&format["written"])
+    ));
+    if !format["waits_for"].is_null() {
+        text.push_str(&format!(
+            "; format {} waits for {}",
+            word(&format["newest"]),
+            word(&format["waits_for"])
+        ));
+    }
+    text.push('\n');
+    if membership["changing"] == json!(true) {
+        text.push_str("a change of the voters is half-way; the leader finishes it\n");
+    }
+    for member in members.iter().filter(|member| !member["stranger"].is_null()) {
+        text.push_str(&format!(
+            "{} (!): {}\n",
+            word(&member["id"]),
+            word(&member["stranger"])
+        ));
+    }
+    if !membership["obstacle"].is_null() {
+        text.push_str(&format!(
+            "{} (!): {}\n",
+            word(&status["node"]),
+            word(&membership["obstacle"])
+        ));
+    }
+    text
+}
+
+pub(super) const USAGE: &str = "\
+usage: tandem-node cluster COMMAND [--admin ADDRESS:PORT | --config FILE] [--json]
+  status                  every member: its seat, its directory, its release, how far its log reaches, strangers
+  form [--without ID,ID]  forms the cluster without members that are gone for good; by itself it forms when all answer
+  replace ID              gives the member that answers under this id now (wiped, restored or a new machine, with an
+                          empty data directory) the seat of the one before it; repeating it goes on where it stopped
+  finalize                writes in the newest format that every member reads from now on; earlier releases are
+                          refused afterwards
+exit status: 0 all is well, 1 something is not, 2 nobody could be asked";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, ArgumentError> {
+        let arguments = parse(line.split(' ').map(OsString::from))?;
+        Ok(arguments.expect("no help was asked for").command)
+    }
+
+    #[test]
+    fn members_are_named_by_number_with_or_without_the_letter() {
+        assert_eq!(parsed("replace 2").unwrap(), Command::Replace { id: 2 });
+        assert_eq!(parsed("replace n100").unwrap(), Command::Replace { id: 100 });
+        let without = vec![2, 100];
+        assert_eq!(
+            parsed("form --without n2,100").unwrap(),
+            Command::Form { without }
+        );
+        assert_eq!(parsed("form").unwrap(), Command::Form { without: Vec::new() });
+        assert!(matches!(parsed("replace two"), Err(ArgumentError::Value { .. })));
+    }
+
+    #[test]
+    fn what_does_not_belong_there_is_named() {
+        for (line, named) in [
+            ("replace", "the member's id is missing"),
+            ("status now", "\"now\" is not known here"),
+            ("status --without 2", "\"--without\" is not known here"),
+            ("join 2", "\"join\" is not known here"),
+        ] {
+            assert_eq!(parsed(line).unwrap_err().to_string(), named, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_stranger_stands_out() {
+        let status = json!({
+            "node": "n1", "leader": "n1", "authority": "quorum",
+            "membership": {
+                "identity": "07", "changing": false, "obstacle": null,
+                "format": { "written": 1, "newest": 2, "waits_for": "n2 to run release 0.2" },
+                "members": [{
+                    "id": "n2", "role": "node", "seat": "none", "raft_id": "n2.00000001", "address": "192.0.2.2:7000",
+                    "answers": true, "release": "0.1", "starts": 3, "last_index": 7, "applied": 7,
+                    "stranger": "its log went back",
+                }],
+            },
+        });
+        let text = status_text(&status);
+        for wanted in [
+            "n2      node  none  n2.00000001  192.0.2.2:7000  yes      0.1      3",
+            "format 1; format 2 waits for n2 to run release 0.2",
+            "n2 (!): its log went back",
+        ] {
+            assert!(text.contains(wanted), "{text}");
+        }
+    }
+}

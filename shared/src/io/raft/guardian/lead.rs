@@ -1,0 +1,174 @@
+//! Who leads, and when this member campaigns or hands the lead over.
+
+use openraft::ServerState;
+use openraft::raft::TransferLeaderRequest;
+use tokio::time::Instant;
+
+use crate::cluster::witness::{Decision, Lead, NodeView, View};
+use crate::cluster::{MemberRole, NodeId, RaftId};
+
+use super::super::member::{Metrics, is_initialized};
+use super::super::status::{Authority, ClusterStatus, RaftRole};
+use super::{Campaigner, Guardian};
+
+impl Guardian {
+    pub(super) fn lead(&self, metrics: &Metrics) -> Lead {
+        let heard = self.member.heard().unwrap_or(self.member.started);
+        let leader = metrics.current_leader;
+        let died = leader
+            .and_then(|leader| self.peers.get(&leader.member()))
+            .and_then(|peer| peer.ended)
+            .is_some_and(|(_, at)| at >= heard);
+        if metrics.state == ServerState::Leader {
+            Lead::Own
+        } else if died {
+            Lead::Dead {
+                term: metrics.current_term,
+            }
+        } else if self.member.heard_within_lease() {
+            Lead::Heard
+        } else {
+            Lead::SilentSince(heard.into_std())
+        }
+    }
+
+    pub(super) fn campaign(&mut self, metrics: &Metrics, now: Instant) {
+        let is_stranger = self.member.book.own_stranger().is_some();
+        if !is_initialized(metrics) || is_stranger || self.member.is_draining() {
+            return;
+        }
+        let lead = self.lead(metrics);
+        if !self.member.config.fast_take_over && matches!(lead, Lead::Dead { .. }) {
+            return;
+        }
+        let view = View {
+            lead,
+            log: self.member.log_position(),
+            nodes: self.node_views(metrics),
+        };
+        let decision = match &mut self.campaigner {
+            Campaigner::Heir(heir) => heir.handle(&view, now.into_std()),
+            Campaigner::Witness(witness) => witness.handle(&view, now.into_std()),
+        };
+        if let Some(decision) = decision {
+            tracing::info!(?decision, ?lead, "acting on the lead");
+            self.act(decision, metrics);
+        }
+    }
+
+    fn node_views(&self, metrics: &Metrics) -> Vec<NodeView> {
+        let heard = self.member.heard();
+        let matched = |id: NodeId| {
+            let replication = metrics.replication.as_ref()?;
+            Some((*replication.get(&self.member.seat_of(id)?)?)?.index())
+        };
+        let nodes = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.role == MemberRole::Node);
+        nodes
+            .map(|(&id, peer)| NodeView {
+                id,
+                reachable: peer.connected && !self.is_stranger(id),
+                log: peer.log_since(heard),
+                matched: matched(id),
+            })
+            .collect()
+    }
+
+    fn act(&mut self, decision: Decision, metrics: &Metrics) {
+        let member = self.member.clone();
+        let vote = metrics.vote;
+        if decision == Decision::TakeOver {
+            self.member.metrics.take_overs.inc();
+        }
+        self.actions.spawn(async move {
+            let result = match decision {
+                Decision::TakeOver => {
+                    let last = member.log.last_log_id();
+                    let request = TransferLeaderRequest::new(vote, member.raft_id(), last);
+                    match member.raft.handle_transfer_leader(request).await {
+                        // Another survivor was quicker to campaign, and perhaps cannot win.
+                        Ok(Err(_)) => member.raft.trigger().elect(true).await,
+                        Ok(Ok(())) => Ok(()),
+                        Err(fatal) => Err(fatal),
+                    }
+                }
+                Decision::Campaign => member.raft.trigger().elect(true).await,
+                Decision::HandOver(to) => match member.seat_of(to) {
+                    Some(seat) => member.raft.trigger().transfer_leader(seat).await,
+                    None => Ok(()),
+                },
+            };
+            if let Err(error) = result {
+                tracing::warn!(%error, "openraft has stopped");
+            }
+        });
+    }
+
+    pub(super) fn publish(&self, metrics: &Metrics, now: Instant) {
+        let lead = self.lead(metrics);
+        let own_quorum = self.member.leads_with_quorum(metrics);
+        let leader = match lead {
+            Lead::Own => own_quorum.then_some(self.member.config.id),
+            Lead::Heard => metrics.current_leader.map(RaftId::member),
+            Lead::Dead { .. } | Lead::SilentSince(_) => None,
+        };
+        let own_stranger = self.member.book.own_stranger();
+        let status = ClusterStatus {
+            role: role(metrics),
+            leader,
+            term: metrics.current_term,
+            last_applied: *self.member.machine.applied_index().borrow(),
+            obstacle: self.obstacle(metrics),
+            authority: if own_stranger.is_some() {
+                Authority::Isolated
+            } else if own_quorum || self.member.heard_within_lease() {
+                Authority::Quorum
+            } else {
+                self.authority_of_front_ends(now)
+            },
+        };
+        self.member.metrics.observe(&status);
+        self.member.status.send_if_modified(|current| {
+            let changed = *current != status;
+            *current = status;
+            changed
+        });
+    }
+
+    /// Without a majority: what the front ends, through which all clients come, hear of a leader.
+    pub(super) fn authority_of_front_ends(&self, now: Instant) -> Authority {
+        let fresh = self.member.config.timings.status_interval * STATUS_INTERVALS_FRESH;
+        let witnesses = self
+            .peers
+            .values()
+            .filter(|peer| peer.role == MemberRole::Witness);
+        let mut answers = witnesses
+            .filter_map(|peer| peer.status)
+            .filter(|(at, _)| now < *at + fresh)
+            .map(|(_, status)| status.hears_leader)
+            .peekable();
+        if answers.peek().is_none() || answers.any(|hears_leader| hears_leader) {
+            Authority::Isolated
+        } else {
+            Authority::NoLeader
+        }
+    }
+}
+
+fn role(metrics: &Metrics) -> RaftRole {
+    if metrics.running_state.is_err() {
+        return RaftRole::Stopped;
+    }
+    match metrics.state {
+        ServerState::Learner => RaftRole::Learner,
+        ServerState::Follower => RaftRole::Follower,
+        ServerState::Candidate => RaftRole::Candidate,
+        ServerState::Leader => RaftRole::Leader,
+        ServerState::Shutdown => RaftRole::Stopped,
+    }
+}
+
+/// An answer older than this many intervals says nothing.
+const STATUS_INTERVALS_FRESH: u32 = 3;

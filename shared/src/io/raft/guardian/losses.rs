@@ -1,0 +1,74 @@
+//! What the leader does for all: declaring nodes lost, and letting old results expire.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::cluster::{Actor, Command, NodeId, NodeState, Proposal};
+
+use super::Guardian;
+
+impl Guardian {
+    pub(super) fn note_registered(&mut self, now: Instant) {
+        let present: BTreeMap<NodeId, u64> = self.member.machine.with_state(|state| {
+            let present = state
+                .nodes()
+                .values()
+                .filter(|node| node.state != NodeState::Lost);
+            present.map(|node| (node.id, node.incarnation)).collect()
+        });
+        self.lives
+            .retain(|id, (incarnation, _)| present.get(id) == Some(incarnation));
+        for (id, incarnation) in present {
+            self.lives.entry(id).or_insert((incarnation, now));
+        }
+    }
+
+    pub(super) fn declare_lost(&mut self, now: Instant) {
+        let silent_after = self.member.config.timings.silent_after;
+        for (id, (incarnation, since)) in self.lives.clone() {
+            let gone = self.peers.get(&id).is_some_and(|peer| {
+                peer.ended.is_some_and(|(ended, _)| ended == incarnation)
+                    || now > peer.heard.max(since) + silent_after
+            });
+            let proposed = self
+                .lost
+                .get(&id)
+                .is_some_and(|(lost, at)| *lost == incarnation && now < *at + LOST_REPEATED_AFTER);
+            if gone && !proposed {
+                tracing::warn!(node = %id, "declaring a node lost");
+                self.lost.insert(id, (incarnation, now));
+                self.member.metrics.nodes_lost.inc();
+                self.propose(Command::NodeLost { id, incarnation });
+            }
+        }
+    }
+
+    pub(super) fn expire(&mut self, now: Instant) {
+        let timings = &self.member.config.timings;
+        if now < self.expired + timings.expire_interval {
+            return;
+        }
+        self.expired = now;
+        let age = u64::try_from(timings.expire_age.as_millis()).unwrap_or(u64::MAX);
+        let before_ms = (self.member.config.wall_clock_ms)().saturating_sub(age);
+        self.propose(Command::Expire { before_ms });
+    }
+
+    pub(super) fn propose(&mut self, command: Command) {
+        let member = self.member.clone();
+        let proposal = Proposal {
+            actor: Actor::Member(member.id()),
+            command,
+        };
+        self.actions.spawn(async move {
+            if let Err(error) = member.propose(proposal, PROPOSAL_DEADLINE).await {
+                tracing::debug!(%error, "a proposal of the leader failed");
+            }
+        });
+    }
+}
+
+const LOST_REPEATED_AFTER: Duration = Duration::from_secs(1);
+const PROPOSAL_DEADLINE: Duration = Duration::from_secs(2);

@@ -1,0 +1,457 @@
+//! What this member knows of the others, and whether each may take part.
+//!
+//! Owns the file `peers`, in which the latest start and the reach of every member's log are kept from one start to the
+//! next: a directory that went back in time is known by it. Does not own the rules; they are `cluster::membership`'s.
+//! What always holds: what is remembered of a member only grows, and only while it is no stranger.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::time::Instant;
+
+use crate::cluster::membership::{Grounds, Introduction, Reach, Remembered, Stranger, judge, judge_reach};
+use crate::cluster::{ClusterIdentity, DirectoryId, Format, NodeId, RaftId};
+
+use super::files::Files;
+use super::small_file;
+
+pub(super) struct PeerBook {
+    files: Arc<dyn Files>,
+    wall_clock_ms: fn() -> u64,
+    pages: Mutex<Pages>,
+}
+
+#[derive(Default)]
+struct Pages {
+    remembered: BTreeMap<RaftId, Remembered>,
+    /// Who answers under each number now.
+    present: BTreeMap<NodeId, Present>,
+    standing: Standing,
+    /// What the others say of this member, where they take it for a stranger.
+    told: BTreeMap<NodeId, Stranger>,
+    unsaved: Unsaved,
+}
+
+/// One who answers under a member's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Present {
+    pub(super) introduction: Introduction,
+    /// As of its last answer.
+    pub(super) reach: Reach,
+    pub(super) stranger: Option<Stranger>,
+    /// When it answered last.
+    pub(super) met: Instant,
+}
+
+/// What judgements are based on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Standing {
+    pub(super) own_cluster: Option<ClusterIdentity>,
+    pub(super) members: BTreeMap<RaftId, Option<DirectoryId>>,
+    pub(super) removed: BTreeSet<RaftId>,
+    pub(super) written: Format,
+}
+
+/// How far members' logs were known to reach before one of them was asked.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Baseline(BTreeMap<RaftId, u64>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) enum Unsaved {
+    #[default]
+    Nothing,
+    /// Logs have grown: worth a write now and then.
+    Reach,
+    /// A member started, or is new.
+    Start,
+}
+
+impl PeerBook {
+    pub(super) fn open(files: Arc<dyn Files>, wall_clock_ms: fn() -> u64) -> io::Result<Self> {
+        let remembered: Vec<(RaftId, Remembered)> = small_file::load(&*files, NAME)?.unwrap_or_default();
+        Ok(Self {
+            files,
+            wall_clock_ms,
+            pages: Mutex::new(Pages {
+                remembered: remembered.into_iter().collect(),
+                ..Pages::default()
+            }),
+        })
+    }
+
+    /// To be taken before a member is asked for its reach.
+    pub(super) fn baseline(&self) -> Baseline {
+        let pages = self.pages();
+        let reached = pages.remembered.iter();
+        Baseline(
+            reached
+                .map(|(id, remembered)| (*id, remembered.reached))
+                .collect(),
+        )
+    }
+
+    /// Takes in what a member says of itself, and judges it. `reach` was told in answer to a question that was asked after
+    /// the baseline was taken.
+    pub(super) fn meet(
+        &self,
+        introduction: &Introduction,
+        reach: &Reach,
+        baseline: &Baseline,
+    ) -> Result<(), Stranger> {
+        let now_ms = (self.wall_clock_ms)();
+        self.pages().meet(introduction, reach, baseline, now_ms)
+    }
+
+    /// A member's log holds the committed entries up to `index`: it acknowledged them to this member as leader, or told of
+    /// them as leader itself.
+    pub(super) fn note_holds(&self, id: RaftId, index: u64) {
+        let mut pages = self.pages();
+        if let Some(remembered) = pages.remembered.get_mut(&id)
+            && remembered.reached < index
+        {
+            remembered.reached = index;
+            pages.unsaved = pages.unsaved.max(Unsaved::Reach);
+        }
+    }
+
+    /// A member denied an entry that it is known to have held: its log went back.
+    pub(super) fn note_denied(&self, id: RaftId, index: u64) -> bool {
+        let mut pages = self.pages();
+        let reached = pages
+            .remembered
+            .get(&id)
+            .map_or(0, |remembered| remembered.reached);
+        if index > reached {
+            return false;
+        }
+        let ends_at = index.saturating_sub(1);
+        if let Some(present) = pages.present_as(id) {
+            present.stranger = Some(Stranger::LogWentBack { ends_at, reached });
+        }
+        true
+    }
+
+    /// From now on members are judged by this.
+    pub(super) fn stand(&self, standing: Standing) {
+        let mut pages = self.pages();
+        if pages.standing != standing {
+            pages.standing = standing;
+            pages.judge_again();
+        }
+    }
+
+    /// A member's word on whether this one may take part.
+    pub(super) fn note_told(&self, by: NodeId, stranger: Option<Stranger>) {
+        let mut pages = self.pages();
+        match stranger {
+            Some(stranger) => pages.told.insert(by, stranger),
+            None => pages.told.remove(&by),
+        };
+    }
+
+    /// Why this member itself may not take part, and who says so. A member that lags behind may not know this one yet,
+    /// and a stranger's word counts for nothing.
+    pub(super) fn own_stranger(&self) -> Option<(NodeId, Stranger)> {
+        let pages = self.pages();
+        let mut told = pages.told.iter();
+        let found = told.find(|(by, stranger)| {
+            let by_member = pages.present.get(by).is_some_and(|by| by.stranger.is_none());
+            by_member && !stranger.is_newcomer()
+        });
+        found.map(|(by, stranger)| (*by, *stranger))
+    }
+
+    /// Those who say that this member is new to them.
+    pub(super) fn says_newcomer(&self) -> Option<NodeId> {
+        let pages = self.pages();
+        let mut told = pages.told.iter();
+        told.find(|(_, stranger)| stranger.is_newcomer())
+            .map(|(by, _)| *by)
+    }
+
+    /// Whether requests may go to this member and its answers count.
+    pub(super) fn takes_part(&self, id: RaftId) -> bool {
+        let mut pages = self.pages();
+        pages
+            .present_as(id)
+            .is_some_and(|present| present.stranger.is_none())
+    }
+
+    /// Whether requests of this member are answered.
+    pub(super) fn may_ask(&self, introduction: &Introduction) -> Result<(), Stranger> {
+        let pages = self.pages();
+        match pages.present.get(&introduction.id.member()) {
+            Some(present) if present.introduction.start == introduction.start => {
+                present.stranger.map_or(Ok(()), Err)
+            }
+            // A later start of it has been met meanwhile, or an earlier one that is a stranger.
+            Some(_) | None => pages.judge(introduction),
+        }
+    }
+
+    pub(super) fn present(&self, number: NodeId) -> Option<Present> {
+        self.pages().present.get(&number).copied()
+    }
+
+    pub(super) fn all_present(&self) -> BTreeMap<NodeId, Present> {
+        self.pages().present.clone()
+    }
+
+    pub(super) fn remembered(&self, id: RaftId) -> Option<Remembered> {
+        self.pages().remembered.get(&id).copied()
+    }
+
+    pub(super) fn unsaved(&self) -> Unsaved {
+        self.pages().unsaved
+    }
+
+    /// Writes down what is remembered.
+    pub(super) async fn save(&self) -> io::Result<()> {
+        let remembered: Vec<(RaftId, Remembered)> = {
+            let mut pages = self.pages();
+            pages.unsaved = Unsaved::Nothing;
+            pages
+                .remembered
+                .iter()
+                .map(|(id, remembered)| (*id, *remembered))
+                .collect()
+        };
+        small_file::replace(self.files.clone(), NAME, &remembered).await
+    }
+
+    fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How far the log of a member is known to reach, by a data directory's own file: for tests that put directories back.
+#[doc(hidden)]
+#[must_use]
+pub fn remembered_reach(files: &dyn Files, number: NodeId) -> Option<u64> {
+    let remembered: Vec<(RaftId, Remembered)> = small_file::load(files, NAME).ok()??;
+    let of_member = remembered.iter().filter(|(id, _)| id.member() == number);
+    of_member.map(|(_, remembered)| remembered.reached).max()
+}
+
+impl Pages {
+    fn meet(
+        &mut self,
+        introduction: &Introduction,
+        reach: &Reach,
+        baseline: &Baseline,
+        now_ms: u64,
+    ) -> Result<(), Stranger> {
+        let id = introduction.id;
+        let reached = baseline.0.get(&id).copied().unwrap_or(0);
+        let judged = self
+            .judge(introduction)
+            .and_then(|()| judge_reach(reach, reached));
+        let number = id.member();
+        let replaces = self.present.get(&number).is_none_or(|present| {
+            // A process that is outdated does not hide the one that goes on.
+            present.introduction == *introduction || present.stranger.is_some() || judged.is_ok()
+        });
+        if replaces {
+            let present = Present {
+                introduction: *introduction,
+                reach: *reach,
+                stranger: judged.err(),
+                met: Instant::now(),
+            };
+            self.present.insert(number, present);
+        }
+        judged?;
+        self.remember(introduction, reach, now_ms);
+        Ok(())
+    }
+
+    fn remember(&mut self, introduction: &Introduction, reach: &Reach, now_ms: u64) {
+        let id = introduction.id;
+        let is_new = !self.remembered.contains_key(&id);
+        if is_new && self.remembered.len() >= REMEMBERED_MAX {
+            let standing = &self.standing;
+            self.remembered.retain(|id, _| standing.members.contains_key(id));
+        }
+        let first = Remembered::first(introduction, now_ms);
+        let remembered = self.remembered.entry(id).or_insert(first);
+        let started = remembered.note(introduction, now_ms) || is_new;
+        let before = remembered.reached;
+        remembered.note_reached(reach.applied);
+        if started {
+            self.unsaved = Unsaved::Start;
+        } else if remembered.reached > before {
+            self.unsaved = self.unsaved.max(Unsaved::Reach);
+        }
+    }
+
+    fn judge(&self, introduction: &Introduction) -> Result<(), Stranger> {
+        let grounds = Grounds {
+            own_cluster: self.standing.own_cluster,
+            members: &self.standing.members,
+            removed: &self.standing.removed,
+            written: self.standing.written,
+        };
+        judge(introduction, self.remembered.get(&introduction.id), &grounds)
+    }
+
+    /// What was judged by a log's reach stands until the member is met again.
+    fn judge_again(&mut self) {
+        let numbers: Vec<NodeId> = self.present.keys().copied().collect();
+        for number in numbers {
+            let Some(present) = self.present.get(&number).copied() else {
+                continue;
+            };
+            let stranger = match (self.judge(&present.introduction), present.stranger) {
+                (Err(stranger), _) => Some(stranger),
+                (Ok(()), Some(back @ Stranger::LogWentBack { .. })) => Some(back),
+                (Ok(()), _) => None,
+            };
+            self.present.insert(number, Present { stranger, ..present });
+        }
+    }
+
+    fn present_as(&mut self, id: RaftId) -> Option<&mut Present> {
+        let present = self.present.get_mut(&id.member())?;
+        (present.introduction.id == id).then_some(present)
+    }
+}
+
+const NAME: &str = "peers";
+/// Members of today and of some years.
+const REMEMBERED_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::simulated_files::SimulatedFiles;
+    use super::*;
+    use crate::cluster::MemberRole;
+    use crate::cluster::membership::Start;
+    use crate::cluster::witness::LogPosition;
+
+    const OURS: ClusterIdentity = ClusterIdentity(7);
+
+    fn id() -> RaftId {
+        RaftId::new(5, NodeId(2))
+    }
+
+    fn introduction(count: u64, nonce: u64) -> Introduction {
+        Introduction {
+            id: id(),
+            role: MemberRole::Node,
+            directory: DirectoryId(55),
+            cluster: Some(OURS),
+            start: Start { count, nonce },
+            newest_format: Format::RELEASE_0_2,
+        }
+    }
+
+    fn reach(index: u64) -> Reach {
+        Reach {
+            last: LogPosition { term: 1, index },
+            applied: index,
+            initialized: true,
+        }
+    }
+
+    fn book(files: &SimulatedFiles) -> PeerBook {
+        let book = PeerBook::open(Arc::new(files.clone()), || 0).unwrap();
+        book.stand(Standing {
+            own_cluster: Some(OURS),
+            members: BTreeMap::from([(id(), Some(DirectoryId(55)))]),
+            removed: BTreeSet::new(),
+            written: Format::RELEASE_0_2,
+        });
+        book
+    }
+
+    fn disk() -> SimulatedFiles {
+        SimulatedFiles::new(1, Duration::ZERO)
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_went_back_is_known_after_a_restart() {
+        let files = disk();
+        let first = book(&files);
+        first
+            .meet(&introduction(3, 33), &reach(100), &first.baseline())
+            .unwrap();
+        assert_eq!(first.unsaved(), Unsaved::Start);
+        first.save().await.unwrap();
+        assert_eq!(first.unsaved(), Unsaved::Nothing);
+        files.crash();
+
+        let second = book(&files);
+        let baseline = second.baseline();
+        // An hour ago it had counted three starts as well: this is the fourth.
+        let stranger = second
+            .meet(&introduction(4, 44), &reach(60), &baseline)
+            .unwrap_err();
+        let back = Stranger::LogWentBack {
+            ends_at: 60,
+            reached: 100,
+        };
+        assert_eq!(stranger, back);
+        assert!(!second.takes_part(id()));
+        assert_eq!(second.may_ask(&introduction(4, 44)), Err(back));
+    }
+
+    #[test]
+    fn a_log_that_grows_while_it_is_asked_has_not_shrunk() {
+        let book = book(&disk());
+        book.meet(&introduction(3, 33), &reach(100), &book.baseline())
+            .unwrap();
+        let asked = book.baseline();
+        book.note_holds(id(), 120);
+        book.meet(&introduction(3, 33), &reach(110), &asked).unwrap();
+        assert!(book.takes_part(id()));
+    }
+
+    #[test]
+    fn the_process_that_goes_on_is_not_hidden_by_one_that_is_outdated() {
+        let book = book(&disk());
+        let baseline = book.baseline();
+        book.meet(&introduction(3, 33), &reach(10), &baseline).unwrap();
+        book.meet(&introduction(4, 44), &reach(10), &baseline).unwrap();
+        book.meet(&introduction(3, 33), &reach(10), &baseline)
+            .unwrap_err();
+        assert!(book.takes_part(id()));
+        assert!(book.may_ask(&introduction(3, 33)).is_err());
+        assert_eq!(book.may_ask(&introduction(4, 44)), Ok(()));
+    }
+
+    #[test]
+    fn a_follower_that_denies_what_it_had_is_a_stranger() {
+        let book = book(&disk());
+        book.meet(&introduction(3, 33), &reach(100), &book.baseline())
+            .unwrap();
+        assert!(!book.note_denied(id(), 101), "a tail that was not committed");
+        assert!(book.takes_part(id()));
+        assert!(book.note_denied(id(), 100));
+        assert!(!book.takes_part(id()));
+        // A new membership does not forgive it.
+        book.stand(Standing {
+            own_cluster: Some(OURS),
+            ..Standing::default()
+        });
+        assert!(!book.takes_part(id()));
+    }
+
+    #[test]
+    fn what_strangers_say_of_this_member_counts_for_nothing() {
+        let book = book(&disk());
+        let removed = Some(Stranger::Removed);
+        book.note_told(NodeId(2), removed);
+        assert_eq!(book.own_stranger(), None, "not met yet");
+        book.meet(&introduction(3, 33), &reach(0), &book.baseline())
+            .unwrap();
+        assert_eq!(book.own_stranger(), Some((NodeId(2), Stranger::Removed)));
+        book.note_told(NodeId(2), Some(Stranger::Newcomer));
+        assert_eq!(book.own_stranger(), None, "it may lag behind");
+        assert_eq!(book.says_newcomer(), Some(NodeId(2)));
+        book.note_told(NodeId(2), None);
+        assert_eq!(book.says_newcomer(), None);
+    }
+}
