@@ -9,6 +9,8 @@ pub mod assignment;
 pub mod command;
 pub mod format;
 #[cfg(test)]
+mod golden_samples_tests;
+#[cfg(test)]
 pub(crate) mod golden_tests;
 pub mod membership;
 pub mod node;

@@ -58,7 +58,6 @@ impl Cluster {
             .listen(address)
             .await
             .map_err(|source| StartError::Listen { address, source })?;
-        directory.count_start().await?;
         let mut tasks = JoinSet::new();
         let (events, noted) = mpsc::channel(LINK_EVENTS_WAITING_MAX);
         let (peers, keepers) = link_peers(&config, &transport, &events);
@@ -270,6 +269,8 @@ async fn open_member(
     )
     .await
     .map_err(StartError::Storage)?;
+    // Not before the directory is understood: one that another release wrote is left as it is.
+    directory.count_start().await?;
     let raft_config = openraft_config(&config)?;
     let network = Network {
         peers: peers.clone(),
