@@ -1,12 +1,13 @@
 //! What machines and administrators do to a member's disk, and the way back.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use tandem_shared::cluster::NodeId;
 use tandem_shared::io::raft::{Cluster, Files, Interruption, RaftRole};
 
-use super::{MEMBERS, World};
+use super::{Events, MEMBERS, World, elapsed};
 
 /// A copy of a data directory, and when it was made.
 pub(crate) struct Copy {
@@ -113,22 +114,26 @@ impl World {
 }
 
 /// What an administrator does at one member: asks again and again, until whoever lost a seat has it back.
-pub(crate) async fn administer(id: u64, cluster: &Cluster, wanted: &std::sync::Mutex<Option<u64>>) {
+pub(super) async fn administer(
+    id: u64,
+    cluster: &Cluster,
+    wanted: &Mutex<Option<u64>>,
+    events: &Mutex<Events>,
+) {
     loop {
         tokio::time::sleep(Duration::from_millis(200)).await;
         let member = *wanted.lock().unwrap();
         let Some(member) = member.filter(|member| *member != id) else {
             continue;
         };
-        if cluster
-            .replace(NodeId(member), Duration::from_secs(5))
-            .await
-            .is_ok()
-        {
-            let mut wanted = wanted.lock().unwrap();
-            if *wanted == Some(member) {
-                *wanted = None;
-            }
+        let replaced = cluster.replace(NodeId(member), Duration::from_secs(5)).await;
+        events
+            .lock()
+            .unwrap()
+            .note(elapsed(), format!("{id} replaces {member}: {replaced:?}"));
+        let mut wanted = wanted.lock().unwrap();
+        if replaced.is_ok() && *wanted == Some(member) {
+            *wanted = None;
         }
     }
 }

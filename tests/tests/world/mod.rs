@@ -372,7 +372,7 @@ impl Host {
             self.trace(&cluster),
             self.write(&cluster),
             self.obey(&cluster),
-            damage::administer(self.id, &cluster, &self.wanted),
+            damage::administer(self.id, &cluster, &self.wanted, &self.events),
             follow
         );
     }

@@ -22,6 +22,7 @@ use crate::cluster::{
 
 use super::frame::{Kind, decode, encode};
 use super::member::{Member, is_initialized};
+use super::peer_book::ANSWER_FRESH;
 
 /// How a command on the membership ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -482,6 +483,4 @@ pub(super) fn listing<'a, T: std::fmt::Display + 'a>(ids: impl Iterator<Item = &
 
 const STEP_PAUSE: Duration = Duration::from_millis(100);
 const STEP_DEADLINE: Duration = Duration::from_secs(5);
-/// A member that answered within this time is there.
-pub(super) const ANSWER_FRESH: Duration = Duration::from_secs(2);
 const FORMED_DEADLINE: Duration = Duration::from_secs(30);

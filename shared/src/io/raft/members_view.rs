@@ -5,8 +5,9 @@ use serde::Serialize;
 use crate::cluster::membership::{Introduction, Reach, Stranger};
 use crate::cluster::{ClusterState, Format, MemberRecord, NodeId, RaftId};
 
-use super::administration::{ANSWER_FRESH, listing};
+use super::administration::listing;
 use super::member::Member;
+use super::peer_book::ANSWER_FRESH;
 
 /// The membership as one member sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -49,7 +50,7 @@ pub struct MemberView {
     pub release: Option<String>,
     /// How often its directory was started.
     pub starts: Option<u64>,
-    /// It has answered within two seconds.
+    /// It has answered within a second.
     pub answers: bool,
     /// The last entry of its log, as of its last answer.
     pub last_index: Option<u64>,

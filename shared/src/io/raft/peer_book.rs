@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -248,8 +249,11 @@ impl Pages {
             .and_then(|()| judge_reach(reach, reached));
         let number = id.member();
         let replaces = self.present.get(&number).is_none_or(|present| {
-            // A process that is outdated does not hide the one that goes on.
-            present.introduction == *introduction || present.stranger.is_some() || judged.is_ok()
+            // A process that is outdated does not hide the one that goes on, as long as that one answers.
+            present.introduction == *introduction
+                || present.stranger.is_some()
+                || judged.is_ok()
+                || present.met.elapsed() > ANSWER_FRESH
         });
         if replaces {
             let present = Present {
@@ -316,14 +320,14 @@ impl Pages {
     }
 }
 
+/// A member that answered within this time is there: several times as long as members wait to ask again.
+pub(super) const ANSWER_FRESH: Duration = Duration::from_secs(1);
 const NAME: &str = "peers";
 /// Members of today and of some years.
 const REMEMBERED_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::simulated_files::SimulatedFiles;
     use super::*;
     use crate::cluster::MemberRole;
@@ -419,6 +423,25 @@ mod tests {
         assert!(book.takes_part(id()));
         assert!(book.may_ask(&introduction(3, 33)).is_err());
         assert_eq!(book.may_ask(&introduction(4, 44)), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_answers_is_seen_once_the_former_process_does_not() {
+        let book = book(&disk());
+        let baseline = book.baseline();
+        book.meet(&introduction(3, 33), &reach(10), &baseline).unwrap();
+        let emptied = Introduction {
+            id: RaftId::new(6, NodeId(2)),
+            directory: DirectoryId(66),
+            cluster: None,
+            ..introduction(1, 1)
+        };
+        let meet = || book.meet(&emptied, &reach(0), &baseline).unwrap_err();
+        assert_eq!(meet(), Stranger::Newcomer);
+        assert_eq!(book.present(NodeId(2)).unwrap().introduction, introduction(3, 33));
+        tokio::time::advance(ANSWER_FRESH * 2).await;
+        assert_eq!(meet(), Stranger::Newcomer);
+        assert_eq!(book.present(NodeId(2)).unwrap().introduction, emptied);
     }
 
     #[test]
