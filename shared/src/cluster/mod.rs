@@ -38,5 +38,5 @@ pub use session::{
     OpeningKey, OpeningResult, RequestKey, SessionKey, SessionRecord,
 };
 pub use state::{
-    CasMove, ClusterState, LayoutError, SessionMove, SettingKind, SettingName, StateLimits,
+    CasMove, ClusterState, LayoutError, SessionMove, SettingKind, SettingName, StateLimits, WithoutGrowth,
 };
