@@ -9,7 +9,7 @@ use super::Section;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConfig {
     pub format: LogFormat,
-    /// Directives of `tracing`'s filter: `info,openraft=warn`, or `info,tandem_lb=debug`. The environment's `TANDEM_LOG` wins.
+    /// Directives of `tracing`'s filter: `info,openraft=error`, or `info,tandem_lb=debug`. The environment's `TANDEM_LOG` wins.
     pub filter: String,
 }
 
@@ -83,5 +83,6 @@ impl TlsFiles {
     }
 }
 
-/// openraft tells of every vote at `info`; what an operator wants to know of elections, Tandem tells itself.
-const FILTER_DEFAULT: &str = "info,openraft=warn";
+/// openraft tells of every vote at `info`, and at `warn` of every heartbeat that is not answered; what an operator wants to
+/// know of elections and of members that are away, Tandem tells itself.
+const FILTER_DEFAULT: &str = "info,openraft=error";

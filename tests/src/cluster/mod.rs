@@ -77,7 +77,7 @@ impl Default for ClusterOptions {
             publishes_presence: false,
             exchange: None,
             log_bounds: None,
-            log_filter: std::env::var("TANDEM_LOG").unwrap_or_else(|_| "info,openraft=warn".to_owned()),
+            log_filter: std::env::var("TANDEM_LOG").unwrap_or_else(|_| "info,openraft=error".to_owned()),
         }
     }
 }

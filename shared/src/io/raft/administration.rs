@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::cluster::membership::{
-    Answer, Candidate, Formation, Introduction, Newcomer, ReplacementView, Step, formation, next_step,
+    Answer, Blocked, Candidate, Formation, Introduction, Newcomer, ReplacementView, Step, formation,
+    next_step,
 };
 use crate::cluster::{
     Actor, Applied, ClusterState, Command, Format, MemberRecord, MemberRole, NodeId, Proposal, RaftId,
@@ -187,6 +188,9 @@ impl Member {
             Step::Done { id } => {
                 return AdministrationAnswer::Done(format!("{number} has its seat, as {id}"));
             }
+            Step::Blocked(Blocked::NotReachable) if self.answers_soon(number).await => {
+                return waiting(format!("{number} has just answered"));
+            }
             Step::Blocked(blocked) => return AdministrationAnswer::Blocked(format!("{number}: {blocked}")),
             Step::CatchUp { lag: None } => return waiting(format!("{number} has received nothing yet")),
             Step::CatchUp { lag: Some(lag) } => return waiting(format!("{number} lacks {lag} entries")),
@@ -216,6 +220,21 @@ impl Member {
         match self.change_membership(change, false).await {
             Ok(()) => waiting(what),
             Err(error) => waiting(format!("{what} ({error})")),
+        }
+    }
+
+    /// A member that was just started, or a leader that was just elected, has not been heard of yet.
+    async fn answers_soon(&self, number: NodeId) -> bool {
+        let end = Instant::now() + ANSWER_FRESH;
+        loop {
+            let present = self.book.present(number);
+            if present.is_some_and(|present| present.answers_within(ANSWER_FRESH)) {
+                return true;
+            }
+            if Instant::now() >= end {
+                return false;
+            }
+            sleep(STEP_PAUSE).await;
         }
     }
 
@@ -383,7 +402,7 @@ impl Member {
 
     fn answer_of(&self, number: NodeId) -> Option<Answer> {
         let present = self.book.present(number)?;
-        (present.met.elapsed() < ANSWER_FRESH).then_some(Answer {
+        present.answers_within(ANSWER_FRESH).then_some(Answer {
             id: present.introduction.id,
             initialized: present.reach.initialized || present.introduction.cluster.is_some(),
         })

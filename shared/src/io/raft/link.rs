@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::cluster::NodeId;
-use crate::cluster::membership::Introduction;
+use crate::cluster::membership::{Introduction, Start};
 
 use super::frame::{Declined, Frame, FrameReader, Hello, Kind, Welcome, decode, encode};
 use super::member::Member;
@@ -62,7 +62,7 @@ impl Link {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LinkEvent {
     /// Connected; the number tells one life of the process from another.
-    Connected { incarnation: u64 },
+    Connected { incarnation: u64, start: Start },
     /// An established connection ended.
     Broken,
     /// The machine answers, the process does not.
@@ -109,7 +109,8 @@ impl<T: Transport> Keeper<T> {
                 Ok((reader, writer, welcome)) => {
                     failures = 0;
                     let incarnation = welcome.incarnation;
-                    self.tell(LinkEvent::Connected { incarnation }).await;
+                    let start = welcome.introduction.start;
+                    self.tell(LinkEvent::Connected { incarnation, start }).await;
                     self.set_welcomed_by(Some(welcome.introduction));
                     self.serve(reader, writer, &member).await;
                     self.set_welcomed_by(None);

@@ -117,7 +117,7 @@ impl Member {
             introduction: met.introduction,
             reach: met.reach,
             stranger: met.stranger,
-            answers: met.met.elapsed() < ANSWER_FRESH,
+            answers: met.answers_within(ANSWER_FRESH),
         })
     }
 

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::cluster::membership::{Grounds, Introduction, Reach, Remembered, Stranger, judge, judge_reach};
+use crate::cluster::membership::{
+    Grounds, Introduction, Reach, Remembered, Start, Stranger, judge, judge_reach,
+};
 use crate::cluster::{ClusterIdentity, DirectoryId, Format, NodeId, RaftId};
 
 use super::files::Files;
@@ -43,6 +45,15 @@ pub(super) struct Present {
     pub(super) stranger: Option<Stranger>,
     /// When it answered last.
     pub(super) met: Instant,
+    /// Its process was seen to end.
+    pub(super) ended: bool,
+}
+
+impl Present {
+    /// It has answered within this time, and its process has not ended since.
+    pub(super) fn answers_within(&self, time: Duration) -> bool {
+        !self.ended && self.met.elapsed() < time
+    }
 }
 
 /// What judgements are based on.
@@ -112,6 +123,16 @@ impl PeerBook {
         {
             remembered.reached = index;
             pages.unsaved = pages.unsaved.max(Unsaved::Reach);
+        }
+    }
+
+    /// The process that answered under this number, if it was that start of it, has ended: whoever answers next is seen.
+    pub(super) fn note_ended(&self, number: NodeId, start: Start) {
+        let mut pages = self.pages();
+        if let Some(present) = pages.present.get_mut(&number)
+            && present.introduction.start == start
+        {
+            present.ended = true;
         }
     }
 
@@ -250,10 +271,11 @@ impl Pages {
         let number = id.member();
         let replaces = self.present.get(&number).is_none_or(|present| {
             // A process that is outdated does not hide the one that goes on, as long as that one answers.
-            present.introduction == *introduction
-                || present.stranger.is_some()
-                || judged.is_ok()
-                || present.met.elapsed() > ANSWER_FRESH
+            let (former, latter) = (&present.introduction, introduction);
+            let is_later = former.id == latter.id && former.start.count < latter.start.count;
+            let answers = present.answers_within(ANSWER_FRESH);
+            let goes_on = answers && present.stranger.is_none() && !is_later;
+            judged.is_ok() || former.start == latter.start || !goes_on
         });
         if replaces {
             let present = Present {
@@ -261,6 +283,7 @@ impl Pages {
                 reach: *reach,
                 stranger: judged.err(),
                 met: Instant::now(),
+                ended: false,
             };
             self.present.insert(number, present);
         }
@@ -430,18 +453,57 @@ mod tests {
         let book = book(&disk());
         let baseline = book.baseline();
         book.meet(&introduction(3, 33), &reach(10), &baseline).unwrap();
-        let emptied = Introduction {
-            id: RaftId::new(6, NodeId(2)),
-            directory: DirectoryId(66),
-            cluster: None,
-            ..introduction(1, 1)
-        };
+        let emptied = emptied();
         let meet = || book.meet(&emptied, &reach(0), &baseline).unwrap_err();
         assert_eq!(meet(), Stranger::Newcomer);
         assert_eq!(book.present(NodeId(2)).unwrap().introduction, introduction(3, 33));
         tokio::time::advance(ANSWER_FRESH * 2).await;
         assert_eq!(meet(), Stranger::Newcomer);
         assert_eq!(book.present(NodeId(2)).unwrap().introduction, emptied);
+    }
+
+    /// It says of itself that it goes on from there, and nobody but this member knows better.
+    #[test]
+    fn a_later_start_on_a_log_that_went_back_takes_no_part() {
+        let book = book(&disk());
+        book.meet(&introduction(3, 33), &reach(100), &book.baseline())
+            .unwrap();
+        book.meet(&introduction(4, 44), &reach(60), &book.baseline())
+            .unwrap_err();
+        assert!(!book.takes_part(id()));
+        assert!(book.may_ask(&introduction(4, 44)).is_err());
+    }
+
+    #[test]
+    fn whoever_answers_after_a_member_has_ended_is_seen() {
+        let book = book(&disk());
+        let (member, newcomer) = (introduction(3, 33), emptied());
+        book.meet(&member, &reach(100), &book.baseline()).unwrap();
+        book.meet(&newcomer, &reach(0), &book.baseline()).unwrap_err();
+        let present = || book.present(NodeId(2)).unwrap();
+        assert_eq!(present().introduction, member, "the member goes on");
+        book.note_ended(NodeId(2), newcomer.start);
+        assert!(
+            present().answers_within(Duration::from_secs(60)),
+            "another has ended"
+        );
+        book.note_ended(NodeId(2), member.start);
+        assert!(!present().answers_within(Duration::from_secs(60)));
+        book.meet(&newcomer, &reach(0), &book.baseline()).unwrap_err();
+        assert_eq!(
+            (present().introduction, present().stranger),
+            (newcomer, Some(Stranger::Newcomer))
+        );
+    }
+
+    /// Member 2 with an empty disk.
+    fn emptied() -> Introduction {
+        Introduction {
+            id: RaftId::new(6, NodeId(2)),
+            directory: DirectoryId(66),
+            cluster: None,
+            ..introduction(1, 11)
+        }
     }
 
     #[test]

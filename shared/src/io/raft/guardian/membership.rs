@@ -1,12 +1,13 @@
 //! Who belongs to the cluster: judging, forming, and what the leader does to keep the membership whole.
 
 use std::collections::BTreeMap;
+use std::mem::Discriminant;
 use std::time::Duration;
 
 use openraft::ChangeMembers;
 use tokio::time::{Instant, timeout};
 
-use crate::cluster::membership::Formation;
+use crate::cluster::membership::{Formation, Introduction, Stranger};
 use crate::cluster::{ClusterState, Command, Format, MemberRecord, MemberRole, NodeId, RaftId};
 
 use super::super::administration::listing;
@@ -20,9 +21,13 @@ pub(super) struct Upkeep {
     /// By what the peers are judged now.
     judged_by: Option<JudgedBy>,
     saved: Instant,
-    warned: Option<Instant>,
+    /// Who was last warned of, for what kind of reason, and when; `None` stands for this member itself.
+    warned: BTreeMap<Option<NodeId>, (Subject, Instant)>,
     changed: Option<Instant>,
 }
+
+/// One process and one kind of reason: whoever is still the same stranger is named once a minute.
+type Subject = (Introduction, Discriminant<Stranger>);
 
 /// Stands for a [`Standing`], and is cheap to compare.
 #[derive(PartialEq, Eq)]
@@ -38,7 +43,7 @@ impl Upkeep {
         Self {
             judged_by: None,
             saved: now,
-            warned: None,
+            warned: BTreeMap::new(),
             changed: None,
         }
     }
@@ -140,42 +145,50 @@ impl Guardian {
         });
     }
 
-    /// Once a minute, each on one line, with the way out.
+    /// Each at once and then once a minute, on one line, with the way out.
     fn warn_of_strangers(&mut self, now: Instant) {
-        if self
-            .upkeep
-            .warned
-            .is_some_and(|warned| now < warned + WARNED_EVERY)
-        {
-            return;
-        }
-        let mut warned = false;
+        let own = self.member.id();
+        let introduction = self.member.introduction();
         if let Some((by, stranger)) = self.member.book.own_stranger() {
-            let own = self.member.id();
-            tracing::error!(
-                %by, reason = %stranger,
-                "this member takes no part in the cluster: stop it, empty its data directory, start it again, and run \
-                 `tandem-node cluster replace {own}`"
-            );
-            warned = true;
-        } else if let Some(by) = self.waits_to_be_taken_in() {
-            let own = self.member.id();
+            if self.is_to_be_named(None, &introduction, &stranger, now) {
+                tracing::error!(
+                    %by, reason = %stranger,
+                    "this member takes no part in the cluster: stop it, empty its data directory, start it again, and run \
+                     `tandem-node cluster replace {own}`"
+                );
+            }
+        } else if let Some(by) = self.waits_to_be_taken_in()
+            && self.is_to_be_named(None, &introduction, &Stranger::Newcomer, now)
+        {
             tracing::warn!(
                 %by,
                 "this member's data directory is new to the cluster: it takes no part until somebody runs \
                  `tandem-node cluster replace {own}`"
             );
-            warned = true;
         }
         for (id, present) in self.member.book.all_present() {
-            if let Some(stranger) = present.stranger {
+            if let Some(stranger) = present.stranger
+                && self.is_to_be_named(Some(id), &present.introduction, &stranger, now)
+            {
                 tracing::warn!(member = %id, reason = %stranger, "a stranger answers in the name of a member");
-                warned = true;
             }
         }
-        if warned {
-            self.upkeep.warned = Some(now);
+    }
+
+    fn is_to_be_named(
+        &mut self,
+        who: Option<NodeId>,
+        introduction: &Introduction,
+        stranger: &Stranger,
+        now: Instant,
+    ) -> bool {
+        let subject = (*introduction, std::mem::discriminant(stranger));
+        let named = self.upkeep.warned.get(&who);
+        let is_due = named.is_none_or(|(named, at)| *named != subject || now >= *at + WARNED_EVERY);
+        if is_due {
+            self.upkeep.warned.insert(who, (subject, now));
         }
+        is_due
     }
 
     /// Who says that this member is new, while it belongs to no cluster.
@@ -280,6 +293,10 @@ impl Guardian {
             .changed
             .is_some_and(|changed| now < changed + CHANGED_EVERY)
         {
+            return;
+        }
+        // A replacement is under way here.
+        if self.member.membership_changes.available_permits() == 0 {
             return;
         }
         let Some(change) = self.wanted_change(metrics) else {

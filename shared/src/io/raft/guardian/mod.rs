@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use crate::cluster::membership::Start;
 use crate::cluster::witness::{Heir, LogPosition, ReluctantLeader};
 use crate::cluster::{MemberRole, NodeId};
 
@@ -56,6 +57,8 @@ struct Peer {
     role: MemberRole,
     connected: bool,
     incarnation: Option<u64>,
+    /// Which start of its directory that life is.
+    start: Option<Start>,
     /// The life of the process that was last seen ending, and when.
     ended: Option<(u64, Instant)>,
     /// An answer, or a connection made.
@@ -154,12 +157,17 @@ impl Guardian {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
+        let start = peer.start;
         match event {
-            LinkEvent::Connected { incarnation } => {
+            LinkEvent::Connected {
+                incarnation,
+                start: started,
+            } => {
                 if peer.incarnation != Some(incarnation) {
                     peer.end_life(now);
                 }
                 peer.incarnation = Some(incarnation);
+                peer.start = Some(started);
                 peer.connected = true;
                 if !is_stranger {
                     peer.heard = now;
@@ -170,6 +178,9 @@ impl Guardian {
         }
         if peer.ended.is_some_and(|(_, at)| at == now) {
             tracing::info!(peer = %id, "a member's process has ended");
+            if let Some(start) = start {
+                self.member.book.note_ended(id, start);
+            }
             // Fresh answers decide who may lead now.
             let others: Vec<NodeId> = self.peers.keys().copied().collect();
             others.into_iter().for_each(|other| self.poll(other, now));
@@ -249,6 +260,7 @@ impl Peer {
             role,
             connected: false,
             incarnation: None,
+            start: None,
             ended: None,
             heard: now,
             status: None,
