@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tandem_shared::cluster::{Command, Epoch, NodeId, SessionKey};
+use tandem_shared::cluster::{Applied, Command, Epoch, NodeId, Refusal, SessionKey};
 use tandem_shared::io::raft::{Authority, RaftRole};
 
-use world::{MEMBERS, WITNESS, World, session_opened};
+use world::{DISK_FREE_BYTES_MIN, MEMBERS, WITNESS, World, session_opened};
 
 /// As many seeds as there is time for, in order, so that the same ones come first in every run.
 #[test]
@@ -214,6 +214,44 @@ fn a_member_stops_when_its_disk_fails_and_the_others_go_on() {
     let before = world.acknowledged();
     world.run_until("writes go on", |world| world.acknowledged() > before + 30);
     world.check_acknowledged(&[3 - leader, WITNESS]);
+}
+
+/// With little room on its disk a leader leads no more; with little room on all of them nothing is added, everything else
+/// goes on, and room makes it all good.
+#[test]
+fn a_nearly_full_disk_costs_the_lead_and_then_what_adds_to_the_state() {
+    let mut world = World::new(80);
+    world.run_until("the nodes are live", |world| {
+        world.leader().is_some() && world.followers_agree()
+    });
+    let first = world.leader().unwrap();
+    let second = 3 - first;
+    world.files(first).set_free_bytes(DISK_FREE_BYTES_MIN - 1);
+    world.run_until("another leads", |world| world.leader() == Some(second));
+    let opened = |key: &str| session_opened(first, &format!("n{first}-{key}"));
+    assert_eq!(world.proposed(first, opened("before")), Applied::Done);
+
+    world.files(second).set_free_bytes(DISK_FREE_BYTES_MIN - 1);
+    world.run_until("no room anywhere", |world| {
+        let members = world.cluster(second).members().members;
+        let full = members
+            .iter()
+            .filter(|member| member.disk_nearly_full == Some(true));
+        full.count() == 2
+    });
+    let refused = Applied::Refused(Refusal::DiskNearlyFull);
+    assert_eq!(world.proposed(first, opened("refused")), refused);
+    let closed = Command::SessionClosed {
+        key: SessionKey::new(format!("n{first}-before")),
+        epoch: Epoch::FIRST,
+    };
+    assert_eq!(world.proposed(first, closed), Applied::Done);
+
+    for node in [first, second] {
+        world.files(node).set_free_bytes(10 * DISK_FREE_BYTES_MIN);
+    }
+    world.run_for(Duration::from_secs(2));
+    assert_eq!(world.proposed(first, opened("after")), Applied::Done);
 }
 
 /// Cut off for so short a time that nobody takes it for lost, or for longer: in either case the others' logs begin after

@@ -17,8 +17,8 @@ use std::time::Duration;
 use openraft_rt::deterministic_rng::DeterministicRng;
 use openraft_rt_tokio::TokioRuntime;
 use tandem_shared::cluster::{
-    CasId, ClusterState, Command, ConnectionId, DialogRecord, Epoch, MonitorRecord, NodeId, OpeningKey,
-    SessionKey, SessionRecord, StateLimits,
+    Applied, CasId, ClusterState, Command, ConnectionId, DialogRecord, Epoch, MonitorRecord, NodeId,
+    OpeningKey, SessionKey, SessionRecord, StateLimits,
 };
 use tandem_shared::io::raft::{
     Cluster, ClusterConfig, Member, MemberRole, RaftMetrics, RaftRole, SimulatedFiles, Transport,
@@ -37,6 +37,8 @@ pub(crate) struct World {
     pub(crate) books: Books,
     writers: Arc<Mutex<Vec<u64>>>,
     orders: Arc<Mutex<BTreeMap<u64, VecDeque<Command>>>>,
+    /// What came of the last orders.
+    answers: Arc<Mutex<Vec<Applied>>>,
     /// By nodes that have crashed since: states replaced, and losses that they learned of.
     told_before: (usize, usize),
     /// Who has lost their disk, and waits for an administrator.
@@ -86,6 +88,7 @@ impl World {
             books: Arc::default(),
             writers: Arc::default(),
             orders: Arc::default(),
+            answers: Arc::default(),
             told_before: (0, 0),
             wanted: Arc::default(),
             copies: BTreeMap::new(),
@@ -104,7 +107,7 @@ impl World {
         let files = self.disks[&id].clone();
         let (clusters, events) = (self.clusters.clone(), self.events.clone());
         let (writers, orders, books) = (self.writers.clone(), self.orders.clone(), self.books.clone());
-        let wanted = self.wanted.clone();
+        let (wanted, answers) = (self.wanted.clone(), self.answers.clone());
         let lives = Rc::new(RefCell::new(0));
         self.sim.host(name(id), move || {
             *lives.borrow_mut() += 1;
@@ -117,6 +120,7 @@ impl World {
             config.log_segment_bytes = 64 << 10;
             config.snapshot_after_entries = 100;
             config.entries_kept = 20;
+            config.disk_free_bytes_min = DISK_FREE_BYTES_MIN;
             config.wall_clock_ms = simulated_clock_ms;
             let host = Host {
                 id,
@@ -128,6 +132,7 @@ impl World {
                 orders: orders.clone(),
                 books: books.clone(),
                 wanted: wanted.clone(),
+                answers: answers.clone(),
             };
             let scope_seed = config.seed;
             async move {
@@ -302,6 +307,16 @@ impl World {
             .extend(commands);
     }
 
+    /// What came of one command, proposed at a member.
+    pub(crate) fn proposed(&mut self, member: u64, command: Command) -> Applied {
+        self.answers.lock().unwrap().clear();
+        self.order(member, [command]);
+        self.run_until("an answer", |world| {
+            world.orders_are_carried_out() && !world.answers.lock().unwrap().is_empty()
+        });
+        self.answers.lock().unwrap().remove(0)
+    }
+
     pub(crate) fn orders_are_carried_out(&self) -> bool {
         self.orders.lock().unwrap().values().all(VecDeque::is_empty)
     }
@@ -352,6 +367,7 @@ struct Host {
     orders: Arc<Mutex<BTreeMap<u64, VecDeque<Command>>>>,
     books: Books,
     wanted: Arc<Mutex<Option<u64>>>,
+    answers: Arc<Mutex<Vec<Applied>>>,
 }
 
 impl Host {
@@ -410,6 +426,8 @@ impl Host {
                 .into_iter()
                 .map(|command| cluster.propose(command, Duration::from_secs(5)));
             let outcomes = futures::future::join_all(proposed).await;
+            let answers: Vec<Applied> = outcomes.iter().flatten().cloned().collect();
+            *self.answers.lock().unwrap() = answers;
             if outcomes.iter().all(Result::is_ok)
                 && let Some(orders) = self.orders.lock().unwrap().get_mut(&self.id)
             {
@@ -542,6 +560,8 @@ type Runtime = DeterministicRng<TokioRuntime>;
 
 pub(crate) const WITNESS: u64 = 100;
 pub(crate) const MEMBERS: [u64; 3] = [1, 2, WITNESS];
+/// Four files of the log, which is the least that counts.
+pub(crate) const DISK_FREE_BYTES_MIN: u64 = 256 << 10;
 const PORT: u16 = 7000;
 /// The log is cut in portions of 256 entries.
 const MANY_ENTRIES: u64 = 500;

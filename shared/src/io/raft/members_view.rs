@@ -55,6 +55,8 @@ pub struct MemberView {
     /// The last entry of its log, as of its last answer.
     pub last_index: Option<u64>,
     pub applied: Option<u64>,
+    /// It does not lead, and adds nothing while nobody else can.
+    pub disk_nearly_full: Option<bool>,
     /// Why it takes no part.
     pub stranger: Option<String>,
 }
@@ -147,6 +149,7 @@ impl Member {
             answers: present.is_some_and(|present| present.answers),
             last_index: present.map(|present| present.reach.last.index),
             applied: present.map(|present| present.reach.applied),
+            disk_nearly_full: present.map(|present| present.reach.disk_nearly_full),
             stranger: present
                 .and_then(|present| present.stranger)
                 .map(|stranger| stranger.to_string()),

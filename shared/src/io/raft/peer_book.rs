@@ -379,6 +379,7 @@ mod tests {
             last: LogPosition { term: 1, index },
             applied: index,
             initialized: true,
+            disk_nearly_full: false,
         }
     }
 
