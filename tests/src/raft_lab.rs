@@ -276,7 +276,17 @@ impl Lab {
 
     pub fn propose(&self, member: usize, command: Command) -> Applied {
         let propose = self.cluster(member).propose(command, GENEROUS);
-        self.runtime(member).block_on(propose).unwrap()
+        let proposed = self.runtime(member).block_on(propose);
+        proposed.unwrap_or_else(|error| panic!("{error}: {}", self.describe()))
+    }
+
+    fn describe(&self) -> String {
+        let running = self.running.iter().flatten();
+        let members = running.map(|running| {
+            let status = running.cluster.status().borrow().clone();
+            format!("\n{status:?} {:?}", running.cluster.members())
+        });
+        members.collect()
     }
 
     /// Proposes all of them at once; the users that were acknowledged.
@@ -310,9 +320,15 @@ impl Lab {
 
     pub fn wait_until_equal(&self) {
         let state = |member: usize| self.cluster(member).with_state(Clone::clone);
-        wait_until("all members hold the same state", || {
-            state(0) == state(1) && state(1) == state(2)
-        });
+        let started = Instant::now();
+        while !(state(0) == state(1) && state(1) == state(2)) {
+            assert!(
+                started.elapsed() < GENEROUS,
+                "not all members hold the same state: {}",
+                self.describe()
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 }
 

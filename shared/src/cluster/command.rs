@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::assignment::{Assignment, CasEndpoint, CasId};
 use super::format::Format;
-use super::membership::RaftId;
+use super::membership::{ClusterIdentity, RaftId};
 use super::node::NodeId;
 use super::presence::{CalendarPresence, CallbackNote, ManualPresence, WatcherRecord};
 use super::sealed_secret::SealedSecret;
@@ -143,6 +143,8 @@ pub enum Command {
         name: String,
         secret: Option<Box<SealedSecret>>,
     },
+    /// The cluster's identity. The first one stands, whoever else draws one.
+    ClusterIdentified { identity: ClusterIdentity },
 }
 
 impl Command {
@@ -150,7 +152,10 @@ impl Command {
     #[must_use]
     pub fn format(&self) -> Format {
         match self {
-            Self::FormatFinalised { .. } | Self::MemberRemoved { .. } | Self::SecretSet { .. } => {
+            Self::FormatFinalised { .. }
+            | Self::MemberRemoved { .. }
+            | Self::SecretSet { .. }
+            | Self::ClusterIdentified { .. } => {
                 Format::RELEASE_0_2
             }
             Self::Batch(commands) => {
@@ -208,6 +213,7 @@ impl Command {
             Self::NodeRegistered { .. }
             | Self::NodeLost { .. }
             | Self::NodeDraining { .. }
+            | Self::ClusterIdentified { .. }
             | Self::MemberRemoved { .. }
             | Self::FormatFinalised { .. } => false,
             Self::SessionUpdated { .. }

@@ -261,6 +261,8 @@ fn the_replicated_state() {
     state.apply(Command::FormatFinalised { format });
     let id = RaftId::new(0x7f3a_91c2, NodeId(2));
     state.apply(Command::MemberRemoved { id });
+    let identity = ClusterIdentity(7);
+    state.apply(Command::ClusterIdentified { identity });
     check_layout(&state, Format::RELEASE_0_2);
 }
 

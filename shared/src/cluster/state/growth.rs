@@ -52,7 +52,8 @@ impl ClusterState {
             | Command::WatcherRemoved { .. }
             | Command::WatcherAdopted { .. }
             | Command::FormatFinalised { .. }
-            | Command::MemberRemoved { .. } => false,
+            | Command::MemberRemoved { .. }
+            | Command::ClusterIdentified { .. } => false,
         }
     }
 

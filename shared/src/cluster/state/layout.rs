@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ClusterState;
 use crate::cluster::format::Format;
-use crate::cluster::membership::RaftId;
+use crate::cluster::membership::{ClusterIdentity, RaftId};
 
 impl ClusterState {
     /// As bytes, for members that read `format`: in the layout of that format, or in a later one if the state holds what
@@ -15,6 +15,7 @@ impl ClusterState {
         let additions = Additions {
             format: self.format,
             removed_members: self.removed_members.clone(),
+            identity: self.identity,
         };
         let layout = if additions == Additions::default() {
             layout_of(format)
@@ -44,6 +45,7 @@ impl ClusterState {
             let (additions, left): (Additions, &[u8]) = postcard::take_from_bytes(rest).map_err(unknown)?;
             state.format = additions.format;
             state.removed_members = additions.removed_members;
+            state.identity = additions.identity;
             rest = left;
         }
         if rest.is_empty() {
@@ -59,6 +61,7 @@ impl ClusterState {
 struct Additions {
     format: Format,
     removed_members: BTreeSet<RaftId>,
+    identity: Option<ClusterIdentity>,
 }
 
 /// Why bytes are no state that this program can go on with.
@@ -115,7 +118,12 @@ mod tests {
     fn additions() -> Vec<Command> {
         let id = RaftId::new(7, NodeId(2));
         let format = Format::RELEASE_0_2;
-        vec![Command::MemberRemoved { id }, Command::FormatFinalised { format }]
+        let identity = ClusterIdentity(7);
+        vec![
+            Command::MemberRemoved { id },
+            Command::ClusterIdentified { identity },
+            Command::FormatFinalised { format },
+        ]
     }
 
     #[test]

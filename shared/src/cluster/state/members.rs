@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::ClusterState;
 use crate::cluster::command::{Applied, Refusal};
 use crate::cluster::format::Format;
-use crate::cluster::membership::RaftId;
+use crate::cluster::membership::{ClusterIdentity, RaftId};
 
 impl ClusterState {
     /// The format in which members write. It only rises, when every member has run a release that reads the next one.
@@ -18,6 +18,18 @@ impl ClusterState {
     #[must_use]
     pub fn removed_members(&self) -> &BTreeSet<RaftId> {
         &self.removed_members
+    }
+
+    /// The cluster's identity; `None` before the first leader has drawn one.
+    #[must_use]
+    pub fn identity(&self) -> Option<ClusterIdentity> {
+        self.identity
+    }
+
+    /// The first one stands: two leaders may each have drawn one.
+    pub(super) fn identify(&mut self, identity: ClusterIdentity) -> Applied {
+        self.identity.get_or_insert(identity);
+        Applied::Done
     }
 
     pub(super) fn finalise_format(&mut self, format: Format) -> Applied {
@@ -54,6 +66,17 @@ mod tests {
             assert_eq!(state.apply(Command::FormatFinalised { format }).0, Applied::Done);
             assert_eq!(state.format(), Format(holds));
         }
+    }
+
+    #[test]
+    fn of_two_identities_the_first_stands() {
+        let mut state = ClusterState::new(small_limits());
+        for drawn in [7, 8] {
+            let identity = ClusterIdentity(drawn);
+            let command = Command::ClusterIdentified { identity };
+            assert_eq!(state.apply(command).0, Applied::Done);
+        }
+        assert_eq!(state.identity(), Some(ClusterIdentity(7)));
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub use self::settings::{SettingKind, SettingName};
 use super::assignment::{Assignment, CasGateway};
 use super::command::{Applied, Change, Command, Refusal};
 use super::format::Format;
-use super::membership::RaftId;
+use super::membership::{ClusterIdentity, RaftId};
 use super::node::{NodeId, NodeRecord, NodeState};
 use super::presence::{PresenceRecord, WatcherRecord};
 use super::session::{IntentRecord, OpeningKey, OpeningResult, RequestKey, SessionKey, SessionRecord};
@@ -61,6 +61,8 @@ pub struct ClusterState {
     watchers: BTreeMap<SessionKey, WatcherRecord>,
     #[serde(skip)]
     format: Format,
+    #[serde(skip)]
+    identity: Option<ClusterIdentity>,
     #[serde(skip)]
     removed_members: BTreeSet<RaftId>,
 }
@@ -109,6 +111,7 @@ impl ClusterState {
             presence: BTreeMap::new(),
             watchers: BTreeMap::new(),
             format: Format::default(),
+            identity: None,
             removed_members: BTreeSet::new(),
         }
     }
@@ -192,6 +195,7 @@ impl ClusterState {
             }
             Command::FormatFinalised { format } => self.finalise_format(format),
             Command::MemberRemoved { id } => self.remove_member(id),
+            Command::ClusterIdentified { identity } => self.identify(identity),
             Command::SecretSet { .. } => Applied::Refused(Refusal::NotSupported),
             Command::Batch(commands) => Applied::Batch(
                 commands

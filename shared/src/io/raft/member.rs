@@ -343,6 +343,8 @@ impl Member {
                 .take()
                 .or_else(|| self.raft_metrics().current_leader.map(RaftId::member));
             let patience = ATTEMPT_MAX.min(end.saturating_duration_since(Instant::now()));
+            // A member that was told to be a stranger proposes nothing.
+            let leader = leader.filter(|_| self.book.own_stranger().is_none());
             let answer = match leader {
                 Some(leader) if leader == self.id() => self.propose_here(proposal.clone(), patience).await,
                 Some(leader) => self.propose_at(leader, proposal, patience).await,

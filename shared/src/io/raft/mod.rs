@@ -51,6 +51,7 @@ mod storage;
 mod stored;
 mod transport;
 mod type_config;
+mod whole_file;
 
 pub use crate::cluster::MemberRole;
 pub use administration::AdministrationError;

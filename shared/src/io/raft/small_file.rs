@@ -1,4 +1,4 @@
-//! Small files that are replaced whole: written beside, synced, renamed, and the name synced.
+//! The small files of a data directory, each replaced whole.
 //!
 //! ```text
 //! format u8 | crc32 u32 of all but these four bytes | content (postcard)
@@ -7,29 +7,13 @@
 use std::io;
 use std::sync::Arc;
 
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::oneshot;
 
 use crate::cluster::Format;
 
 use super::files::Files;
-
-/// Runs a job that blocks on files where it holds up nobody, and waits for it.
-pub(super) async fn run_apart<T: Send + 'static>(
-    files: &dyn Files,
-    name: &str,
-    job: impl Future<Output = io::Result<T>> + Send + 'static,
-) -> io::Result<T> {
-    let (done, result) = oneshot::channel();
-    let job: BoxFuture<'static, ()> = async move { drop(done.send(job.await)) }.boxed();
-    files.spawn(name, job)?;
-    result
-        .await
-        .map_err(|_| io::Error::other(format!("{name} has stopped")))?
-}
+use super::whole_file;
 
 /// Replaces the file: durable when this returns, and after a crash at any point either the old content or the new.
 pub(super) async fn replace(
@@ -39,13 +23,8 @@ pub(super) async fn replace(
 ) -> io::Result<()> {
     let bytes = write(content)?;
     let job_files = files.clone();
-    run_apart(&*files, "raft-small-file", async move {
-        let temporary = format!("{name}.new");
-        let mut file = job_files.create(&temporary, 0)?;
-        file.write_at(0, &bytes)?;
-        file.sync().await?;
-        job_files.rename(&temporary, name)?;
-        job_files.sync_directory()
+    whole_file::run_apart(&*files, "raft-small-file", async move {
+        whole_file::replace(&*job_files, name, &bytes).await
     })
     .await
 }

@@ -4,16 +4,15 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::FutureExt;
-use futures::future::BoxFuture;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::Mutex;
 
 use crate::cluster::{Format, MemberRecord};
 
-use super::files::{Files, UNFINISHED};
+use super::files::Files;
 use super::formats::Formats;
 use super::stored::{self, Foreign};
 use super::type_config::{LogId, SnapshotMeta};
+use super::whole_file;
 
 /// The one snapshot that is kept. Clones share it.
 #[derive(Clone)]
@@ -50,8 +49,8 @@ impl SnapshotStore {
             return Ok(());
         }
         let files = self.files.clone();
-        run_apart(&*self.files, "raft-snapshot", async move {
-            replace(&*files, &bytes).await?;
+        whole_file::run_apart(&*self.files, "raft-snapshot", async move {
+            whole_file::replace(&*files, NAME, &bytes).await?;
             *saved = last;
             Ok(())
         })
@@ -88,39 +87,6 @@ impl From<SnapshotError> for io::Error {
     fn from(error: SnapshotError) -> Self {
         Self::new(io::ErrorKind::InvalidData, error)
     }
-}
-
-/// Until the name is synced, what was there before may come back, and is whole.
-async fn replace(files: &dyn Files, bytes: &[u8]) -> io::Result<()> {
-    let unfinished = format!("{NAME}{UNFINISHED}");
-    let written = write_whole(files, &unfinished, bytes).await;
-    if written.is_err() {
-        // Gives the disk its room back. Where even this fails, the next start tries again.
-        drop(files.remove(&unfinished));
-    }
-    written?;
-    files.rename(&unfinished, NAME)?;
-    files.sync_directory()
-}
-
-async fn write_whole(files: &dyn Files, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let mut file = files.create(name, 0)?;
-    file.write_at(0, bytes)?;
-    file.sync().await
-}
-
-/// Runs a job that blocks on files where it holds up nobody, and waits for it.
-async fn run_apart<T: Send + 'static>(
-    files: &dyn Files,
-    name: &str,
-    job: impl Future<Output = io::Result<T>> + Send + 'static,
-) -> io::Result<T> {
-    let (done, result) = oneshot::channel();
-    let job: BoxFuture<'static, ()> = async move { drop(done.send(job.await)) }.boxed();
-    files.spawn(name, job)?;
-    result
-        .await
-        .map_err(|_| io::Error::other("the writer of the snapshot has stopped"))?
 }
 
 /// Format, checksum, length of the description, description, state. The checksum covers what comes after it and, from

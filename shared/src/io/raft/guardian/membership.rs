@@ -199,41 +199,30 @@ impl Guardian {
         (!belongs).then(|| self.member.book.says_newcomer()).flatten()
     }
 
-    /// A directory becomes part of the cluster of its leader. A leader without an identity draws one, once every member
-    /// has answered that it has none either: the cluster was just formed, or comes from release 0.1.
+    /// A directory becomes part of the cluster whose log it holds. The identity is in the log, so that two leaders, of which
+    /// one died right after it drew one, cannot part the members; formats before release 0.2 have no place for it.
     fn join(&mut self, metrics: &Metrics) {
-        if self.member.introduction().cluster.is_some()
-            || !is_initialized(metrics)
-            || !self.actions.is_empty()
-        {
+        if self.member.introduction().cluster.is_some() || !self.actions.is_empty() {
             return;
         }
-        let present = self.member.book.all_present();
-        let own = self.member.raft_id();
-        let members: Vec<RaftId> = metrics.membership_config.nodes().map(|(id, _)| *id).collect();
-        let answers: BTreeMap<RaftId, _> = present
-            .values()
-            .filter(|present| present.stranger.is_none())
-            .map(|present| (present.introduction.id, present.introduction.cluster))
-            .collect();
-        let of_leader = metrics
-            .current_leader
-            .and_then(|leader| answers.get(&leader).copied().flatten());
-        let of_anybody = members.iter().find_map(|id| answers.get(id).copied().flatten());
-        let all_answered = members.iter().all(|id| *id == own || answers.contains_key(id));
-        let leads = self.member.leads_with_quorum(metrics);
-        let cluster = match (leads, of_leader, of_anybody) {
-            (false, of_leader, _) => of_leader,
-            (true, _, Some(cluster)) => Some(cluster),
-            (true, _, None) => all_answered.then(|| self.member.directory.drawn_cluster()),
-        };
-        if let Some(cluster) = cluster {
-            let member = self.member.clone();
-            self.actions.spawn(async move {
-                if let Err(error) = member.directory.join(cluster).await {
-                    tracing::warn!(%error, "the data directory cannot be stamped");
-                }
-            });
+        let (identity, written) = self
+            .member
+            .machine
+            .with_state(|state| (state.identity(), state.format()));
+        let drawn = self.member.directory.drawn_cluster();
+        match identity {
+            Some(identity) => {
+                let member = self.member.clone();
+                self.actions.spawn(async move {
+                    if let Err(error) = member.directory.join(identity).await {
+                        tracing::warn!(%error, "the data directory cannot be stamped");
+                    }
+                });
+            }
+            None if written >= Format::RELEASE_0_2 && self.member.leads_with_quorum(metrics) => {
+                self.propose(Command::ClusterIdentified { identity: drawn });
+            }
+            None => {}
         }
     }
 
