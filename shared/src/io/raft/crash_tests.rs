@@ -49,6 +49,10 @@ fn interrupt_at(operations: u64, how: Interruption) -> bool {
         if how == Interruption::PowerFails {
             files.crash();
         }
+        for name in log_files(&files) {
+            let length = files.read(&name).unwrap().unwrap().len() as u64;
+            assert!(length >= SEGMENT_BYTES, "{name} has its name and {length} bytes");
+        }
         open_three_times(
             &files,
             &mut told,
@@ -179,6 +183,62 @@ fn a_file_that_lost_its_records_stops_the_member() {
     assert!(error.to_string().contains("is missing"), "{error}");
     assert!(error.to_string().contains(&names[2]), "{error}");
     assert_eq!(contents(&files), before, "a refused start changed something");
+}
+
+#[test]
+fn damage_at_the_end_of_an_earlier_file_stops_the_member() {
+    let files = disk();
+    live(&files, &mut Told::default()).unwrap();
+    let name = log_files(&files).remove(0);
+    let bytes = files.read(&name).unwrap().unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    // In the last record, right behind it, and at the end of the file.
+    for position in [end - 8, end + 6, bytes.len() - 1] {
+        let mut damaged = bytes.clone();
+        damaged[position] ^= 1;
+        files.put(&name, damaged);
+        let before = contents(&files);
+        let error = runtime()
+            .block_on(Member::open(&files))
+            .map(drop)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with(&format!("{name} is damaged")),
+            "byte {position}: {error}"
+        );
+        assert_eq!(contents(&files), before, "a refused start changed something");
+    }
+}
+
+/// Several files go at once, and the names of a directory need not reach the disk in order.
+#[test]
+fn power_fails_during_a_purge_of_several_files() {
+    for operations in 0..20 {
+        for seed in 0..30 {
+            let files = SimulatedFiles::new(seed, std::time::Duration::ZERO);
+            let mut told = Told::default();
+            runtime().block_on(async {
+                let mut member = Member::open(&files).await.unwrap();
+                for _ in 0..12 {
+                    member.write(&mut told).await.unwrap();
+                }
+                let last = told.entries - 1;
+                member.snapshots.save(&meta(last), state_of(last)).await.unwrap();
+                (told.snapshot, told.snapshot_asked) = (Some(last), Some(last));
+                told.purged_asked = Some(last - 1);
+                assert!(log_files(&files).len() > 4);
+                files.interrupt_after(operations, Interruption::PowerFails);
+                drop(member.log.purge(log_id(1, last - 1)).await);
+            });
+            files.crash();
+            open_three_times(
+                &files,
+                &mut told,
+                &format!("a purge until {operations}, seed {seed}"),
+            );
+        }
+    }
 }
 
 #[test]

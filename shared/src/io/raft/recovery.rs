@@ -351,9 +351,32 @@ pub(super) fn name_of(number: u64) -> String {
     format!("log-{number:012}")
 }
 
+/// Of a name that [`name_of`] gives.
 pub(super) fn number_of(name: &str) -> Option<u64> {
-    name.strip_prefix("log-")?.parse().ok()
+    let number = name.strip_prefix("log-")?.parse().ok()?;
+    (name_of(number) == name).then_some(number)
 }
 
 /// Of a new log's first file, which begins with record 0.
 pub(super) const FIRST_NUMBER: u64 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_the_log_is_known_by_its_whole_name() {
+        assert_eq!(number_of(&name_of(7)), Some(7));
+        assert_eq!(number_of(&name_of(u64::MAX)), Some(u64::MAX));
+        for name in [
+            "log-7",
+            "log-000000000007.new",
+            "log-+00000000007",
+            "log-",
+            "log-0000000000007",
+            "member",
+        ] {
+            assert_eq!(number_of(name), None, "{name}");
+        }
+    }
+}
