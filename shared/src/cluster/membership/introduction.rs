@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::identity::{ClusterIdentity, DirectoryId, MemberRole, RaftId};
 use crate::cluster::format::Format;
+use crate::cluster::node::NodeId;
 use crate::cluster::witness::LogPosition;
 
 /// What a member says of itself whenever it meets another. All but `cluster` stay the same for the life of its process.
@@ -93,6 +94,23 @@ impl Stranger {
     #[must_use]
     pub fn is_newcomer(&self) -> bool {
         matches!(self, Self::Newcomer)
+    }
+
+    /// What whoever looks after member `own`, who is this stranger, is to do.
+    #[must_use]
+    pub fn way_back(&self, own: NodeId) -> String {
+        match self {
+            Self::EarlierRelease { .. } => "stop it, and start the current release".to_owned(),
+            Self::AnotherCluster { .. }
+            | Self::Removed
+            | Self::AnotherDirectory { .. }
+            | Self::EarlierStart { .. }
+            | Self::SameStartTwice { .. }
+            | Self::LogWentBack { .. }
+            | Self::Newcomer => format!(
+                "stop it, empty its data directory, start it again, and run `tandem-node cluster replace {own}`"
+            ),
+        }
     }
 }
 
@@ -222,7 +240,6 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::cluster::NodeId;
 
     const OURS: ClusterIdentity = ClusterIdentity(7);
 

@@ -153,8 +153,8 @@ impl Guardian {
             if self.is_to_be_named(None, &introduction, &stranger, now) {
                 tracing::error!(
                     %by, reason = %stranger,
-                    "this member takes no part in the cluster: stop it, empty its data directory, start it again, and run \
-                     `tandem-node cluster replace {own}`"
+                    "this member takes no part in the cluster: {}",
+                    stranger.way_back(own)
                 );
             }
         } else if let Some(by) = self.waits_to_be_taken_in()
@@ -263,8 +263,8 @@ impl Guardian {
         let own = self.member.id();
         if let Some((by, stranger)) = self.member.book.own_stranger() {
             return Some(format!(
-                "{by} says that this member is a stranger: {stranger}; stop it, empty its data directory, start it \
-                 again, and run `tandem-node cluster replace {own}`"
+                "{by} says that this member is a stranger: {stranger}; {}",
+                stranger.way_back(own)
             ));
         }
         if let Some(by) = self.waits_to_be_taken_in() {
