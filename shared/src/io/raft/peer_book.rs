@@ -62,6 +62,7 @@ impl Present {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Standing {
     pub(super) own_cluster: Option<ClusterIdentity>,
+    pub(super) own_is_new: bool,
     pub(super) members: BTreeMap<RaftId, Option<DirectoryId>>,
     pub(super) removed: BTreeSet<RaftId>,
     pub(super) written: Format,
@@ -312,6 +313,7 @@ impl Pages {
     fn judge(&self, introduction: &Introduction) -> Result<(), Stranger> {
         let grounds = Grounds {
             own_cluster: self.standing.own_cluster,
+            own_is_new: self.standing.own_is_new,
             members: &self.standing.members,
             removed: &self.standing.removed,
             written: self.standing.written,
@@ -394,6 +396,7 @@ mod tests {
         let book = PeerBook::open(Arc::new(files.clone()), || 0).unwrap();
         book.stand(Standing {
             own_cluster: Some(OURS),
+            own_is_new: false,
             members: BTreeMap::from([(id(), Some(DirectoryId(55)))]),
             removed: BTreeSet::new(),
             written: Format::RELEASE_0_2,

@@ -68,7 +68,8 @@ impl Guardian {
 
     /// Whoever is judged, is judged by what is known now.
     fn stand(&mut self, metrics: &Metrics) {
-        let own_cluster = self.member.introduction().cluster;
+        let own = self.member.introduction();
+        let own_cluster = own.cluster;
         let (removed, written) = self
             .member
             .machine
@@ -86,6 +87,7 @@ impl Guardian {
         let members = metrics.membership_config.nodes();
         self.member.book.stand(Standing {
             own_cluster,
+            own_is_new: own_cluster.is_none() && own.id.generation() != 0,
             members: members.map(|(id, record)| (*id, record.directory())).collect(),
             removed: self
                 .member
