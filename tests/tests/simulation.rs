@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tandem_shared::cluster::{Command, Epoch, NodeId, SessionKey};
+use tandem_shared::cluster::{Applied, Command, Epoch, NodeId, Refusal, SessionKey};
 use tandem_shared::io::raft::{Authority, RaftRole};
 
-use world::{MEMBERS, WITNESS, World, session_opened};
+use world::{DISK_FREE_BYTES_MIN, MEMBERS, WITNESS, World, session_opened};
 
 /// As many seeds as there is time for, in order, so that the same ones come first in every run.
 #[test]
@@ -55,10 +55,17 @@ fn nothing_acknowledged_is_lost_whatever_crashes() {
     let seeds = reports.len() as u64;
     at_least(ACKNOWLEDGED, 50 * seeds);
     // Of all seeds together: what one of them does not bring, another does.
-    at_least("crashes of leaders", seeds / 2);
-    at_least("crashes of others", seeds / 2);
-    at_least("cuts", seeds / 2);
-    at_least("isolations", seeds / 2);
+    for what in [
+        "crashes of leaders",
+        "isolations",
+        "power failures within an operation",
+    ] {
+        at_least(what, seeds / 2);
+    }
+    for what in ["crashes of others", "cuts", "full disks", "disks lost"] {
+        at_least(what, seeds / 4);
+    }
+    at_least("disks put back", seeds / 20);
     at_least("states replaced", 1);
     at_least("nodes that learned of their loss", 1);
 }
@@ -209,6 +216,44 @@ fn a_member_stops_when_its_disk_fails_and_the_others_go_on() {
     world.check_acknowledged(&[3 - leader, WITNESS]);
 }
 
+/// With little room on its disk a leader leads no more; with little room on all of them nothing is added, everything else
+/// goes on, and room makes it all good.
+#[test]
+fn a_nearly_full_disk_costs_the_lead_and_then_what_adds_to_the_state() {
+    let mut world = World::new(80);
+    world.run_until("the nodes are live", |world| {
+        world.leader().is_some() && world.followers_agree()
+    });
+    let first = world.leader().unwrap();
+    let second = 3 - first;
+    world.files(first).set_free_bytes(DISK_FREE_BYTES_MIN - 1);
+    world.run_until("another leads", |world| world.leader() == Some(second));
+    let opened = |key: &str| session_opened(first, &format!("n{first}-{key}"));
+    assert_eq!(world.proposed(first, opened("before")), Applied::Done);
+
+    world.files(second).set_free_bytes(DISK_FREE_BYTES_MIN - 1);
+    world.run_until("no room anywhere", |world| {
+        let members = world.cluster(second).members().members;
+        let full = members
+            .iter()
+            .filter(|member| member.disk_nearly_full == Some(true));
+        full.count() == 2
+    });
+    let refused = Applied::Refused(Refusal::DiskNearlyFull);
+    assert_eq!(world.proposed(first, opened("refused")), refused);
+    let closed = Command::SessionClosed {
+        key: SessionKey::new(format!("n{first}-before")),
+        epoch: Epoch::FIRST,
+    };
+    assert_eq!(world.proposed(first, closed), Applied::Done);
+
+    for node in [first, second] {
+        world.files(node).set_free_bytes(10 * DISK_FREE_BYTES_MIN);
+    }
+    world.run_for(Duration::from_secs(2));
+    assert_eq!(world.proposed(first, opened("after")), Applied::Done);
+}
+
 /// Cut off for so short a time that nobody takes it for lost, or for longer: in either case the others' logs begin after
 /// what the node has seen, and nothing more is written once it is back.
 #[test]
@@ -270,7 +315,7 @@ fn run_with_faults(seed: u64) -> Report {
         world.run_for(Duration::from_millis(random.random_range(100..1500)));
         let member = MEMBERS[random.random_range(0..3)];
         let other = MEMBERS[random.random_range(0..3)];
-        let what = match random.random_range(0..5) {
+        let what = match random.random_range(0..10) {
             // One member may be down at a time, and the disks of two never lose anything together.
             0 | 1 if world.down.is_none() => {
                 let leader = world.leader();
@@ -296,6 +341,28 @@ fn run_with_faults(seed: u64) -> Report {
                 world.heal();
                 "isolations"
             }
+            4 if world.down.is_none() => {
+                world.fail_power_after(member, random.random_range(0..60));
+                "power failures within an operation"
+            }
+            5 if world.down.is_none() => {
+                world.fill_disk(member, random.random_range(0..150_000));
+                "full disks"
+            }
+            // One at a time is without a seat, and whoever holds everything is within reach.
+            6 if world.down.is_none() && world.everybody_has_a_seat() => {
+                world.wipe(member);
+                "disks lost"
+            }
+            7 if world.down.is_none() && world.everybody_has_a_seat() => {
+                if world.has_old_copy(member) {
+                    world.roll_back(member);
+                    "disks put back"
+                } else {
+                    world.copy_disk(member);
+                    "disks copied"
+                }
+            }
             _ => {
                 world.heal();
                 "recoveries"
@@ -309,6 +376,7 @@ fn run_with_faults(seed: u64) -> Report {
     world.run_until("writes after the faults", |world| {
         world.acknowledged() > before + 20
     });
+    world.run_until("seats for everybody", World::everybody_has_a_seat);
     world.check_acknowledged(&MEMBERS);
     world.run_until("equal replicas", World::replicas_are_equal);
     world.run_until("nodes that know their place", World::followers_agree);
@@ -336,4 +404,4 @@ const COUNTED_SEED: &str = "TANDEM_SIMULATION_COUNTED_SEED";
 const COUNT_MARK: &str = "count: ";
 const TRACED_SEED: &str = "TANDEM_SIMULATION_TRACED_SEED";
 const TRACE_MARK: &str = "event: ";
-const FAULTY_TIME: Duration = Duration::from_secs(10);
+const FAULTY_TIME: Duration = Duration::from_secs(15);

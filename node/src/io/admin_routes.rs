@@ -282,6 +282,10 @@ pub(super) fn refused(refusal: Refusal) -> AdminResponse {
         Refusal::UnknownSession => (StatusCode::NOT_FOUND, "there is no such session"),
         Refusal::UnknownNode => (StatusCode::NOT_FOUND, "there is no such node"),
         Refusal::StaleEpoch => (StatusCode::CONFLICT, "it has changed meanwhile"),
+        Refusal::DiskNearlyFull => (
+            StatusCode::INSUFFICIENT_STORAGE,
+            "the leader's disk is nearly full",
+        ),
         Refusal::NotSupported => (StatusCode::NOT_IMPLEMENTED, "this release does not support it"),
     };
     AdminResponse::error(code, message)

@@ -188,6 +188,48 @@ impl Command {
     }
 }
 
+impl Command {
+    /// Whether the command may add to the state for good. Such commands are refused while the leader's disk is nearly
+    /// full; everything that frees, moves or only changes what is there goes through, and so does what keeps sessions
+    /// that are open working: their intents are bounded and expire.
+    #[must_use]
+    pub fn grows_state(&self) -> bool {
+        match self {
+            Self::SessionOpened { .. }
+            | Self::WatcherSet { .. }
+            | Self::CasAssign { .. }
+            | Self::CasGatewaysSet { .. }
+            | Self::CasGatewaysConfigured { .. } => true,
+            Self::CalendarEnabled { enabled, .. } => enabled.is_some(),
+            Self::ManualPresenceSet { manual, .. } => manual.is_some(),
+            Self::SecretSet { secret, .. } => secret.is_some(),
+            Self::Batch(commands) => commands.iter().any(Self::grows_state),
+            // A cluster without these cannot lose, take back or replace a node.
+            Self::NodeRegistered { .. }
+            | Self::NodeLost { .. }
+            | Self::NodeDraining { .. }
+            | Self::MemberRemoved { .. }
+            | Self::FormatFinalised { .. } => false,
+            Self::SessionUpdated { .. }
+            | Self::SessionClosed { .. }
+            | Self::Adopt { .. }
+            | Self::Intent { .. }
+            | Self::IntentResult { .. }
+            | Self::WatcherRemoved { .. }
+            | Self::WatcherAdopted { .. } => false,
+            // They concern users who have a gateway already, or settings, whose number is fixed.
+            Self::SettingChanged { .. }
+            | Self::CasEligible { .. }
+            | Self::CasFailed { .. }
+            | Self::CasUnassign { .. }
+            | Self::CasBreaker { .. }
+            | Self::CasMoved { .. }
+            | Self::CalendarPresenceChanged { .. } => false,
+            Self::Expire { .. } | Self::Rebalance { .. } | Self::CallbacksReceived { .. } => false,
+        }
+    }
+}
+
 /// The fields of a session that are written without being waited for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionUpdate {
@@ -238,6 +280,8 @@ pub enum Refusal {
     ValueNotAccepted,
     /// The command has its place in the format, and nobody carries it out yet.
     NotSupported,
+    /// The leader's disk is nearly full: nothing is added until it has room, or another leads.
+    DiskNearlyFull,
 }
 
 /// What a command changed, in order, for those who act on it.

@@ -7,7 +7,10 @@
 
 pub mod assignment;
 pub mod command;
+pub mod disk_space;
 pub mod format;
+#[cfg(test)]
+mod golden_samples_tests;
 #[cfg(test)]
 pub(crate) mod golden_tests;
 pub mod membership;
@@ -21,6 +24,7 @@ pub mod witness;
 
 pub use assignment::{Assignment, AssignmentReason, CasEndpoint, CasGateway, CasId};
 pub use command::{Applied, Change, Command, Refusal};
+pub use disk_space::{DiskSpace, DiskSpaceLimits};
 pub use format::Format;
 pub use membership::{ClusterIdentity, DirectoryId, MemberRecord, MemberRole, RaftId};
 pub use node::{NodeId, NodeRecord, NodeState, successor, successor_of_user};
@@ -33,4 +37,6 @@ pub use session::{
     CallRecord, CallState, ConnectionId, DialogRecord, Epoch, IntentOperation, IntentRecord, MonitorRecord,
     OpeningKey, OpeningResult, RequestKey, SessionKey, SessionRecord,
 };
-pub use state::{CasMove, ClusterState, LayoutError, SessionMove, SettingKind, SettingName, StateLimits};
+pub use state::{
+    CasMove, ClusterState, LayoutError, SessionMove, SettingKind, SettingName, StateLimits, WithoutGrowth,
+};

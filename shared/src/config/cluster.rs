@@ -22,6 +22,8 @@ pub struct ClusterSection {
     pub finalise_after: Option<Duration>,
     /// [`Format::NEWEST`], unless a test lets this member pass for an earlier release.
     pub newest_format: Format,
+    /// With fewer bytes left on the disk, this member does not lead, and adds nothing while nobody else can.
+    pub disk_free_bytes_min: u64,
     pub log: LogBounds,
 }
 
@@ -59,6 +61,7 @@ impl ClusterSection {
         let members = read_members(section);
         let security = read_security(section, listen, &members);
         let finalise_after = read_finalise_after(section);
+        let disk_free_bytes_min = section.number_or("disk_free_bytes_min", 64 << 20, 0..=1 << 50);
         let newest_format = section.number_or("newest_format", Format::NEWEST.0, 1..=Format::NEWEST.0);
         let log = LogBounds {
             snapshot_after_entries: section.optional_number("snapshot_after_entries", SNAPSHOT_AFTER_ENTRIES),
@@ -72,6 +75,7 @@ impl ClusterSection {
             security: security?,
             finalise_after,
             newest_format: Format(newest_format),
+            disk_free_bytes_min,
             log,
         })
     }

@@ -3,6 +3,7 @@
 //! Owns the hosts, what was done to them and what they were seen doing. Does not own any judgement but one: nothing that
 //! was acknowledged may be lost.
 
+mod damage;
 mod follower;
 
 use std::cell::RefCell;
@@ -16,8 +17,8 @@ use std::time::Duration;
 use openraft_rt::deterministic_rng::DeterministicRng;
 use openraft_rt_tokio::TokioRuntime;
 use tandem_shared::cluster::{
-    CasId, ClusterState, Command, ConnectionId, DialogRecord, Epoch, MonitorRecord, NodeId, OpeningKey,
-    SessionKey, SessionRecord, StateLimits,
+    Applied, CasId, ClusterState, Command, ConnectionId, DialogRecord, Epoch, MonitorRecord, NodeId,
+    OpeningKey, SessionKey, SessionRecord, StateLimits,
 };
 use tandem_shared::io::raft::{
     Cluster, ClusterConfig, Member, MemberRole, RaftMetrics, RaftRole, SimulatedFiles, Transport,
@@ -36,8 +37,13 @@ pub(crate) struct World {
     pub(crate) books: Books,
     writers: Arc<Mutex<Vec<u64>>>,
     orders: Arc<Mutex<BTreeMap<u64, VecDeque<Command>>>>,
+    /// What came of the last orders.
+    answers: Arc<Mutex<Vec<Applied>>>,
     /// By nodes that have crashed since: states replaced, and losses that they learned of.
     told_before: (usize, usize),
+    /// Who has lost their disk, and waits for an administrator.
+    wanted: Arc<Mutex<Option<u64>>>,
+    copies: BTreeMap<u64, damage::Copy>,
     cuts: Vec<(u64, u64)>,
     pub(crate) down: Option<u64>,
 }
@@ -82,7 +88,10 @@ impl World {
             books: Arc::default(),
             writers: Arc::default(),
             orders: Arc::default(),
+            answers: Arc::default(),
             told_before: (0, 0),
+            wanted: Arc::default(),
+            copies: BTreeMap::new(),
             cuts: Vec::new(),
             down: None,
         };
@@ -98,6 +107,7 @@ impl World {
         let files = self.disks[&id].clone();
         let (clusters, events) = (self.clusters.clone(), self.events.clone());
         let (writers, orders, books) = (self.writers.clone(), self.orders.clone(), self.books.clone());
+        let (wanted, answers) = (self.wanted.clone(), self.answers.clone());
         let lives = Rc::new(RefCell::new(0));
         self.sim.host(name(id), move || {
             *lives.borrow_mut() += 1;
@@ -110,6 +120,7 @@ impl World {
             config.log_segment_bytes = 64 << 10;
             config.snapshot_after_entries = 100;
             config.entries_kept = 20;
+            config.disk_free_bytes_min = DISK_FREE_BYTES_MIN;
             config.wall_clock_ms = simulated_clock_ms;
             let host = Host {
                 id,
@@ -120,6 +131,8 @@ impl World {
                 writers: writers.clone(),
                 orders: orders.clone(),
                 books: books.clone(),
+                wanted: wanted.clone(),
+                answers: answers.clone(),
             };
             let scope_seed = config.seed;
             async move {
@@ -294,6 +307,16 @@ impl World {
             .extend(commands);
     }
 
+    /// What came of one command, proposed at a member.
+    pub(crate) fn proposed(&mut self, member: u64, command: Command) -> Applied {
+        self.answers.lock().unwrap().clear();
+        self.order(member, [command]);
+        self.run_until("an answer", |world| {
+            world.orders_are_carried_out() && !world.answers.lock().unwrap().is_empty()
+        });
+        self.answers.lock().unwrap().remove(0)
+    }
+
     pub(crate) fn orders_are_carried_out(&self) -> bool {
         self.orders.lock().unwrap().values().all(VecDeque::is_empty)
     }
@@ -343,6 +366,8 @@ struct Host {
     writers: Arc<Mutex<Vec<u64>>>,
     orders: Arc<Mutex<BTreeMap<u64, VecDeque<Command>>>>,
     books: Books,
+    wanted: Arc<Mutex<Option<u64>>>,
+    answers: Arc<Mutex<Vec<Applied>>>,
 }
 
 impl Host {
@@ -363,6 +388,7 @@ impl Host {
             self.trace(&cluster),
             self.write(&cluster),
             self.obey(&cluster),
+            damage::administer(self.id, &cluster, &self.wanted, &self.events),
             follow
         );
     }
@@ -400,6 +426,8 @@ impl Host {
                 .into_iter()
                 .map(|command| cluster.propose(command, Duration::from_secs(5)));
             let outcomes = futures::future::join_all(proposed).await;
+            let answers: Vec<Applied> = outcomes.iter().flatten().cloned().collect();
+            *self.answers.lock().unwrap() = answers;
             if outcomes.iter().all(Result::is_ok)
                 && let Some(orders) = self.orders.lock().unwrap().get_mut(&self.id)
             {
@@ -532,6 +560,8 @@ type Runtime = DeterministicRng<TokioRuntime>;
 
 pub(crate) const WITNESS: u64 = 100;
 pub(crate) const MEMBERS: [u64; 3] = [1, 2, WITNESS];
+/// Four files of the log, which is the least that counts.
+pub(crate) const DISK_FREE_BYTES_MIN: u64 = 256 << 10;
 const PORT: u16 = 7000;
 /// The log is cut in portions of 256 entries.
 const MANY_ENTRIES: u64 = 500;

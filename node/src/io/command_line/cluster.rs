@@ -110,9 +110,11 @@ fn status(client: &AdminClient, json: bool) -> Result<Outcome, ClientError> {
     let well = !status["leader"].is_null()
         && membership["obstacle"].is_null()
         && membership["changing"] == json!(false)
-        && members
-            .iter()
-            .all(|member| member["answers"] == json!(true) && member["stranger"].is_null());
+        && members.iter().all(|member| {
+            member["answers"] == json!(true)
+                && member["stranger"].is_null()
+                && member["disk_nearly_full"] == json!(false)
+        });
     let text = if json {
         status.to_string()
     } else {
@@ -178,6 +180,12 @@ fn status_text(status: &Value) -> String {
     text.push('\n');
     if membership["changing"] == json!(true) {
         text.push_str("a change of the voters is half-way; the leader finishes it\n");
+    }
+    for member in members
+        .iter()
+        .filter(|member| member["disk_nearly_full"] == json!(true))
+    {
+        text.push_str(&format!("{} (!): its disk is nearly full\n", word(&member["id"])));
     }
     for member in members.iter().filter(|member| !member["stranger"].is_null()) {
         text.push_str(&format!(

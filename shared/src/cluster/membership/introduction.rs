@@ -42,6 +42,8 @@ pub struct Reach {
     pub applied: u64,
     /// Its log or snapshot knows of a membership: it is part of a cluster that was formed.
     pub initialized: bool,
+    /// Its disk is nearly full: it is not to lead.
+    pub disk_nearly_full: bool,
 }
 
 /// What a member keeps in mind, and in its own directory, of another one.
@@ -434,6 +436,7 @@ mod tests {
             last: LogPosition { term: 1, index: last },
             applied,
             initialized: true,
+            disk_nearly_full: false,
         };
         assert_eq!(judge_reach(&reach(10, 8), 10), Ok(()));
         // A snapshot was installed and the log behind it not purged yet.

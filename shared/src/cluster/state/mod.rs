@@ -7,6 +7,7 @@
 
 mod assignments;
 mod cas_rebalance;
+mod growth;
 mod intents;
 mod layout;
 mod members;
@@ -26,6 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 pub use self::cas_rebalance::CasMove;
+pub use self::growth::WithoutGrowth;
 pub use self::layout::LayoutError;
 pub use self::rebalance::SessionMove;
 pub use self::settings::{SettingKind, SettingName};

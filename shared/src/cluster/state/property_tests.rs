@@ -266,7 +266,7 @@ fn follow(owners: &mut BTreeMap<SessionKey, NodeId>, change: Change) {
     }
 }
 
-fn history() -> impl Strategy<Value = Vec<Command>> {
+pub(super) fn history() -> impl Strategy<Value = Vec<Command>> {
     prop::collection::vec(prop_oneof![2 => command(), 1 => calendar_command()], 0..60)
 }
 

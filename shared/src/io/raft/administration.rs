@@ -23,6 +23,7 @@ use crate::cluster::{
 
 use super::frame::{Kind, decode, encode};
 use super::member::{Member, is_initialized};
+use super::peer_book::ANSWER_FRESH;
 
 /// How a command on the membership ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -338,10 +339,14 @@ impl Member {
     fn replacement_view(&self, number: NodeId) -> Option<ReplacementView> {
         let metrics = self.raft_metrics();
         let membership = &metrics.membership_config;
-        let present = self
-            .book
-            .present(number)
-            .filter(|present| present.answers_within(ANSWER_FRESH));
+        // Whoever is connected now: a process that has just died is not the one that is meant.
+        let connected = self
+            .peers
+            .get(&number)
+            .and_then(|links| links.control.welcomed_by());
+        let present = self.book.present(number).filter(|present| {
+            connected.is_some_and(|connected| connected.start == present.introduction.start)
+        });
         let replication = metrics.replication.as_ref()?;
         let lag = present.and_then(|present| {
             let matched = (*replication.get(&present.introduction.id)?)?;
@@ -505,6 +510,4 @@ pub(super) fn listing<'a, T: std::fmt::Display + 'a>(ids: impl Iterator<Item = &
 
 const STEP_PAUSE: Duration = Duration::from_millis(100);
 const STEP_DEADLINE: Duration = Duration::from_secs(5);
-/// A member that answered within this time is there.
-pub(super) const ANSWER_FRESH: Duration = Duration::from_secs(2);
 const FORMED_DEADLINE: Duration = Duration::from_secs(30);

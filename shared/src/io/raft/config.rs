@@ -39,6 +39,9 @@ pub struct ClusterConfig {
     /// The newest format that this member writes and reads: [`Format::NEWEST`], unless a test lets it pass for an
     /// earlier release.
     pub newest_format: Format,
+    /// With fewer bytes left on the disk of the data directory, this member hands its lead over, and refuses what adds to the
+    /// state while nobody else can lead. At least what the next files of the log and two snapshots take.
+    pub disk_free_bytes_min: u64,
     /// How long every member must have run a release before its format is written; `None`: only when an administrator
     /// says so.
     pub finalise_after: Option<Duration>,
@@ -77,6 +80,7 @@ impl ClusterConfig {
             entries_kept: 5_000,
             seed: rand::random(),
             newest_format: Format::NEWEST,
+            disk_free_bytes_min: 64 << 20,
             finalise_after: Some(Duration::from_secs(24 * 60 * 60)),
             wall_clock_ms: system_clock_ms,
         }
@@ -107,6 +111,7 @@ impl ClusterConfig {
         config.listen = Some(section.listen);
         config.finalise_after = section.finalise_after;
         config.newest_format = section.newest_format;
+        config.disk_free_bytes_min = section.disk_free_bytes_min;
         if let Some(entries) = section.log.snapshot_after_entries {
             config.snapshot_after_entries = entries;
         }

@@ -159,6 +159,11 @@ impl Directory {
         self.introduction().cluster.unwrap_or(self.drawn_cluster)
     }
 
+    /// Bytes that are left on its disk.
+    pub(super) fn free_bytes(&self) -> io::Result<u64> {
+        self.files.free_bytes()
+    }
+
     /// Makes the directory part of a cluster, durably. One that is part of a cluster already stays in it.
     pub(super) async fn join(&self, cluster: ClusterIdentity) -> io::Result<()> {
         let joined = {

@@ -4,14 +4,18 @@ use std::sync::Arc;
 
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 
-use crate::cluster::{Actor, Command, Format, NodeId, Proposal, RaftId, StateLimits};
+use crate::cluster::{Actor, Command, Format, MemberRole, NodeId, Proposal, RaftId, StateLimits};
 
+use super::config::{ClusterConfig, Member};
 use super::files::Files;
+use super::handle::{Cluster, StartError};
+use super::metrics::RaftMetrics;
 use super::record::{EncodedRecord, HEADER_BYTES, Place};
 use super::recovery::{name_of, number_of};
 use super::recovery_tests::{disk, entry, histogram, log_id, runtime, vote};
 use super::simulated_files::SimulatedFiles;
 use super::storage::Storage;
+use super::transport::TcpTransport;
 use super::type_config::Entry;
 
 const SEGMENT_BYTES: u64 = 1024;
@@ -213,6 +217,38 @@ fn a_log_that_was_purged_up_to_a_snapshot_that_is_gone_is_refused() {
         "{error}"
     );
     assert_eq!(contents(&files), before);
+}
+
+/// The same for everything else that a member keeps in its directory.
+#[tokio::test]
+async fn a_member_that_does_not_understand_its_log_leaves_the_directory_alone() {
+    let files = disk();
+    put_record_into_new_file(&files);
+    let before = contents(&files);
+    let member = Member {
+        id: NodeId(1),
+        role: MemberRole::Node,
+        address: ([127, 0, 0, 1], 0).into(),
+    };
+    let config = ClusterConfig::new("lab", NodeId(1), vec![member], "", StateLimits::default());
+    let metrics = RaftMetrics::register(&prometheus::Registry::new()).unwrap();
+    let started = Cluster::start(config, TcpTransport, Arc::new(files.clone()), metrics).await;
+    let Err(StartError::Storage(error)) = started.map(drop) else {
+        panic!("the member has started");
+    };
+    assert!(
+        error
+            .to_string()
+            .starts_with("log-000000000001: record 0 is written in format 9"),
+        "{error}"
+    );
+    assert_eq!(contents(&files), before);
+}
+
+fn put_record_into_new_file(files: &SimulatedFiles) {
+    files.put(&name_of(1), vec![0; 1024]);
+    let record = EncodedRecord::vote(&vote(9), Format(9)).unwrap();
+    put_record(files, 1, 0, 0, 0, &record);
 }
 
 /// An entry whose command no earlier format holds is written in the format that holds it, and only that entry.

@@ -291,6 +291,7 @@ fn reach() -> Reach {
         last: LogPosition { term: 7, index: 300 },
         applied: 298,
         initialized: true,
+        disk_nearly_full: false,
     }
 }
 

@@ -315,6 +315,7 @@ async fn open_member(
         status: watch::Sender::new(ClusterStatus::starting()),
         stop: watch::Sender::new(None),
         draining: AtomicBool::new(false),
+        disk_nearly_full: AtomicBool::new(false),
         started: Instant::now(),
         heard_us: AtomicU64::new(0),
     }))

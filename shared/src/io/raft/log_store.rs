@@ -430,7 +430,7 @@ impl Done {
 }
 
 fn unusable(why: &str) -> io::Error {
-    let advice = "give the machine a new member id and an empty data directory";
+    let advice = "empty the data directory and run `tandem-node cluster replace`";
     io::Error::new(io::ErrorKind::InvalidData, format!("{why}; {advice}"))
 }
 

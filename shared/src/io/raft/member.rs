@@ -49,6 +49,7 @@ pub(super) struct Member {
     pub(super) stop: watch::Sender<Option<StopReason>>,
     /// A planned stop is under way: this member takes no lead.
     pub(super) draining: AtomicBool,
+    pub(super) disk_nearly_full: AtomicBool,
     pub(super) proposals: Semaphore,
     /// One change of the membership at a time.
     pub(super) membership_changes: Semaphore,
@@ -63,6 +64,10 @@ pub(super) type Metrics = openraft::RaftMetrics<TypeConfig>;
 impl Member {
     pub(super) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn disk_nearly_full(&self) -> bool {
+        self.disk_nearly_full.load(Ordering::Relaxed)
     }
 
     pub(super) fn incarnation(&self) -> u64 {
@@ -87,6 +92,7 @@ impl Member {
             last: self.log_position(),
             applied: self.machine.applied_index().borrow().min(self.log.synced_index()),
             initialized: is_initialized(&self.raft_metrics()),
+            disk_nearly_full: self.disk_nearly_full(),
         }
     }
 
@@ -364,6 +370,28 @@ impl Member {
         if proposal.command.format() > written && !finalises {
             return ProposalAnswer::NotFinalised;
         }
+        if !self.disk_nearly_full() {
+            return self.write(proposal, patience).await;
+        }
+        let Proposal { actor, command } = proposal;
+        let mut allowed = self.machine.with_state(|state| state.without_growth(command));
+        let Some(command) = allowed.rest.take() else {
+            let index = *self.machine.applied_index().borrow();
+            let applied = allowed.answer(None);
+            return ProposalAnswer::Applied { index, applied };
+        };
+        match self.write(Proposal { actor, command }, patience).await {
+            ProposalAnswer::Applied { index, applied } => ProposalAnswer::Applied {
+                index,
+                applied: allowed.answer(Some(applied)),
+            },
+            other @ (ProposalAnswer::NotLeader { .. }
+            | ProposalAnswer::NotFinalised
+            | ProposalAnswer::Unknown) => other,
+        }
+    }
+
+    async fn write(&self, proposal: Proposal, patience: Duration) -> ProposalAnswer {
         match timeout(patience, self.raft.client_write(proposal)).await {
             Ok(Ok(response)) => ProposalAnswer::Applied {
                 index: response.log_id.index(),

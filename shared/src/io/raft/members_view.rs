@@ -5,8 +5,9 @@ use serde::Serialize;
 use crate::cluster::membership::{Introduction, Reach, Stranger};
 use crate::cluster::{ClusterState, Format, MemberRecord, NodeId, RaftId};
 
-use super::administration::{ANSWER_FRESH, listing};
+use super::administration::listing;
 use super::member::Member;
+use super::peer_book::ANSWER_FRESH;
 
 /// The membership as one member sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -49,11 +50,13 @@ pub struct MemberView {
     pub release: Option<String>,
     /// How often its directory was started.
     pub starts: Option<u64>,
-    /// It has answered within two seconds.
+    /// It has answered within a second.
     pub answers: bool,
     /// The last entry of its log, as of its last answer.
     pub last_index: Option<u64>,
     pub applied: Option<u64>,
+    /// It does not lead, and adds nothing while nobody else can.
+    pub disk_nearly_full: Option<bool>,
     /// Why it takes no part.
     pub stranger: Option<String>,
 }
@@ -146,6 +149,7 @@ impl Member {
             answers: present.is_some_and(|present| present.answers),
             last_index: present.map(|present| present.reach.last.index),
             applied: present.map(|present| present.reach.applied),
+            disk_nearly_full: present.map(|present| present.reach.disk_nearly_full),
             stranger: present
                 .and_then(|present| present.stranger)
                 .map(|stranger| stranger.to_string()),

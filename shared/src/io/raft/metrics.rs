@@ -19,6 +19,7 @@ pub struct RaftMetrics {
     pub(super) commit_seconds: Histogram,
     pub(super) fsync_seconds: Histogram,
     pub(super) proposals: IntCounterVec,
+    pub(super) disk_free_bytes: IntGauge,
     takes_no_part: IntGauge,
     strangers: IntGauge,
     format: IntGauge,
@@ -37,6 +38,7 @@ impl RaftMetrics {
         registry.register(Box::new(metrics.commit_seconds.clone()))?;
         registry.register(Box::new(metrics.fsync_seconds.clone()))?;
         registry.register(Box::new(metrics.proposals.clone()))?;
+        registry.register(Box::new(metrics.disk_free_bytes.clone()))?;
         registry.register(Box::new(metrics.takes_no_part.clone()))?;
         registry.register(Box::new(metrics.strangers.clone()))?;
         registry.register(Box::new(metrics.format.clone()))?;
@@ -68,6 +70,10 @@ impl RaftMetrics {
             proposals: IntCounterVec::new(
                 Opts::new("tandem_raft_proposals_total", "Commands proposed on this member."),
                 &["outcome"],
+            )?,
+            disk_free_bytes: IntGauge::new(
+                "tandem_raft_disk_free_bytes",
+                "Bytes that are left on the disk of the data directory.",
             )?,
             takes_no_part: IntGauge::new(
                 "tandem_raft_takes_no_part",

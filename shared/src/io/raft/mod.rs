@@ -17,6 +17,8 @@ mod directory;
 mod files;
 #[cfg(test)]
 mod foreign_tests;
+#[cfg(test)]
+mod format_tests;
 mod formats;
 mod frame;
 #[cfg(test)]

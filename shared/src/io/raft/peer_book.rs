@@ -272,8 +272,8 @@ impl Pages {
         let judged = self.judge(introduction);
         let number = id.member();
         let replaces = self.present.get(&number).is_none_or(|present| {
-            // A process that is outdated does not hide the one that goes on.
-            let goes_on = !present.ended && present.stranger.is_none();
+            // A process that is outdated does not hide the one that goes on, as long as that one answers.
+            let goes_on = present.answers_within(ANSWER_FRESH) && present.stranger.is_none();
             judged.is_ok() || present.introduction.start == introduction.start || !goes_on
         });
         if replaces {
@@ -353,14 +353,14 @@ impl Pages {
     }
 }
 
+/// A member that answered within this time is there: several times as long as members wait to ask again.
+pub(super) const ANSWER_FRESH: Duration = Duration::from_secs(1);
 const NAME: &str = "peers";
 /// Members of today and of some years.
 const REMEMBERED_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::simulated_files::SimulatedFiles;
     use super::*;
     use crate::cluster::MemberRole;
@@ -389,6 +389,7 @@ mod tests {
             last: LogPosition { term: 1, index },
             applied: index,
             initialized: true,
+            disk_nearly_full: false,
         }
     }
 
@@ -457,6 +458,20 @@ mod tests {
         assert!(book.takes_part(id()));
         assert!(book.may_ask(&introduction(3, 33)).is_err());
         assert_eq!(book.may_ask(&introduction(4, 44)), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_answers_is_seen_once_the_former_process_does_not() {
+        let book = book(&disk());
+        let baseline = book.baseline();
+        book.meet(&introduction(3, 33), &reach(10), &baseline).unwrap();
+        let emptied = emptied();
+        let meet = || book.meet(&emptied, &reach(0), &baseline).unwrap_err();
+        assert_eq!(meet(), Stranger::Newcomer);
+        assert_eq!(book.present(NodeId(2)).unwrap().introduction, introduction(3, 33));
+        tokio::time::advance(ANSWER_FRESH * 2).await;
+        assert_eq!(meet(), Stranger::Newcomer);
+        assert_eq!(book.present(NodeId(2)).unwrap().introduction, emptied);
     }
 
     /// A copy of a directory counts one more start; the member itself goes on beside it.

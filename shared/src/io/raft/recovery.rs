@@ -114,16 +114,16 @@ pub(super) enum RecoverError {
     },
     #[error(
         "{file} is damaged at byte {offset}, before records that were complete: this member may have promised \
-         what it cannot read any more; give the machine a new member id and an empty data directory"
+         what it cannot read any more; empty the data directory and run `tandem-node cluster replace`"
     )]
     Damaged { file: String, offset: usize },
     #[error(
         "{file} begins with record {found}, and record {expected} is missing: this member may have promised what it \
-         cannot read any more; give the machine a new member id and an empty data directory"
+         cannot read any more; empty the data directory and run `tandem-node cluster replace`"
     )]
     Gap { file: String, found: u64, expected: u64 },
     #[error(
-        "{file} of the log is missing; restore it, or give the machine a new member id and an empty data directory"
+        "{file} of the log is missing; restore it, or empty the data directory and run `tandem-node cluster replace`"
     )]
     Missing { file: String },
 }

@@ -70,7 +70,7 @@ impl SnapshotStore {
 /// Why the snapshot on disk cannot be used.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub(super) enum SnapshotError {
-    #[error("{NAME} is damaged; give the machine a new member id and an empty data directory")]
+    #[error("{NAME} is damaged; empty the data directory and run `tandem-node cluster replace`")]
     Damaged,
     #[error(
         "{NAME} is written in {format}; this program reads up to {newest}: start the release that wrote it; \

@@ -34,7 +34,8 @@ impl Guardian {
 
     pub(super) fn campaign(&mut self, metrics: &Metrics, now: Instant) {
         let is_stranger = self.member.book.own_stranger().is_some();
-        if !is_initialized(metrics) || is_stranger || self.member.is_draining() {
+        let others_lead = self.member.disk_nearly_full() && self.node_with_room().is_some();
+        if !is_initialized(metrics) || is_stranger || others_lead || self.member.is_draining() {
             return;
         }
         let lead = self.lead(metrics);

@@ -4,6 +4,7 @@
 //! the cluster, lets `cluster::witness` decide about campaigns, and as leader keeps the membership described, declares
 //! nodes lost and lets old results expire. Everything is a level: it looks at what stands now, and remembers no events.
 
+mod disk;
 mod lead;
 mod losses;
 mod membership;
@@ -31,6 +32,7 @@ use super::link::LinkEvent;
 use super::member::Member;
 use super::peer_book::Baseline;
 
+use disk::DiskWatch;
 use membership::Upkeep;
 
 pub(super) struct Guardian {
@@ -48,6 +50,7 @@ pub(super) struct Guardian {
     expired: Instant,
     looked: Instant,
     upkeep: Upkeep,
+    disk: DiskWatch,
 }
 
 /// A peer's answer to the question how it is, and what was known of logs before it was asked.
@@ -94,6 +97,7 @@ impl Guardian {
             expired: now,
             looked: now,
             upkeep: Upkeep::new(now),
+            disk: DiskWatch::new(),
         }
     }
 
@@ -138,6 +142,7 @@ impl Guardian {
             return false;
         }
         self.keep_up(&metrics, now);
+        self.watch_disk(&metrics, now);
         self.poll_peers(now);
         self.campaign(&metrics, now);
         self.note_registered(now);

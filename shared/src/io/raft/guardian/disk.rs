@@ -1,0 +1,106 @@
+//! The room on this member's disk.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use openraft::ServerState;
+use tokio::time::Instant;
+
+use crate::cluster::disk_space::{DiskSpace, DiskSpaceLimits};
+use crate::cluster::{MemberRole, NodeId};
+
+use super::super::member::Metrics;
+use super::Guardian;
+
+/// What the guardian remembers of the disk.
+pub(super) struct DiskWatch {
+    space: DiskSpace,
+    looked: Option<Instant>,
+    handed_over: Option<Instant>,
+}
+
+impl DiskWatch {
+    pub(super) fn new() -> Self {
+        Self {
+            space: DiskSpace::Ample,
+            looked: None,
+            handed_over: None,
+        }
+    }
+}
+
+impl Guardian {
+    pub(super) fn watch_disk(&mut self, metrics: &Metrics, now: Instant) {
+        if self.disk.looked.is_none_or(|looked| now >= looked + LOOKED_EVERY) {
+            self.disk.looked = Some(now);
+            self.look_at_disk();
+        }
+        let due = self
+            .disk
+            .handed_over
+            .is_none_or(|tried| now >= tried + HANDED_OVER_EVERY);
+        if self.disk.space == DiskSpace::NearlyFull && metrics.state == ServerState::Leader && due {
+            self.disk.handed_over = Some(now);
+            self.hand_over_for_disk();
+        }
+    }
+
+    fn look_at_disk(&mut self) {
+        let config = &self.member.config;
+        let limits = DiskSpaceLimits::new(config.disk_free_bytes_min, config.log_segment_bytes);
+        let free_bytes = match self.member.directory.free_bytes() {
+            Ok(free_bytes) => free_bytes,
+            Err(error) => return tracing::debug!(%error, "the room on the disk is not known"),
+        };
+        self.member
+            .metrics
+            .disk_free_bytes
+            .set(i64::try_from(free_bytes).unwrap_or(i64::MAX));
+        let space = self.disk.space.after(free_bytes, limits);
+        if space == self.disk.space {
+            return;
+        }
+        self.disk.space = space;
+        let nearly_full = space == DiskSpace::NearlyFull;
+        self.member.disk_nearly_full.store(nearly_full, Ordering::Relaxed);
+        let directory = self.member.config.data_directory.display();
+        if nearly_full {
+            tracing::warn!(
+                %directory, free_bytes, wanted_bytes = limits.ample_from_bytes,
+                "the disk is nearly full: this member does not lead, and adds nothing while nobody else can"
+            );
+        } else {
+            tracing::info!(%directory, free_bytes, "the disk has room again");
+        }
+    }
+
+    /// The lead goes to a node with room. Without one, this member leads on, and refuses what adds to the state.
+    fn hand_over_for_disk(&mut self) {
+        let Some(seat) = self.node_with_room().and_then(|id| self.member.seat_of(id)) else {
+            return;
+        };
+        tracing::info!(to = %seat, "handing the lead over: the disk is nearly full");
+        let member = self.member.clone();
+        self.actions.spawn(async move {
+            if let Err(error) = member.raft.trigger().transfer_leader(seat).await {
+                tracing::warn!(%error, "openraft has stopped");
+            }
+        });
+    }
+
+    /// Another node that answers, is no stranger, and whose disk has room.
+    pub(super) fn node_with_room(&self) -> Option<NodeId> {
+        let nodes = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.role == MemberRole::Node && peer.connected);
+        let mut with_room = nodes.filter(|(_, peer)| {
+            let reach = peer.status.as_ref().map(|(_, status)| status.reach);
+            reach.is_some_and(|reach| !reach.disk_nearly_full)
+        });
+        with_room.next().map(|(id, _)| *id)
+    }
+}
+
+const LOOKED_EVERY: Duration = Duration::from_secs(1);
+const HANDED_OVER_EVERY: Duration = Duration::from_secs(1);
