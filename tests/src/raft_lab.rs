@@ -307,6 +307,12 @@ impl Lab {
             .with_state(|state| state.assignment(user).is_some())
     }
 
+    /// Waits until a member knows all of these users: what is committed reaches it a moment later.
+    pub fn wait_until_known(&self, member: usize, users: &[String]) {
+        let what = format!("member {member} knows all that was acknowledged");
+        wait_until(&what, || users.iter().all(|user| self.knows(member, user)));
+    }
+
     /// The node that leads.
     pub fn wait_for_leader(&self) -> usize {
         let leads = |member: usize| {

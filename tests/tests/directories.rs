@@ -25,7 +25,7 @@ fn a_wiped_witness_does_not_help_to_lose_what_it_acknowledged() {
 
     lab.start(0);
     lab.propose(1, assign("after"));
-    assert!(acknowledged.iter().all(|user| lab.knows(1, user)));
+    lab.wait_until_known(1, &acknowledged);
     take_back(&mut lab, 2, &acknowledged);
 }
 
@@ -45,7 +45,7 @@ fn a_wiped_node_does_not_help_to_lose_what_it_acknowledged() {
         assert!(!lab.can_write(away, "by a wiped voter", REFUSED));
         lab.start(2);
         lab.propose(away, assign("after"));
-        assert!(acknowledged.iter().all(|user| lab.knows(away, user)), "{wiped}");
+        lab.wait_until_known(away, &acknowledged);
         take_back(&mut lab, wiped, &acknowledged);
     }
 }
@@ -94,10 +94,8 @@ fn a_directory_that_went_back_does_not_help_to_lose_what_it_acknowledged() {
         lab.wait_for_obstacle(member, "went back in time");
         lab.start(away);
         lab.propose(writer, assign("with the one that was away"));
-        assert!(acknowledged.iter().all(|user| lab.knows(writer, user)));
-        wait_until("the one that was away has everything", || {
-            acknowledged.iter().all(|user| lab.knows(away, user))
-        });
+        lab.wait_until_known(writer, &acknowledged);
+        lab.wait_until_known(away, &acknowledged);
     }
 }
 

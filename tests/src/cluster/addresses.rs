@@ -50,6 +50,11 @@ impl Addresses {
         Ok(Metrics::parse(&response.body))
     }
 
+    /// Where a second process of a node has its admin listener.
+    pub(super) fn admin_beside(self, id: u64) -> SocketAddr {
+        self.at(200 + node_host(id), 9191)
+    }
+
     /// Ports stand below the ephemeral range, so no outgoing connection ever holds one.
     #[must_use]
     pub fn vip(self) -> SocketAddr {

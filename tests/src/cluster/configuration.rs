@@ -1,10 +1,13 @@
 //! The configuration files of a cluster, as an operator would write them.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::path::Path;
 
+use anyhow::bail;
+
 use super::exchange::mailbox;
-use super::{Addresses, ClusterOptions, Member};
+use super::{Addresses, ClusterOptions, Finalise, Member};
 use crate::peers::ocs::{phone_number, user_id};
 
 /// As in the members' certificates: `n1.story.tandem`.
@@ -14,14 +17,37 @@ pub(super) const WITNESS: u64 = 100;
 
 /// Writes `lb.toml`, `node1.toml`, `node2.toml` and `directory.toml`.
 pub(super) fn write(directory: &Path, addresses: Addresses, options: &ClusterOptions) -> anyhow::Result<()> {
-    std::fs::write(directory.join("lb.toml"), lb(addresses, options))?;
-    for id in [1, 2] {
-        std::fs::write(
-            directory.join(format!("node{id}.toml")),
-            node(id, addresses, options),
-        )?;
+    for member in [Member::Lb, Member::Node(1), Member::Node(2)] {
+        write_member(directory, member, addresses, options)?;
     }
     write_directory(directory, options.users, options.exchange.is_some())
+}
+
+/// Writes the file of one member.
+pub(super) fn write_member(
+    directory: &Path,
+    member: Member,
+    addresses: Addresses,
+    options: &ClusterOptions,
+) -> anyhow::Result<()> {
+    let text = match member {
+        Member::Lb => lb(addresses, options),
+        Member::Node(id) => node(id, addresses, options),
+        Member::CtiManager(_) => bail!("{member} has no configuration file"),
+    };
+    Ok(std::fs::write(directory.join(format!("{member}.toml")), text)?)
+}
+
+/// The configuration of a second process of a node, on another directory: it listens where nobody looks for the node.
+pub(super) fn node_beside(id: u64, addresses: Addresses, options: &ClusterOptions, data: &Path) -> String {
+    let (own, beside) = (addresses.node_sip(id).ip(), addresses.admin_beside(id).ip());
+    let listens = |ip: IpAddr| format!("listen = \"{ip}:");
+    node(id, addresses, options)
+        .replace(&listens(own), &listens(beside))
+        .replace(
+            &format!("data_directory = \"node{id}\""),
+            &format!("data_directory = \"{}\"", data.display()),
+        )
 }
 
 /// Writes `directory.toml` with the first so many users.
@@ -46,12 +72,16 @@ fn lb(addresses: Addresses, options: &ClusterOptions) -> String {
          balance = \"round-robin\"\n\n\
          {tls_listener}\
          {nodes}\
-         [keepalive]\nperiod_ms = 500\nfailures = 3\nretry_period_ms = 200\nsuccesses = 1\n\n\
+         [keepalive]\nperiod_ms = 500\nfailures = 3\nretry_period_ms = 200\nsuccesses = 1\n{hold_down}\n\
          [outbound]\nlisten = \"{outbound}\"\nallow = [\"127.0.0.0/8\"]\n\
          source_address = \"{source}\"\n\n\
          {cluster}",
         admin = addresses.admin(Member::Lb).expect("lb has an admin listener"),
         vip = addresses.vip(),
+        hold_down = options
+            .hold_down
+            .map(|time| format!("hold_down_ms = {}\n", time.as_millis()))
+            .unwrap_or_default(),
         tls_listener = tls_listener(addresses, options),
         outbound = addresses.outbound(),
         source = addresses.vip().ip(),
@@ -137,9 +167,16 @@ fn cluster(own: u64, addresses: Addresses, options: &ClusterOptions) -> String {
     if let Some((snapshot_after, kept)) = options.log_bounds {
         let _ = writeln!(
             text,
-            "snapshot_after_entries = {snapshot_after}\nentries_kept = {kept}\n"
+            "snapshot_after_entries = {snapshot_after}\nentries_kept = {kept}"
         );
     }
+    if let Some(format) = options.newest_format {
+        let _ = writeln!(text, "newest_format = {format}");
+    }
+    let _ = match options.finalise {
+        Finalise::AfterSecs(secs) => writeln!(text, "finalise_after_secs = {secs}\n"),
+        Finalise::Manual => writeln!(text, "finalise = \"manual\"\n"),
+    };
     for (id, kind) in [(1, "node"), (2, "node"), (WITNESS, "witness")] {
         let address = addresses.peer(id);
         let _ = write!(
@@ -173,6 +210,8 @@ fn users(count: usize, with_calendar: bool) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -180,7 +219,10 @@ mod tests {
         let addresses = Addresses { a: 1, b: 2 };
         let options = ClusterOptions {
             exchange: Some(super::super::ExchangeOptions::default()),
+            hold_down: Some(Duration::from_secs(1)),
             log_bounds: Some((200, 20)),
+            newest_format: Some(1),
+            finalise: Finalise::Manual,
             ..ClusterOptions::default()
         };
         for text in [

@@ -26,6 +26,20 @@ impl HttpResponse {
     }
 }
 
+/// POST of a JSON value to an admin listener; the JSON answer, which must be a 2xx.
+pub async fn post_to(
+    address: SocketAddr,
+    path: &str,
+    body: &serde_json::Value,
+) -> anyhow::Result<serde_json::Value> {
+    request(address, "POST", path, &body.to_string()).await?.json()
+}
+
+/// GET of a JSON value from an admin listener.
+pub async fn get_from(address: SocketAddr, path: &str) -> anyhow::Result<serde_json::Value> {
+    request(address, "GET", path, "").await?.json()
+}
+
 /// One request over a connection of its own.
 pub(super) async fn request(
     address: SocketAddr,

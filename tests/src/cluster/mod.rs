@@ -9,10 +9,13 @@ mod addresses;
 mod binaries;
 pub mod certificates;
 mod configuration;
+mod directories;
 mod exchange;
 mod http;
+mod membership;
 mod metrics;
 mod process;
+mod small_disk;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,10 +27,13 @@ use tempfile::TempDir;
 
 pub use addresses::Addresses;
 pub use binaries::ask_node;
+pub use directories::Backup;
 pub use exchange::{ExchangeOptions, PASSWORD, mailbox};
-pub use http::HttpResponse;
+pub use http::{HttpResponse, get_from, post_to};
+pub use membership::{Beside, Told};
 pub use metrics::Metrics;
 pub use process::Signal;
+pub use small_disk::SmallDisk;
 
 use crate::peers::exchange::Exchange;
 use crate::peers::exchange::server::Servers;
@@ -60,8 +66,14 @@ pub struct ClusterOptions {
     pub publishes_presence: bool,
     /// With it, every user has a calendar.
     pub exchange: Option<ExchangeOptions>,
+    /// How long lb keeps a node out that has gone down again, to begin with; `None`: the default.
+    pub hold_down: Option<Duration>,
     /// Entries of the log after which a snapshot is made, and entries kept behind it; `None`: the defaults.
     pub log_bounds: Option<(u64, u64)>,
+    /// Members pass for a release that reads and writes nothing newer than this format; `None`: for the current one.
+    pub newest_format: Option<u16>,
+    /// When a newer format is written.
+    pub finalise: Finalise,
     /// `TANDEM_LOG` of every process.
     pub log_filter: String,
 }
@@ -76,10 +88,22 @@ impl Default for ClusterOptions {
             cti_heartbeat: Duration::from_millis(500),
             publishes_presence: false,
             exchange: None,
+            hold_down: None,
             log_bounds: None,
+            newest_format: None,
+            finalise: Finalise::AfterSecs(24 * 60 * 60),
             log_filter: std::env::var("TANDEM_LOG").unwrap_or_else(|_| "info,openraft=error".to_owned()),
         }
     }
+}
+
+/// When the log is written in a newer format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finalise {
+    /// Every member has run a release that reads it for so long.
+    AfterSecs(u64),
+    /// An administrator says so.
+    Manual,
 }
 
 /// A running Tandem.
@@ -273,7 +297,8 @@ impl Cluster {
         self.wait_until_nodes_are_in_service().await
     }
 
-    async fn wait_until_nodes_are_in_service(&self) -> anyhow::Result<()> {
+    /// Waits until lb, if it runs, has every node that runs in service.
+    pub async fn wait_until_nodes_are_in_service(&self) -> anyhow::Result<()> {
         if !self.is_running(Member::Lb) {
             return Ok(());
         }
@@ -406,6 +431,17 @@ impl Cluster {
     pub fn keep_directory(&mut self) {
         self.kept = true;
         self.directory.disable_cleanup(true);
+    }
+
+    /// Changes what a member is configured with, from its next start on.
+    pub fn configure(&self, member: Member, change: impl FnOnce(&mut ClusterOptions)) -> anyhow::Result<()> {
+        let mut options = self.options.clone();
+        change(&mut options);
+        configuration::write_member(self.directory.path(), member, self.addresses, &options)
+    }
+
+    fn forget(&mut self, member: Member) {
+        self.processes.remove(&member);
     }
 
     fn process(&mut self, member: Member) -> anyhow::Result<&mut Process> {

@@ -5,6 +5,8 @@
 
 mod calendar;
 mod death;
+mod disks;
+mod ledger;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -15,6 +17,8 @@ use rand::seq::SliceRandom;
 
 pub use calendar::{CalendarScene, Places, state_in};
 pub use death::{Death, DeathReport};
+pub use disks::{DiskScene, MEMBERS, NODES, every_case, name, other};
+pub use ledger::{Ledger, Writer};
 
 use crate::cluster::{Cluster, ClusterOptions, DEADLINE, Member};
 use crate::peers::books::Stage;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::identity::{ClusterIdentity, DirectoryId, MemberRole, RaftId};
 use crate::cluster::format::Format;
+use crate::cluster::node::NodeId;
 use crate::cluster::witness::LogPosition;
 
 /// What a member says of itself whenever it meets another. All but `cluster` stay the same for the life of its process.
@@ -96,12 +97,32 @@ impl Stranger {
     pub fn is_newcomer(&self) -> bool {
         matches!(self, Self::Newcomer)
     }
+
+    /// What whoever looks after member `own`, who is this stranger, is to do.
+    #[must_use]
+    pub fn way_back(&self, own: NodeId) -> String {
+        match self {
+            Self::EarlierRelease { .. } => "stop it, and start the current release".to_owned(),
+            Self::AnotherCluster { .. }
+            | Self::Removed
+            | Self::AnotherDirectory { .. }
+            | Self::EarlierStart { .. }
+            | Self::SameStartTwice { .. }
+            | Self::LogWentBack { .. }
+            | Self::Newcomer => format!(
+                "stop it, empty its data directory, start it again, and run `tandem-node cluster replace {own}`"
+            ),
+        }
+    }
 }
 
 /// What a judgement is based on, besides the one who is judged.
 #[derive(Debug, Clone, Copy)]
 pub struct Grounds<'a> {
     pub own_cluster: Option<ClusterIdentity>,
+    /// The directory was empty when it was stamped, and has not become part of a cluster yet. What it knows of the members
+    /// may be what stood long ago: it is being told the log from its beginning.
+    pub own_is_new: bool,
     /// The members by the latest membership, each with the directory it is known by; empty before the cluster is formed.
     pub members: &'a BTreeMap<RaftId, Option<DirectoryId>>,
     pub removed: &'a std::collections::BTreeSet<RaftId>,
@@ -132,7 +153,8 @@ pub fn judge(
     }
     let known = grounds.members.get(&introduction.id);
     // A member of this cluster that is not known here yet was taken in while this member lagged behind.
-    if known.is_none() && (introduction.cluster.is_none() || grounds.own_cluster.is_none()) {
+    let knows_its_cluster = grounds.own_cluster.is_some() || grounds.own_is_new;
+    if known.is_none() && (introduction.cluster.is_none() || !knows_its_cluster) {
         return Err(Stranger::Newcomer);
     }
     let theirs = introduction.directory;
@@ -224,7 +246,6 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::cluster::NodeId;
 
     const OURS: ClusterIdentity = ClusterIdentity(7);
 
@@ -251,6 +272,7 @@ mod tests {
         let removed = BTreeSet::from([RaftId::new(4, NodeId(2))]);
         let grounds = Grounds {
             own_cluster: Some(OURS),
+            own_is_new: false,
             members: &members,
             removed: &removed,
             written: Format::RELEASE_0_2,
@@ -375,11 +397,37 @@ mod tests {
         let removed = BTreeSet::new();
         let grounds = Grounds {
             own_cluster: None,
+            own_is_new: true,
             members: &nobody,
             removed: &removed,
             written: Format::RELEASE_0_1,
         };
         assert_eq!(judge(&introduction(), None, &grounds), Ok(()));
+    }
+
+    /// The log begins with members that were replaced since, and the leader may be one of those who came later.
+    #[test]
+    fn a_new_member_that_is_told_the_log_refuses_no_member_that_came_later() {
+        let at_first = BTreeMap::from([(RaftId::new(1, NodeId(2)), Some(DirectoryId(11)))]);
+        let removed = BTreeSet::new();
+        let judged = |introduction: Introduction, own_is_new: bool| {
+            let grounds = Grounds {
+                own_cluster: None,
+                own_is_new,
+                members: &at_first,
+                removed: &removed,
+                written: Format::RELEASE_0_1,
+            };
+            judge(&introduction, None, &grounds)
+        };
+        assert_eq!(judged(introduction(), true), Ok(()));
+        let emptied = Introduction {
+            cluster: None,
+            ..introduction()
+        };
+        assert_eq!(judged(emptied, true), Err(Stranger::Newcomer));
+        // A directory of release 0.1 has been a member all the time, and belongs to no cluster that others could name.
+        assert_eq!(judged(introduction(), false), Err(Stranger::Newcomer));
     }
 
     #[test]

@@ -113,6 +113,12 @@ impl Member {
         without: Vec<NodeId>,
         deadline: Duration,
     ) -> Result<String, AdministrationError> {
+        // A leader of an earlier release knows of no later format.
+        let written = self.machine.with_state(ClusterState::format);
+        let late = self.late_members(Format(written.0 + 1));
+        if written < self.config.newest_format && !late.is_empty() {
+            return Err(AdministrationError::Blocked(too_early(written, &late)));
+        }
         self.administer(AdministrationRequest::Finalise { without }, deadline)
             .await
     }
@@ -294,10 +300,7 @@ impl Member {
                 late if late.is_empty() => {
                     AdministrationAnswer::Done(format!("the cluster writes {written}"))
                 }
-                late => AdministrationAnswer::Blocked(format!(
-                    "the cluster writes {written}; these read no later one: {}",
-                    listing(late.iter())
-                )),
+                late => AdministrationAnswer::Blocked(too_early(written, &late)),
             };
         }
         let proposal = Proposal {
@@ -494,6 +497,11 @@ impl Member {
         });
         late.map(|(id, _)| *id).collect()
     }
+}
+
+fn too_early(written: Format, late: &[RaftId]) -> String {
+    let late = listing(late.iter());
+    format!("the cluster writes {written}; these read no later one: {late}")
 }
 
 pub(super) fn listing<'a, T: std::fmt::Display + 'a>(ids: impl Iterator<Item = &'a T>) -> String {

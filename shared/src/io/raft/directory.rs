@@ -24,6 +24,8 @@ pub(super) struct Directory {
     stamp: RwLock<Stamp>,
     start: Start,
     newest_format: Format,
+    /// There were files of a log or a snapshot when it was opened.
+    has_log: bool,
     /// Draws the identity of a cluster that this member forms.
     drawn_cluster: ClusterIdentity,
     _lock: Lock,
@@ -105,6 +107,7 @@ impl Directory {
             stamp: RwLock::new(stamp),
             start,
             newest_format: config.newest_format,
+            has_log,
             drawn_cluster: ClusterIdentity(random.random()),
             _lock: lock,
         })
@@ -121,6 +124,11 @@ impl Directory {
         };
         self.write(counted).await?;
         Ok(())
+    }
+
+    /// Whether there was anything of Raft in it when it was opened.
+    pub(super) fn has_log(&self) -> bool {
+        self.has_log
     }
 
     /// What this member says of itself.

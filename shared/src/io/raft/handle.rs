@@ -58,10 +58,19 @@ impl Cluster {
             .listen(address)
             .await
             .map_err(|source| StartError::Listen { address, source })?;
+        // An empty directory is stamped before anything else is in it; a log that this program does not understand is
+        // refused before anything is changed.
+        if !directory.has_log() {
+            directory.count_start().await?;
+        }
+        let storage = open_storage(&config, files.clone(), &metrics).await?;
+        if directory.has_log() {
+            directory.count_start().await?;
+        }
         let mut tasks = JoinSet::new();
         let (events, noted) = mpsc::channel(LINK_EVENTS_WAITING_MAX);
         let (peers, keepers) = link_peers(&config, &transport, &events);
-        let member = open_member(config, directory, files, metrics, peers).await?;
+        let member = open_member(config, directory, storage, files, metrics, peers).await?;
         for keeper in keepers {
             tasks.spawn(keeper.run(member.clone()));
         }
@@ -251,16 +260,12 @@ fn link_peers<T: Transport>(
     (peers, keepers)
 }
 
-async fn open_member(
-    config: ClusterConfig,
-    directory: Directory,
+async fn open_storage(
+    config: &ClusterConfig,
     files: Arc<dyn Files>,
-    metrics: RaftMetrics,
-    peers: BTreeMap<NodeId, PeerLinks>,
-) -> Result<Arc<Member>, StartError> {
-    let book = PeerBook::open(files.clone(), config.wall_clock_ms).map_err(StartError::Storage)?;
-    let book = Arc::new(book);
-    let Storage { log, machine } = Storage::open(
+    metrics: &RaftMetrics,
+) -> Result<Storage, StartError> {
+    Storage::open(
         files,
         config.log_segment_bytes,
         config.limits.clone(),
@@ -268,9 +273,19 @@ async fn open_member(
         metrics.fsync_seconds.clone(),
     )
     .await
-    .map_err(StartError::Storage)?;
-    // Not before the directory is understood: one that another release wrote is left as it is.
-    directory.count_start().await?;
+    .map_err(StartError::Storage)
+}
+
+async fn open_member(
+    config: ClusterConfig,
+    directory: Directory,
+    Storage { log, machine }: Storage,
+    files: Arc<dyn Files>,
+    metrics: RaftMetrics,
+    peers: BTreeMap<NodeId, PeerLinks>,
+) -> Result<Arc<Member>, StartError> {
+    let book = PeerBook::open(files, config.wall_clock_ms).map_err(StartError::Storage)?;
+    let book = Arc::new(book);
     let raft_config = openraft_config(&config)?;
     let network = Network {
         peers: peers.clone(),

@@ -31,6 +31,8 @@ struct Pages {
     /// Who answers under each number now.
     present: BTreeMap<NodeId, Present>,
     standing: Standing,
+    /// Processes whose log has been found to end too early, whoever answers under their number now.
+    went_back: BTreeMap<(RaftId, Start), Stranger>,
     /// What the others say of this member, where they take it for a stranger.
     told: BTreeMap<NodeId, Stranger>,
     unsaved: Unsaved,
@@ -60,6 +62,7 @@ impl Present {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Standing {
     pub(super) own_cluster: Option<ClusterIdentity>,
+    pub(super) own_is_new: bool,
     pub(super) members: BTreeMap<RaftId, Option<DirectoryId>>,
     pub(super) removed: BTreeSet<RaftId>,
     pub(super) written: Format,
@@ -147,8 +150,11 @@ impl PeerBook {
             return false;
         }
         let ends_at = index.saturating_sub(1);
+        let back = Stranger::LogWentBack { ends_at, reached };
         if let Some(present) = pages.present_as(id) {
-            present.stranger = Some(Stranger::LogWentBack { ends_at, reached });
+            present.stranger = Some(back);
+            let start = present.introduction.start;
+            pages.note_back((id, start), back);
         }
         true
     }
@@ -201,14 +207,7 @@ impl PeerBook {
 
     /// Whether requests of this member are answered.
     pub(super) fn may_ask(&self, introduction: &Introduction) -> Result<(), Stranger> {
-        let pages = self.pages();
-        match pages.present.get(&introduction.id.member()) {
-            Some(present) if present.introduction.start == introduction.start => {
-                present.stranger.map_or(Ok(()), Err)
-            }
-            // A later start of it has been met meanwhile, or an earlier one that is a stranger.
-            Some(_) | None => pages.judge(introduction),
-        }
+        self.pages().judge(introduction)
     }
 
     pub(super) fn present(&self, number: NodeId) -> Option<Present> {
@@ -265,17 +264,17 @@ impl Pages {
     ) -> Result<(), Stranger> {
         let id = introduction.id;
         let reached = baseline.0.get(&id).copied().unwrap_or(0);
-        let judged = self
-            .judge(introduction)
-            .and_then(|()| judge_reach(reach, reached));
+        let process = (id, introduction.start);
+        match judge_reach(reach, reached) {
+            Ok(()) => drop(self.went_back.remove(&process)),
+            Err(back) => self.note_back(process, back),
+        }
+        let judged = self.judge(introduction);
         let number = id.member();
         let replaces = self.present.get(&number).is_none_or(|present| {
             // A process that is outdated does not hide the one that goes on, as long as that one answers.
-            let (former, latter) = (&present.introduction, introduction);
-            let is_later = former.id == latter.id && former.start.count < latter.start.count;
-            let answers = present.answers_within(ANSWER_FRESH);
-            let goes_on = answers && present.stranger.is_none() && !is_later;
-            judged.is_ok() || former.start == latter.start || !goes_on
+            let goes_on = present.answers_within(ANSWER_FRESH) && present.stranger.is_none();
+            judged.is_ok() || present.introduction.start == introduction.start || !goes_on
         });
         if replaces {
             let present = Present {
@@ -314,25 +313,36 @@ impl Pages {
     fn judge(&self, introduction: &Introduction) -> Result<(), Stranger> {
         let grounds = Grounds {
             own_cluster: self.standing.own_cluster,
+            own_is_new: self.standing.own_is_new,
             members: &self.standing.members,
             removed: &self.standing.removed,
             written: self.standing.written,
         };
-        judge(introduction, self.remembered.get(&introduction.id), &grounds)
+        judge(introduction, self.remembered.get(&introduction.id), &grounds)?;
+        // What was judged by a log's reach stands until the process is met again.
+        let back = self.went_back.get(&(introduction.id, introduction.start));
+        back.map_or(Ok(()), |back| Err(*back))
     }
 
-    /// What was judged by a log's reach stands until the member is met again.
+    fn note_back(&mut self, process: (RaftId, Start), back: Stranger) {
+        if self.went_back.len() >= REMEMBERED_MAX {
+            let present = &self.present;
+            self.went_back.retain(|(id, start), _| {
+                present
+                    .get(&id.member())
+                    .is_some_and(|it| it.introduction.start == *start)
+            });
+        }
+        self.went_back.insert(process, back);
+    }
+
     fn judge_again(&mut self) {
         let numbers: Vec<NodeId> = self.present.keys().copied().collect();
         for number in numbers {
             let Some(present) = self.present.get(&number).copied() else {
                 continue;
             };
-            let stranger = match (self.judge(&present.introduction), present.stranger) {
-                (Err(stranger), _) => Some(stranger),
-                (Ok(()), Some(back @ Stranger::LogWentBack { .. })) => Some(back),
-                (Ok(()), _) => None,
-            };
+            let stranger = self.judge(&present.introduction).err();
             self.present.insert(number, Present { stranger, ..present });
         }
     }
@@ -387,6 +397,7 @@ mod tests {
         let book = PeerBook::open(Arc::new(files.clone()), || 0).unwrap();
         book.stand(Standing {
             own_cluster: Some(OURS),
+            own_is_new: false,
             members: BTreeMap::from([(id(), Some(DirectoryId(55)))]),
             removed: BTreeSet::new(),
             written: Format::RELEASE_0_2,
@@ -463,16 +474,20 @@ mod tests {
         assert_eq!(book.present(NodeId(2)).unwrap().introduction, emptied);
     }
 
-    /// It says of itself that it goes on from there, and nobody but this member knows better.
+    /// A copy of a directory counts one more start; the member itself goes on beside it.
     #[test]
-    fn a_later_start_on_a_log_that_went_back_takes_no_part() {
+    fn a_later_start_on_a_log_that_went_back_takes_no_part_whoever_answers() {
         let book = book(&disk());
-        book.meet(&introduction(3, 33), &reach(100), &book.baseline())
-            .unwrap();
-        book.meet(&introduction(4, 44), &reach(60), &book.baseline())
-            .unwrap_err();
-        assert!(!book.takes_part(id()));
-        assert!(book.may_ask(&introduction(4, 44)).is_err());
+        let (member, copy) = (introduction(3, 33), introduction(4, 44));
+        book.meet(&member, &reach(100), &book.baseline()).unwrap();
+        for _ in 0..2 {
+            book.meet(&copy, &reach(60), &book.baseline()).unwrap_err();
+            assert!(book.may_ask(&copy).is_err());
+            assert!(book.takes_part(id()), "the member is not hidden by it");
+            assert_eq!(book.may_ask(&member), Ok(()));
+            book.meet(&member, &reach(100), &book.baseline()).unwrap();
+        }
+        assert!(book.may_ask(&copy).is_err());
     }
 
     #[test]

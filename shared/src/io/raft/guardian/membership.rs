@@ -68,7 +68,8 @@ impl Guardian {
 
     /// Whoever is judged, is judged by what is known now.
     fn stand(&mut self, metrics: &Metrics) {
-        let own_cluster = self.member.introduction().cluster;
+        let own = self.member.introduction();
+        let own_cluster = own.cluster;
         let (removed, written) = self
             .member
             .machine
@@ -86,6 +87,7 @@ impl Guardian {
         let members = metrics.membership_config.nodes();
         self.member.book.stand(Standing {
             own_cluster,
+            own_is_new: own_cluster.is_none() && own.id.generation() != 0,
             members: members.map(|(id, record)| (*id, record.directory())).collect(),
             removed: self
                 .member
@@ -154,8 +156,8 @@ impl Guardian {
             if self.is_to_be_named(None, &introduction, &stranger, now) {
                 tracing::error!(
                     %by, reason = %stranger,
-                    "this member takes no part in the cluster: stop it, empty its data directory, start it again, and run \
-                     `tandem-node cluster replace {own}`"
+                    "this member takes no part in the cluster: {}",
+                    stranger.way_back(own)
                 );
             }
         } else if let Some(by) = self.waits_to_be_taken_in()
@@ -253,8 +255,8 @@ impl Guardian {
         let own = self.member.id();
         if let Some((by, stranger)) = self.member.book.own_stranger() {
             return Some(format!(
-                "{by} says that this member is a stranger: {stranger}; stop it, empty its data directory, start it \
-                 again, and run `tandem-node cluster replace {own}`"
+                "{by} says that this member is a stranger: {stranger}; {}",
+                stranger.way_back(own)
             ));
         }
         if let Some(by) = self.waits_to_be_taken_in() {
