@@ -155,9 +155,7 @@ impl Command {
             Self::FormatFinalised { .. }
             | Self::MemberRemoved { .. }
             | Self::SecretSet { .. }
-            | Self::ClusterIdentified { .. } => {
-                Format::RELEASE_0_2
-            }
+            | Self::ClusterIdentified { .. } => Format::RELEASE_0_2,
             Self::Batch(commands) => {
                 let formats = commands.iter().map(Self::format);
                 formats.max().unwrap_or(Format::RELEASE_0_1)

@@ -332,6 +332,12 @@ pub(super) fn all_commands() -> Vec<(&'static str, Command)> {
                 secret: None,
             },
         ),
+        (
+            "",
+            Command::ClusterIdentified {
+                identity: ClusterIdentity(7),
+            },
+        ),
     ]);
     commands
 }
