@@ -5,8 +5,8 @@ use tandem_tests::cluster::{ClusterOptions, SmallDisk};
 use tandem_tests::scenario::{DiskScene, NODES};
 
 const USERS: usize = 12;
-/// Two files of the log and some snapshots.
-const DISK_BYTES: u64 = 48 << 20;
+/// Room enough for all members to be content with it.
+const DISK_BYTES: u64 = 192 << 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_disk_is_full_ends_by_name_and_starts_again_once_there_is_space() {
@@ -42,6 +42,12 @@ async fn fill_up_and_make_space(scene: &mut DiskScene, disk: &SmallDisk) -> anyh
         .await?;
     let logged = scene.cluster.log_length(NODES[1]);
     disk.fill()?;
+    let says = |told: &str| told.contains("n2 (!): its disk is nearly full");
+    scene.cluster.wait_for_member_status(NODES[0], 1, says).await?;
+    scene
+        .cluster
+        .wait_for_log(NODES[1], logged, &["the disk is nearly full"])
+        .await?;
     let mut written = 0;
     while !scene.cluster.has_ended(NODES[1])? {
         ensure!(written < 5000, "it goes on after {written} writes");
