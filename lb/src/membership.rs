@@ -67,9 +67,21 @@ impl Membership {
         (moved, self.look(state, now))
     }
 
-    /// Losses that are believed now.
+    /// Losses that are believed now; none while this member hears no leader.
     #[must_use]
-    pub fn deadline_reached(&mut self, state: &ClusterState, now: Instant) -> Vec<ClusterNews> {
+    pub fn deadline_reached(
+        &mut self,
+        state: &ClusterState,
+        hears_leader: bool,
+        now: Instant,
+    ) -> Vec<ClusterNews> {
+        if !hears_leader {
+            // Nobody can tell of the node yet: what the state says may be as old as this member's last life.
+            for (_, at) in self.settling.values_mut() {
+                *at = (*at).max(now + LOSS_SETTLES_AFTER);
+            }
+            return Vec::new();
+        }
         self.look(state, now)
     }
 
@@ -208,14 +220,14 @@ mod tests {
         assert_eq!(states(&news), [(2, NodeState::Live)]);
         let at = membership.next_deadline().unwrap();
         assert_eq!(
-            membership.deadline_reached(&state, at - Duration::from_millis(1)),
+            membership.deadline_reached(&state, true, at - Duration::from_millis(1)),
             []
         );
-        let news = membership.deadline_reached(&state, at);
+        let news = membership.deadline_reached(&state, true, at);
         assert_eq!(states(&news), [(1, NodeState::Lost)]);
         assert_eq!(membership.next_deadline(), None);
         assert_eq!(
-            membership.deadline_reached(&state, at + Duration::from_secs(1)),
+            membership.deadline_reached(&state, true, at + Duration::from_secs(1)),
             []
         );
     }
@@ -229,10 +241,25 @@ mod tests {
         let later = start + Duration::from_millis(60);
         let change = Change::NodeChanged(NodeId(2));
         assert_eq!(membership.changed(&[change], &state, later).1, []);
-        let news = membership.deadline_reached(&state, start + LOSS_SETTLES_AFTER);
+        let news = membership.deadline_reached(&state, true, start + LOSS_SETTLES_AFTER);
         assert_eq!(states(&news), [(1, NodeState::Lost)]);
-        let news = membership.deadline_reached(&state, later + LOSS_SETTLES_AFTER);
+        let news = membership.deadline_reached(&state, true, later + LOSS_SETTLES_AFTER);
         assert_eq!(states(&news), [(2, NodeState::Lost)]);
+    }
+
+    /// A member that has just started holds the state of its last life until it hears a leader.
+    #[test]
+    fn an_old_loss_is_not_believed_before_a_leader_is_heard() {
+        let (mut membership, start) = (Membership::default(), now());
+        let mut state = state_of(&[registered(1, 1), lost(1, 1)]);
+        drop(membership.begin(&state, start));
+        let due = start + LOSS_SETTLES_AFTER;
+        assert_eq!(membership.deadline_reached(&state, false, due), []);
+        assert_eq!(membership.next_deadline(), Some(due + LOSS_SETTLES_AFTER));
+        state.apply(registered(1, 2));
+        let (_, news) = membership.changed(&[Change::NodeChanged(NodeId(1))], &state, due);
+        assert_eq!(states(&news), [(1, NodeState::Live)]);
+        assert_eq!(membership.next_deadline(), None);
     }
 
     #[test]
@@ -384,7 +411,7 @@ mod tests {
                     Action::Pass(millis) => {
                         at += Duration::from_millis(millis);
                         if front_end.membership.next_deadline().is_some_and(|due| due <= at) {
-                            let news = front_end.membership.deadline_reached(&state, at);
+                            let news = front_end.membership.deadline_reached(&state, true, at);
                             front_end.take_in(Moved::Some(Vec::new()), news);
                         }
                     }

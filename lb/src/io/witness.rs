@@ -101,8 +101,10 @@ impl Witness {
                     None => return,
                 },
                 () = until(deadline) => {
-                    let news = cluster
-                        .with_state(|state| membership.deadline_reached(state, Instant::now().into_std()));
+                    let hears_leader = cluster.status().borrow().leader.is_some();
+                    let now = Instant::now().into_std();
+                    let news =
+                        cluster.with_state(|state| membership.deadline_reached(state, hears_leader, now));
                     self.tell((Moved::Some(Vec::new()), news)).await;
                 }
                 reason = cluster.stopped() => {
