@@ -5,7 +5,7 @@
 //!
 //! What always holds: what is told is the difference between the state as it is and what was told before. So it makes
 //! no difference how far the state is ahead of the changes, or how many of them were dropped and replaced by
-//! [`Change::Replaced`]. A loss is believed after [`LOSS_SETTLES_AFTER`] without newer word of the node: a member that
+//! [`Change::Replaced`]. A loss is believed after 100 ms without newer word of the node: a member that
 //! starts, or was cut off, reads of old losses and, moments later, that the node is there again.
 
 use std::collections::BTreeMap;

@@ -55,7 +55,17 @@ async fn nodes_go_on_without_the_witness_and_one_may_die_when_it_is_back() {
     scene.sign_in(0..40).await.unwrap();
     for victim in [Member::Node(1), Member::Node(2)] {
         scene.cluster.kill(Member::Lb).await.unwrap();
+        let ocs = &scene.ocs;
+        ocs.wait_until("OCS has noticed", DEADLINE, |front_end| !front_end.is_connected())
+            .await
+            .unwrap();
         scene.cluster.restart(Member::Lb).await.unwrap();
+        let ocs = &scene.ocs;
+        ocs.wait_until("OCS is connected again", DEADLINE, |front_end| {
+            front_end.is_connected()
+        })
+        .await
+        .unwrap();
         scene.everyone_gets_a_snapshot().await.unwrap();
         scene.cluster.kill(victim).await.unwrap();
         scene.everyone_gets_a_snapshot().await.unwrap();
