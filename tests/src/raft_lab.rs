@@ -363,7 +363,13 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 fn copy_files(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
-        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        match std::fs::copy(entry.path(), to.join(entry.file_name())) {
+            // A running member replaces and removes files all the time.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            result => {
+                result.unwrap();
+            }
+        }
     }
 }
 
