@@ -17,9 +17,7 @@ use crate::cluster::membership::{
     Answer, Blocked, Candidate, Formation, Introduction, Newcomer, ReplacementView, Step, formation,
     next_step,
 };
-use crate::cluster::{
-    Actor, Applied, ClusterState, Command, Format, MemberRecord, MemberRole, NodeId, Proposal, RaftId,
-};
+use crate::cluster::{Applied, ClusterState, Command, Format, MemberRecord, MemberRole, NodeId, RaftId};
 
 use super::frame::{Kind, decode, encode};
 use super::member::{Member, is_initialized};
@@ -267,11 +265,8 @@ impl Member {
 
     async fn remove(&self, ids: &BTreeSet<RaftId>) -> AdministrationAnswer {
         for id in ids {
-            let proposal = Proposal {
-                actor: Actor::Member(self.id()),
-                command: Command::MemberRemoved { id: *id },
-            };
-            match self.propose(proposal, STEP_DEADLINE).await {
+            let command = Command::MemberRemoved { id: *id };
+            match self.propose_own(command, STEP_DEADLINE).await {
                 Ok(Applied::Refused(refusal)) => {
                     return AdministrationAnswer::Blocked(format!("{id} cannot be removed: {refusal:?}"));
                 }
@@ -303,13 +298,10 @@ impl Member {
                 late => AdministrationAnswer::Blocked(too_early(written, &late)),
             };
         }
-        let proposal = Proposal {
-            actor: Actor::Member(self.id()),
-            command: Command::FormatFinalised {
-                format: oldest.format,
-            },
+        let command = Command::FormatFinalised {
+            format: oldest.format,
         };
-        match self.propose(proposal, STEP_DEADLINE).await {
+        match self.propose_own(command, STEP_DEADLINE).await {
             Ok(_) => AdministrationAnswer::Done(format!("the cluster writes {} from now on", oldest.format)),
             Err(error) => AdministrationAnswer::Waiting(error.to_string()),
         }
@@ -432,11 +424,8 @@ impl Member {
         let format = formats.fold(self.config.newest_format, Format::min);
         if format > Format::RELEASE_0_1 {
             // Nobody has ever written anything older here.
-            let proposal = Proposal {
-                actor: Actor::Member(self.id()),
-                command: Command::FormatFinalised { format },
-            };
-            let proposed = self.propose(proposal, FORMED_DEADLINE).await;
+            let command = Command::FormatFinalised { format };
+            let proposed = self.propose_own(command, FORMED_DEADLINE).await;
             proposed.map(drop).map_err(|error| error.to_string())?;
         }
         Ok(())

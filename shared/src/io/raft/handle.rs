@@ -90,8 +90,7 @@ impl Cluster {
     /// Tries again while the lead changes hands, until `deadline` is over; the command may then have been
     /// committed all the same, or be committed later.
     pub async fn propose(&self, command: Command, deadline: Duration) -> Result<Applied, ProposeError> {
-        let actor = Actor::Member(self.member.id());
-        self.propose_for(actor, command, deadline).await
+        self.member.propose_own(command, deadline).await
     }
 
     /// As [`Self::propose`], on somebody's behalf.

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::cluster::membership::{Introduction, Reach};
 use crate::cluster::witness::LogPosition;
-use crate::cluster::{Applied, ClusterState, Command, NodeId, Proposal, RaftId};
+use crate::cluster::{Actor, Applied, ClusterState, Command, NodeId, Proposal, RaftId};
 
 use super::config::ClusterConfig;
 use super::directory::Directory;
@@ -299,6 +299,16 @@ impl SnapshotTransfer {
 
 /// Proposals.
 impl Member {
+    /// As [`Self::propose`], in this member's own name.
+    pub(super) async fn propose_own(
+        &self,
+        command: Command,
+        deadline: Duration,
+    ) -> Result<Applied, ProposeError> {
+        let actor = Actor::Member(self.id());
+        self.propose(Proposal { actor, command }, deadline).await
+    }
+
     /// Until the command is applied here, or the deadline is over.
     pub(super) async fn propose(
         &self,

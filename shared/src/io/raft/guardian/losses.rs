@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::cluster::{Actor, Command, NodeId, NodeState, Proposal};
+use crate::cluster::{Command, NodeId, NodeState};
 
 use super::Guardian;
 
@@ -58,12 +58,8 @@ impl Guardian {
 
     pub(super) fn propose(&mut self, command: Command) {
         let member = self.member.clone();
-        let proposal = Proposal {
-            actor: Actor::Member(member.id()),
-            command,
-        };
         self.actions.spawn(async move {
-            if let Err(error) = member.propose(proposal, PROPOSAL_DEADLINE).await {
+            if let Err(error) = member.propose_own(command, PROPOSAL_DEADLINE).await {
                 tracing::debug!(%error, "a proposal of the leader failed");
             }
         });

@@ -97,7 +97,8 @@ impl Guardian {
         });
     }
 
-    /// A member that was told to be a stranger never campaigns, and one with a full disk only when nobody else can lead; openraft looks at this whenever a timeout is over.
+    /// A member that was told to be a stranger never campaigns, and one with a full disk only when nobody else can lead;
+    /// openraft looks at this whenever a timeout is over.
     fn allow_elections(&self) {
         let may_lead = self.member.config.role == MemberRole::Node
             && self.member.book.own_stranger().is_none()
