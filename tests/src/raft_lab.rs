@@ -14,7 +14,7 @@ use tandem_shared::cluster::{Applied, CasId, Command, NodeId, StateLimits};
 use tandem_shared::config::TlsFiles;
 use tandem_shared::io::raft::{
     AdministrationError, Cluster, ClusterConfig, ClusterStatus, DirectoryError, Member, MemberRole,
-    RaftMetrics, RaftRole, RealFiles, StartError, TcpTransport, TlsTransport, remembered_reach,
+    RaftMetrics, RaftRole, RealFiles, StartError, StopReason, TcpTransport, TlsTransport, remembered_reach,
 };
 use tokio::runtime::Runtime;
 
@@ -313,6 +313,14 @@ impl Lab {
         wait_until(&what, || users.iter().all(|user| self.knows(member, user)));
     }
 
+    /// Waits until a member has stopped by itself; why.
+    pub fn wait_until_stopped(&self, member: usize) -> StopReason {
+        let stopped = self.cluster(member).stopped();
+        let stopped = async { tokio::time::timeout(GENEROUS, stopped).await };
+        let stopped = self.runtime(member).block_on(stopped);
+        stopped.unwrap_or_else(|_| panic!("member {member} has not stopped: {}", self.describe()))
+    }
+
     /// The node that leads.
     pub fn wait_for_leader(&self) -> usize {
         let leads = |member: usize| {
@@ -322,6 +330,15 @@ impl Lab {
         };
         wait_until("a node leads", || leads(0) || leads(1));
         usize::from(leads(1))
+    }
+
+    /// Waits until the first leader's draw of the cluster's identity is in a member's state. A directory copied before that
+    /// may come to belong to another cluster.
+    pub fn wait_until_identified(&self, member: usize) {
+        wait_until("the cluster has its identity", || {
+            self.cluster(member)
+                .with_state(|state| state.identity().is_some())
+        });
     }
 
     pub fn wait_until_equal(&self) {

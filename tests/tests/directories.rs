@@ -175,13 +175,12 @@ fn a_conflict_with_what_is_committed_stops_the_member_that_finds_it() {
     std::fs::remove_file(lab.data(0).join("peers")).unwrap();
     lab.forget_peers(&[1, 2]);
     lab.start(0);
-    let cluster = lab.cluster(0).clone();
-    let stopped = lab.runtime(0).block_on(cluster.stopped());
+    let stopped = lab.wait_until_stopped(0);
     let StopReason::Failed(reason) = stopped else {
         panic!("{stopped:?}");
     };
     assert!(reason.contains("is committed here"), "{reason}");
-    let kept = cluster.with_state(|state| {
+    let kept = lab.cluster(0).with_state(|state| {
         let known = acknowledged
             .iter()
             .filter(|user| state.assignment(user).is_some());
@@ -225,6 +224,7 @@ fn lab() -> Lab {
     lab.start_all();
     lab.propose(0, gateways());
     lab.assign_many(1, "early", 10);
+    lab.wait_until_identified(0);
     lab.wait_until_equal();
     lab
 }
