@@ -42,7 +42,8 @@ async fn a_wrong_password_is_tried_a_few_times_and_never_until_the_account_is_lo
         .ask(|servers| (servers.account.wrong_attempts(), servers.account.is_locked_out()))
         .await;
     println!("{attempts} attempts with the wrong password");
-    assert!(!locked && attempts <= 4, "{attempts} attempts");
+    // As many as may be under way when the first refusal is heard: one for each gateway and node.
+    assert!(!locked && attempts <= 8, "{attempts} attempts");
 
     scene.cluster.write_password("another one").unwrap();
     scene.everyone_is_right().await.unwrap();

@@ -8,8 +8,6 @@ use tandem_tests::scenario::Scene;
 const USERS: usize = 120;
 /// A snapshot after so many entries, and so many kept behind it.
 const LOG_BOUNDS: (u64, u64) = (200, 20);
-/// Enough for the log to begin after whatever the node has seen.
-const ENTRIES: usize = 700;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_that_a_snapshot_brings_up_to_date_learns_that_it_was_declared_lost() {
@@ -46,10 +44,11 @@ async fn freeze_wake_and_rely_on(mut scene: Scene, victim: Member) -> anyhow::Re
     let snapshots_before = count(&scene, victim, SNAPSHOT_REPLACED_STATE);
 
     scene.cluster.signal(victim, Signal::Stop)?;
+    let seen = gauge(&scene, survivor, "tandem_raft_applied_index").await?;
     scene
         .until_node(survivor, victim, |view| view["state"] == "lost")
         .await?;
-    commit_entries(&scene, survivor).await?;
+    commit_until_purged(&scene, survivor, seen).await?;
     scene.cluster.signal(victim, Signal::Continue)?;
 
     // By its own state as well as by the other's: it is the one that did not know.
@@ -78,16 +77,26 @@ async fn freeze_wake_and_rely_on(mut scene: Scene, victim: Member) -> anyhow::Re
     scene.verdict_without_failures().await
 }
 
-/// Small ones, some at a time.
-async fn commit_entries(scene: &Scene, node: Member) -> anyhow::Result<()> {
+/// Small entries, some at a time, until the leader's log begins after all that the victim can have seen.
+async fn commit_until_purged(scene: &Scene, node: Member, seen: f64) -> anyhow::Result<()> {
     let post = |path: &'static str, body: Value| async move { scene.cluster.post(node, path, &body).await };
     post("/cas/gateways", json!({ "gateways": ["cas-1", "cas-2"] })).await?;
-    for first in (0..ENTRIES).step_by(AT_A_TIME) {
+    for first in (0..ENTRIES_MAX).step_by(AT_A_TIME) {
         let assigned = (first..first + AT_A_TIME)
             .map(|user| post("/cas/assign", json!({ "users": [format!("mailbox{user}")] })));
         try_join_all(assigned).await?;
+        for member in [node, Member::Lb] {
+            let leads = gauge(scene, member, "tandem_raft_is_leader").await? == 1.0;
+            if leads && gauge(scene, member, "tandem_raft_log_first_index").await? > seen {
+                return Ok(());
+            }
+        }
     }
-    Ok(())
+    anyhow::bail!("after {ENTRIES_MAX} entries the leader still holds what the node has missed")
+}
+
+async fn gauge(scene: &Scene, member: Member, name: &str) -> anyhow::Result<f64> {
+    Ok(scene.cluster.metrics(member).await?.sum(name, &[]))
 }
 
 fn count(scene: &Scene, member: Member, text: &str) -> usize {
@@ -103,5 +112,7 @@ fn other(node: Member) -> Member {
 }
 
 const AT_A_TIME: usize = 20;
+/// Many times as many as it takes.
+const ENTRIES_MAX: usize = 20_000;
 const SNAPSHOT_REPLACED_STATE: &str = "a snapshot has replaced the state";
 const BEGINS_AGAIN: &str = "begins again under a new incarnation";

@@ -106,6 +106,11 @@ impl LogStore {
         self.read(|kept| kept.committed)
     }
 
+    /// The first entry that has not been purged.
+    pub(super) fn first_index(&self) -> u64 {
+        self.read(|kept| kept.purged.map_or(0, |purged| purged.index() + 1))
+    }
+
     /// The id of the entry at this index; `None` where there is none, or it was purged.
     pub(super) fn id_at(&self, index: u64) -> Option<LogId> {
         self.read(|kept| {

@@ -16,6 +16,7 @@ pub struct RaftMetrics {
     is_leader: IntGauge,
     term: IntGauge,
     applied_index: IntGauge,
+    log_first_index: IntGauge,
     pub(super) commit_seconds: Histogram,
     pub(super) fsync_seconds: Histogram,
     pub(super) proposals: IntCounterVec,
@@ -35,6 +36,7 @@ impl RaftMetrics {
         registry.register(Box::new(metrics.is_leader.clone()))?;
         registry.register(Box::new(metrics.term.clone()))?;
         registry.register(Box::new(metrics.applied_index.clone()))?;
+        registry.register(Box::new(metrics.log_first_index.clone()))?;
         registry.register(Box::new(metrics.commit_seconds.clone()))?;
         registry.register(Box::new(metrics.fsync_seconds.clone()))?;
         registry.register(Box::new(metrics.proposals.clone()))?;
@@ -58,6 +60,10 @@ impl RaftMetrics {
             applied_index: IntGauge::new(
                 "tandem_raft_applied_index",
                 "Index of the last log entry in the local state.",
+            )?,
+            log_first_index: IntGauge::new(
+                "tandem_raft_log_first_index",
+                "Index of the first entry that the log still holds: a member that is further behind is sent a snapshot.",
             )?,
             commit_seconds: histogram(
                 "tandem_raft_commit_seconds",
@@ -113,6 +119,11 @@ impl RaftMetrics {
         self.term.set(i64::try_from(status.term).unwrap_or(i64::MAX));
         self.applied_index
             .set(i64::try_from(status.last_applied).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn observe_log(&self, first_index: u64) {
+        self.log_first_index
+            .set(i64::try_from(first_index).unwrap_or(i64::MAX));
     }
 
     pub(super) fn observe_members(&self, strangers: usize, format: Format) {

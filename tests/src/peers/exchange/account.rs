@@ -9,6 +9,9 @@ pub struct Account {
     /// UPN and `DOMAIN\user`, compared without regard to case.
     names: Vec<String>,
     password: String,
+    /// The last two passwords, latest first: Active Directory does not hold them against anybody, or every change of a
+    /// password would lock out whoever has not heard of it yet.
+    former: Vec<String>,
     wrong_in_a_row: u32,
     wrong_attempts: u32,
     locked_out: bool,
@@ -31,6 +34,7 @@ impl Account {
         Self {
             names: names.iter().map(|name| name.to_ascii_lowercase()).collect(),
             password: password.to_owned(),
+            former: Vec::new(),
             wrong_in_a_row: 0,
             wrong_attempts: 0,
             locked_out: false,
@@ -39,7 +43,9 @@ impl Account {
 
     /// The administrator of the domain changes it; that unlocks nothing.
     pub fn set_password(&mut self, password: &str) {
-        password.clone_into(&mut self.password);
+        let former = std::mem::replace(&mut self.password, password.to_owned());
+        self.former.insert(0, former);
+        self.former.truncate(2);
     }
 
     #[must_use]
@@ -65,7 +71,7 @@ impl Account {
             return Verdict::Welcome;
         }
         self.wrong_attempts += 1;
-        self.wrong_in_a_row += 1;
+        self.wrong_in_a_row += u32::from(!self.former.contains(&password));
         self.locked_out = self.wrong_in_a_row >= WRONG_MAX;
         Verdict::WrongPassword
     }
@@ -103,5 +109,22 @@ mod tests {
         }
         assert_eq!(account.judge(Some(&header("right"))), Verdict::LockedOut);
         assert_eq!(account.wrong_attempts(), 9);
+    }
+
+    #[test]
+    fn the_last_two_passwords_lock_nobody_out() {
+        let mut account = Account::new(&["LAB\\svc"], "first");
+        account.set_password("second");
+        account.set_password("third");
+        for _ in 0..5 {
+            assert_eq!(account.judge(Some(&header("first"))), Verdict::WrongPassword);
+            assert_eq!(account.judge(Some(&header("second"))), Verdict::WrongPassword);
+        }
+        assert!(!account.is_locked_out());
+        account.set_password("fourth");
+        for _ in 0..5 {
+            account.judge(Some(&header("first")));
+        }
+        assert!(account.is_locked_out());
     }
 }

@@ -131,6 +131,7 @@ impl Guardian {
             },
         };
         self.member.metrics.observe(&status);
+        self.member.metrics.observe_log(self.member.log.first_index());
         self.member.status.send_if_modified(|current| {
             let changed = *current != status;
             *current = status;
