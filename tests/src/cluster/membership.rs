@@ -105,6 +105,24 @@ impl Cluster {
         }
     }
 
+    /// Waits until a member is ready, or says why it takes no part in words that contain `text`; true when it is ready.
+    pub async fn wait_until_ready_or_obstacle(&self, member: Member, text: &str) -> anyhow::Result<bool> {
+        let started = Instant::now();
+        loop {
+            let answer = self.http(member, "GET", "/readyz", "").await;
+            match &answer {
+                Ok(response) if response.status == 200 => return Ok(true),
+                Ok(response) if response.body.contains(text) => return Ok(false),
+                _ => {}
+            }
+            ensure!(
+                started.elapsed() < DEADLINE,
+                "{member} is not ready and does not say {text:?}: {answer:?}"
+            );
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     /// Waits until the log of a member has a line with all of these words after its first `after` lines.
     pub async fn wait_for_log(&self, member: Member, after: usize, words: &[&str]) -> anyhow::Result<()> {
         let started = Instant::now();

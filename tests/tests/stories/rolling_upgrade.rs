@@ -48,7 +48,7 @@ async fn scene(finalise: Finalise) -> DiskScene {
 /// The first member runs the current release and then the former one again.
 async fn there_and_back(scene: &mut DiskScene) -> anyhow::Result<()> {
     runs(scene, NODES[0], None).await?;
-    status_says(scene, NODES[0], "format 1; format 2 waits for n2").await?;
+    status_says(scene, NODES[0], "format 1; format 2 waits for n2.").await?;
     scene.ledger.write(NODES[0], 20).await?;
     scene.every_phone_rings_and_stops().await?;
     runs(scene, NODES[0], Some(1)).await?;
@@ -65,7 +65,7 @@ async fn upgrade_under_load(scene: &mut DiskScene) -> anyhow::Result<()> {
     while upgraded.elapsed() < FINALISE_AFTER {
         scene.everyday_life(Duration::from_millis(100)).await?;
     }
-    status_says(scene, NODES[0], "format 1; format 2 waits for n2").await?;
+    status_says(scene, NODES[0], "format 1; format 2 waits for n2.").await?;
     runs(scene, NODES[1], None).await?;
     status_says(scene, NODES[1], "the log is written in format 2\n").await?;
     scene.everyday_life(Duration::from_millis(100)).await?;

@@ -1,5 +1,6 @@
 //! The names by which members know each other.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -12,9 +13,23 @@ use crate::cluster::node::NodeId;
 /// A directory draws its generation when it is first used, so a machine whose disk was emptied or replaced is another
 /// member to Raft although it keeps its number, and nothing that its former self acknowledged is expected of it.
 /// Directories of release 0.1 have generation 0. As a number, the generation stands in the upper 32 bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RaftId(u64);
+
+/// By the member's number first: lists of members are read by people, and generations are drawn at random.
+impl Ord for RaftId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let key = |id: &Self| (id.member(), id.generation());
+        key(self).cmp(&key(other))
+    }
+}
+
+impl PartialOrd for RaftId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl RaftId {
     #[must_use]
@@ -129,6 +144,17 @@ impl MemberRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn members_stand_in_the_order_of_their_numbers() {
+        let mut ids =
+            [(7, 100), (9, 2), (1, 2), (8, 1)].map(|(generation, id)| RaftId::new(generation, NodeId(id)));
+        ids.sort_unstable();
+        assert_eq!(
+            ids.map(|id| id.to_string()).join(" "),
+            "n1.00000008 n2.00000001 n2.00000009 n100.00000007"
+        );
+    }
 
     #[test]
     fn a_directory_of_release_0_1_is_the_member_with_its_bare_number() {
