@@ -42,6 +42,7 @@ pub struct Metrics {
     pub keepalive_failures: IntCounterVec,
     pub keepalive_transitions: IntCounterVec,
     pub witness_up: IntGauge,
+    pub witness_restarts: IntCounter,
     pub start_time: Gauge,
 }
 
@@ -179,6 +180,10 @@ impl Metrics {
             witness_up: maker.gauge(
                 "tandem_lb_witness_up",
                 "1 while this process's member of the cluster runs.",
+            ),
+            witness_restarts: maker.counter(
+                "tandem_lb_witness_restarts_total",
+                "Times that this process's member of the cluster was started again after it had stopped.",
             ),
             start_time: maker.real_gauge(
                 "tandem_lb_start_timestamp_seconds",

@@ -10,10 +10,8 @@
 
 use std::time::{Duration, Instant};
 
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use tandem_shared::cluster::{
-    Applied, Change, ClusterState, IntentOperation, NodeId, NodeState, SessionKey, SessionRecord,
+    Applied, Change, ClusterState, Incarnation, IntentOperation, NodeId, NodeState, SessionKey, SessionRecord,
 };
 
 use crate::gateway::{Input, KnownSession};
@@ -98,9 +96,7 @@ pub enum Step {
 #[derive(Debug)]
 pub struct Following {
     id: NodeId,
-    incarnation: u64,
-    /// New incarnations are drawn from it.
-    rng: StdRng,
+    incarnation: Incarnation,
     place: Place,
     is_leaving: bool,
     registered_at: Option<Instant>,
@@ -121,13 +117,12 @@ enum Registration {
 }
 
 impl Following {
-    /// A node that is to register at once. `seed` is all the chance that its later incarnations need.
+    /// A node that is to register at once. Its later incarnations show the same process.
     #[must_use]
-    pub fn new(id: NodeId, incarnation: u64, seed: u64, now: Instant) -> Self {
+    pub fn new(id: NodeId, incarnation: Incarnation, now: Instant) -> Self {
         Self {
             id,
             incarnation,
-            rng: StdRng::seed_from_u64(seed),
             place: Place::Outside(Registration::Due(now)),
             is_leaving: false,
             registered_at: None,
@@ -177,7 +172,7 @@ impl Following {
     }
 
     fn look(&mut self, state: &ClusterState, now: Instant, steps: &mut Vec<Step>) {
-        let standing = Standing::of(state, self.id, self.incarnation);
+        let standing = Standing::of(state, self.id, self.incarnation.as_u64());
         match (self.place, standing) {
             (Place::Inside, Standing::Live) => {}
             (Place::Inside, Standing::Draining) if self.is_leaving => {}
@@ -201,14 +196,14 @@ impl Following {
 
     /// Two processes with the same id would take it from each other for ever, so they do so at a moderate pace.
     fn leave(&mut self, standing: Standing, now: Instant, steps: &mut Vec<Step>) {
-        self.incarnation = self.rng.random();
+        self.incarnation = self.incarnation.next();
         let at = self
             .registered_at
             .map_or(now, |at| now.max(at + REGISTER_AGAIN_AFTER));
         self.place = Place::Outside(Registration::Due(at));
         steps.push(Step::Left {
             standing,
-            incarnation: self.incarnation,
+            incarnation: self.incarnation.as_u64(),
         });
     }
 
@@ -217,7 +212,7 @@ impl Following {
             self.place = Place::Outside(Registration::Proposed);
             self.registered_at = Some(now);
             steps.push(Step::Register {
-                incarnation: self.incarnation,
+                incarnation: self.incarnation.as_u64(),
             });
         }
     }

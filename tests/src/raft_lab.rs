@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tandem_shared::cluster::{Applied, CasId, Command, NodeId, StateLimits};
+use tandem_shared::cluster::{Applied, CasId, Command, Incarnation, NodeId, StateLimits};
 use tandem_shared::config::TlsFiles;
 use tandem_shared::io::raft::{
     AdministrationError, Cluster, ClusterConfig, ClusterStatus, DirectoryError, Member, MemberRole,
@@ -113,7 +113,7 @@ impl Lab {
         let id = IDS[member];
         let mut config =
             ClusterConfig::new("lab", id, self.members.clone(), directory, StateLimits::default());
-        config.incarnation = 70 + member as u64;
+        config.incarnation = Incarnation::first((70 + member as u64) << 16);
         config.log_segment_bytes = 1 << 20;
         config.listen = listen;
         (self.adjust)(&mut config);

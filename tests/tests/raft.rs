@@ -168,7 +168,7 @@ fn the_leader_declares_a_killed_node_lost() {
             Command::NodeRegistered {
                 id: IDS[node],
                 sip_address: SocketAddr::from(([127, 0, 0, 1], 5060)),
-                incarnation: 70 + node as u64,
+                incarnation: (70 + node as u64) << 16,
             },
         );
     }

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tandem_shared::cluster::{Applied, Command, Epoch, NodeId, Refusal, SessionKey};
-use tandem_shared::io::raft::{Authority, RaftRole};
+use tandem_shared::cluster::{Applied, Authority, Command, Epoch, NodeId, Refusal, SessionKey};
+use tandem_shared::io::raft::RaftRole;
 
 use world::{DISK_FREE_BYTES_MIN, MEMBERS, WITNESS, World, session_opened};
 

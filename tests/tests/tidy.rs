@@ -207,7 +207,9 @@ fn is_pure(file: &File) -> bool {
 
 /// What `apply` is made of. The witness' decisions stand beside it and are not replicated.
 fn is_replicated(file: &File) -> bool {
-    file.path.starts_with("shared/src/cluster/") && file.name() != "witness.rs"
+    // What a member decides for itself is not replicated.
+    let is_local = ["authority.rs", "health.rs", "witness.rs"].contains(&file.name());
+    file.path.starts_with("shared/src/cluster/") && !is_local
 }
 
 /// Declared as `#[cfg(test)] mod name;` by the module above.

@@ -1,19 +1,22 @@
 //! The member of the cluster that this process runs, on a thread of its own: forwarding must not wait for a disk.
 //!
-//! Whatever happens to the member, forwarding goes on with what the tags say and probes tell.
+//! Whatever happens to the member, forwarding goes on with what the tags say and probes tell. A member that has stopped
+//! says so to the others, and is started again once its disk can be written, without touching a client's connection.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tandem_shared::cluster::StateLimits;
 use tandem_shared::config::PeerSecurity;
 use tandem_shared::io::raft::{
-    Cluster, ClusterConfig, RaftMetrics, RealFiles, StartError, TcpTransport, TlsTransport,
+    Cluster, ClusterConfig, RaftMetrics, RealFiles, StartError, StoppedMember, TcpTransport, TlsTransport,
+    probe_disk,
 };
 use tandem_shared::io::shutdown::{Shutdown, Stage};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
-use tracing::{error, info};
+use tokio::time::{Instant, sleep};
+use tracing::{error, info, warn};
 
 use crate::balancer::ownership::Ownership;
 use crate::config;
@@ -44,23 +47,87 @@ impl Witness {
     }
 
     async fn run(self) {
-        match self.start().await {
-            Ok(cluster) => {
-                self.metrics.witness_up.set(1);
-                info!(address = %cluster.listen_address(), "the cluster's member in this process runs");
-                self.follow(&cluster).await;
-                self.metrics.witness_up.set(0);
+        let mut stopped = None;
+        let mut pause = RESTART_PAUSE_MIN;
+        loop {
+            match self.start().await {
+                Ok(cluster) => {
+                    self.metrics.witness_up.set(1);
+                    info!(address = %cluster.listen_address(), "the cluster's member in this process runs");
+                    let started = Instant::now();
+                    self.follow(&cluster).await;
+                    self.metrics.witness_up.set(0);
+                    cluster.finished().await;
+                    stopped = Some(cluster.stopped_member());
+                    if started.elapsed() > RESTART_PAUSE_MAX {
+                        pause = RESTART_PAUSE_MIN;
+                    }
+                }
+                Err(error) => {
+                    let error: &dyn std::error::Error = &error;
+                    error!(
+                        error,
+                        "the cluster's member in this process cannot start: forwarding goes on without it"
+                    );
+                }
             }
-            Err(error) => {
-                let error: &dyn std::error::Error = &error;
-                error!(
-                    error,
-                    "the cluster's member in this process cannot start: forwarding goes on without it"
-                );
+            // Without a prober nobody is interested.
+            let _ = self.news.send(ClusterNews::Silent).await;
+            tokio::select! {
+                biased;
+                () = self.shutdown.reached(Stage::Close) => return,
+                () = self.wait_for_restart(stopped.as_ref(), pause) => {}
+            }
+            pause = RESTART_PAUSE_MAX.min(pause * 2);
+            self.metrics.witness_restarts.inc();
+        }
+    }
+
+    /// Says meanwhile that the member has stopped, then nothing for as long as others rely on that.
+    async fn wait_for_restart(&self, stopped: Option<&StoppedMember>, pause: Duration) {
+        let Some(stopped) = stopped else {
+            return sleep(pause).await;
+        };
+        tokio::select! {
+            biased;
+            () = self.answer_for(stopped) => {}
+            () = self.wait_for_disk(pause) => {}
+        }
+        sleep(stopped.is_relied_on_for()).await;
+    }
+
+    async fn answer_for(&self, stopped: &StoppedMember) {
+        loop {
+            let ended = match &self.config.section.security {
+                PeerSecurity::PlaintextOnLoopback => stopped.answer(TcpTransport).await,
+                PeerSecurity::MutualTls(tls) => match TlsTransport::new(tls, &self.config.section.name) {
+                    Ok(transport) => stopped.answer(transport).await,
+                    Err(error) => Err(std::io::Error::other(error)),
+                },
+            };
+            if let Err(error) = ended {
+                warn!(%error, "the others cannot be told that the cluster's member in this process has stopped");
+            }
+            sleep(RESTART_PAUSE_MIN).await;
+        }
+    }
+
+    async fn wait_for_disk(&self, pause: Duration) {
+        loop {
+            sleep(pause).await;
+            let directory = &self.config.data_directory;
+            let probed = match RealFiles::open(directory) {
+                Ok(files) => probe_disk(Arc::new(files)).await,
+                Err(error) => Err(error),
+            };
+            match probed {
+                Ok(()) => return,
+                Err(error) => warn!(
+                    %error, directory = %directory.display(),
+                    "the cluster's member in this process stays stopped: its data directory cannot be written"
+                ),
             }
         }
-        // Without a prober nobody is interested.
-        let _ = self.news.send(ClusterNews::Silent).await;
     }
 
     async fn start(&self) -> Result<Cluster, StartError> {
@@ -135,6 +202,9 @@ impl Witness {
         self.metrics.overrides.set(size);
     }
 }
+
+const RESTART_PAUSE_MIN: Duration = Duration::from_secs(1);
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 async fn until(deadline: Option<std::time::Instant>) {
     match deadline {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use prometheus::Registry;
-use tandem_shared::cluster::StateLimits;
+use tandem_shared::cluster::{Incarnation, StateLimits};
 use tandem_shared::config::PeerSecurity;
 use tandem_shared::io::admin::{self, AdminState, Readiness};
 use tandem_shared::io::process::ExitStatus;
@@ -30,7 +30,7 @@ use crate::gateway::{Gateway, Input};
 use crate::io::admin_routes::Routes;
 use crate::io::cti_link::CtiLinks;
 use crate::io::directory_watch::DirectoryFile;
-use crate::io::driver::{Driver, DriverEvent, Identity, LEADER, REGISTRATION};
+use crate::io::driver::{Driver, DriverEvent, Identity, LEADER, QUORUM, REGISTRATION};
 use crate::io::outbound::OutboundRoute;
 use crate::io::presence::{PresenceChanged, PresenceMetrics, PresenceOut, PresenceRoutes, PresenceView};
 use crate::io::rebalancing::Rebalancing;
@@ -60,11 +60,12 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
     let registry = Registry::new();
     let readiness = Readiness::new();
     readiness.not_ready(LEADER, "no leader is known");
+    readiness.not_ready(QUORUM, "no majority has been heard of yet");
     readiness.not_ready(REGISTRATION, "the cluster has not taken the node in");
     let metrics = NodeMetrics::register(&registry, clock::now().instant);
     let sip_listener = bind(config.sip.listen, "SIP")?;
     let admin_listener = bind(config.admin.listen, "admin")?;
-    let incarnation: u64 = rand::random();
+    let incarnation = Incarnation::first(rand::random());
     let cluster = start_cluster(&config, incarnation, &registry).await?;
 
     let presence_metrics = PresenceMetrics::register(&registry);
@@ -74,7 +75,7 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
     tokio::spawn(presence_out.clone().run(config.id, cluster.clone()));
     tokio::spawn(directory.clone().follow(shutdown.clone()));
 
-    let incarnations = watch::Sender::new(incarnation);
+    let incarnations = watch::Sender::new(incarnation.as_u64());
     let calendars = match &config.exchange {
         Some(exchange) => {
             let parts = calendars::Parts {
@@ -155,7 +156,7 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
         rebalancing,
         senders: HashMap::new(),
         follow_ups: VecDeque::new(),
-        following: Following::new(config.id, incarnation, rand::random(), clock::now().instant),
+        following: Following::new(config.id, incarnation, clock::now().instant),
         joined: joined_sender,
         presence: presence_view,
     };
@@ -256,7 +257,11 @@ async fn hand_over(
     let _ = events.send(DriverEvent::Stop).await;
 }
 
-async fn start_cluster(config: &Config, incarnation: u64, registry: &Registry) -> anyhow::Result<Cluster> {
+async fn start_cluster(
+    config: &Config,
+    incarnation: Incarnation,
+    registry: &Registry,
+) -> anyhow::Result<Cluster> {
     let section = &config.cluster;
     let files = RealFiles::open(&config.data_directory)
         .with_context(|| format!("opening the data directory {}", config.data_directory.display()))?;

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use tandem_shared::cluster::NodeId;
 use tandem_shared::config::Section;
 
-use super::millis;
+use super::{millis, secs};
 use crate::cti::CtiSettings;
 use crate::gateway::{AdoptionPolicy, GatewayConfig, WatcherSettings, WithoutQuorum};
 
@@ -82,6 +82,8 @@ pub(super) struct Limits {
     resumptions_in_flight_max: usize,
     retry_after_secs_max: u32,
     new_sessions_without_quorum: WithoutQuorum,
+    sessions_without_quorum_max: usize,
+    without_quorum_max: Duration,
 }
 
 pub(super) fn read_limits(section: &mut Section) -> Limits {
@@ -98,6 +100,12 @@ pub(super) fn read_limits(section: &mut Section) -> Limits {
         new_sessions_without_quorum: section.choice(
             "new_sessions_without_quorum",
             &[("refuse", WithoutQuorum::Refuse), ("serve", WithoutQuorum::Serve)],
+        ),
+        sessions_without_quorum_max: section.number_or("sessions_without_quorum", 1000, 1..=1_000_000),
+        without_quorum_max: section.duration_or(
+            "without_quorum_max_secs",
+            Duration::from_secs(300),
+            secs(1, 86_400),
         ),
     }
 }
@@ -123,6 +131,8 @@ impl Limits {
             resumptions_in_flight_max: self.resumptions_in_flight_max,
             retry_after_secs_max: self.retry_after_secs_max,
             new_sessions_without_quorum: self.new_sessions_without_quorum,
+            sessions_without_quorum_max: self.sessions_without_quorum_max,
+            without_quorum_max: self.without_quorum_max,
             adoption,
             cti_connections: cti
                 .connections

@@ -101,6 +101,7 @@ impl Gateway {
             Some(session) if session.epoch() >= record.epoch => {
                 // One that was served without quorum is written at last, whoever told of it.
                 session.replicated = true;
+                self.unreplicated.forget(&key);
                 return self.release_held(&key, now);
             }
             Some(_) => self.drop_session(&key, None),

@@ -1,10 +1,10 @@
 //! Commands that change the PBX: written down before they are carried out, and never carried out twice
 //! (architecture §3).
 
+use tandem_shared::cluster::Authority;
 use tandem_shared::cluster::{
     Applied, CallRecord, CallState, Command, IntentOperation, IntentRecord, Refusal, SessionKey,
 };
-use tandem_shared::io::raft::Authority;
 
 use crate::csta::{ConnectionIdentifier, CstaErrorCode, Request, Response, SnapshotConnection};
 use crate::cti::CtiFailure;

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tandem_shared::cluster::Authority;
 use tandem_shared::cluster::{CallRecord, CallState, ConnectionId, SessionKey};
-use tandem_shared::io::raft::Authority;
 use tandem_shared::sip::{Method, RawMessage, Uri};
 
 use crate::csta::{self, Device, Event, EventKind, LocalConnectionState};

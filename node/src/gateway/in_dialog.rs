@@ -1,7 +1,7 @@
 //! Requests with a To-tag: whose they are, and in which order they are carried out.
 
+use tandem_shared::cluster::Authority;
 use tandem_shared::cluster::{Command, SessionKey};
-use tandem_shared::io::raft::Authority;
 use tandem_shared::sip::{Method, RawMessage, Request};
 
 use crate::sip::transaction;

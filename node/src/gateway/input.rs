@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use tandem_shared::cluster::Authority;
 use tandem_shared::cluster::{Applied, NodeId, SessionKey, SessionRecord, WatcherRecord};
-use tandem_shared::io::raft::Authority;
 use tandem_shared::sip::RawMessage;
 
 use crate::csta;

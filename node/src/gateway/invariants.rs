@@ -31,6 +31,13 @@ impl Gateway {
             self.watching.monitors.subscribers_count() <= self.sessions.len(),
             "a session that is gone watches a device"
         );
+        for key in self.unreplicated.sessions() {
+            let session = self.sessions.get(key);
+            assert!(
+                session.is_some_and(|session| !session.is_replicated()),
+                "{key} is said to be served without a quorum"
+            );
+        }
         self.watchers.check_invariants();
         self.check_openings();
         #[cfg(test)]

@@ -32,6 +32,7 @@ mod tests;
 mod translation;
 mod watchers;
 mod watching;
+mod without_quorum;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -39,8 +40,8 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tandem_shared::cluster::Authority;
 use tandem_shared::cluster::{NodeId, OpeningKey, SessionKey};
-use tandem_shared::io::raft::Authority;
 use tandem_shared::sip::{Message, RawMessage, Uri};
 
 use crate::cti::RequestToken;
@@ -62,6 +63,7 @@ use publishing::Publishing;
 use session::Session;
 use watchers::Watchers;
 use watching::Watching;
+use without_quorum::Unreplicated;
 
 /// Limits and choices of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +87,10 @@ pub struct GatewayConfig {
     /// Retry-After, spread over `1..=` this.
     pub retry_after_secs_max: u32,
     pub new_sessions_without_quorum: WithoutQuorum,
+    /// Sessions that are served unreplicated at a time, at most.
+    pub sessions_without_quorum_max: usize,
+    /// How long after the loss of the quorum sessions may be opened without one.
+    pub without_quorum_max: Duration,
     pub adoption: AdoptionPolicy,
     /// The names of the CTI connections in configured order, as they stand in records.
     pub cti_connections: Vec<String>,
@@ -114,6 +120,7 @@ pub struct Gateway {
     directory: Arc<Directory>,
     rng: StdRng,
     authority: Authority,
+    unreplicated: Unreplicated,
     /// What an administrator set, or what is configured.
     session_timer_secs: u32,
     draining: bool,
@@ -171,6 +178,7 @@ impl Gateway {
             directory,
             rng,
             authority: Authority::Isolated,
+            unreplicated: Unreplicated::default(),
             session_timer_secs: config.session_timer_secs,
             draining: false,
             pairs: Pairs::default(),
@@ -406,6 +414,7 @@ impl Gateway {
 
     fn authority_changed(&mut self, authority: Authority, now: Now) {
         self.authority = authority;
+        self.unreplicated.note_authority(authority, now.instant);
         self.touched.extend(self.sessions.keys().cloned());
         self.touch_watchers();
         self.publisher_authority_changed(now);
@@ -415,6 +424,7 @@ impl Gateway {
         match waiter {
             Waiter::Opening(key) => self.opening_committed(&key, outcome, now),
             Waiter::Request(key) => self.request_committed(&key, outcome, now),
+            Waiter::Merge(key) => self.merged(&key, &outcome, now),
             Waiter::Adoption(key) => self.adoption_committed(&key, &outcome),
             Waiter::HandOver(key) => self.hand_over_committed(&key, &outcome, now),
             Waiter::WatcherAdoption(key) => self.watcher_adoption_committed(&key, &outcome),

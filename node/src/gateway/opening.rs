@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use tandem_shared::cluster::Authority;
 use tandem_shared::cluster::command::SessionUpdate;
 use tandem_shared::cluster::{Applied, Command, Epoch, MonitorRecord, OpeningKey, SessionKey, SessionRecord};
-use tandem_shared::io::raft::Authority;
 use tandem_shared::proxy_protocol::Transport;
 use tandem_shared::sip::{Method, RawMessage, Request};
 
@@ -17,7 +17,8 @@ use crate::sip::transaction;
 
 use super::proposals::{Outcome, Waiter};
 use super::session::{Link, Opening, QueuedRequest, Session, Stage};
-use super::{EndReason, Farewell, Gateway, Now, Pair, PairId, Report, WithoutQuorum, client_key, line_key};
+use super::without_quorum::UNREPLICATED_COMMIT_TIMEOUT;
+use super::{EndReason, Farewell, Gateway, Now, Pair, PairId, Report, client_key, line_key};
 
 /// Why an opening INVITE is refused (`spec/uacsta.md` §1.8). Never 503, which takes the next hop down for everybody,
 /// and never 408.
@@ -88,7 +89,7 @@ impl Gateway {
         let caller = Caller::of(&from).map_err(|_| Refused::Plainly(400))?;
         let (user, appearance) = self.line_appearance(&caller, &line)?;
         let dialog = dialog::dialog_of(request, local_target(pair)).map_err(|_| Refused::Plainly(400))?;
-        self.check_room()?;
+        self.check_room(now)?;
         let opening = opening_key(queued, &caller);
         let key = SessionKey::new(self.new_tag());
         let cross_ref_id = self.new_cross_ref_id();
@@ -128,13 +129,9 @@ impl Gateway {
         Ok((user.id.clone(), appearance))
     }
 
-    fn check_room(&self) -> Result<(), Refused> {
-        let without_quorum = match self.authority {
-            Authority::Quorum => false,
-            Authority::NoLeader => self.config.new_sessions_without_quorum == WithoutQuorum::Refuse,
-            Authority::Isolated => true,
-        };
-        if without_quorum || self.draining || self.sessions.len() >= self.config.sessions_max {
+    fn check_room(&self, now: Now) -> Result<(), Refused> {
+        let may_open = self.authority == Authority::Quorum || self.may_open_without_quorum(now);
+        if !may_open || self.draining || self.sessions.len() >= self.config.sessions_max {
             return Err(Refused::NotNow);
         }
         Ok(())
@@ -186,7 +183,10 @@ impl Gateway {
         let key = record.key.clone();
         let unreplicated = self.authority == Authority::NoLeader;
         let (waiter, deadline) = if unreplicated {
-            (Waiter::Nobody, now.instant + UNREPLICATED_COMMIT_TIMEOUT)
+            (
+                Waiter::Merge(key.clone()),
+                now.instant + UNREPLICATED_COMMIT_TIMEOUT,
+            )
         } else {
             (
                 Waiter::Opening(key.clone()),
@@ -207,6 +207,7 @@ impl Gateway {
         session.replicated = !unreplicated;
         self.insert_session(session);
         if unreplicated {
+            self.note_unreplicated(&key);
             self.establish(&key, false, now);
         }
     }
@@ -505,6 +506,3 @@ fn opening_key(queued: &QueuedRequest, caller: &Caller) -> OpeningKey {
         from_uri: caller.uri.clone(),
     }
 }
-
-/// A session that was served without quorum is written as soon as there is one again.
-const UNREPLICATED_COMMIT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(24 * 3600);

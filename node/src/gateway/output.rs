@@ -138,16 +138,19 @@ pub enum EndReason {
     UnknownToClient,
     /// The cluster closed it.
     Closed,
+    /// It was opened without a quorum, and the cluster did not take it in afterwards.
+    NotTakenIn,
 }
 
 impl EndReason {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::ByClient,
         Self::Expired,
         Self::Replaced,
         Self::TooMany,
         Self::UnknownToClient,
         Self::Closed,
+        Self::NotTakenIn,
     ];
 
     #[must_use]
@@ -159,6 +162,7 @@ impl EndReason {
             Self::TooMany => "too_many",
             Self::UnknownToClient => "unknown_to_client",
             Self::Closed => "closed",
+            Self::NotTakenIn => "not_taken_in",
         }
     }
 }

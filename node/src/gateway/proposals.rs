@@ -15,6 +15,8 @@ use tandem_shared::cluster::{Applied, Command, Epoch, Refusal, SessionKey};
 pub(super) enum Waiter {
     /// The opening INVITE of this session.
     Opening(SessionKey),
+    /// Nobody waits, but this session was opened without a quorum.
+    Merge(SessionKey),
     /// The request at the head of this session's queue.
     Request(SessionKey),
     /// Requests for a session that another node owns, or owned.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use bytes::Bytes;
-use tandem_shared::io::raft::Authority;
+use tandem_shared::cluster::Authority;
 use tandem_shared::proxy_protocol::Transport;
 use tandem_shared::sip::{Headers, Method, RawMessage, Request};
 

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
+use tandem_shared::cluster::Authority;
 use tandem_shared::cluster::{Command, SessionKey};
-use tandem_shared::io::raft::Authority;
 
 use super::proposals::Waiter;
 use super::session::Session;
@@ -76,6 +76,7 @@ impl Gateway {
     pub(super) fn remove_session(&mut self, key: &SessionKey) -> Option<Session> {
         let session = self.sessions.remove(key)?;
         self.unwatch(key);
+        self.unreplicated.forget(key);
         if let Some(client) = client_key(&session)
             && self.by_client.get(&client) == Some(key)
         {

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tandem_shared::cluster::{
-    Applied, Assignment, CasId, Command, NodeId, NodeState, Refusal, SettingKind, SettingName,
+    Applied, Assignment, Authority, CasId, Command, NodeId, NodeState, Refusal, SettingKind, SettingName,
 };
 use tandem_shared::io::admin::{AdminRequest, AdminResponse, Router, StatusCode};
-use tandem_shared::io::raft::{AdministrationError, Authority, Cluster, MembersView};
+use tandem_shared::io::raft::{AdministrationError, Cluster, MembersView};
 
 use super::clock;
 use super::exchange::routes::ExchangeRoutes;

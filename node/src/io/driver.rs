@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use tandem_shared::cluster::Authority;
 use tandem_shared::cluster::{Applied, Change, Command, NodeId, SessionKey, SettingName, WatcherRecord};
 use tandem_shared::io::admin::Readiness;
 use tandem_shared::io::raft::{ChangeReceiver, Cluster, ClusterStatus};
@@ -251,6 +252,13 @@ impl Driver {
             (None, Some(_)) => self.readiness.resolved(LEADER),
             (None, None) => self.readiness.not_ready(LEADER, "no leader is known"),
         }
+        match status.authority {
+            Authority::Quorum => self.readiness.resolved(QUORUM),
+            Authority::NoLeader => self.readiness.not_ready(QUORUM, "the cluster has no majority"),
+            Authority::Isolated => self
+                .readiness
+                .not_ready(QUORUM, "this node has no contact with a majority of the cluster"),
+        }
         // The state has moved on, whether or not that changed anything for those who follow it.
         self.heard(Heard::Changes(&[]));
         self.take_in(Input::AuthorityChanged(status.authority));
@@ -491,6 +499,7 @@ impl Driver {
 
 /// Why the node is not ready.
 pub const REGISTRATION: &str = "registration";
+pub const QUORUM: &str = "quorum";
 pub const LEADER: &str = "leader";
 
 const METRICS_INTERVAL: Duration = Duration::from_secs(1);

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
-use tandem_shared::cluster::{ClusterState, Command, NodeId, SessionMove};
-use tandem_shared::io::raft::{Authority, Cluster};
+use tandem_shared::cluster::{Authority, ClusterState, Command, NodeId, SessionMove};
+use tandem_shared::io::raft::Cluster;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};

@@ -6,6 +6,7 @@
 //! decided by the proposer and travels inside the command.
 
 pub mod assignment;
+pub mod authority;
 pub mod command;
 pub mod disk_space;
 pub mod format;
@@ -23,11 +24,12 @@ pub mod state;
 pub mod witness;
 
 pub use assignment::{Assignment, AssignmentReason, CasEndpoint, CasGateway, CasId};
+pub use authority::Authority;
 pub use command::{Applied, Change, Command, Refusal};
 pub use disk_space::{DiskSpace, DiskSpaceLimits};
 pub use format::Format;
 pub use membership::{ClusterIdentity, DirectoryId, MemberRecord, MemberRole, RaftId};
-pub use node::{NodeId, NodeRecord, NodeState, successor, successor_of_user};
+pub use node::{Incarnation, NodeId, NodeRecord, NodeState, successor, successor_of_user};
 pub use presence::{
     CalendarPresence, CalendarState, CallbackNote, ManualPresence, ManualState, PresenceRecord, WatcherRecord,
 };

@@ -53,13 +53,52 @@ pub enum NodeState {
     Lost,
 }
 
+/// One life of a node in the cluster: from its registration until it is declared lost. As a number, the upper 48 bits are
+/// its process's, drawn at random when that starts; the lower 16 count the lives that one process begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Incarnation(u64);
+
+impl Incarnation {
+    /// The first life of a process. `random` is to be drawn anew by every process.
+    #[must_use]
+    pub fn first(random: u64) -> Self {
+        Self(random & !LIVES)
+    }
+
+    /// The next life in the same process.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 & !LIVES | self.0.wrapping_add(1) & LIVES)
+    }
+
+    /// Whether both are lives of one process: when that has ended, so have they.
+    #[must_use]
+    pub fn is_of_process(self, other: Self) -> bool {
+        self.0 & !LIVES == other.0 & !LIVES
+    }
+
+    /// As it stands in commands and records.
+    #[must_use]
+    pub fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
+impl From<u64> for Incarnation {
+    fn from(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+const LIVES: u64 = 0xffff;
+
 /// What the cluster knows of one node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRecord {
     pub id: NodeId,
     /// Where the front end reaches the node's SIP listener.
     pub sip_address: SocketAddr,
-    /// A random number per process start: a `NodeLost` about an earlier life of the node does not hit this one.
+    /// An [`Incarnation`]: a `NodeLost` about an earlier life of the node does not hit this one.
     pub incarnation: u64,
     pub state: NodeState,
 }

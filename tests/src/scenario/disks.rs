@@ -41,10 +41,18 @@ impl DiskScene {
         }
     }
 
+    /// Kills a member; when that is lb, returns when OCS has noticed.
+    pub async fn kill(&mut self, member: Member) -> anyhow::Result<()> {
+        match member {
+            Member::Lb => self.kill_front_end().await,
+            Member::Node(_) | Member::CtiManager(_) => self.cluster.kill(member).await,
+        }
+    }
+
     /// Starts a member on an empty directory; what it held is gone.
     pub async fn restart_without_disk(&mut self, member: Member) -> anyhow::Result<()> {
         if self.cluster.is_running(member) {
-            self.cluster.kill(member).await?;
+            self.kill(member).await?;
         }
         self.cluster.wipe(member)?;
         self.cluster.launch(member)
@@ -96,6 +104,7 @@ impl DiskScene {
             }
             self.cluster.wait_for_member_status(teller, 0, |_| true).await?;
         }
+        self.wait_until_ocs_is_back().await?;
         self.all_are_in_service().await?;
         self.ledger.all_replicas_hold_it().await
     }

@@ -85,7 +85,13 @@ impl Scene {
             .await;
         let what = format!("users {awaited:?} are signed in");
         let signed_in = move |front_end: &FrontEnd| awaited.clone().all(|user| is_signed_in(front_end, user));
-        self.ocs.wait_until(&what, self.patience, signed_in).await?;
+        let waited = self.ocs.wait_until(&what, self.patience, signed_in).await;
+        if waited.is_err() {
+            for node in [Member::Node(1), Member::Node(2)] {
+                println!("{node}: {:?}", self.cluster.get(node, "/cluster").await);
+            }
+        }
+        waited?;
         self.wait_until_answered().await
     }
 
@@ -143,6 +149,21 @@ impl Scene {
             );
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// Kills lb; returns when OCS has noticed. It may be back sooner than that otherwise, and requests go into a dead
+    /// connection.
+    pub async fn kill_front_end(&mut self) -> anyhow::Result<()> {
+        self.cluster.kill(Member::Lb).await?;
+        let lost = |front_end: &FrontEnd| !front_end.is_connected();
+        self.ocs.wait_until("OCS has noticed", DEADLINE, lost).await
+    }
+
+    /// Waits until OCS has a connection to lb again.
+    pub async fn wait_until_ocs_is_back(&self) -> anyhow::Result<()> {
+        self.ocs
+            .wait_until("OCS is connected again", DEADLINE, FrontEnd::is_connected)
+            .await
     }
 
     pub async fn wait_until_answered(&self) -> anyhow::Result<()> {

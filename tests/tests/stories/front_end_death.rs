@@ -1,6 +1,6 @@
 //! lb dies, and the witness in it; both return.
 
-use tandem_tests::cluster::{ClusterOptions, DEADLINE, Member};
+use tandem_tests::cluster::{ClusterOptions, Member};
 use tandem_tests::scenario::Scene;
 
 const USERS: usize = 200;
@@ -17,20 +17,9 @@ async fn no_session_is_lost_with_lb_and_a_phone_that_rings_reaches_a_user_who_ha
         .put_incoming_calls_up(&(0..20).collect::<Vec<_>>())
         .await
         .unwrap();
-    scene.cluster.kill(Member::Lb).await.unwrap();
-    scene
-        .ocs
-        .wait_until("OCS has noticed", DEADLINE, |front_end| !front_end.is_connected())
-        .await
-        .unwrap();
+    scene.kill_front_end().await.unwrap();
     scene.cluster.restart(Member::Lb).await.unwrap();
-    scene
-        .ocs
-        .wait_until("OCS is connected again", DEADLINE, |front_end| {
-            front_end.is_connected()
-        })
-        .await
-        .unwrap();
+    scene.wait_until_ocs_is_back().await.unwrap();
 
     // Nobody has sent a byte through the new lb.
     let ringing = scene.ring(&(20..60).collect::<Vec<_>>()).await.unwrap();
@@ -54,18 +43,9 @@ async fn nodes_go_on_without_the_witness_and_one_may_die_when_it_is_back() {
     let mut scene = Scene::start(options, 1).await.unwrap();
     scene.sign_in(0..40).await.unwrap();
     for victim in [Member::Node(1), Member::Node(2)] {
-        scene.cluster.kill(Member::Lb).await.unwrap();
-        let ocs = &scene.ocs;
-        ocs.wait_until("OCS has noticed", DEADLINE, |front_end| !front_end.is_connected())
-            .await
-            .unwrap();
+        scene.kill_front_end().await.unwrap();
         scene.cluster.restart(Member::Lb).await.unwrap();
-        let ocs = &scene.ocs;
-        ocs.wait_until("OCS is connected again", DEADLINE, |front_end| {
-            front_end.is_connected()
-        })
-        .await
-        .unwrap();
+        scene.wait_until_ocs_is_back().await.unwrap();
         scene.everyone_gets_a_snapshot().await.unwrap();
         scene.cluster.kill(victim).await.unwrap();
         scene.everyone_gets_a_snapshot().await.unwrap();

@@ -137,7 +137,7 @@ async fn back_up(scene: &mut DiskScene, member: Member, copied: Copied) -> anyho
             let status = scene.cluster.stop(member).await?;
             ensure!(status == 0, "{member} did not drain: {status}");
         }
-        Copied::Killed => scene.cluster.kill(member).await?,
+        Copied::Killed => scene.kill(member).await?,
         Copied::Running => {}
     }
     let backup = scene.cluster.back_up(member)?;
@@ -149,7 +149,7 @@ async fn back_up(scene: &mut DiskScene, member: Member, copied: Copied) -> anyho
 }
 
 async fn start_on(scene: &mut DiskScene, member: Member, backup: &Backup) -> anyhow::Result<()> {
-    scene.cluster.kill(member).await?;
+    scene.kill(member).await?;
     scene.cluster.put_back(member, backup)?;
     scene.cluster.launch(member)
 }

@@ -143,7 +143,7 @@ async fn finalise_by_hand(scene: &mut DiskScene) -> anyhow::Result<()> {
     scene.cluster.restart(NODES[1]).await?;
     scene.all_is_well().await?;
     for member in MEMBERS {
-        scene.cluster.kill(member).await?;
+        scene.kill(member).await?;
     }
     scene.cluster.restart_all(&MEMBERS).await?;
     scene.all_is_well().await

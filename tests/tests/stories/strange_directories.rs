@@ -150,7 +150,8 @@ async fn copy_goes_on(scene: &DiskScene, node: Member, beside: &Beside) -> anyho
             "{node} acknowledged a write after the process on the copy had done so"
         );
         of_copy += usize::from(matches!(second, Ok(Ok(()))));
-        settled += usize::from(of_copy > 0 || beside.log().contains(REFUSED));
+        let one_is_refused = beside.log().contains(REFUSED) || scene.cluster.log(node).contains(REFUSED);
+        settled += usize::from(of_copy > 0 || one_is_refused);
     }
     Ok(of_copy > 0)
 }

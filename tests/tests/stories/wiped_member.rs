@@ -70,6 +70,7 @@ async fn lose_the_disk_of_the_front_end(scene: &mut DiskScene) -> anyhow::Result
         .wait_until_stranger(NODES[0], Member::Lb, "it is not among the members")
         .await?;
     scene.cluster.wait_until_ready(&[Member::Lb]).await?;
+    scene.wait_until_ocs_is_back().await?;
     scene.everyone_gets_a_snapshot().await?;
     scene.ledger.write(NODES[0], 10).await?;
     is_said_and_not_repeated(scene, Member::Lb, [logged; 2], "tandem-node cluster replace n100").await?;

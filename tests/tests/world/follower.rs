@@ -9,7 +9,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tandem_node::following::{Following, Heard, Standing, Step};
 use tandem_node::gateway::Input;
-use tandem_shared::cluster::{Change, ClusterState, Command, Epoch, NodeId, SessionKey};
+use tandem_shared::cluster::{Change, ClusterState, Command, Epoch, Incarnation, NodeId, SessionKey};
 use tandem_shared::io::raft::Cluster;
 use tokio::time::{Instant, sleep_until};
 
@@ -61,14 +61,14 @@ impl Book {
 }
 
 /// As the node's driver does it, until the process ends.
-pub(crate) async fn follow(id: NodeId, incarnation: u64, seed: u64, cluster: &Cluster, books: &Books) {
+pub(crate) async fn follow(id: NodeId, incarnation: Incarnation, cluster: &Cluster, books: &Books) {
     let mut changes = cluster.changes();
     let mut status = cluster.status();
     let now = || Instant::now().into_std();
-    let mut following = Following::new(id, incarnation, seed, now());
+    let mut following = Following::new(id, incarnation, now());
     let mut registrations = FuturesUnordered::new();
     let book = Book {
-        incarnation,
+        incarnation: incarnation.as_u64(),
         ..Book::default()
     };
     books.lock().unwrap().insert(id.0, book);

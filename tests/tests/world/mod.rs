@@ -17,8 +17,8 @@ use std::time::Duration;
 use openraft_rt::deterministic_rng::DeterministicRng;
 use openraft_rt_tokio::TokioRuntime;
 use tandem_shared::cluster::{
-    Applied, CasId, ClusterState, Command, ConnectionId, DialogRecord, Epoch, MonitorRecord, NodeId,
-    OpeningKey, SessionKey, SessionRecord, StateLimits,
+    Applied, CasId, ClusterState, Command, ConnectionId, DialogRecord, Epoch, Incarnation, MonitorRecord,
+    NodeId, OpeningKey, SessionKey, SessionRecord, StateLimits,
 };
 use tandem_shared::io::raft::{
     Cluster, ClusterConfig, Member, MemberRole, RaftMetrics, RaftRole, SimulatedFiles, Transport,
@@ -114,7 +114,7 @@ impl World {
             let life = *lives.borrow();
             let mut config =
                 ClusterConfig::new("sim", NodeId(id), members.clone(), "", StateLimits::default());
-            config.incarnation = id * 1000 + life;
+            config.incarnation = Incarnation::first((id * 1000 + life) << 16);
             config.seed = seed ^ (id << 40) ^ life;
             config.listen = Some(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), PORT));
             config.log_segment_bytes = 64 << 10;
@@ -372,7 +372,7 @@ struct Host {
 
 impl Host {
     async fn run(self, config: ClusterConfig) {
-        let (incarnation, seed) = (config.incarnation, config.seed);
+        let incarnation = config.incarnation;
         let metrics = RaftMetrics::register(&prometheus::Registry::new()).unwrap();
         let files = Arc::new(self.files.clone());
         let cluster = Cluster::start(config, SimulatedTransport, files, metrics)
@@ -381,7 +381,7 @@ impl Host {
         self.clusters.lock().unwrap().insert(self.id, cluster.clone());
         let follow = async {
             if self.id != WITNESS {
-                follower::follow(NodeId(self.id), incarnation, seed, &cluster, &self.books).await;
+                follower::follow(NodeId(self.id), incarnation, &cluster, &self.books).await;
             }
         };
         tokio::join!(

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tandem_shared::cluster::Authority;
 pub(super) use tandem_shared::cluster::Command;
 use tandem_shared::cluster::{Change, ClusterState, ConnectionId, NodeId, SessionKey, StateLimits};
-use tandem_shared::io::raft::Authority;
 use tandem_shared::proxy_protocol::Transport;
 use tandem_shared::sip::RawMessage;
 
@@ -287,6 +287,8 @@ fn config(node: u64) -> GatewayConfig {
         resumptions_in_flight_max: 4,
         retry_after_secs_max: 1,
         new_sessions_without_quorum: WithoutQuorum::Refuse,
+        sessions_without_quorum_max: 1,
+        without_quorum_max: Duration::from_secs(300),
         adoption: AdoptionPolicy::Enabled,
         cti_connections: vec!["cm1:8000".into(), "cm2:8000".into()],
         watchers: WatcherSettings {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tandem_shared::cluster::{
-    Applied, Change, ClusterState, Epoch, NodeId, NodeState, OpeningKey, SessionKey, SessionRecord,
-    StateLimits, WatcherRecord,
+    Applied, Change, ClusterState, Epoch, Incarnation, NodeId, NodeState, OpeningKey, SessionKey,
+    SessionRecord, StateLimits, WatcherRecord,
 };
 
 use super::bench::*;
@@ -42,7 +42,7 @@ impl World {
         let bench = Bench::of(1, ClusterState::new(StateLimits::default()));
         let now = bench.now.instant;
         let mut world = Self {
-            following: Following::new(NodeId(1), 1, 7, now),
+            following: Following::new(NodeId(1), Incarnation::from(1), now),
             unheard: VecDeque::new(),
             answers_come: true,
             lost_at_once: false,

@@ -1,5 +1,7 @@
 //! Signing in, and being refused.
 
+use tandem_shared::cluster::{Applied, Refusal};
+
 use super::bench::*;
 use crate::csta::{CstaMessage, Response, SystemStatus};
 use crate::cti::CtiConnectionId;
@@ -163,6 +165,52 @@ fn sessions_are_served_without_quorum_where_that_is_configured() {
     bench.quorum = true;
     bench.commit();
     assert_eq!(bench.state.sessions().len(), 1);
+}
+
+#[test]
+fn sessions_without_quorum_are_bounded_in_number_and_time() {
+    let mut bench = without_quorum();
+    let open = |bench: &mut Bench, number: &str, user: &str| bench.receive(&invite(number, user))[0].status();
+    assert_eq!(open(&mut bench, "1", "user1"), 200);
+    assert_eq!(open(&mut bench, "2", "user2"), 480, "one at a time");
+    bench.quorum = true;
+    bench.commit();
+    assert_eq!(bench.state.sessions().len(), 1);
+    bench.quorum = false;
+    assert_eq!(open(&mut bench, "3", "user2"), 200, "there is room again");
+
+    bench.quorum = true;
+    bench.commit();
+    bench.quorum = false;
+    bench.pass(Duration::from_secs(301));
+    assert_eq!(open(&mut bench, "4", "user1"), 480, "too late");
+    bench.input(Input::AuthorityChanged(Authority::Quorum));
+    bench.input(Input::AuthorityChanged(Authority::NoLeader));
+    assert_eq!(open(&mut bench, "5", "user1"), 200, "a new loss");
+}
+
+#[test]
+fn a_session_that_the_cluster_does_not_take_in_ends_with_a_bye() {
+    let mut bench = without_quorum();
+    assert_eq!(bench.receive(&invite("1", "user1"))[0].status(), 200);
+    bench.sent.clear();
+    bench.input(Input::AuthorityChanged(Authority::Quorum));
+    bench.input(Input::Committed {
+        batch: 0,
+        applied: Some(Applied::Refused(Refusal::LimitReached)),
+    });
+    let methods: Vec<_> = bench.sent.iter().map(|sent| sent.message.method()).collect();
+    assert_eq!(methods, [Some(&b"BYE"[..])]);
+}
+
+fn without_quorum() -> Bench {
+    let state = tandem_shared::cluster::ClusterState::new(tandem_shared::cluster::StateLimits::default());
+    let mut bench = Bench::configured(1, state, |config| {
+        config.new_sessions_without_quorum = WithoutQuorum::Serve;
+    });
+    bench.input(Input::AuthorityChanged(Authority::NoLeader));
+    bench.quorum = false;
+    bench
 }
 
 #[test]

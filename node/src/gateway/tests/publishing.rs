@@ -1,7 +1,7 @@
 //! PUBLISH, as the other presence server sees it.
 
+use tandem_shared::cluster::Authority;
 use tandem_shared::cluster::{ClusterState, ConnectionId, ManualPresence, ManualState, StateLimits};
-use tandem_shared::io::raft::Authority;
 
 use super::bench::*;
 use crate::gateway::*;

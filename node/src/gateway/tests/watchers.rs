@@ -1,7 +1,7 @@
 //! Subscriptions to presence.
 
+use tandem_shared::cluster::Authority;
 use tandem_shared::cluster::{ClusterState, ManualPresence, ManualState, NodeId, SessionKey};
-use tandem_shared::io::raft::Authority;
 
 use super::bench::*;
 use crate::gateway::*;

@@ -18,8 +18,8 @@ mod table;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use tandem_shared::cluster::Authority;
 use tandem_shared::cluster::{Command, SessionKey, WatcherRecord};
-use tandem_shared::io::raft::Authority;
 use tandem_shared::sip::TransactionKey;
 
 use crate::presence::Composed;

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use tandem_shared::cluster::Authority;
 use tandem_shared::cluster::{ConnectionId, Epoch, SessionKey, WatcherRecord};
-use tandem_shared::io::raft::Authority;
 use tandem_shared::sip::{Headers, NameAddr, RawMessage, Request};
 
 use crate::directory::User;

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::cluster::{Format, MemberRole, NodeId, StateLimits};
+use crate::cluster::authority::Reliance;
+use crate::cluster::{Format, Incarnation, MemberRole, NodeId, StateLimits};
 use crate::config::ClusterSection;
 
 /// One member's configuration. `members` and `name` are the same on all of them.
@@ -14,8 +15,8 @@ pub struct ClusterConfig {
     pub name: String,
     pub id: NodeId,
     pub role: MemberRole,
-    /// A random number per process start; the node registers with the same one.
-    pub incarnation: u64,
+    /// The process's first incarnation; the node registers with it.
+    pub incarnation: Incarnation,
     /// All members, this one among them.
     pub members: Vec<Member>,
     /// Where this member listens for the others; `None`: at its own address among `members`.
@@ -67,7 +68,7 @@ impl ClusterConfig {
             name: name.into(),
             id,
             role,
-            incarnation: rand::random(),
+            incarnation: Incarnation::first(rand::random()),
             members,
             listen: None,
             data_directory: data_directory.into(),
@@ -149,6 +150,20 @@ pub struct Timings {
     pub expire_interval: Duration,
     pub expire_age: Duration,
 }
+
+impl Timings {
+    /// How long what members were told counts.
+    #[must_use]
+    pub fn reliance(&self) -> Reliance {
+        Reliance {
+            lease: self.election_max,
+            answer: self.status_interval * STATUS_INTERVALS_FRESH,
+        }
+    }
+}
+
+/// An answer older than this many intervals says nothing.
+const STATUS_INTERVALS_FRESH: u32 = 3;
 
 impl Default for Timings {
     fn default() -> Self {

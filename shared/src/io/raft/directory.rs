@@ -5,7 +5,7 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -28,7 +28,7 @@ pub(super) struct Directory {
     has_log: bool,
     /// Draws the identity of a cluster that this member forms.
     drawn_cluster: ClusterIdentity,
-    _lock: Lock,
+    lock: Mutex<Option<Lock>>,
 }
 
 /// What stands in the file.
@@ -109,8 +109,13 @@ impl Directory {
             newest_format: config.newest_format,
             has_log,
             drawn_cluster: ClusterIdentity(random.random()),
-            _lock: lock,
+            lock: Mutex::new(Some(lock)),
         })
+    }
+
+    /// Lets another member have the directory; nothing of this one may be written from now on.
+    pub(super) fn release(&self) {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Counts this start, durably: before any other member hears of it.

@@ -12,7 +12,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
 
-use crate::cluster::membership::{Introduction, Reach, Stranger};
+use crate::cluster::membership::{Introduction, Reach, Start, Stranger};
+use crate::cluster::witness::LogPosition;
 use crate::cluster::{Applied, Format, NodeId, Proposal};
 
 /// Defines the kinds with their numbers on the wire, once.
@@ -172,18 +173,50 @@ pub(super) enum Declined {
     You(Stranger),
     /// The one who was asked.
     Me(Stranger),
+    /// The one who was asked has stopped.
+    Stopped,
 }
 
 /// How a member stands, for the others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PeerStatus {
+    /// The first one of its process.
     pub(super) incarnation: u64,
     pub(super) introduction: Introduction,
     pub(super) reach: Reach,
     /// Why the one who asks may not take part.
     pub(super) stranger: Option<Stranger>,
-    /// Leads with a majority behind it, or had word from a leader within a lease.
-    pub(super) hears_leader: bool,
+    pub(super) standing: Standing,
+    /// The processes that it has a connection to now.
+    pub(super) connected: Vec<(NodeId, Start)>,
+}
+
+impl PeerStatus {
+    /// It runs, and its connection to that process is gone.
+    pub(super) fn has_no_connection_to(&self, id: NodeId, start: Start) -> bool {
+        !matches!(self.standing, Standing::Stopped { .. }) && !self.connected.contains(&(id, start))
+    }
+}
+
+/// What a member knows of the lead. Ages are in milliseconds and counted to the moment of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Standing {
+    Leads {
+        /// Since a majority acknowledged it.
+        quorum_age_ms: u32,
+        /// Since it sent what the one who asks acknowledged last.
+        acknowledged_age_ms: u32,
+        /// The last entry that it knows to be committed.
+        committed: u64,
+    },
+    /// It has acknowledged a leader within a lease.
+    Follows,
+    HearsNone,
+    /// Its member has stopped, and this is the last entry that it can have acknowledged.
+    Stopped {
+        since_ms: u64,
+        last: LogPosition,
+    },
 }
 
 /// A command, forwarded to the leader.

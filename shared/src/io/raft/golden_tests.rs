@@ -16,8 +16,8 @@ use crate::cluster::{
 
 use super::administration::{AdministrationAnswer, AdministrationRequest};
 use super::frame::{
-    Declined, ForwardedProposal, Frame, Hello, Kind, PeerStatus, ProposalAnswer, SnapshotChunk, Welcome,
-    encode as encode_body,
+    Declined, ForwardedProposal, Frame, Hello, Kind, PeerStatus, ProposalAnswer, SnapshotChunk, Standing,
+    Welcome, encode as encode_body,
 };
 use super::record::{EncodedRecord, Place, Reading, Record, read};
 use super::small_file;
@@ -153,7 +153,12 @@ fn all_bodies() -> Vec<(Kind, &'static str, Bytes)> {
         introduction: introduction(),
         reach: reach(),
         stranger: None,
-        hears_leader: true,
+        standing: Standing::Leads {
+            quorum_age_ms: 12,
+            acknowledged_age_ms: 345,
+            committed: 678,
+        },
+        connected: vec![(NodeId(3), Start { count: 4, nonce: 5 })],
     };
     let proposal = Proposal {
         actor: Actor::Member(NodeId(2)),

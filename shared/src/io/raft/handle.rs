@@ -29,6 +29,7 @@ use super::network::{Network, PeerLinks};
 use super::peer_book::PeerBook;
 use super::server::serve;
 use super::status::{ClusterStatus, RaftRole};
+use super::stopped_member::StoppedMember;
 use super::storage::Storage;
 use super::transport::Transport;
 use super::type_config::{Raft, Runtime};
@@ -193,9 +194,7 @@ impl Cluster {
     /// Stops the member. [`Self::drain`] comes first in a planned stop.
     pub async fn shutdown(&self) {
         self.member.request_stop(StopReason::Requested);
-        let mut finished = self.finished.clone();
-        // An error means that the runtime has dropped the member, which is as good.
-        let _ = finished.wait_for(|finished| *finished).await;
+        self.finished().await;
     }
 
     /// Resolves when the member stops, by request or because its disk failed.
@@ -205,6 +204,19 @@ impl Cluster {
             Ok(reason) => reason.clone().unwrap_or(StopReason::Requested),
             Err(_) => StopReason::Requested,
         }
+    }
+
+    /// What this member still has to say once it has stopped.
+    #[must_use]
+    pub fn stopped_member(&self) -> StoppedMember {
+        StoppedMember::of(&self.member, self.address)
+    }
+
+    /// Resolves when all its tasks have ended and its address and directory are free, after it has stopped.
+    pub async fn finished(&self) {
+        let mut finished = self.finished.clone();
+        // An error means that the runtime has dropped the member, which is as good.
+        let _ = finished.wait_for(|finished| *finished).await;
     }
 
     fn leads(&self) -> bool {
@@ -360,6 +372,7 @@ async fn run_until_stopped(member: Arc<Member>, mut tasks: JoinSet<()>, finish: 
         status.leader = None;
     });
     member.metrics.observe(&member.status.borrow());
+    member.directory.release();
     finish.send_replace(true);
 }
 

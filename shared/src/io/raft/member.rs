@@ -16,7 +16,7 @@ use openraft::{Instant as _, ServerState, Snapshot};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::cluster::membership::{Introduction, Reach};
+use crate::cluster::membership::{Introduction, Reach, Start};
 use crate::cluster::witness::LogPosition;
 use crate::cluster::{Actor, Applied, ClusterState, Command, NodeId, Proposal, RaftId};
 
@@ -24,7 +24,7 @@ use super::config::ClusterConfig;
 use super::directory::Directory;
 use super::frame::{
     Declined, ForwardedProposal, Hello, Kind, PeerStatus, ProposalAnswer, SNAPSHOT_BYTES_MAX, SnapshotChunk,
-    decode, encode,
+    Standing, decode, encode,
 };
 use super::handle::{ProposeError, StopReason};
 use super::log_store::LogStore;
@@ -34,7 +34,7 @@ use super::peer_book::PeerBook;
 use super::snapshot_store::decode_meta;
 use super::state_machine::StateMachine;
 use super::status::ClusterStatus;
-use super::type_config::{LogId, Raft, TypeConfig, VoteRecord};
+use super::type_config::{LogId, Raft, TypeConfig, VoteRecord, position_of};
 
 pub(super) struct Member {
     pub(super) config: ClusterConfig,
@@ -71,7 +71,7 @@ impl Member {
     }
 
     pub(super) fn incarnation(&self) -> u64 {
-        self.config.incarnation
+        self.config.incarnation.as_u64()
     }
 
     pub(super) fn id(&self) -> NodeId {
@@ -105,6 +105,7 @@ impl Member {
         match declined {
             Declined::You(stranger) => self.book.note_told(peer, Some(stranger)),
             Declined::Me(stranger) => tracing::debug!(%peer, %stranger, "a member takes no part"),
+            Declined::Stopped => tracing::debug!(%peer, "a member has stopped"),
         }
     }
 
@@ -144,22 +145,23 @@ impl Member {
 
     /// Leads, and a majority answered within a lease.
     pub(super) fn leads_with_quorum(&self, metrics: &Metrics) -> bool {
+        let lease = self.config.timings.election_max;
+        metrics.state == ServerState::Leader && self.quorum_age(metrics).is_some_and(|age| age < lease)
+    }
+
+    /// How long ago this member, as leader, sent what a majority acknowledged last; `None`: never.
+    pub(super) fn quorum_age(&self, metrics: &Metrics) -> Option<Duration> {
         let own = self.raft_id();
-        let alone = metrics.membership_config.voter_ids().all(|voter| voter == own);
-        let acknowledged = metrics
-            .last_quorum_acked
-            .as_ref()
-            .is_some_and(|at| at.elapsed() < self.config.timings.election_max);
-        metrics.state == ServerState::Leader && (alone || acknowledged)
+        match metrics.membership_config.voter_ids().all(|voter| voter == own) {
+            true => Some(Duration::ZERO),
+            false => metrics.last_quorum_acked.as_ref().map(|at| at.elapsed()),
+        }
     }
 
     pub(super) fn log_position(&self) -> LogPosition {
         self.log
             .last_log_id()
-            .map_or_else(LogPosition::default, |id| LogPosition {
-                term: id.committed_leader_id().term,
-                index: id.index(),
-            })
+            .map_or_else(LogPosition::default, position_of)
     }
 
     pub(super) fn peer_status(&self, peer: &Introduction) -> PeerStatus {
@@ -169,8 +171,33 @@ impl Member {
             introduction: self.introduction(),
             reach: self.reach(),
             stranger: self.book.may_ask(peer).err(),
-            hears_leader: self.leads_with_quorum(&metrics) || self.heard_within_lease(),
+            standing: self.standing(&metrics, peer.id),
+            connected: self.connected(),
         }
+    }
+
+    fn standing(&self, metrics: &Metrics, asker: RaftId) -> Standing {
+        if metrics.state == ServerState::Leader {
+            let heartbeats = metrics.heartbeat.as_ref();
+            let acknowledged = heartbeats.and_then(|heartbeats| heartbeats.get(&asker).copied().flatten());
+            Standing::Leads {
+                quorum_age_ms: age_ms(self.quorum_age(metrics)),
+                acknowledged_age_ms: age_ms(acknowledged.map(|at| at.elapsed())),
+                committed: metrics.cluster_committed.map_or(0, |id| id.index()),
+            }
+        } else if self.heard_within_lease() {
+            Standing::Follows
+        } else {
+            Standing::HearsNone
+        }
+    }
+
+    /// The processes that this member has a connection to.
+    fn connected(&self) -> Vec<(NodeId, Start)> {
+        let peers = self.peers.iter();
+        peers
+            .filter_map(|(id, links)| Some((*id, links.control.welcomed_by()?.start)))
+            .collect()
     }
 }
 
@@ -462,6 +489,11 @@ impl Member {
 
 pub(super) fn is_initialized(metrics: &Metrics) -> bool {
     metrics.current_term > 0 || metrics.membership_config.voter_ids().next().is_some()
+}
+
+/// In whole milliseconds; what never happened is as old as can be.
+fn age_ms(age: Option<Duration>) -> u32 {
+    age.map_or(u32::MAX, |age| u32::try_from(age.as_millis()).unwrap_or(u32::MAX))
 }
 
 /// One attempt at a proposal: a leader that does not answer for so long may not be one any more.

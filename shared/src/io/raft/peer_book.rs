@@ -47,14 +47,14 @@ pub(super) struct Present {
     pub(super) stranger: Option<Stranger>,
     /// When it answered last.
     pub(super) met: Instant,
-    /// Its process was seen to end.
-    pub(super) ended: bool,
+    /// The connection to its process has ended since.
+    pub(super) gone: bool,
 }
 
 impl Present {
-    /// It has answered within this time, and its process has not ended since.
+    /// It has answered within this time, and the connection to it has not ended since.
     pub(super) fn answers_within(&self, time: Duration) -> bool {
-        !self.ended && self.met.elapsed() < time
+        !self.gone && self.met.elapsed() < time
     }
 }
 
@@ -129,13 +129,14 @@ impl PeerBook {
         }
     }
 
-    /// The process that answered under this number, if it was that start of it, has ended: whoever answers next is seen.
-    pub(super) fn note_ended(&self, number: NodeId, start: Start) {
+    /// The process that answered under this number, if it was that start of it, has ended or cannot be reached: whoever
+    /// answers next is seen.
+    pub(super) fn note_gone(&self, number: NodeId, start: Start) {
         let mut pages = self.pages();
         if let Some(present) = pages.present.get_mut(&number)
             && present.introduction.start == start
         {
-            present.ended = true;
+            present.gone = true;
         }
     }
 
@@ -282,7 +283,7 @@ impl Pages {
                 reach: *reach,
                 stranger: judged.err(),
                 met: Instant::now(),
-                ended: false,
+                gone: false,
             };
             self.present.insert(number, present);
         }
@@ -498,12 +499,12 @@ mod tests {
         book.meet(&newcomer, &reach(0), &book.baseline()).unwrap_err();
         let present = || book.present(NodeId(2)).unwrap();
         assert_eq!(present().introduction, member, "the member goes on");
-        book.note_ended(NodeId(2), newcomer.start);
+        book.note_gone(NodeId(2), newcomer.start);
         assert!(
             present().answers_within(Duration::from_secs(60)),
             "another has ended"
         );
-        book.note_ended(NodeId(2), member.start);
+        book.note_gone(NodeId(2), member.start);
         assert!(!present().answers_within(Duration::from_secs(60)));
         book.meet(&newcomer, &reach(0), &book.baseline()).unwrap_err();
         assert_eq!(

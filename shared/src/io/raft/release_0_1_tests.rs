@@ -9,8 +9,8 @@ use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 use openraft::{EntryPayload, RaftLogReader, RaftSnapshotBuilder};
 
 use crate::cluster::{
-    Actor, AssignmentReason, CasId, ClusterState, Command, DirectoryId, Epoch, Format, MemberRecord,
-    MemberRole, NodeId, Proposal, RaftId, StateLimits,
+    Actor, AssignmentReason, CasId, ClusterState, Command, DirectoryId, Epoch, Format, Incarnation,
+    MemberRecord, MemberRole, NodeId, Proposal, RaftId, StateLimits,
 };
 
 use super::config::{ClusterConfig, Member};
@@ -208,7 +208,7 @@ async fn start_all(lab: &Path) -> Vec<Cluster> {
         let path = lab.join(id.to_string());
         let limits = StateLimits::default();
         let mut config = ClusterConfig::new("lab", NodeId(id), members.clone(), &path, limits);
-        config.incarnation = 70 + position as u64;
+        config.incarnation = Incarnation::first((70 + position as u64) << 16);
         config.timings.expire_interval = Duration::from_secs(3600);
         config.timings.silent_after = Duration::from_secs(3600);
         let files = Arc::new(RealFiles::open(path).unwrap());

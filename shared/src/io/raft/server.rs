@@ -19,7 +19,22 @@ use super::member::{Member, SnapshotTransfer};
 use super::transport::Transport;
 
 /// Accepts until it is dropped, and all connections with it.
-pub(super) async fn serve<T: Transport>(transport: T, mut listener: T::Listener, member: Arc<Member>) {
+pub(super) async fn serve<T: Transport>(transport: T, listener: T::Listener, member: Arc<Member>) {
+    accept_all(transport, listener, |transport, incoming| {
+        converse(transport, incoming, member.clone())
+    })
+    .await;
+}
+
+/// Accepts until it is dropped, and lets `converse` have each connection.
+pub(super) async fn accept_all<T, C>(
+    transport: T,
+    mut listener: T::Listener,
+    converse: impl Fn(T, T::Incoming) -> C,
+) where
+    T: Transport,
+    C: Future<Output = io::Result<()>> + Send + 'static,
+{
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
@@ -29,7 +44,7 @@ pub(super) async fn serve<T: Transport>(transport: T, mut listener: T::Listener,
         };
         match transport.accept(&mut listener).await {
             Ok(incoming) => {
-                let connection = converse(transport.clone(), incoming, member.clone());
+                let connection = converse(transport.clone(), incoming);
                 connections.spawn(async move {
                     if let Err(error) = connection.await {
                         tracing::debug!(%error, "connection from a member ended");
@@ -203,7 +218,7 @@ fn answer(request: u64, body: Bytes) -> Frame {
     }
 }
 
-async fn write_frames<W: AsyncWrite + Unpin>(
+pub(super) async fn write_frames<W: AsyncWrite + Unpin>(
     writer: &mut W,
     frames: impl IntoIterator<Item = Frame>,
 ) -> io::Result<()> {
@@ -219,5 +234,5 @@ const CONNECTIONS_MAX: usize = 256;
 const REQUESTS_AHEAD_MAX: usize = 256;
 const REQUESTS_UNDER_WAY_MAX: usize = 4096;
 const ANSWERS_PER_WRITE: usize = 64;
-const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -1,6 +1,6 @@
 //! How a member stands, as the rest of its process sees it.
 
-use crate::cluster::NodeId;
+use crate::cluster::{Authority, NodeId};
 
 /// One member's view of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,15 +60,4 @@ impl RaftRole {
             Self::Stopped => "stopped",
         }
     }
-}
-
-/// Whether a node may act for the sessions it owns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Authority {
-    /// In contact with a majority.
-    Quorum,
-    /// No contact with a majority for a lease, and the front ends hear no leader either: an owner may go on.
-    NoLeader,
-    /// No contact with a majority, while a front end hears a leader or none answers: start nothing.
-    Isolated,
 }

@@ -7,6 +7,7 @@ use openraft::{AnyError, EntryPayload, RaftTypeConfig, Vote};
 use openraft_rt::deterministic_rng::DeterministicRng;
 use openraft_rt_tokio::TokioRuntime;
 
+use crate::cluster::witness::LogPosition;
 use crate::cluster::{Applied, MemberRecord, Proposal, RaftId};
 
 use super::state_machine::StateMachine;
@@ -58,5 +59,13 @@ impl fmt::Display for Proposal {
 impl fmt::Display for Applied {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("applied")
+    }
+}
+
+/// Where a log stands whose last entry is this one.
+pub(super) fn position_of(id: LogId) -> LogPosition {
+    LogPosition {
+        term: id.committed_leader_id().term,
+        index: id.index(),
     }
 }

@@ -1,14 +1,18 @@
 //! Who leads, and when this member campaigns or hands the lead over.
 
+use std::time::Duration;
+
 use openraft::ServerState;
 use openraft::raft::TransferLeaderRequest;
 use tokio::time::Instant;
 
+use crate::cluster::authority::{FrontEndAnswer, FrontEndWord, Reliance};
 use crate::cluster::witness::{Decision, Lead, NodeView, View};
-use crate::cluster::{MemberRole, NodeId, RaftId};
+use crate::cluster::{Authority, MemberRole, NodeId, RaftId};
 
+use super::super::frame::Standing;
 use super::super::member::{Metrics, is_initialized};
-use super::super::status::{Authority, ClusterStatus, RaftRole};
+use super::super::status::{ClusterStatus, RaftRole};
 use super::{Campaigner, Guardian};
 
 impl Guardian {
@@ -115,19 +119,16 @@ impl Guardian {
             Lead::Heard => metrics.current_leader.map(RaftId::member),
             Lead::Dead { .. } | Lead::SilentSince(_) => None,
         };
-        let own_stranger = self.member.book.own_stranger();
+        let is_stranger = self.member.book.own_stranger().is_some();
         let status = ClusterStatus {
             role: role(metrics),
             leader,
             term: metrics.current_term,
             last_applied: *self.member.machine.applied_index().borrow(),
             obstacle: self.obstacle(metrics),
-            authority: if own_stranger.is_some() {
-                Authority::Isolated
-            } else if own_quorum || self.member.heard_within_lease() {
-                Authority::Quorum
-            } else {
-                self.authority_of_front_ends(now)
+            authority: match is_stranger {
+                true => Authority::Isolated,
+                false => self.authority(now),
             },
         };
         self.member.metrics.observe(&status);
@@ -139,23 +140,55 @@ impl Guardian {
         });
     }
 
-    /// Without a majority: what the front ends, through which all clients come, hear of a leader.
-    pub(super) fn authority_of_front_ends(&self, now: Instant) -> Authority {
-        let fresh = self.member.config.timings.status_interval * STATUS_INTERVALS_FRESH;
+    pub(super) fn note_lead(&mut self, metrics: &Metrics, now: Instant) {
+        if metrics.state != ServerState::Leader {
+            self.led_since = None;
+            return;
+        }
+        self.led_since.get_or_insert(now);
+        let acknowledged = self
+            .member
+            .quorum_age(metrics)
+            .and_then(|age| now.checked_sub(age));
+        if let Some(acknowledged) = acknowledged {
+            self.contact.note_own(acknowledged.into_std());
+        }
+    }
+
+    /// Without a majority, what the front ends say counts: all clients come through them.
+    fn authority(&self, now: Instant) -> Authority {
+        let reliance = self.reliance();
         let witnesses = self
             .peers
             .values()
             .filter(|peer| peer.role == MemberRole::Witness);
-        let mut answers = witnesses
-            .filter_map(|peer| peer.status)
-            .filter(|(at, _)| now < *at + fresh)
-            .map(|(_, status)| status.hears_leader)
-            .peekable();
-        if answers.peek().is_none() || answers.any(|hears_leader| hears_leader) {
-            Authority::Isolated
-        } else {
-            Authority::NoLeader
+        let answers: Vec<FrontEndAnswer> = witnesses
+            .filter_map(|peer| peer.status.as_ref())
+            .map(|(asked, status)| FrontEndAnswer {
+                asked: asked.into_std(),
+                word: front_end_word(&status.standing, reliance.lease),
+            })
+            .collect();
+        let last = self.member.log_position();
+        self.contact.authority(&answers, last, reliance, now.into_std())
+    }
+
+    pub(super) fn reliance(&self) -> Reliance {
+        self.member.config.timings.reliance()
+    }
+}
+
+fn front_end_word(standing: &Standing, lease: Duration) -> FrontEndWord {
+    match *standing {
+        Standing::Leads { quorum_age_ms, .. } if Duration::from_millis(quorum_age_ms.into()) >= lease => {
+            FrontEndWord::HearsNone
         }
+        Standing::Leads { .. } | Standing::Follows => FrontEndWord::HearsLeader,
+        Standing::HearsNone => FrontEndWord::HearsNone,
+        Standing::Stopped { since_ms, last } => FrontEndWord::Stopped {
+            since: Duration::from_millis(since_ms),
+            last,
+        },
     }
 }
 
@@ -171,6 +204,3 @@ fn role(metrics: &Metrics) -> RaftRole {
         ServerState::Shutdown => RaftRole::Stopped,
     }
 }
-
-/// An answer older than this many intervals says nothing.
-const STATUS_INTERVALS_FRESH: u32 = 3;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::cluster::{Command, NodeId, NodeState};
+use crate::cluster::{Command, Incarnation, NodeId, NodeState};
 
 use super::Guardian;
 
@@ -27,10 +27,17 @@ impl Guardian {
 
     pub(super) fn declare_lost(&mut self, now: Instant) {
         let silent_after = self.member.config.timings.silent_after;
+        // Until then a node without a majority may rely on a front end that heard no leader.
+        let reliance = self.reliance();
+        let is_relied_on_no_more = self
+            .led_since
+            .is_some_and(|since| now > since + reliance.answer + reliance.lease);
         for (id, (incarnation, since)) in self.lives.clone() {
             let gone = self.peers.get(&id).is_some_and(|peer| {
-                peer.ended.is_some_and(|(ended, _)| ended == incarnation)
-                    || now > peer.heard.max(since) + silent_after
+                let life = Incarnation::from(incarnation);
+                let has_ended = peer.ended.is_some_and(|(ended, _)| ended.is_of_process(life));
+                let is_silent = now > peer.heard.max(since) + silent_after;
+                has_ended || is_silent && is_relied_on_no_more
             });
             let proposed = self
                 .lost

@@ -22,11 +22,12 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use crate::cluster::authority::{LeaderAnswer, QuorumContact};
 use crate::cluster::membership::Start;
 use crate::cluster::witness::{Heir, LogPosition, ReluctantLeader};
-use crate::cluster::{MemberRole, NodeId};
+use crate::cluster::{Incarnation, MemberRole, NodeId, RaftId};
 
-use super::frame::{Kind, PeerStatus, decode};
+use super::frame::{Kind, PeerStatus, Standing, decode};
 use super::handle::StopReason;
 use super::link::LinkEvent;
 use super::member::Member;
@@ -45,6 +46,10 @@ pub(super) struct Guardian {
     /// The life in which each node stands in the state, and since when: to register is to be heard, even by a
     /// leader that has not reached the node again yet.
     lives: BTreeMap<NodeId, (u64, Instant)>,
+    /// This member's last contact with a majority.
+    contact: QuorumContact,
+    /// Since when this member has led without a break.
+    led_since: Option<Instant>,
     /// Nodes proposed as lost, and when: the proposal may take a moment to be applied.
     lost: BTreeMap<NodeId, (u64, Instant)>,
     expired: Instant,
@@ -53,19 +58,29 @@ pub(super) struct Guardian {
     disk: DiskWatch,
 }
 
-/// A peer's answer to the question how it is, and what was known of logs before it was asked.
-type Answered = (NodeId, Baseline, Option<PeerStatus>);
+/// A peer's answer to the question how it is, and what was known before it was asked.
+struct Answered {
+    from: NodeId,
+    asked: Instant,
+    /// Where this member's own log ended.
+    last_index: u64,
+    baseline: Baseline,
+    status: Option<PeerStatus>,
+}
 
 struct Peer {
     role: MemberRole,
     connected: bool,
-    incarnation: Option<u64>,
+    incarnation: Option<Incarnation>,
     /// Which start of its directory that life is.
     start: Option<Start>,
-    /// The life of the process that was last seen ending, and when.
-    ended: Option<(u64, Instant)>,
-    /// An answer, or a connection made.
+    /// The process that was last seen ending, and when.
+    ended: Option<(Incarnation, Instant)>,
+    /// Its machine refuses connections since then: the process has ended, or something on the way refuses.
+    suspected: Option<Instant>,
+    /// When it was asked a question that it answered, or a connection was made.
     heard: Instant,
+    /// Its latest answer, and when it was asked.
     status: Option<(Instant, PeerStatus)>,
     polled: Option<Instant>,
 }
@@ -93,6 +108,8 @@ impl Guardian {
             campaigner,
             actions: JoinSet::new(),
             lives: BTreeMap::new(),
+            contact: QuorumContact::default(),
+            led_since: None,
             lost: BTreeMap::new(),
             expired: now,
             looked: now,
@@ -135,7 +152,9 @@ impl Guardian {
     fn look(&mut self) -> bool {
         let now = Instant::now();
         self.forgive_after_pause(now);
+        self.confirm_ends(now);
         let metrics = self.member.raft_metrics();
+        self.note_lead(&metrics, now);
         self.publish(&metrics, now);
         if metrics.running_state.is_err() {
             self.note_end();
@@ -168,47 +187,103 @@ impl Guardian {
                 incarnation,
                 start: started,
             } => {
+                let incarnation = Incarnation::from(incarnation);
                 if peer.incarnation != Some(incarnation) {
                     peer.end_life(now);
+                }
+                // It was unreachable, and taken for dead.
+                if peer
+                    .ended
+                    .is_some_and(|(ended, _)| ended.is_of_process(incarnation))
+                {
+                    peer.ended = None;
                 }
                 peer.incarnation = Some(incarnation);
                 peer.start = Some(started);
                 peer.connected = true;
+                peer.suspected = None;
                 if !is_stranger {
                     peer.heard = now;
                 }
             }
-            LinkEvent::Broken => peer.connected = false,
-            LinkEvent::Refused => peer.end_life(now),
-        }
-        if peer.ended.is_some_and(|(_, at)| at == now) {
-            tracing::info!(peer = %id, "a member's process has ended");
-            if let Some(start) = start {
-                self.member.book.note_ended(id, start);
+            LinkEvent::Broken => {
+                peer.connected = false;
+                if let Some(start) = start {
+                    self.member.book.note_gone(id, start);
+                }
             }
-            // Fresh answers decide who may lead now.
-            let others: Vec<NodeId> = self.peers.keys().copied().collect();
-            others.into_iter().for_each(|other| self.poll(other, now));
+            LinkEvent::Refused if peer.incarnation.is_some() && peer.suspected.is_none() => {
+                peer.connected = false;
+                peer.suspected = Some(now);
+                self.poll_all(now);
+            }
+            LinkEvent::Refused => {}
+        }
+        let ended = |peer: &Peer| peer.ended.is_some_and(|(_, at)| at == now);
+        if self.peers.get(&id).is_some_and(ended) {
+            self.note_process_ended(id, start, now);
         }
         if let LinkEvent::Connected { .. } = event {
             self.poll(id, now);
         }
     }
 
+    fn note_process_ended(&mut self, id: NodeId, start: Option<Start>, now: Instant) {
+        tracing::info!(peer = %id, "a member's process has ended");
+        if let Some(start) = start {
+            self.member.book.note_gone(id, start);
+        }
+        // Fresh answers decide who may lead now.
+        self.poll_all(now);
+    }
+
+    /// A refused connection alone may be a firewall's doing. A process has ended when another member, asked after the
+    /// refusal, has no connection to it either.
+    fn confirm_ends(&mut self, now: Instant) {
+        let lost_by_another = |id: NodeId, start: Start, since: Instant| {
+            self.peers.iter().any(|(other, peer)| {
+                let answered = peer.status.as_ref().filter(|(asked, _)| *asked >= since);
+                *other != id
+                    && !self.is_stranger(*other)
+                    && answered.is_some_and(|(_, status)| status.has_no_connection_to(id, start))
+            })
+        };
+        let confirmed: Vec<(NodeId, Start)> = self
+            .peers
+            .iter()
+            .filter_map(|(id, peer)| Some((*id, peer.start?, peer.suspected?)))
+            .filter(|(id, start, since)| lost_by_another(*id, *start, *since))
+            .map(|(id, start, _)| (id, start))
+            .collect();
+        for (id, start) in confirmed {
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.end_life(now);
+            }
+            self.note_process_ended(id, Some(start), now);
+        }
+    }
+
     /// A stranger's answer is no sign of life of the member that it claims to be.
-    fn note_answer(&mut self, (id, baseline, status): Answered) {
-        let now = Instant::now();
-        let (Some(peer), Some(status)) = (self.peers.get_mut(&id), status) else {
+    fn note_answer(&mut self, answered: Answered) {
+        let (from, asked) = (answered.from, answered.asked);
+        let (Some(peer), Some(status)) = (self.peers.get_mut(&from), answered.status) else {
             return;
         };
         let book = &self.member.book;
-        book.note_told(id, status.stranger);
-        match book.meet(&status.introduction, &status.reach, &baseline) {
-            Ok(()) => {
-                peer.heard = now;
-                peer.status = Some((now, status));
-            }
-            Err(_) => peer.status = None,
+        book.note_told(from, status.stranger);
+        if book
+            .meet(&status.introduction, &status.reach, &answered.baseline)
+            .is_err()
+        {
+            peer.status = None;
+            return;
+        }
+        if let Some(answer) = leader_answer(asked, &status.standing) {
+            self.contact.note(&answer, answered.last_index);
+        }
+        peer.heard = peer.heard.max(asked);
+        if peer.status.as_ref().is_none_or(|(earlier, _)| *earlier <= asked) {
+            peer.status = Some((asked, status));
         }
     }
 
@@ -218,14 +293,29 @@ impl Guardian {
     }
 
     fn poll_peers(&mut self, now: Instant) {
-        let interval = self.member.config.timings.status_interval;
-        let due = |peer: &Peer| peer.connected && peer.polled.is_none_or(|polled| now >= polled + interval);
+        let timings = &self.member.config.timings;
+        let leader = self.member.raft_metrics().current_leader.map(RaftId::member);
+        let is_any_suspected = self.peers.values().any(|peer| peer.suspected.is_some());
+        let due = |id: NodeId, peer: &Peer| {
+            let interval = match (is_any_suspected, leader == Some(id)) {
+                (true, _) => Duration::ZERO,
+                // What it says of its majority counts for less than a lease.
+                (false, true) => timings.heartbeat,
+                (false, false) => timings.status_interval,
+            };
+            peer.connected && peer.polled.is_none_or(|polled| now >= polled + interval)
+        };
         let due: Vec<NodeId> = self
             .peers
             .iter()
-            .filter_map(|(id, peer)| due(peer).then_some(*id))
+            .filter_map(|(id, peer)| due(*id, peer).then_some(*id))
             .collect();
         due.into_iter().for_each(|id| self.poll(id, now));
+    }
+
+    fn poll_all(&mut self, now: Instant) {
+        let all: Vec<NodeId> = self.peers.keys().copied().collect();
+        all.into_iter().for_each(|id| self.poll(id, now));
     }
 
     fn poll(&mut self, id: NodeId, now: Instant) {
@@ -238,13 +328,20 @@ impl Guardian {
         peer.polled = Some(now);
         let control = links.control.clone();
         let baseline = self.member.book.baseline();
+        let last_index = self.member.log_position().index;
         self.polls.push(Box::pin(async move {
             let answer = timeout(POLL_TIMEOUT, control.ask(Kind::Status, Bytes::new())).await;
             let status = answer
                 .ok()
                 .and_then(Result::ok)
                 .and_then(|body| decode(&body).ok());
-            (id, baseline, status)
+            Answered {
+                from: id,
+                asked: now,
+                last_index,
+                baseline,
+                status,
+            }
         }));
     }
 
@@ -267,6 +364,7 @@ impl Peer {
             incarnation: None,
             start: None,
             ended: None,
+            suspected: None,
             heard: now,
             status: None,
             polled: None,
@@ -275,6 +373,7 @@ impl Peer {
 
     fn end_life(&mut self, now: Instant) {
         self.connected = false;
+        self.suspected = None;
         self.status = None;
         if let Some(incarnation) = self.incarnation.take() {
             self.ended = Some((incarnation, now));
@@ -283,9 +382,26 @@ impl Peer {
 
     /// Where its log ended, if it said so after the leader was last heard.
     fn log_since(&self, heard: Option<Instant>) -> Option<LogPosition> {
-        let (at, status) = self.status?;
-        (heard.is_none_or(|heard| at > heard)).then_some(status.reach.last)
+        let (asked, status) = self.status.as_ref()?;
+        (heard.is_none_or(|heard| *asked > heard)).then_some(status.reach.last)
     }
+}
+
+fn leader_answer(asked: Instant, standing: &Standing) -> Option<LeaderAnswer> {
+    let Standing::Leads {
+        quorum_age_ms,
+        acknowledged_age_ms,
+        committed,
+    } = *standing
+    else {
+        return None;
+    };
+    Some(LeaderAnswer {
+        asked: asked.into_std(),
+        quorum_age: Duration::from_millis(quorum_age_ms.into()),
+        acknowledged_age: Duration::from_millis(acknowledged_age_ms.into()),
+        committed,
+    })
 }
 
 const TICK: Duration = Duration::from_millis(25);

@@ -1,0 +1,157 @@
+//! What is left of a member that has stopped: it says so to whoever asks, and gives nobody a majority.
+//!
+//! A node whose only companion has died must know whether anything can have been committed without it. Silence of the
+//! witness leaves that open; the witness's word that it has stopped, and how far it had come, does not.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use crate::cluster::NodeId;
+use crate::cluster::membership::{Introduction, Reach};
+use crate::cluster::witness::LogPosition;
+
+use super::files::Files;
+use super::frame::{
+    Declined, Frame, FrameReader, Hello, Kind, PeerStatus, Standing, Welcome, decode, encode,
+};
+use super::member::Member;
+use super::server::{HELLO_TIMEOUT, accept_all, write_frames};
+use super::small_file;
+use super::transport::Transport;
+use super::type_config::position_of;
+
+/// A member that has stopped, as it answers the others until it is started again.
+#[derive(Debug, Clone)]
+pub struct StoppedMember {
+    cluster: String,
+    address: SocketAddr,
+    peers: BTreeSet<NodeId>,
+    incarnation: u64,
+    introduction: Introduction,
+    reach: Reach,
+    /// The last entry that it can have acknowledged.
+    last: LogPosition,
+    since: Instant,
+    relied_on: Duration,
+}
+
+impl StoppedMember {
+    pub(super) fn of(member: &Member, address: SocketAddr) -> Self {
+        let synced = member.log.id_at(member.log.synced_index());
+        let last = synced.map_or_else(|| member.log_position(), position_of);
+        let reliance = member.config.timings.reliance();
+        Self {
+            cluster: member.config.name.clone(),
+            address,
+            peers: member.peers.keys().copied().collect(),
+            incarnation: member.incarnation(),
+            introduction: member.introduction(),
+            reach: member.reach(),
+            last,
+            since: Instant::now(),
+            relied_on: reliance.answer + reliance.lease,
+        }
+    }
+
+    /// How long after its last answer it must not take part: others rely on its word until then.
+    #[must_use]
+    pub fn is_relied_on_for(&self) -> Duration {
+        self.relied_on
+    }
+
+    /// Answers at the member's address until it is dropped.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    pub async fn answer<T: Transport>(&self, transport: T) -> io::Result<()> {
+        let listener = transport.listen(self.address).await?;
+        let stopped = Arc::new(self.clone());
+        accept_all(transport, listener, |transport, incoming| {
+            converse(transport, incoming, stopped.clone())
+        })
+        .await;
+        Ok(())
+    }
+
+    fn status(&self) -> PeerStatus {
+        PeerStatus {
+            incarnation: self.incarnation,
+            introduction: self.introduction,
+            reach: self.reach,
+            stranger: None,
+            standing: Standing::Stopped {
+                since_ms: u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+                last: self.last,
+            },
+            connected: Vec::new(),
+        }
+    }
+}
+
+/// Whether files can be written and synced again.
+///
+/// # Errors
+/// Names what failed.
+pub async fn probe_disk(files: Arc<dyn Files>) -> io::Result<()> {
+    small_file::replace(files.clone(), PROBE, &()).await?;
+    files.remove(PROBE)
+}
+
+async fn converse<T: Transport>(
+    transport: T,
+    incoming: T::Incoming,
+    stopped: Arc<StoppedMember>,
+) -> io::Result<()> {
+    let stream = timeout(HELLO_TIMEOUT, transport.secure(incoming)).await??;
+    let mut reader = FrameReader::new(stream);
+    let frame = timeout(HELLO_TIMEOUT, reader.next()).await??;
+    let hello: Hello = decode(&frame.body)?;
+    let from = hello.from.id.member();
+    let accepted = frame.kind == Kind::Hello
+        && hello.cluster == stopped.cluster
+        && hello.to == stopped.introduction.id.member()
+        && stopped.peers.contains(&from)
+        && transport.is_from(reader.stream(), from);
+    if !accepted {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    let (mut reader, mut writer) = reader.split();
+    let welcome = Welcome {
+        incarnation: stopped.incarnation,
+        introduction: stopped.introduction,
+        reach: stopped.reach,
+        stranger: None,
+    };
+    let welcome = frame_of(Kind::Answer, frame.request, encode(&welcome)?);
+    write_frames(&mut writer, [welcome]).await?;
+    loop {
+        let frame = reader.next().await?;
+        let answer = match frame.kind {
+            Kind::Reach => continue,
+            Kind::Status => frame_of(Kind::Answer, frame.request, encode(&stopped.status())?),
+            Kind::Hello
+            | Kind::Append
+            | Kind::Vote
+            | Kind::PreVote
+            | Kind::TransferLeader
+            | Kind::Snapshot
+            | Kind::Propose
+            | Kind::Administer
+            | Kind::Answer
+            | Kind::Refused
+            | Kind::Declined => frame_of(Kind::Declined, frame.request, encode(&Declined::Stopped)?),
+        };
+        write_frames(&mut writer, [answer]).await?;
+    }
+}
+
+fn frame_of(kind: Kind, request: u64, body: bytes::Bytes) -> Frame {
+    Frame { kind, request, body }
+}
+
+const PROBE: &str = "probe";
