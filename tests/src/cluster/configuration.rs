@@ -115,7 +115,7 @@ fn node(id: u64, addresses: Addresses, options: &ClusterOptions) -> String {
          [log]\nformat = \"text\"\n\n\
          [admin]\nlisten = \"{admin}\"\n\n\
          [sip]\nlisten = \"{sip}\"\ntrusted_front_ends = [\"127.0.0.0/8\"]\n\
-         outbound_front_ends = [\"{outbound}\"]\nsession_timer_secs = 1800\n\n\
+         outbound_front_ends = [\"{outbound}\"]\nsession_timer_secs = 1800\n{without_quorum}\n\
          [directory]\nfile = \"directory.toml\"\n\n\
          [cti]\nheartbeat_interval_ms = {heartbeat}\nreconnect_interval_ms = 200\n\n\
          {connections}\
@@ -137,6 +137,10 @@ fn node(id: u64, addresses: Addresses, options: &ClusterOptions) -> String {
             .unwrap_or_default(),
         cluster = cluster(id, addresses, options),
         adoption_disabled = options.adoption_disabled,
+        without_quorum = match options.serves_without_quorum {
+            true => "new_sessions_without_quorum = \"serve\"\n",
+            false => "",
+        },
     )
 }
 

@@ -74,6 +74,8 @@ pub struct ClusterOptions {
     pub newest_format: Option<u16>,
     /// When a newer format is written.
     pub finalise: Finalise,
+    /// Nodes open sessions while the cluster has no quorum.
+    pub serves_without_quorum: bool,
     /// `TANDEM_LOG` of every process.
     pub log_filter: String,
 }
@@ -92,6 +94,7 @@ impl Default for ClusterOptions {
             log_bounds: None,
             newest_format: None,
             finalise: Finalise::AfterSecs(24 * 60 * 60),
+            serves_without_quorum: false,
             log_filter: std::env::var("TANDEM_LOG").unwrap_or_else(|_| "info,openraft=error".to_owned()),
         }
     }

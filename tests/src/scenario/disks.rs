@@ -18,8 +18,14 @@ pub struct DiskScene {
 }
 
 impl DiskScene {
+    /// All users are signed in when it returns.
     pub async fn start(options: ClusterOptions) -> anyhow::Result<Self> {
         let users = options.users;
+        Self::start_signed_in(options, users).await
+    }
+
+    /// As `start`, with so many of the users signed in.
+    pub async fn start_signed_in(options: ClusterOptions, users: usize) -> anyhow::Result<Self> {
         // Nodes go down again and again here.
         let options = ClusterOptions {
             hold_down: Some(Duration::ZERO),

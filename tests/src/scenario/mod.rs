@@ -177,7 +177,12 @@ impl Scene {
     pub async fn everyone_gets_a_snapshot(&self) -> anyhow::Result<()> {
         let users = self.signed_in().await;
         ensure!(!users.is_empty(), "nobody is signed in");
-        let asked = users.clone();
+        self.get_snapshots(&users).await
+    }
+
+    /// As `everyone_gets_a_snapshot`, for these users.
+    pub async fn get_snapshots(&self, users: &[usize]) -> anyhow::Result<()> {
+        let (users, asked) = (users.to_vec(), users.to_vec());
         let requests: Vec<(usize, usize)> = self
             .ocs
             .ask(move |front_end| {

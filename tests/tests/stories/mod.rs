@@ -27,6 +27,7 @@ mod rebalance;
 mod rolled_back;
 mod rolling_upgrade;
 mod round_robin;
+mod stopped_witness;
 mod strange_directories;
 mod tls;
 mod wiped_member;
