@@ -287,6 +287,7 @@ impl Parts {
             news,
             metrics: self.metrics.clone(),
             raft_metrics,
+            readiness: self.readiness.clone(),
             shutdown: self.shutdown.clone(),
         };
         witness.spawn().context("starting the witness's thread").map(Some)

@@ -6,9 +6,25 @@ use tandem_lb::app;
 use tandem_lb::config::Config;
 use tandem_shared::io::process::{self, ExitStatus};
 use tandem_shared::io::telemetry::init_logging;
+use tandem_shared::io::tls::{TlsError, sip_server_config};
 
 fn main() -> ExitCode {
-    process::main("tandem-lb", Config::read, start)
+    process::main("tandem-lb", Config::read, check, start)
+}
+
+/// The files that the configuration names.
+fn check(config: &Config) -> Result<(), TlsError> {
+    for tls in config
+        .listeners
+        .iter()
+        .filter_map(|listener| listener.tls.as_ref())
+    {
+        sip_server_config(tls)?;
+    }
+    match &config.cluster {
+        Some(cluster) => cluster.section.check_certificate(cluster.member_id),
+        None => Ok(()),
+    }
 }
 
 fn start(config: Config) -> anyhow::Result<ExitStatus> {

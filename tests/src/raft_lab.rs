@@ -241,7 +241,7 @@ impl Lab {
             key: file(format!("{holder}.key")),
             authority: file("authority.pem".to_owned()),
         };
-        let transport = TlsTransport::new(&files_of_holder, "lab").unwrap();
+        let transport = TlsTransport::new(&files_of_holder, "lab", holder).unwrap();
         Cluster::start(config, transport, files, metrics).await
     }
 

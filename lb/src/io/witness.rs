@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tandem_shared::cluster::StateLimits;
+use tandem_shared::cluster::{ClusterState, NodeState, StateLimits};
 use tandem_shared::config::PeerSecurity;
+use tandem_shared::io::admin::Readiness;
 use tandem_shared::io::raft::{
     Cluster, ClusterConfig, RaftMetrics, RealFiles, StartError, StoppedMember, TcpTransport, TlsTransport,
     probe_disk,
@@ -30,6 +31,7 @@ pub struct Witness {
     pub news: mpsc::Sender<ClusterNews>,
     pub metrics: Metrics,
     pub raft_metrics: RaftMetrics,
+    pub readiness: Readiness,
     pub shutdown: Shutdown,
 }
 
@@ -71,6 +73,8 @@ impl Witness {
                     );
                 }
             }
+            // Nothing is known of the cluster now: what probes tell must do.
+            self.readiness.resolved(CLUSTER);
             // Without a prober nobody is interested.
             let _ = self.news.send(ClusterNews::Silent).await;
             tokio::select! {
@@ -100,10 +104,12 @@ impl Witness {
         loop {
             let ended = match &self.config.section.security {
                 PeerSecurity::PlaintextOnLoopback => stopped.answer(TcpTransport).await,
-                PeerSecurity::MutualTls(tls) => match TlsTransport::new(tls, &self.config.section.name) {
-                    Ok(transport) => stopped.answer(transport).await,
-                    Err(error) => Err(std::io::Error::other(error)),
-                },
+                PeerSecurity::MutualTls(tls) => {
+                    match TlsTransport::new(tls, &self.config.section.name, self.config.member_id) {
+                        Ok(transport) => stopped.answer(transport).await,
+                        Err(error) => Err(std::io::Error::other(error)),
+                    }
+                }
             };
             if let Err(error) = ended {
                 warn!(%error, "the others cannot be told that the cluster's member in this process has stopped");
@@ -140,7 +146,7 @@ impl Witness {
         match &section.security {
             PeerSecurity::PlaintextOnLoopback => Cluster::start(config, TcpTransport, files, metrics).await,
             PeerSecurity::MutualTls(tls) => {
-                let transport = TlsTransport::new(tls, &section.name)?;
+                let transport = TlsTransport::new(tls, &section.name, self.config.member_id)?;
                 Cluster::start(config, transport, files, metrics).await
             }
         }
@@ -156,6 +162,7 @@ impl Witness {
         let mut membership = Membership::default();
         let begun = cluster.with_state(|state| membership.begin(state, Instant::now().into_std()));
         self.tell(begun).await;
+        self.show_readiness(cluster);
         loop {
             let deadline = membership.next_deadline();
             tokio::select! {
@@ -164,6 +171,7 @@ impl Witness {
                         let told = cluster
                             .with_state(|state| membership.changed(&changes, state, Instant::now().into_std()));
                         self.tell(told).await;
+                        self.show_readiness(cluster);
                     }
                     None => return,
                 },
@@ -187,6 +195,18 @@ impl Witness {
         }
     }
 
+    /// As long as no node has been taken in, an INVITE would not be answered, whatever ports accept.
+    fn show_readiness(&self, cluster: &Cluster) {
+        let live = |state: &ClusterState| state.nodes().values().any(|node| node.state == NodeState::Live);
+        if cluster.with_state(live) {
+            self.readiness.resolved(CLUSTER);
+        } else {
+            let obstacle = cluster.status().borrow().obstacle.clone();
+            let detail = obstacle.unwrap_or_else(|| "no node has been taken in by the cluster".to_owned());
+            self.readiness.not_ready(CLUSTER, detail);
+        }
+    }
+
     /// Owners first: who hears that a node is lost asks next who owns its sessions.
     async fn tell(&self, (moved, news): (Moved, Vec<ClusterNews>)) {
         self.ownership.take_in(moved);
@@ -203,6 +223,7 @@ impl Witness {
     }
 }
 
+const CLUSTER: &str = "cluster";
 const RESTART_PAUSE_MIN: Duration = Duration::from_secs(1);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(60);
 

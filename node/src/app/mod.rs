@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use prometheus::Registry;
+use tandem_shared::cluster::health::Subject;
 use tandem_shared::cluster::{Incarnation, StateLimits};
 use tandem_shared::config::PeerSecurity;
 use tandem_shared::io::admin::{self, AdminState, Readiness};
@@ -30,7 +31,7 @@ use crate::gateway::{Gateway, Input};
 use crate::io::admin_routes::Routes;
 use crate::io::cti_link::CtiLinks;
 use crate::io::directory_watch::DirectoryFile;
-use crate::io::driver::{Driver, DriverEvent, Identity, LEADER, QUORUM, REGISTRATION};
+use crate::io::driver::{Driver, DriverEvent, Identity, REGISTRATION};
 use crate::io::outbound::OutboundRoute;
 use crate::io::presence::{PresenceChanged, PresenceMetrics, PresenceOut, PresenceRoutes, PresenceView};
 use crate::io::rebalancing::Rebalancing;
@@ -59,8 +60,8 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
     let shutdown = Shutdown::new();
     let registry = Registry::new();
     let readiness = Readiness::new();
-    readiness.not_ready(LEADER, "no leader is known");
-    readiness.not_ready(QUORUM, "no majority has been heard of yet");
+    readiness.not_ready(Subject::Leader.label(), "no leader is known");
+    readiness.not_ready(Subject::Quorum.label(), "no majority has been heard of yet");
     readiness.not_ready(REGISTRATION, "the cluster has not taken the node in");
     let metrics = NodeMetrics::register(&registry, clock::now().instant);
     let sip_listener = bind(config.sip.listen, "SIP")?;
@@ -274,7 +275,8 @@ async fn start_cluster(
     match &section.security {
         PeerSecurity::PlaintextOnLoopback => Cluster::start(member, TcpTransport, files, metrics).await,
         PeerSecurity::MutualTls(tls) => {
-            let transport = TlsTransport::new(tls, &section.name).context("preparing TLS between members")?;
+            let transport =
+                TlsTransport::new(tls, &section.name, config.id).context("preparing TLS between members")?;
             Cluster::start(member, transport, files, metrics).await
         }
     }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tandem_shared::cluster::health::{Condition, Severity};
 use tandem_shared::cluster::{
-    Applied, Assignment, Authority, CasId, Command, NodeId, NodeState, Refusal, SettingKind, SettingName,
+    Applied, Assignment, CasId, Command, NodeId, NodeState, Refusal, SettingKind, SettingName,
 };
 use tandem_shared::io::admin::{AdminRequest, AdminResponse, Router, StatusCode};
 use tandem_shared::io::raft::{AdministrationError, Cluster, MembersView};
@@ -100,11 +101,8 @@ impl Routes {
             leader: status.leader.map(|leader| leader.to_string()),
             term: status.term,
             last_applied: status.last_applied,
-            authority: match status.authority {
-                Authority::Quorum => "quorum",
-                Authority::NoLeader => "no_leader",
-                Authority::Isolated => "isolated",
-            },
+            authority: status.authority.label(),
+            conditions: status.conditions.iter().map(ConditionView::of).collect(),
             nodes,
             membership: self.cluster.members(),
         }
@@ -323,8 +321,28 @@ struct ClusterView {
     term: u64,
     last_applied: u64,
     authority: &'static str,
+    /// All that is not as it should be with this member.
+    conditions: Vec<ConditionView>,
     nodes: Vec<NodeView>,
     membership: MembersView,
+}
+
+#[derive(Serialize)]
+struct ConditionView {
+    subject: &'static str,
+    /// It cannot do its work; otherwise somebody should look at it.
+    not_ready: bool,
+    text: String,
+}
+
+impl ConditionView {
+    fn of(condition: &Condition) -> Self {
+        Self {
+            subject: condition.subject.label(),
+            not_ready: condition.severity == Severity::NotReady,
+            text: condition.text.clone(),
+        }
+    }
 }
 
 #[derive(Serialize)]

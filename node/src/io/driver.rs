@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use tandem_shared::cluster::Authority;
+use tandem_shared::cluster::health::{Severity, Subject};
 use tandem_shared::cluster::{Applied, Change, Command, NodeId, SessionKey, SettingName, WatcherRecord};
 use tandem_shared::io::admin::Readiness;
 use tandem_shared::io::raft::{ChangeReceiver, Cluster, ClusterStatus};
@@ -247,17 +247,15 @@ impl Driver {
     }
 
     fn status(&mut self, status: &ClusterStatus) {
-        match (&status.obstacle, status.leader) {
-            (Some(obstacle), _) => self.readiness.not_ready(LEADER, obstacle.clone()),
-            (None, Some(_)) => self.readiness.resolved(LEADER),
-            (None, None) => self.readiness.not_ready(LEADER, "no leader is known"),
-        }
-        match status.authority {
-            Authority::Quorum => self.readiness.resolved(QUORUM),
-            Authority::NoLeader => self.readiness.not_ready(QUORUM, "the cluster has no majority"),
-            Authority::Isolated => self
-                .readiness
-                .not_ready(QUORUM, "this node has no contact with a majority of the cluster"),
+        for subject in Subject::ALL {
+            let condition = status
+                .conditions
+                .iter()
+                .find(|condition| condition.subject == subject && condition.severity == Severity::NotReady);
+            match condition {
+                Some(condition) => self.readiness.not_ready(subject.label(), condition.text.clone()),
+                None => self.readiness.resolved(subject.label()),
+            }
         }
         // The state has moved on, whether or not that changed anything for those who follow it.
         self.heard(Heard::Changes(&[]));
@@ -499,8 +497,6 @@ impl Driver {
 
 /// Why the node is not ready.
 pub const REGISTRATION: &str = "registration";
-pub const QUORUM: &str = "quorum";
-pub const LEADER: &str = "leader";
 
 const METRICS_INTERVAL: Duration = Duration::from_secs(1);
 /// One attempt to commit a batch; what has more time goes again with the next one.

@@ -14,6 +14,7 @@ pub mod format;
 mod golden_samples_tests;
 #[cfg(test)]
 pub(crate) mod golden_tests;
+pub mod health;
 pub mod membership;
 pub mod node;
 pub mod presence;

@@ -1,7 +1,7 @@
 //! `[cluster]`: who the members are, and how they know each other.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::{Section, TlsFiles};
@@ -170,10 +170,30 @@ fn read_security(
     }
 }
 
+/// Why nobody can connect there.
+fn unreachable(address: SocketAddr) -> Option<&'static str> {
+    let ip = address.ip();
+    if ip.is_unspecified() {
+        Some("it stands for every address of a machine, and peers need one")
+    } else if ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST) {
+        Some("it is no single machine's")
+    } else if address.port() == 0 {
+        Some("port 0 is none")
+    } else {
+        None
+    }
+}
+
 fn check_members(section: &Section, members: &[ClusterMember], own: Option<(NodeId, MemberRole)>) {
     let ids: BTreeSet<NodeId> = members.iter().map(|member| member.id).collect();
     if ids.len() < members.len() {
         section.problem("member", "two members have the same id", "an id per member");
+    }
+    for member in members {
+        if let Some(problem) = unreachable(member.address) {
+            let what = format!("{} has the address {}: {problem}", member.id, member.address);
+            section.problem("member", what, "where the other members reach it");
+        }
     }
     let addresses: BTreeSet<SocketAddr> = members.iter().map(|member| member.address).collect();
     if addresses.len() < members.len() {
@@ -343,6 +363,30 @@ mod tests {
             "cluster.member: two members have the same id",
         ];
         assert_eq!(problems, expected);
+    }
+
+    #[test]
+    fn an_address_at_which_nobody_can_be_reached_is_refused() {
+        for (address, problem) in [
+            ("0.0.0.0:7100", "stands for every address"),
+            ("[::]:7100", "stands for every address"),
+            ("127.0.0.1:0", "port 0"),
+            ("255.255.255.255:7100", "no single machine's"),
+            ("224.0.0.1:7100", "no single machine's"),
+        ] {
+            let members = MEMBERS.replace("127.0.0.1:7100", address);
+            let problems = read(
+                "listen = \"127.0.0.1:7001\"\nplaintext_on_loopback = true",
+                &members,
+            )
+            .unwrap_err();
+            assert!(
+                problems
+                    .iter()
+                    .any(|told| told.contains("n100") && told.contains(problem)),
+                "{address}: {problems:?}"
+            );
+        }
     }
 
     #[test]

@@ -10,14 +10,16 @@ use thiserror::Error;
 use super::shutdown::{DrainOutcome, ShutdownReason};
 use crate::config::{Section, read_file};
 
-/// Reads arguments and configuration, runs, and turns the end into an exit status. What cannot be said in the log,
+/// Reads arguments and configuration, runs (or, for `--check-config`, checks what the configuration names), and turns the end into an exit status. What cannot be said in the log,
 /// because there is none yet, goes to standard error.
-pub fn main<C, E>(
+pub fn main<C, K, E>(
     program: &str,
     read: impl FnOnce(&mut Section) -> Option<C>,
+    check: impl FnOnce(&C) -> Result<(), K>,
     run: impl FnOnce(C) -> Result<ExitStatus, E>,
 ) -> ExitCode
 where
+    K: Error,
     E: Into<Box<dyn Error + Send + Sync>>,
 {
     let (path, action) = match parse_arguments(std::env::args_os().skip(1)) {
@@ -43,7 +45,13 @@ where
         }
     };
     match action {
-        Action::CheckConfig => ExitCode::SUCCESS,
+        Action::CheckConfig => match check(&config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{program}: {}", with_causes(&error));
+                ExitStatus::BadConfiguration.into()
+            }
+        },
         Action::Run => run(config).map_or_else(
             |error| {
                 eprintln!("{program}: {}", with_causes(error.into().as_ref()));

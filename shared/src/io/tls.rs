@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier as _;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use thiserror::Error;
@@ -17,7 +18,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::cluster::NodeId;
-use crate::config::TlsFiles;
+use crate::config::{ClusterSection, PeerSecurity, TlsFiles};
 use crate::proxy_protocol::PeerIdentity;
 
 /// For the peer listener: TLS 1.3 only, and the peer must show a certificate of our authority.
@@ -80,6 +81,14 @@ pub enum TlsError {
     },
     #[error("{} cannot serve as an authority: it must hold CA certificates", .path.display())]
     NotAnAuthority { path: PathBuf },
+    #[error("other members would not accept the certificate in {} {role}: {source}", .path.display())]
+    NotAccepted {
+        path: PathBuf,
+        /// As which end of a connection.
+        role: &'static str,
+        #[source]
+        source: Box<rustls::Error>,
+    },
     #[error("{} and {} do not belong together: use the key that the certificate was issued for",
         .certificate.display(), .key.display())]
     Mismatch {
@@ -95,6 +104,66 @@ pub enum TlsError {
 #[error("the certificate cannot be read: {reason}")]
 pub struct CertificateError {
     reason: String,
+}
+
+/// Whether other members would accept our certificate now, at both ends of a connection: it is of the authority that we
+/// trust ourselves, is valid, may be used by servers and clients, and names member `id` of this cluster. Tells when it ends,
+/// in seconds of Unix time.
+///
+/// # Errors
+/// As [`peer_server_config`], and when the certificate would not be accepted, with the reason.
+pub fn check_member_certificate(files: &TlsFiles, id: NodeId, cluster_name: &str) -> Result<u64, TlsError> {
+    let material = Material::load(files)?;
+    let authority = Arc::new(material.authority);
+    let not_an_authority = || TlsError::NotAnAuthority {
+        path: files.authority.clone(),
+    };
+    let not_accepted = |role| {
+        move |source| TlsError::NotAccepted {
+            path: files.certificate.clone(),
+            role,
+            source: Box::new(source),
+        }
+    };
+    let as_server = WebPkiServerVerifier::builder_with_provider(authority.clone(), provider())
+        .build()
+        .map_err(|_| not_an_authority())?;
+    let as_client = WebPkiClientVerifier::builder_with_provider(authority, provider())
+        .build()
+        .map_err(|_| not_an_authority())?;
+    let (own, issuers) = material
+        .certificates
+        .split_first()
+        .ok_or_else(|| TlsError::NoCertificate {
+            path: files.certificate.clone(),
+        })?;
+    let name = peer_server_name(id, cluster_name)
+        .map_err(|_| not_accepted("as a server")(rustls::Error::UnsupportedNameType))?;
+    let now = UnixTime::now();
+    as_server
+        .verify_server_cert(own, issuers, &name, &[], now)
+        .map_err(not_accepted("as a server's"))?;
+    as_client
+        .verify_client_cert(own, issuers, now)
+        .map_err(not_accepted("as a client's"))?;
+    let parsed = parse_certificate(own).map_err(|source| TlsError::DamagedCertificate {
+        path: files.certificate.clone(),
+        source,
+    })?;
+    Ok(u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0))
+}
+
+impl ClusterSection {
+    /// Whether other members would accept this member's certificate now; nothing to check in plaintext.
+    ///
+    /// # Errors
+    /// As [`check_member_certificate`].
+    pub fn check_certificate(&self, id: NodeId) -> Result<(), TlsError> {
+        match &self.security {
+            PeerSecurity::MutualTls(files) => check_member_certificate(files, id, &self.name).map(drop),
+            PeerSecurity::PlaintextOnLoopback => Ok(()),
+        }
+    }
 }
 
 fn server_config(
@@ -410,6 +479,74 @@ mod tests {
         let (accepted, connected) = tokio::join!(accept, connect);
         connected?;
         accepted
+    }
+
+    /// A certificate for both ends, from an hour ago to an hour from now, but for what `change` makes of it.
+    fn member_files(authority: &Authority, change: impl FnOnce(&mut CertificateParams)) -> TlsFiles {
+        let mut params = CertificateParams::new(vec!["n1.main.tandem".to_owned()]).unwrap();
+        let now = time::OffsetDateTime::now_utc();
+        (params.not_before, params.not_after) = (now - time::Duration::HOUR, now + time::Duration::HOUR);
+        params.extended_key_usages = vec![
+            rcgen::ExtendedKeyUsagePurpose::ServerAuth,
+            rcgen::ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        change(&mut params);
+        let files = authority.issue("member", "member", &["n1.main.tandem"]);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &authority.issuer).unwrap();
+        std::fs::write(&files.certificate, certificate.pem()).unwrap();
+        std::fs::write(&files.key, key.serialize_pem()).unwrap();
+        files
+    }
+
+    #[test]
+    fn a_certificate_that_other_members_would_refuse_is_named_with_the_reason() {
+        let authority = Authority::new();
+        let now = time::OffsetDateTime::now_utc();
+        let check = |files: &TlsFiles| check_member_certificate(files, NodeId(1), "main");
+        let expires = check(&member_files(&authority, |_| {})).unwrap();
+        let left = i64::try_from(expires).unwrap() - now.unix_timestamp();
+        assert!((3500..=3700).contains(&left), "{left}");
+
+        type Change<'a> = Box<dyn FnOnce(&mut CertificateParams) + 'a>;
+        let cases: [(&str, Change<'_>); 4] = [
+            (
+                "not valid for name",
+                Box::new(|params| {
+                    *params = CertificateParams::new(vec!["n2.main.tandem".to_owned()]).unwrap()
+                }),
+            ),
+            (
+                "expired",
+                Box::new(|params| params.not_after = now - time::Duration::MINUTE),
+            ),
+            (
+                "not valid yet",
+                Box::new(|params| params.not_before = now + time::Duration::MINUTE),
+            ),
+            (
+                "as a client's",
+                Box::new(|params| {
+                    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+                }),
+            ),
+        ];
+        for (reason, change) in cases {
+            let told = check(&member_files(&authority, change)).unwrap_err().to_string();
+            assert!(
+                told.contains(reason) && told.contains("member.pem"),
+                "{reason}: {told}"
+            );
+        }
+
+        let other = Authority::new();
+        let files = TlsFiles {
+            authority: other.path("ca.pem"),
+            ..member_files(&authority, |_| {})
+        };
+        // Of the same name, which some tools give to every authority.
+        let told = check(&files).unwrap_err().to_string();
+        assert!(told.contains("BadSignature") || told.contains("UnknownIssuer"), "{told}");
     }
 
     #[tokio::test]

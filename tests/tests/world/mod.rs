@@ -495,8 +495,8 @@ impl Transport for SimulatedTransport {
         TcpStream::connect(address).await
     }
 
-    fn is_from(&self, _stream: &TcpStream, _peer: NodeId) -> bool {
-        true
+    fn check_from(&self, _stream: &TcpStream, _peer: NodeId) -> Result<(), String> {
+        Ok(())
     }
 }
 

@@ -102,13 +102,15 @@ pub(super) fn perform(arguments: &Arguments) -> Result<Outcome, ClientError> {
     }))
 }
 
-/// Well is a cluster with a leader, whose members all answer, and none of them a stranger.
+/// Well is a cluster with a leader, whose members all answer, none of them a stranger, seen from a member with which
+/// nothing is wrong.
 fn status(client: &AdminClient, json: bool) -> Result<Outcome, ClientError> {
     let status = client.get("/cluster")?;
     let membership = &status["membership"];
     let members = list_of(&membership["members"]);
     let well = !status["leader"].is_null()
         && membership["obstacle"].is_null()
+        && list_of(&status["conditions"]).is_empty()
         && membership["changing"] == json!(false)
         && members.iter().all(|member| {
             member["answers"] == json!(true)
@@ -194,11 +196,11 @@ fn status_text(status: &Value) -> String {
             word(&member["stranger"])
         ));
     }
-    if !membership["obstacle"].is_null() {
+    for condition in list_of(&status["conditions"]) {
         text.push_str(&format!(
             "{} (!): {}\n",
             word(&status["node"]),
-            word(&membership["obstacle"])
+            word(&condition["text"])
         ));
     }
     text
@@ -253,6 +255,7 @@ mod tests {
     fn a_stranger_stands_out() {
         let status = json!({
             "node": "n1", "leader": "n1", "authority": "quorum",
+            "conditions": [{ "subject": "disk", "not_ready": false, "text": "the disk stands still" }],
             "membership": {
                 "identity": "07", "changing": false, "obstacle": null,
                 "format": { "written": 1, "newest": 2, "waits_for": "n2 to run release 0.2" },
@@ -268,6 +271,7 @@ mod tests {
             "n2      node  none  n2.00000001  192.0.2.2:7000  yes      0.1      3",
             "format 1; format 2 waits for n2 to run release 0.2",
             "n2 (!): its log went back",
+            "n1 (!): the disk stands still",
         ] {
             assert!(text.contains(wanted), "{text}");
         }

@@ -8,9 +8,11 @@
 mod formation;
 mod identity;
 mod introduction;
+mod list;
 mod replacement;
 
 pub use formation::{Answer, Candidate, Formation, formation};
 pub use identity::{ClusterIdentity, DirectoryId, MemberRecord, MemberRole, RaftId};
 pub use introduction::{Grounds, Introduction, Reach, Remembered, Start, Stranger, judge, judge_reach};
+pub use list::{ListedMember, list_difference};
 pub use replacement::{Blocked, Newcomer, ReplacementView, Step, next_step};

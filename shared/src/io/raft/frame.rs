@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
 
-use crate::cluster::membership::{Introduction, Reach, Start, Stranger};
+use crate::cluster::membership::{Introduction, ListedMember, Reach, Start, Stranger};
 use crate::cluster::witness::LogPosition;
 use crate::cluster::{Applied, Format, NodeId, Proposal};
 
@@ -48,7 +48,7 @@ kinds! {
     Snapshot = 6,
     /// A [`ForwardedProposal`].
     Propose = 7,
-    /// Nothing: the answer is a [`PeerStatus`].
+    /// A [`StatusQuestion`]: the answer is a [`PeerStatus`].
     Status = 8,
     /// The third and last frame of a greeting: a [`Reach`], told after the welcome was heard.
     Reach = 9,
@@ -154,16 +154,18 @@ pub(super) struct Hello {
     pub(super) cluster: String,
     pub(super) from: Introduction,
     pub(super) to: NodeId,
+    pub(super) members: Vec<ListedMember>,
 }
 
 /// The answer to a hello.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Welcome {
     pub(super) incarnation: u64,
     pub(super) introduction: Introduction,
     pub(super) reach: Reach,
     /// Why the one who connected may not take part.
     pub(super) stranger: Option<Stranger>,
+    pub(super) members: Vec<ListedMember>,
 }
 
 /// Why a request was not answered: one of the two takes no part in the cluster.
@@ -175,6 +177,13 @@ pub(super) enum Declined {
     Me(Stranger),
     /// The one who was asked has stopped.
     Stopped,
+}
+
+/// The question how a member stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct StatusQuestion {
+    /// Where the state of the one who asks ends.
+    pub(super) applied: Option<LogPosition>,
 }
 
 /// How a member stands, for the others.
@@ -208,6 +217,8 @@ pub(super) enum Standing {
         acknowledged_age_ms: u32,
         /// The last entry that it knows to be committed.
         committed: u64,
+        /// Whether it holds the entry at which the state of the one who asks ends; `None`: it keeps it no more.
+        agrees: Option<bool>,
     },
     /// It has acknowledged a leader within a lease.
     Follows,

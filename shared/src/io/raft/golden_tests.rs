@@ -7,7 +7,7 @@ use openraft::raft::{
 };
 
 use crate::cluster::golden_tests::{Sample, check};
-use crate::cluster::membership::{Introduction, Reach, Remembered, Start, Stranger};
+use crate::cluster::membership::{Introduction, ListedMember, Reach, Remembered, Start, Stranger};
 use crate::cluster::witness::LogPosition;
 use crate::cluster::{
     Actor, Applied, ClusterIdentity, Command, DirectoryId, Format, MemberRecord, MemberRole, NodeId,
@@ -142,11 +142,17 @@ fn all_bodies() -> Vec<(Kind, &'static str, Bytes)> {
         ends_at: 7,
         reached: 300,
     };
+    let listed = ListedMember {
+        id: NodeId(3),
+        role: MemberRole::Witness,
+        address: "192.0.2.3:7000".parse().unwrap(),
+    };
     let welcome = Welcome {
         incarnation: 9,
         introduction: introduction(),
         reach: reach(),
         stranger: Some(stranger),
+        members: vec![listed],
     };
     let status = PeerStatus {
         incarnation: 9,
@@ -157,6 +163,7 @@ fn all_bodies() -> Vec<(Kind, &'static str, Bytes)> {
             quorum_age_ms: 12,
             acknowledged_age_ms: 345,
             committed: 678,
+            agrees: Some(true),
         },
         connected: vec![(NodeId(3), Start { count: 4, nonce: 5 })],
     };
@@ -168,6 +175,7 @@ fn all_bodies() -> Vec<(Kind, &'static str, Bytes)> {
         cluster: "main".to_owned(),
         from: introduction(),
         to: NodeId(1),
+        members: vec![listed],
     };
     let append = AppendEntriesRequest::<TypeConfig> {
         vote,

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use openraft::{Config, SnapshotPolicy};
@@ -27,6 +27,7 @@ use super::members_view::MembersView;
 use super::metrics::RaftMetrics;
 use super::network::{Network, PeerLinks};
 use super::peer_book::PeerBook;
+use super::refusals::Refusals;
 use super::server::serve;
 use super::status::{ClusterStatus, RaftRole};
 use super::stopped_member::StoppedMember;
@@ -75,6 +76,9 @@ impl Cluster {
         for keeper in keepers {
             tasks.spawn(keeper.run(member.clone()));
         }
+        let maintained = transport.clone();
+        let expires = member.certificate_expires.clone();
+        tasks.spawn(async move { maintained.maintain(expires).await });
         tasks.spawn(serve(transport, listener, member.clone()));
         tasks.spawn(Guardian::new(member.clone(), noted).run());
         let (finish, finished) = watch::channel(false);
@@ -315,6 +319,9 @@ async fn open_member(
     Ok(Arc::new(Member {
         proposals: Semaphore::new(config.proposals_in_flight_max),
         membership_changes: Semaphore::new(1),
+        refusals: Refusals::new(metrics.connections_refused.clone()),
+        certificate_expires: Arc::default(),
+        list_differences: Mutex::default(),
         config,
         directory,
         book,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::cluster::NodeId;
@@ -19,6 +19,7 @@ use crate::cluster::membership::{Introduction, Start};
 
 use super::frame::{Declined, Frame, FrameReader, Hello, Kind, Welcome, decode, encode};
 use super::member::Member;
+use super::refusals::{Direction, Refusal};
 use super::transport::Transport;
 
 /// The asking end of a link. Cheap to clone.
@@ -26,6 +27,8 @@ use super::transport::Transport;
 pub(super) struct Link {
     calls: mpsc::Sender<Call>,
     welcomed_by: WelcomedBy,
+    /// Ends the pause before the next attempt to connect.
+    wake: Arc<Notify>,
 }
 
 /// Who answers at the other end now, as they introduced themselves.
@@ -47,6 +50,11 @@ impl Link {
     /// Who answers at the other end now; `None` without a connection.
     pub(super) fn welcomed_by(&self) -> Option<Introduction> {
         *self.welcomed_by.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next attempt to connect comes at once.
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
     }
 
     /// Asks, and waits for the answer as long as the connection stands: callers bring their own deadline.
@@ -83,13 +91,20 @@ pub(super) struct LinkOptions {
 pub(super) fn link<T: Transport>(transport: T, options: LinkOptions) -> (Link, Keeper<T>) {
     let (calls, queue) = mpsc::channel(CALLS_WAITING_MAX);
     let welcomed_by = WelcomedBy::default();
+    let wake = Arc::<Notify>::default();
     let keeper = Keeper {
         transport,
         options,
         queue,
         welcomed_by: welcomed_by.clone(),
+        wake: wake.clone(),
     };
-    (Link { calls, welcomed_by }, keeper)
+    let link = Link {
+        calls,
+        welcomed_by,
+        wake,
+    };
+    (link, keeper)
 }
 
 /// Keeps one link up.
@@ -98,6 +113,7 @@ pub(super) struct Keeper<T> {
     options: LinkOptions,
     queue: mpsc::Receiver<Call>,
     welcomed_by: WelcomedBy,
+    wake: Arc<Notify>,
 }
 
 impl<T: Transport> Keeper<T> {
@@ -120,6 +136,8 @@ impl<T: Transport> Keeper<T> {
                     if error.kind() == io::ErrorKind::ConnectionRefused {
                         self.tell(LinkEvent::Refused).await;
                     }
+                    let peer = self.options.to;
+                    member.refusals.failed(Direction::Out, &peer.to_string(), &error);
                     failures += 1;
                 }
             }
@@ -149,10 +167,14 @@ impl<T: Transport> Keeper<T> {
             cluster: member.config.name.clone(),
             from: member.introduction(),
             to: peer,
+            members: member.listed(),
         };
         write_frame(&mut writer, Kind::Hello, encode(&hello)?).await?;
         let answer = reader.next().await?;
         if answer.kind != Kind::Answer {
+            if let Ok(refusal) = decode::<Refusal>(&answer.body) {
+                member.refusals.refused_by(peer, &refusal);
+            }
             return Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
                 "the peer refused the connection",
@@ -160,8 +182,13 @@ impl<T: Transport> Keeper<T> {
         }
         let welcome: Welcome = decode(&answer.body)?;
         if welcome.introduction.id.member() != peer {
-            return Err(io::Error::other("another member answers at the peer's address"));
+            let text = format!(
+                "{} answers at the address of {peer}",
+                welcome.introduction.id.member()
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
+        member.note_list(peer, &welcome.members);
         member.book.note_told(peer, welcome.stranger);
         // A stranger keeps its connection: it is asked how it is, and nothing else.
         let _ = member.book.meet(&welcome.introduction, &welcome.reach, &baseline);
@@ -186,13 +213,12 @@ impl<T: Transport> Keeper<T> {
 
     /// Waits before the next attempt while refusing calls; false when nobody can call any more.
     async fn pause(&mut self, failures: u32) -> bool {
-        // The first attempt after a break comes at once: it tells a dead process from a broken path.
-        let delay = PAUSE_STEP * failures.min(PAUSE_STEPS_MAX);
-        let end = Instant::now() + delay;
+        let end = Instant::now() + pause_after(failures);
         loop {
             tokio::select! {
                 biased;
                 () = sleep_until(end) => return true,
+                () = self.wake.notified() => return true,
                 call = self.queue.recv() => if call.is_none() {
                     return false;
                 },
@@ -328,5 +354,29 @@ const CALLS_WAITING_MAX: usize = 4096;
 const CALLS_UNANSWERED_MAX: usize = 16384;
 /// Calls are gathered into one write up to this size.
 const WRITE_BYTES: usize = 64 << 10;
-const PAUSE_STEP: Duration = Duration::from_millis(20);
-const PAUSE_STEPS_MAX: u32 = 10;
+
+/// The first attempt after a break comes at once: it tells a dead process from a broken path. A peer that stays away is
+/// tried less and less; when it is back, its own connection ends the pause.
+fn pause_after(failures: u32) -> Duration {
+    match failures.checked_sub(1) {
+        None => Duration::ZERO,
+        Some(doublings) => PAUSE_MAX.min(PAUSE_MIN * 2_u32.pow(doublings.min(16))),
+    }
+}
+
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_from_nothing_to_two_seconds() {
+        let pauses: Vec<u128> = (0..10)
+            .map(|failures| pause_after(failures).as_millis())
+            .collect();
+        assert_eq!(pauses, [0, 20, 40, 80, 160, 320, 640, 1280, 2000, 2000]);
+        assert_eq!(pause_after(u32::MAX), PAUSE_MAX);
+    }
+}

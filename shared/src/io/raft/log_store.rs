@@ -8,7 +8,8 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::RangeBounds;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, RaftLogStorage};
@@ -29,6 +30,8 @@ pub(super) struct LogStore {
     formats: Formats,
     kept: Arc<RwLock<Kept>>,
     synced: Arc<AtomicU64>,
+    /// Since when the write takes that is under way.
+    writing: Arc<Mutex<Option<Instant>>>,
     /// Bounded by openraft, which has a bounded number of proposals and replications under way.
     jobs: mpsc::UnboundedSender<Job>,
 }
@@ -74,9 +77,11 @@ impl LogStore {
         let segments = Segments::resume(files.clone(), segment_bytes, found).await?;
         let (jobs, queue) = mpsc::unbounded_channel();
         let synced = Arc::new(AtomicU64::new(kept.last_index()));
+        let writing = Arc::<Mutex<Option<Instant>>>::default();
         let writer = Writer {
             segments,
             synced: synced.clone(),
+            writing: writing.clone(),
             queue,
             failed: None,
             sync_seconds,
@@ -86,6 +91,7 @@ impl LogStore {
             formats,
             kept: Arc::new(RwLock::new(kept)),
             synced,
+            writing,
             jobs,
         })
     }
@@ -99,6 +105,11 @@ impl LogStore {
     /// applied, by the disks of others before it is on this one.
     pub(super) fn synced_index(&self) -> u64 {
         self.synced.load(Ordering::Acquire)
+    }
+
+    /// How long the write has taken that is under way; `None`: there is none.
+    pub(super) fn writing_for(&self) -> Option<Duration> {
+        locked(&self.writing).map(|started| started.elapsed())
     }
 
     /// The last entry that is known here to be committed.
@@ -346,6 +357,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 struct Writer {
     segments: Segments,
     synced: Arc<AtomicU64>,
+    writing: Arc<Mutex<Option<Instant>>>,
     queue: mpsc::UnboundedReceiver<Job>,
     failed: Option<String>,
     sync_seconds: Histogram,
@@ -403,7 +415,9 @@ impl Writer {
             return Err(failure.clone());
         }
         let started = Instant::now();
+        *locked(&self.writing) = Some(started);
         let mut result = self.segments.append(records, index_max).await;
+        *locked(&self.writing) = None;
         self.sync_seconds.observe(started.elapsed().as_secs_f64());
         if let (Ok(()), Some(index)) = (&result, purge_to) {
             result = self.segments.purge(index);
@@ -432,6 +446,10 @@ impl Done {
             Self::Whenever => {}
         }
     }
+}
+
+fn locked(writing: &Mutex<Option<Instant>>) -> MutexGuard<'_, Option<Instant>> {
+    writing.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn unusable(why: &str) -> io::Error {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use openraft::{Instant as _, ServerState, Snapshot};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::cluster::membership::{Introduction, Reach, Start};
+use crate::cluster::membership::{Introduction, ListedMember, Reach, Start, list_difference};
 use crate::cluster::witness::LogPosition;
 use crate::cluster::{Actor, Applied, ClusterState, Command, NodeId, Proposal, RaftId};
 
@@ -24,13 +24,14 @@ use super::config::ClusterConfig;
 use super::directory::Directory;
 use super::frame::{
     Declined, ForwardedProposal, Hello, Kind, PeerStatus, ProposalAnswer, SNAPSHOT_BYTES_MAX, SnapshotChunk,
-    Standing, decode, encode,
+    Standing, StatusQuestion, decode, encode,
 };
 use super::handle::{ProposeError, StopReason};
 use super::log_store::LogStore;
 use super::metrics::RaftMetrics;
 use super::network::PeerLinks;
 use super::peer_book::PeerBook;
+use super::refusals::{Refusal, Refusals};
 use super::snapshot_store::decode_meta;
 use super::state_machine::StateMachine;
 use super::status::ClusterStatus;
@@ -51,6 +52,10 @@ pub(super) struct Member {
     pub(super) draining: AtomicBool,
     pub(super) disk_nearly_full: AtomicBool,
     pub(super) proposals: Semaphore,
+    pub(super) refusals: Refusals,
+    pub(super) list_differences: Mutex<BTreeMap<NodeId, String>>,
+    /// When this member's certificate ends, in seconds of Unix time; 0: it has none.
+    pub(super) certificate_expires: Arc<AtomicU64>,
     /// One change of the membership at a time.
     pub(super) membership_changes: Semaphore,
     pub(super) started: Instant,
@@ -96,9 +101,24 @@ impl Member {
         }
     }
 
-    pub(super) fn is_addressed(&self, hello: &Hello) -> bool {
+    /// Why whoever connected with this hello is not talked to.
+    pub(super) fn refusal(&self, hello: &Hello) -> Option<Refusal> {
         let from = hello.from.id.member();
-        hello.cluster == self.config.name && hello.to == self.id() && self.peers.contains_key(&from)
+        if hello.cluster != self.config.name {
+            Some(Refusal::AnotherCluster {
+                theirs: hello.cluster.chars().take(NAME_CHARS_MAX).collect(),
+                ours: self.config.name.clone(),
+            })
+        } else if hello.to != self.id() {
+            Some(Refusal::AnotherMember {
+                wanted: hello.to,
+                ours: self.id(),
+            })
+        } else if !self.peers.contains_key(&from) {
+            Some(Refusal::NotConfigured(from))
+        } else {
+            None
+        }
     }
 
     pub(super) fn note_declined(&self, peer: NodeId, declined: Declined) {
@@ -164,19 +184,52 @@ impl Member {
             .map_or_else(LogPosition::default, position_of)
     }
 
-    pub(super) fn peer_status(&self, peer: &Introduction) -> PeerStatus {
+    /// The configured list.
+    pub(super) fn listed(&self) -> Vec<ListedMember> {
+        let members = self.config.members.iter();
+        members
+            .map(|member| ListedMember {
+                id: member.id,
+                role: member.role,
+                address: member.address,
+            })
+            .collect()
+    }
+
+    /// Takes in the list of a peer.
+    pub(super) fn note_list(&self, peer: NodeId, theirs: &[ListedMember]) {
+        let difference = list_difference(&self.listed(), peer, theirs);
+        let mut differences = self
+            .list_differences
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match difference {
+            Some(difference) => differences.insert(peer, difference),
+            None => differences.remove(&peer),
+        };
+    }
+
+    /// By peer: how its list differs from this member's.
+    pub(super) fn list_differences(&self) -> BTreeMap<NodeId, String> {
+        self.list_differences
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(super) fn peer_status(&self, peer: &Introduction, question: StatusQuestion) -> PeerStatus {
         let metrics = self.raft_metrics();
         PeerStatus {
             incarnation: self.incarnation(),
             introduction: self.introduction(),
             reach: self.reach(),
             stranger: self.book.may_ask(peer).err(),
-            standing: self.standing(&metrics, peer.id),
+            standing: self.standing(&metrics, peer.id, question.applied),
             connected: self.connected(),
         }
     }
 
-    fn standing(&self, metrics: &Metrics, asker: RaftId) -> Standing {
+    fn standing(&self, metrics: &Metrics, asker: RaftId, applied: Option<LogPosition>) -> Standing {
         if metrics.state == ServerState::Leader {
             let heartbeats = metrics.heartbeat.as_ref();
             let acknowledged = heartbeats.and_then(|heartbeats| heartbeats.get(&asker).copied().flatten());
@@ -184,6 +237,10 @@ impl Member {
                 quorum_age_ms: age_ms(self.quorum_age(metrics)),
                 acknowledged_age_ms: age_ms(acknowledged.map(|at| at.elapsed())),
                 committed: metrics.cluster_committed.map_or(0, |id| id.index()),
+                agrees: applied.and_then(|theirs| {
+                    let ours = self.log.id_at(theirs.index)?;
+                    Some(position_of(ours) == theirs)
+                }),
             }
         } else if self.heard_within_lease() {
             Standing::Follows
@@ -496,6 +553,8 @@ fn age_ms(age: Option<Duration>) -> u32 {
     age.map_or(u32::MAX, |age| u32::try_from(age.as_millis()).unwrap_or(u32::MAX))
 }
 
+/// What a stranger claims is not repeated at any length.
+const NAME_CHARS_MAX: usize = 64;
 /// One attempt at a proposal: a leader that does not answer for so long may not be one any more.
 const ATTEMPT_MAX: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_millis(10);

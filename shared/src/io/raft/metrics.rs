@@ -21,6 +21,9 @@ pub struct RaftMetrics {
     pub(super) fsync_seconds: Histogram,
     pub(super) proposals: IntCounterVec,
     pub(super) disk_free_bytes: IntGauge,
+    pub(super) connections_refused: IntCounterVec,
+    pub(super) certificate_expires: IntGauge,
+    conditions: IntGaugeVec,
     takes_no_part: IntGauge,
     strangers: IntGauge,
     format: IntGauge,
@@ -41,6 +44,9 @@ impl RaftMetrics {
         registry.register(Box::new(metrics.fsync_seconds.clone()))?;
         registry.register(Box::new(metrics.proposals.clone()))?;
         registry.register(Box::new(metrics.disk_free_bytes.clone()))?;
+        registry.register(Box::new(metrics.connections_refused.clone()))?;
+        registry.register(Box::new(metrics.certificate_expires.clone()))?;
+        registry.register(Box::new(metrics.conditions.clone()))?;
         registry.register(Box::new(metrics.takes_no_part.clone()))?;
         registry.register(Box::new(metrics.strangers.clone()))?;
         registry.register(Box::new(metrics.format.clone()))?;
@@ -81,6 +87,24 @@ impl RaftMetrics {
                 "tandem_raft_disk_free_bytes",
                 "Bytes that are left on the disk of the data directory.",
             )?,
+            connections_refused: IntCounterVec::new(
+                Opts::new(
+                    "tandem_raft_connections_refused_total",
+                    "Connections between members that came to nothing because of who or what the other end is.",
+                ),
+                &["direction", "reason"],
+            )?,
+            certificate_expires: IntGauge::new(
+                "tandem_raft_certificate_expires_timestamp_seconds",
+                "Unix time at which this member's certificate ends; 0 without one.",
+            )?,
+            conditions: IntGaugeVec::new(
+                Opts::new(
+                    "tandem_raft_condition",
+                    "1 while this is not as it should be with this member; /readyz and the log say what it is.",
+                ),
+                &["subject"],
+            )?,
             takes_no_part: IntGauge::new(
                 "tandem_raft_takes_no_part",
                 "1 while this member takes no part in a cluster: it is a stranger to the others, or none was formed.",
@@ -119,6 +143,12 @@ impl RaftMetrics {
         self.term.set(i64::try_from(status.term).unwrap_or(i64::MAX));
         self.applied_index
             .set(i64::try_from(status.last_applied).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn observe_condition(&self, subject: &str, holds: bool) {
+        self.conditions
+            .with_label_values(&[subject])
+            .set(i64::from(holds));
     }
 
     pub(super) fn observe_log(&self, first_index: u64) {

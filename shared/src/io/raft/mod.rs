@@ -38,6 +38,7 @@ mod record;
 mod recovery;
 #[cfg(test)]
 mod recovery_tests;
+mod refusals;
 #[cfg(test)]
 mod release_0_1_tests;
 mod segments;

@@ -46,6 +46,13 @@ enum Channel {
 }
 
 impl PeerLinks {
+    /// Each is connected at once, if it is not.
+    pub(super) fn wake(&self) {
+        for link in [&self.control, &self.append, &self.snapshot, &self.proposals] {
+            link.wake();
+        }
+    }
+
     fn link(&self, channel: Channel) -> &Link {
         match channel {
             Channel::Control => &self.control,

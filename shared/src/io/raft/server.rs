@@ -16,6 +16,7 @@ use crate::cluster::membership::{Introduction, Reach};
 
 use super::frame::{Declined, Frame, FrameReader, Hello, Kind, Welcome, decode, encode};
 use super::member::{Member, SnapshotTransfer};
+use super::refusals::{Direction, Refusal};
 use super::transport::Transport;
 
 /// Accepts until it is dropped, and all connections with it.
@@ -61,8 +62,15 @@ pub(super) async fn accept_all<T, C>(
 }
 
 async fn converse<T: Transport>(transport: T, incoming: T::Incoming, member: Arc<Member>) -> io::Result<()> {
-    let greeting = timeout(HELLO_TIMEOUT, greet(&transport, incoming, &member));
-    let (reader, writer, peer) = greeting.await??;
+    let origin = transport.origin(&incoming);
+    let greeting = timeout(HELLO_TIMEOUT, greet(&transport, incoming, &member, &origin)).await?;
+    let (reader, writer, peer) = greeting.inspect_err(|error| {
+        member.refusals.failed(Direction::In, &origin, error);
+    })?;
+    // Whoever can reach this member can perhaps be reached again.
+    if let Some(links) = member.peers.get(&peer.id.member()) {
+        links.wake();
+    }
     let (frames, queue) = mpsc::channel(REQUESTS_AHEAD_MAX);
     tokio::select! {
         biased;
@@ -82,36 +90,43 @@ async fn greet<T: Transport>(
     transport: &T,
     incoming: T::Incoming,
     member: &Member,
+    origin: &str,
 ) -> io::Result<Greeted<T::Stream>> {
     let stream = transport.secure(incoming).await?;
     let mut reader = FrameReader::new(stream);
     let frame = reader.next().await?;
     let hello: Hello = decode(&frame.body)?;
-    let accepted = frame.kind == Kind::Hello
-        && member.is_addressed(&hello)
-        && transport.is_from(reader.stream(), hello.from.id.member());
+    if frame.kind != Kind::Hello {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a greeting out of order",
+        ));
+    }
+    let refusal = member.refusal(&hello).or_else(|| {
+        let proved = transport.check_from(reader.stream(), hello.from.id.member());
+        proved.err().map(Refusal::Certificate)
+    });
     let baseline = member.book.baseline();
     let (mut reader, mut writer) = reader.split();
-    let answer = Frame {
-        kind: if accepted { Kind::Answer } else { Kind::Refused },
-        request: frame.request,
-        body: encode(&Welcome {
-            incarnation: member.incarnation(),
-            introduction: member.introduction(),
-            reach: member.reach(),
-            stranger: member.book.may_ask(&hello.from).err(),
-        })?,
-    };
-    write_frames(&mut writer, [answer]).await?;
-    if !accepted {
-        tracing::warn!(
-            cluster = hello.cluster,
-            from = %hello.from.id,
-            to = %hello.to,
-            "refused a connection"
-        );
+    if let Some(refusal) = refusal {
+        member.refusals.refused(origin, &refusal);
+        let refused = Frame {
+            kind: Kind::Refused,
+            request: frame.request,
+            body: encode(&refusal)?,
+        };
+        write_frames(&mut writer, [refused]).await?;
         return Err(io::ErrorKind::PermissionDenied.into());
     }
+    let welcome = Welcome {
+        incarnation: member.incarnation(),
+        introduction: member.introduction(),
+        reach: member.reach(),
+        stranger: member.book.may_ask(&hello.from).err(),
+        members: member.listed(),
+    };
+    member.note_list(hello.from.id.member(), &hello.members);
+    write_frames(&mut writer, [answer(frame.request, encode(&welcome)?)]).await?;
     let frame = reader.next().await?;
     if frame.kind != Kind::Reach {
         return Err(io::Error::new(
@@ -198,7 +213,7 @@ async fn handle(member: &Member, peer: &Introduction, frame: Frame) -> io::Resul
         Kind::PreVote => member.pre_vote(&frame.body).await?,
         Kind::TransferLeader => member.transfer_leader(&frame.body).await?,
         Kind::Propose => member.propose_forwarded(&frame.body).await?,
-        Kind::Status => encode(&member.peer_status(peer))?,
+        Kind::Status => encode(&member.peer_status(peer, decode(&frame.body)?))?,
         Kind::Administer => member.administer_forwarded(&frame.body).await?,
         Kind::Hello | Kind::Reach | Kind::Snapshot | Kind::Answer | Kind::Refused | Kind::Declined => {
             return Err(io::Error::new(

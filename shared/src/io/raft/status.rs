@@ -1,5 +1,6 @@
 //! How a member stands, as the rest of its process sees it.
 
+use crate::cluster::health::Condition;
 use crate::cluster::{Authority, NodeId};
 
 /// One member's view of the cluster.
@@ -14,6 +15,8 @@ pub struct ClusterStatus {
     pub authority: Authority,
     /// Why this member takes no part in a cluster, and what to do about it.
     pub obstacle: Option<String>,
+    /// All that is not as it should be.
+    pub conditions: Vec<Condition>,
 }
 
 impl ClusterStatus {
@@ -25,6 +28,7 @@ impl ClusterStatus {
             last_applied: 0,
             authority: Authority::Isolated,
             obstacle: None,
+            conditions: Vec::new(),
         }
     }
 }

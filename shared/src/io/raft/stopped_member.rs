@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use crate::cluster::NodeId;
-use crate::cluster::membership::{Introduction, Reach};
+use crate::cluster::membership::{Introduction, ListedMember, Reach};
 use crate::cluster::witness::LogPosition;
 
 use super::files::Files;
@@ -34,6 +34,7 @@ pub struct StoppedMember {
     incarnation: u64,
     introduction: Introduction,
     reach: Reach,
+    members: Vec<ListedMember>,
     /// The last entry that it can have acknowledged.
     last: LogPosition,
     since: Instant,
@@ -52,6 +53,7 @@ impl StoppedMember {
             incarnation: member.incarnation(),
             introduction: member.introduction(),
             reach: member.reach(),
+            members: member.listed(),
             last,
             since: Instant::now(),
             relied_on: reliance.answer + reliance.lease,
@@ -116,7 +118,7 @@ async fn converse<T: Transport>(
         && hello.cluster == stopped.cluster
         && hello.to == stopped.introduction.id.member()
         && stopped.peers.contains(&from)
-        && transport.is_from(reader.stream(), from);
+        && transport.check_from(reader.stream(), from).is_ok();
     if !accepted {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
@@ -126,6 +128,7 @@ async fn converse<T: Transport>(
         introduction: stopped.introduction,
         reach: stopped.reach,
         stranger: None,
+        members: stopped.members.clone(),
     };
     let welcome = frame_of(Kind::Answer, frame.request, encode(&welcome)?);
     write_frames(&mut writer, [welcome]).await?;

@@ -3,18 +3,27 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
+
+use rustls::pki_types::UnixTime;
 use rustls::{ClientConfig, ServerConfig};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use crate::cluster::NodeId;
 use crate::config::TlsFiles;
-use crate::io::tls::{TlsError, check_peer, peer_client_config, peer_server_config, peer_server_name};
+use crate::io::tls::{
+    TlsError, check_member_certificate, check_peer, peer_client_config, peer_server_config, peer_server_name,
+};
 
 /// How members reach each other. Cheap to clone.
 pub trait Transport: Clone + Send + Sync + 'static {
@@ -39,8 +48,19 @@ pub trait Transport: Clone + Send + Sync + 'static {
         address: SocketAddr,
     ) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 
-    /// Whether the other end of an accepted stream has proved to be `peer`.
-    fn is_from(&self, stream: &Self::Stream, peer: NodeId) -> bool;
+    /// Whether the other end of an accepted stream has proved to be `peer`; the error says what it has shown instead.
+    fn check_from(&self, stream: &Self::Stream, peer: NodeId) -> Result<(), String>;
+
+    /// Where an accepted connection comes from, for people.
+    fn origin(&self, _incoming: &Self::Incoming) -> String {
+        "unknown".to_owned()
+    }
+
+    /// Keeps what connections are secured with up to date for as long as it is polled, and notes in `expires` when this
+    /// member's certificate ends, in seconds of Unix time.
+    fn maintain(&self, _expires: Arc<AtomicU64>) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
 }
 
 /// TCP without encryption: for loopback, by explicit configuration.
@@ -72,27 +92,104 @@ impl Transport for TcpTransport {
         Ok(stream)
     }
 
-    fn is_from(&self, _stream: &TcpStream, _peer: NodeId) -> bool {
-        true
+    fn check_from(&self, _stream: &TcpStream, _peer: NodeId) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn origin(&self, incoming: &TcpStream) -> String {
+        origin(incoming)
     }
 }
 
-/// TCP under TLS 1.3, both sides with certificates of the cluster's authority that name the member.
-#[derive(Debug, Clone)]
-pub struct TlsTransport {
-    cluster: Arc<str>,
-    server: Arc<ServerConfig>,
-    client: Arc<ClientConfig>,
+fn origin(stream: &TcpStream) -> String {
+    stream
+        .peer_addr()
+        .map_or_else(|error| error.to_string(), |address| address.ip().to_string())
 }
 
-impl TlsTransport {
-    /// Reads and checks the files.
-    pub fn new(files: &TlsFiles, cluster: &str) -> Result<Self, TlsError> {
+/// TCP under TLS 1.3, both sides with certificates of the cluster's authority that name the member.
+///
+/// The files are looked at every few seconds: new connections use what they hold now, as long as the other members would
+/// accept it; existing ones go on.
+#[derive(Debug, Clone)]
+pub struct TlsTransport {
+    own: NodeId,
+    cluster: Arc<str>,
+    files: Arc<TlsFiles>,
+    loaded: Arc<ArcSwap<Loaded>>,
+}
+
+/// What the files held when they were last read and found good.
+#[derive(Debug)]
+struct Loaded {
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+    /// When our certificate ends, in seconds of Unix time.
+    expires: u64,
+}
+
+impl Loaded {
+    fn read(files: &TlsFiles, own: NodeId, cluster: &str) -> Result<Self, TlsError> {
         Ok(Self {
-            cluster: cluster.into(),
+            expires: check_member_certificate(files, own, cluster)?,
             server: peer_server_config(files)?,
             client: peer_client_config(files)?,
         })
+    }
+}
+
+impl TlsTransport {
+    /// Reads the files and checks that the other members would accept the certificate as that of member `own`.
+    ///
+    /// # Errors
+    /// When a file cannot be used or the certificate would be refused.
+    pub fn new(files: &TlsFiles, cluster: &str, own: NodeId) -> Result<Self, TlsError> {
+        let loaded = Loaded::read(files, own, cluster)?;
+        Ok(Self {
+            own,
+            cluster: cluster.into(),
+            files: Arc::new(files.clone()),
+            loaded: Arc::new(ArcSwap::from_pointee(loaded)),
+        })
+    }
+
+    fn reload(&self) {
+        match Loaded::read(&self.files, self.own, &self.cluster) {
+            Ok(loaded) => {
+                self.loaded.store(Arc::new(loaded));
+                tracing::info!(
+                    "the certificate and authorities for connections between members were read again"
+                );
+            }
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(
+                    error,
+                    "the new certificate for connections between members is not used"
+                );
+            }
+        }
+    }
+
+    fn warn_of_expiry(&self, now: UnixTime) {
+        let left = self.loaded.load().expires.saturating_sub(now.as_secs());
+        if left < EXPIRY_WARNING.as_secs() {
+            tracing::warn!(
+                hours_left = left / 3600,
+                certificate = %self.files.certificate.display(),
+                "this member's certificate ends soon: put a new one in its place, which is read without a restart"
+            );
+        }
+    }
+
+    /// Changes when one of the files is written or replaced.
+    fn fingerprint(&self) -> Vec<Option<(SystemTime, u64, u64)>> {
+        let files = [&self.files.certificate, &self.files.key, &self.files.authority];
+        let fingerprint = |path: &PathBuf| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
+        };
+        files.into_iter().map(fingerprint).collect()
     }
 }
 
@@ -110,25 +207,61 @@ impl Transport for TlsTransport {
     }
 
     async fn secure(&self, incoming: TcpStream) -> io::Result<Self::Stream> {
-        let stream = TlsAcceptor::from(self.server.clone()).accept(incoming).await?;
+        let server = self.loaded.load().server.clone();
+        let stream = TlsAcceptor::from(server).accept(incoming).await?;
         Ok(stream.into())
     }
 
     async fn connect(&self, peer: NodeId, address: SocketAddr) -> io::Result<Self::Stream> {
         let name = peer_server_name(peer, &self.cluster).map_err(io::Error::other)?;
         let stream = TcpTransport.connect(peer, address).await?;
-        let stream = TlsConnector::from(self.client.clone())
-            .connect(name, stream)
-            .await?;
+        let client = self.loaded.load().client.clone();
+        let stream = TlsConnector::from(client).connect(name, stream).await?;
         Ok(stream.into())
     }
 
-    fn is_from(&self, stream: &Self::Stream, peer: NodeId) -> bool {
+    fn check_from(&self, stream: &Self::Stream, peer: NodeId) -> Result<(), String> {
         let (_, session) = stream.get_ref();
         let certificate = session.peer_certificates().and_then(<[_]>::first);
-        certificate.is_some_and(|certificate| check_peer(certificate, peer, &self.cluster).is_ok())
+        let certificate = certificate.ok_or("it has shown no certificate")?;
+        check_peer(certificate, peer, &self.cluster).map_err(|refused| refused.to_string())
+    }
+
+    fn origin(&self, incoming: &TcpStream) -> String {
+        origin(incoming)
+    }
+
+    async fn maintain(&self, expires: Arc<AtomicU64>) {
+        let mut known = self.fingerprint();
+        let mut warned = None;
+        loop {
+            expires.store(self.loaded.load().expires, Ordering::Relaxed);
+            if warned.is_none_or(|at: Instant| at.elapsed() >= EXPIRY_WARNED_EVERY) {
+                warned = Some(Instant::now());
+                self.warn_of_expiry(UnixTime::now());
+            }
+            sleep(FILES_LOOKED_AT_EVERY).await;
+            let now = self.fingerprint();
+            // Three files are not replaced at once: whoever writes them is given time to finish.
+            if now != known && self.settles(&now).await {
+                known = now;
+                self.reload();
+            }
+        }
     }
 }
+
+impl TlsTransport {
+    async fn settles(&self, fingerprint: &[Option<(SystemTime, u64, u64)>]) -> bool {
+        sleep(FILES_SETTLE).await;
+        self.fingerprint() == fingerprint
+    }
+}
+
+const FILES_LOOKED_AT_EVERY: Duration = Duration::from_secs(2);
+const FILES_SETTLE: Duration = Duration::from_millis(500);
+const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+const EXPIRY_WARNED_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Bytes that the peer does not acknowledge for this long break the connection.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(2);

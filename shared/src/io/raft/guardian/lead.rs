@@ -111,7 +111,7 @@ impl Guardian {
         });
     }
 
-    pub(super) fn publish(&self, metrics: &Metrics, now: Instant) {
+    pub(super) fn publish(&mut self, metrics: &Metrics, now: Instant) {
         let lead = self.lead(metrics);
         let own_quorum = self.member.leads_with_quorum(metrics);
         let leader = match lead {
@@ -120,7 +120,8 @@ impl Guardian {
             Lead::Dead { .. } | Lead::SilentSince(_) => None,
         };
         let is_stranger = self.member.book.own_stranger().is_some();
-        let status = ClusterStatus {
+        let mut status = ClusterStatus {
+            conditions: Vec::new(),
             role: role(metrics),
             leader,
             term: metrics.current_term,
@@ -131,6 +132,8 @@ impl Guardian {
                 false => self.authority(now),
             },
         };
+        status.conditions = self.conditions(&status, metrics, now);
+        self.tell_conditions(&status.conditions);
         self.member.metrics.observe(&status);
         self.member.metrics.observe_log(self.member.log.first_index());
         self.member.status.send_if_modified(|current| {

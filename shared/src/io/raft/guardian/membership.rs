@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::mem::Discriminant;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::ChangeMembers;
@@ -115,6 +116,11 @@ impl Guardian {
             .count();
         let written = self.member.machine.with_state(ClusterState::format);
         self.member.metrics.observe_members(strangers, written);
+        let expires = self.member.certificate_expires.load(Ordering::Relaxed);
+        self.member
+            .metrics
+            .certificate_expires
+            .set(i64::try_from(expires).unwrap_or(i64::MAX));
     }
 
     /// What a member acknowledged to this leader, and is committed, its log must hold for ever.

@@ -5,6 +5,7 @@
 //! nodes lost and lets old results expire. Everything is a level: it looks at what stands now, and remembers no events.
 
 mod disk;
+mod health;
 mod lead;
 mod losses;
 mod membership;
@@ -13,7 +14,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -27,13 +27,14 @@ use crate::cluster::membership::Start;
 use crate::cluster::witness::{Heir, LogPosition, ReluctantLeader};
 use crate::cluster::{Incarnation, MemberRole, NodeId, RaftId};
 
-use super::frame::{Kind, PeerStatus, Standing, decode};
+use super::frame::{Kind, PeerStatus, Standing, StatusQuestion, decode, encode};
 use super::handle::StopReason;
 use super::link::LinkEvent;
 use super::member::Member;
 use super::peer_book::Baseline;
 
 use disk::DiskWatch;
+use health::{HealthWatch, applied_position};
 use membership::Upkeep;
 
 pub(super) struct Guardian {
@@ -56,6 +57,7 @@ pub(super) struct Guardian {
     looked: Instant,
     upkeep: Upkeep,
     disk: DiskWatch,
+    health: HealthWatch,
 }
 
 /// A peer's answer to the question how it is, and what was known before it was asked.
@@ -64,6 +66,8 @@ struct Answered {
     asked: Instant,
     /// Where this member's own log ended.
     last_index: u64,
+    /// Where its state ended.
+    applied: Option<LogPosition>,
     baseline: Baseline,
     status: Option<PeerStatus>,
 }
@@ -115,6 +119,7 @@ impl Guardian {
             looked: now,
             upkeep: Upkeep::new(now),
             disk: DiskWatch::new(),
+            health: HealthWatch::default(),
         }
     }
 
@@ -278,6 +283,13 @@ impl Guardian {
             peer.status = None;
             return;
         }
+        if let Standing::Leads {
+            committed, agrees, ..
+        } = status.standing
+        {
+            let applied = answered.applied.map_or(0, |applied| applied.index);
+            self.health.note_leader(committed, applied, agrees, asked);
+        }
         if let Some(answer) = leader_answer(asked, &status.standing) {
             self.contact.note(&answer, answered.last_index);
         }
@@ -329,8 +341,12 @@ impl Guardian {
         let control = links.control.clone();
         let baseline = self.member.book.baseline();
         let last_index = self.member.log_position().index;
+        let applied = applied_position(&self.member.raft_metrics());
+        let Ok(question) = encode(&StatusQuestion { applied }) else {
+            return;
+        };
         self.polls.push(Box::pin(async move {
-            let answer = timeout(POLL_TIMEOUT, control.ask(Kind::Status, Bytes::new())).await;
+            let answer = timeout(POLL_TIMEOUT, control.ask(Kind::Status, question)).await;
             let status = answer
                 .ok()
                 .and_then(Result::ok)
@@ -339,6 +355,7 @@ impl Guardian {
                 from: id,
                 asked: now,
                 last_index,
+                applied,
                 baseline,
                 status,
             }
@@ -392,6 +409,7 @@ fn leader_answer(asked: Instant, standing: &Standing) -> Option<LeaderAnswer> {
         quorum_age_ms,
         acknowledged_age_ms,
         committed,
+        ..
     } = *standing
     else {
         return None;
