@@ -163,9 +163,11 @@ impl Witness {
         let begun = cluster.with_state(|state| membership.begin(state, Instant::now().into_std()));
         self.tell(begun).await;
         self.show_readiness(cluster);
+        let mut status = cluster.status();
         loop {
             let deadline = membership.next_deadline();
             tokio::select! {
+                Ok(()) = status.changed() => self.show_readiness(cluster),
                 changes = changes.recv() => match changes {
                     Some(changes) => {
                         let told = cluster
@@ -195,14 +197,16 @@ impl Witness {
         }
     }
 
-    /// As long as no node has been taken in, an INVITE would not be answered, whatever ports accept.
+    /// As long as no node has been taken in, as far as this member may know, an INVITE would not be answered, whatever ports accept.
     fn show_readiness(&self, cluster: &Cluster) {
         let live = |state: &ClusterState| state.nodes().values().any(|node| node.state == NodeState::Live);
-        if cluster.with_state(live) {
+        let status = cluster.status().borrow().clone();
+        if status.is_outside || cluster.with_state(live) {
             self.readiness.resolved(CLUSTER);
         } else {
-            let obstacle = cluster.status().borrow().obstacle.clone();
-            let detail = obstacle.unwrap_or_else(|| "no node has been taken in by the cluster".to_owned());
+            let detail = status
+                .obstacle
+                .unwrap_or_else(|| "no node has been taken in by the cluster".to_owned());
             self.readiness.not_ready(CLUSTER, detail);
         }
     }

@@ -52,15 +52,38 @@ where
                 ExitStatus::BadConfiguration.into()
             }
         },
-        Action::Run => run(config).map_or_else(
-            |error| {
-                eprintln!("{program}: {}", with_causes(error.into().as_ref()));
-                ExitStatus::Failed.into()
-            },
-            ExitCode::from,
-        ),
+        Action::Run => {
+            end_on_panic(program);
+            run(config).map_or_else(
+                |error| {
+                    eprintln!("{program}: {}", with_causes(error.into().as_ref()));
+                    ExitStatus::Failed.into()
+                },
+                ExitCode::from,
+            )
+        }
     }
 }
+
+/// A part that panicked has left what it owned half-done, and the others would wait for it for ever: the process ends, with
+/// one line that says where, and is started again by whoever watches over it.
+fn end_on_panic(program: &str) {
+    let program = program.to_owned();
+    std::panic::set_hook(Box::new(move |panic| {
+        let payload = panic.payload();
+        let said = payload
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("without a word");
+        let at = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(program, at, said, "a part of this process has panicked: it ends");
+        std::process::exit(PANICKED);
+    }));
+}
+
+/// As Rust's own main thread ends after a panic.
+const PANICKED: i32 = 101;
 
 /// What a binary tells whoever started it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,6 +185,29 @@ mod tests {
     fn parse(arguments: &[&str]) -> Result<Arguments, ArgumentError> {
         parse_arguments(arguments.iter().map(OsString::from))
     }
+
+    /// In a process of its own: the test below starts it.
+    #[test]
+    fn panic_in_a_thread_when_asked_to() {
+        if std::env::var(PANICS).is_ok() {
+            end_on_panic("tandem-test");
+            let _ = std::thread::spawn(|| panic!("planted")).join();
+            // Not reached.
+            std::process::exit(0);
+        }
+    }
+
+    #[test]
+    fn a_panic_anywhere_ends_the_process() {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "io::process::tests::panic_in_a_thread_when_asked_to"])
+            .env(PANICS, "yes")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(PANICKED), "{output:?}");
+    }
+
+    const PANICS: &str = "TANDEM_TEST_PANICS";
 
     #[test]
     fn the_two_commands_of_a_unit_file_are_understood() {

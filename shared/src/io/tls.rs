@@ -546,7 +546,10 @@ mod tests {
         };
         // Of the same name, which some tools give to every authority.
         let told = check(&files).unwrap_err().to_string();
-        assert!(told.contains("BadSignature") || told.contains("UnknownIssuer"), "{told}");
+        assert!(
+            told.contains("BadSignature") || told.contains("UnknownIssuer"),
+            "{told}"
+        );
     }
 
     #[tokio::test]

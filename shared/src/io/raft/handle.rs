@@ -423,6 +423,9 @@ pub enum ProposeError {
     /// Nothing was proposed: too many proposals of this member are unanswered.
     #[error("too many proposals are unanswered")]
     Overloaded,
+    /// Nothing was proposed: the command is larger than members can send to each other.
+    #[error("the command takes {bytes} bytes, more than the {max} that members can send to each other")]
+    TooLarge { bytes: usize, max: usize },
     /// The outcome is unknown.
     #[error("no answer before the deadline")]
     Timeout,

@@ -23,8 +23,8 @@ use crate::cluster::{Actor, Applied, ClusterState, Command, NodeId, Proposal, Ra
 use super::config::ClusterConfig;
 use super::directory::Directory;
 use super::frame::{
-    Declined, ForwardedProposal, Hello, Kind, PeerStatus, ProposalAnswer, SNAPSHOT_BYTES_MAX, SnapshotChunk,
-    Standing, StatusQuestion, decode, encode,
+    BODY_BYTES_MAX, Declined, ForwardedProposal, Hello, Kind, PeerStatus, ProposalAnswer, SNAPSHOT_BYTES_MAX,
+    SnapshotChunk, Standing, StatusQuestion, decode, encode,
 };
 use super::handle::{ProposeError, StopReason};
 use super::log_store::LogStore;
@@ -401,15 +401,17 @@ impl Member {
     ) -> Result<Applied, ProposeError> {
         let started = Instant::now();
         let end = started + deadline;
-        let result = match self.proposals.try_acquire() {
-            Err(_) => Err(ProposeError::Overloaded),
-            Ok(_permit) => timeout_at(end, self.propose_until_applied(&proposal, end))
+        let result = match (self.proposals.try_acquire(), check_size(&proposal)) {
+            (_, Err(too_large)) => Err(too_large),
+            (Err(_), Ok(())) => Err(ProposeError::Overloaded),
+            (Ok(_permit), Ok(())) => timeout_at(end, self.propose_until_applied(&proposal, end))
                 .await
                 .unwrap_or(Err(ProposeError::Timeout)),
         };
         let outcome = match result {
             Ok(_) => "applied",
             Err(ProposeError::Overloaded) => "overloaded",
+            Err(ProposeError::TooLarge { .. }) => "too_large",
             Err(ProposeError::Timeout) => "timeout",
             Err(ProposeError::Stopped) => "stopped",
             Err(ProposeError::NotFinalised) => "not_finalised",
@@ -553,6 +555,20 @@ fn age_ms(age: Option<Duration>) -> u32 {
     age.map_or(u32::MAX, |age| u32::try_from(age.as_millis()).unwrap_or(u32::MAX))
 }
 
+/// An entry that no frame can carry would stop the replication of everything behind it.
+fn check_size(proposal: &Proposal) -> Result<(), ProposeError> {
+    let bytes = postcard::experimental::serialized_size(proposal).unwrap_or(usize::MAX);
+    match bytes <= COMMAND_BYTES_MAX {
+        true => Ok(()),
+        false => Err(ProposeError::TooLarge {
+            bytes,
+            max: COMMAND_BYTES_MAX,
+        }),
+    }
+}
+
+/// What surrounds a command in a frame takes less than a kilobyte.
+const COMMAND_BYTES_MAX: usize = BODY_BYTES_MAX - (64 << 10);
 /// What a stranger claims is not repeated at any length.
 const NAME_CHARS_MAX: usize = 64;
 /// One attempt at a proposal: a leader that does not answer for so long may not be one any more.

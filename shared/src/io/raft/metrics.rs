@@ -126,7 +126,14 @@ impl RaftMetrics {
                 "Nodes that this member, as leader, proposed to declare lost.",
             )?,
         };
-        for outcome in ["applied", "overloaded", "timeout", "stopped"] {
+        for outcome in [
+            "applied",
+            "overloaded",
+            "too_large",
+            "timeout",
+            "stopped",
+            "not_finalised",
+        ] {
             metrics.proposals.with_label_values(&[outcome]).reset();
         }
         Ok(metrics)

@@ -15,6 +15,8 @@ pub struct ClusterStatus {
     pub authority: Authority,
     /// Why this member takes no part in a cluster, and what to do about it.
     pub obstacle: Option<String>,
+    /// The others take this member for a stranger or a newcomer: what its state says is not the cluster's.
+    pub is_outside: bool,
     /// All that is not as it should be.
     pub conditions: Vec<Condition>,
 }
@@ -28,6 +30,7 @@ impl ClusterStatus {
             last_applied: 0,
             authority: Authority::Isolated,
             obstacle: None,
+            is_outside: false,
             conditions: Vec::new(),
         }
     }

@@ -122,6 +122,7 @@ impl Guardian {
         let is_stranger = self.member.book.own_stranger().is_some();
         let mut status = ClusterStatus {
             conditions: Vec::new(),
+            is_outside: is_stranger || self.waits_to_be_taken_in().is_some(),
             role: role(metrics),
             leader,
             term: metrics.current_term,
