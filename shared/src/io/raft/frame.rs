@@ -296,7 +296,6 @@ const READ_BYTES_MIN: usize = 4 << 10;
 const READ_BYTES_MAX: usize = 256 << 10;
 const HEADER_REST_BYTES: usize = 10;
 pub(super) const BODY_BYTES_MAX: usize = 16 << 20;
-pub(super) const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
 /// A snapshot is a few megabytes; more than this is refused before it is taken in.
 pub(super) const SNAPSHOT_BYTES_MAX: u64 = 512 << 20;
 

@@ -29,6 +29,7 @@ use super::network::{Network, PeerLinks};
 use super::peer_book::PeerBook;
 use super::refusals::Refusals;
 use super::server::serve;
+use super::snapshot_pace::PIECE_TIMEOUT;
 use super::status::{ClusterStatus, RaftRole};
 use super::stopped_member::StoppedMember;
 use super::storage::Storage;
@@ -386,7 +387,7 @@ async fn run_until_stopped(member: Arc<Member>, mut tasks: JoinSet<()>, finish: 
 /// Control requests need no disk but for a vote; the others may wait for one, a snapshot for the whole state.
 const CONTROL_SILENCE_MAX: Duration = Duration::from_secs(1);
 const SILENCE_MAX: Duration = Duration::from_secs(2);
-const SNAPSHOT_SILENCE_MAX: Duration = Duration::from_secs(10);
+const SNAPSHOT_SILENCE_MAX: Duration = PIECE_TIMEOUT;
 const LINK_EVENTS_WAITING_MAX: usize = 1024;
 const DRAIN_ATTEMPT: Duration = Duration::from_millis(500);
 const DRAIN_ATTEMPTS_MAX: usize = 4;

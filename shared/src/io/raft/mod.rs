@@ -45,6 +45,7 @@ mod segments;
 mod server;
 mod simulated_files;
 mod small_file;
+mod snapshot_pace;
 mod snapshot_store;
 mod state_machine;
 mod status;

@@ -14,14 +14,15 @@ use openraft::raft::{
 use openraft::{OptionalSend, Snapshot};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::cluster::membership::Introduction;
 use crate::cluster::{MemberRecord, NodeId, RaftId};
 
-use super::frame::{Kind, SNAPSHOT_CHUNK_BYTES, SnapshotChunk, decode, encode};
+use super::frame::{Kind, SnapshotChunk, decode, encode};
 use super::link::Link;
 use super::peer_book::PeerBook;
+use super::snapshot_pace::{PIECE_TIMEOUT, SnapshotPace};
 use super::snapshot_store::encode_meta;
 use super::type_config::{LeaderId, TypeConfig, VoteRecord};
 
@@ -133,12 +134,17 @@ impl PeerClient {
         decode(&body.map_err(io::Error::other)?)
     }
 
-    /// Sends one piece after the other; the answer to the last one is the result.
+    async fn send_piece(&self, piece: &SnapshotChunk) -> io::Result<Option<SnapshotResponse<TypeConfig>>> {
+        let answered = self.link(Channel::Snapshot)?.ask(Kind::Snapshot, encode(piece)?);
+        let body = timeout(PIECE_TIMEOUT, answered).await?;
+        decode(&body.map_err(io::Error::other)?)
+    }
+
+    /// Sends one piece after the other, as large as the path allows; the answer to the last one is the result.
     async fn send_snapshot(
         &self,
         vote: VoteRecord,
         snapshot: Snapshot<LeaderId, RaftId, MemberRecord, Bytes>,
-        option: &RPCOption,
     ) -> io::Result<SnapshotResponse<TypeConfig>> {
         let data = snapshot.snapshot;
         let mut chunk = SnapshotChunk {
@@ -149,16 +155,16 @@ impl PeerClient {
             data: Bytes::new(),
         };
         let mut start = 0;
+        let mut pace = SnapshotPace::new();
         loop {
-            let end = data.len().min(start + SNAPSHOT_CHUNK_BYTES);
+            let end = data.len().min(start + pace.bytes());
             chunk.offset = start as u64;
             chunk.data = data.slice(start..end);
-            let answer: Option<SnapshotResponse<TypeConfig>> = self
-                .ask(Channel::Snapshot, Kind::Snapshot, &chunk, option)
-                .await?;
-            if let Some(response) = answer {
+            let sent = Instant::now();
+            if let Some(response) = self.send_piece(&chunk).await? {
                 return Ok(response);
             }
+            pace.answered(sent.elapsed());
             if end == data.len() {
                 return Err(io::Error::other("the peer did not take the snapshot"));
             }
@@ -222,12 +228,12 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         vote: VoteRecord,
         snapshot: Snapshot<LeaderId, RaftId, MemberRecord, Bytes>,
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        option: RPCOption,
+        _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         tokio::select! {
             biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
-            result = self.send_snapshot(vote, snapshot, &option) => {
+            result = self.send_snapshot(vote, snapshot) => {
                 result.map_err(|error| StreamingError::Unreachable(Unreachable::new(&error)))
             }
         }
