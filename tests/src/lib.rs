@@ -14,6 +14,7 @@
 
 pub mod actor;
 pub mod cluster;
+pub mod linearizability;
 pub mod peers;
 pub mod raft_lab;
 pub mod scenario;
