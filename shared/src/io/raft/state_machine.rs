@@ -146,10 +146,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        let (meta, state) = self.read(|replica| (replica.meta(), replica.state.clone()));
+        let view = self.read(|replica| (replica.meta(), replica.state.clone()));
         SnapshotBuilder {
-            meta,
-            state,
+            view: Some(view),
             formats: self.formats.clone(),
             snapshots: self.snapshots.clone(),
         }
@@ -158,7 +157,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> io::Result<()> {
         let state = decode_state(&snapshot, &self.formats)?;
         self.formats.raise(state.format());
-        self.snapshots.save(meta, snapshot).await?;
+        self.snapshots.save(meta, move || Ok(snapshot)).await?;
         self.change(|replica| {
             *replica = Replica::of_snapshot(meta, state);
             self.changes.send(vec![Change::Replaced]);
@@ -172,15 +171,15 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn get_current_snapshot(
         &mut self,
     ) -> io::Result<Option<Snapshot<LeaderId, RaftId, MemberRecord, Bytes>>> {
-        let loaded = self.snapshots.load()?;
+        let loaded = self.snapshots.load().await?;
         Ok(loaded.map(|(meta, snapshot)| Snapshot { meta, snapshot }))
     }
 }
 
 /// The state as it was when openraft asked for a snapshot; encoded and written while entries go on being applied.
 pub(super) struct SnapshotBuilder {
-    meta: SnapshotMeta,
-    state: ClusterState,
+    /// Until it is built.
+    view: Option<(SnapshotMeta, ClusterState)>,
     formats: Formats,
     snapshots: SnapshotStore,
 }
@@ -189,12 +188,15 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = Bytes;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot<LeaderId, RaftId, MemberRecord, Bytes>> {
-        let snapshot: Bytes = self.state.encode(self.formats.written())?.into();
-        self.snapshots.save(&self.meta, snapshot.clone()).await?;
-        Ok(Snapshot {
-            meta: self.meta.clone(),
-            snapshot,
-        })
+        let (meta, state) = self
+            .view
+            .take()
+            .ok_or_else(|| io::Error::other("a snapshot is built once"))?;
+        let format = self.formats.written();
+        // A large state takes its time to be encoded, and to be given up: neither may hold up who else runs here.
+        let encode = move || Ok(state.encode(format)?.into());
+        let snapshot = self.snapshots.save(&meta, encode).await?;
+        Ok(Snapshot { meta, snapshot })
     }
 }
 
