@@ -82,16 +82,13 @@ impl StateMachine {
     }
 
     fn apply_one(&self, entry: Entry) -> Applied {
-        let index = entry.log_id.index();
-        let applied = self.change(|replica| {
+        self.change(|replica| {
             let (applied, changes) = replica.apply(entry);
             self.formats.raise(replica.state.format());
             // Sent before the lock is released: whoever reads the state finds no change in it that is not under way.
             self.changes.send(changes);
             applied
-        });
-        self.applied_index.send_replace(index);
-        applied
+        })
     }
 }
 
@@ -136,12 +133,16 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     where
         S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
+        let mut last = self.last_applied();
         while let Some((entry, proposer)) = entries.try_next().await? {
+            last = Some(entry.log_id);
             let applied = self.apply_one(entry);
             if let Some(proposer) = proposer {
                 proposer.send(applied);
             }
         }
+        // Once for all of them: every proposer of this member wakes up to look.
+        self.applied_index.send_replace(index_of(last));
         Ok(())
     }
 
