@@ -14,6 +14,8 @@
 
 pub mod actor;
 pub mod cluster;
+pub mod figures;
+pub mod linearizability;
 pub mod peers;
 pub mod raft_lab;
 pub mod scenario;

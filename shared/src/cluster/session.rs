@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,11 +12,11 @@ use super::node::NodeId;
 /// A session's key is the To-tag that the node issued (`n1-…`). Never the Call-ID: real clients collide on it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct SessionKey(String);
+pub struct SessionKey(Arc<str>);
 
 impl SessionKey {
     #[must_use]
-    pub fn new(to_tag: impl Into<String>) -> Self {
+    pub fn new(to_tag: impl Into<Arc<str>>) -> Self {
         Self(to_tag.into())
     }
 

@@ -16,7 +16,7 @@ pub struct Addresses {
 
 impl Addresses {
     /// A random `127.A.B.0/24` whose VIP nobody listens on.
-    pub(super) fn unused() -> anyhow::Result<Self> {
+    pub fn unused() -> anyhow::Result<Self> {
         for _ in 0..100 {
             let addresses = Self {
                 a: rand::random_range(1..=254),
@@ -29,7 +29,9 @@ impl Addresses {
         bail!("no loopback address is free; Linux has the whole of 127.0.0.0/8")
     }
 
-    fn at(self, host: u8, port: u16) -> SocketAddr {
+    /// A host of these by its last number. Ports stand below the ephemeral range, so no outgoing connection ever holds one.
+    #[must_use]
+    pub fn at(self, host: u8, port: u16) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::new(127, self.a, self.b, host), port))
     }
 
@@ -55,7 +57,6 @@ impl Addresses {
         self.at(200 + node_host(id), 9191)
     }
 
-    /// Ports stand below the ephemeral range, so no outgoing connection ever holds one.
     #[must_use]
     pub fn vip(self) -> SocketAddr {
         self.at(1, 5060)

@@ -40,10 +40,15 @@ impl Authority {
 
     /// For a DNS name or an IP address.
     pub fn issue(&self, name: &str) -> anyhow::Result<Issued> {
+        self.issue_for(&[name.to_owned()])
+    }
+
+    /// For several DNS names or IP addresses.
+    pub fn issue_for(&self, names: &[String]) -> anyhow::Result<Issued> {
         let key = KeyPair::generate()?;
-        let certificate = CertificateParams::new(vec![name.to_owned()])?
+        let certificate = CertificateParams::new(names)?
             .signed_by(&key, &self.issuer)
-            .with_context(|| format!("signing the certificate of {name}"))?;
+            .with_context(|| format!("signing the certificate of {names:?}"))?;
         Ok(Issued {
             certificate: certificate.pem(),
             key: key.serialize_pem(),

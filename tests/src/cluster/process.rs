@@ -19,6 +19,20 @@ pub enum Signal {
     Continue,
 }
 
+impl Signal {
+    /// Sends it to a process that this program started and has not waited for yet.
+    pub fn send(self, process: u32) -> anyhow::Result<()> {
+        let number = match self {
+            Self::Kill => signal::SIGKILL,
+            Self::Terminate => signal::SIGTERM,
+            Self::Stop => signal::SIGSTOP,
+            Self::Continue => signal::SIGCONT,
+        };
+        let id = i32::try_from(process).context("a process id beyond i32")?;
+        signal::kill(Pid::from_raw(id), number).with_context(|| format!("sending {self:?}"))
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Process {
     child: Child,
@@ -46,14 +60,7 @@ impl Process {
     }
 
     pub(super) fn signal(&self, what: Signal) -> anyhow::Result<()> {
-        let number = match what {
-            Signal::Kill => signal::SIGKILL,
-            Signal::Terminate => signal::SIGTERM,
-            Signal::Stop => signal::SIGSTOP,
-            Signal::Continue => signal::SIGCONT,
-        };
-        let id = i32::try_from(self.child.id()).context("a process id beyond i32")?;
-        signal::kill(Pid::from_raw(id), number).with_context(|| format!("sending {what:?}"))
+        what.send(self.child.id())
     }
 
     pub(super) async fn kill(&mut self) -> anyhow::Result<()> {

@@ -23,6 +23,7 @@ mod test_support;
 mod watchers;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -39,15 +40,16 @@ use super::node::{NodeId, NodeRecord, NodeState};
 use super::presence::{PresenceRecord, WatcherRecord};
 use super::session::{IntentRecord, OpeningKey, OpeningResult, RequestKey, SessionKey, SessionRecord};
 
-/// Everything that is replicated.
+/// Everything that is replicated. A copy is taken for every snapshot while commands wait: what the large tables hold is
+/// shared with it, and copied only when it changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterState {
     limits: StateLimits,
     nodes: BTreeMap<NodeId, NodeRecord>,
-    sessions: BTreeMap<SessionKey, SessionRecord>,
+    sessions: BTreeMap<SessionKey, Arc<SessionRecord>>,
     owned: BTreeMap<NodeId, BTreeSet<SessionKey>>,
-    openings: BTreeMap<OpeningKey, OpeningResult>,
-    openings_by_age: BTreeSet<(u64, OpeningKey)>,
+    openings: BTreeMap<Arc<OpeningKey>, OpeningResult>,
+    openings_by_age: BTreeSet<(u64, Arc<OpeningKey>)>,
     intents: BTreeMap<SessionKey, BTreeMap<RequestKey, IntentRecord>>,
     intents_by_age: BTreeSet<(u64, SessionKey, RequestKey)>,
     settings: BTreeMap<SettingName, String>,

@@ -1,25 +1,29 @@
 //! Sessions: who owns them, and how their opening requests were answered.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use super::ClusterState;
 use crate::cluster::command::{Applied, Change, Refusal, SessionUpdate};
 use crate::cluster::node::NodeId;
-use crate::cluster::session::{Epoch, OpeningKey, OpeningResult, SessionKey, SessionRecord};
+use crate::cluster::session::{CallRecord, Epoch, OpeningKey, OpeningResult, SessionKey, SessionRecord};
 
 impl ClusterState {
     #[must_use]
     pub fn session(&self, key: &SessionKey) -> Option<&SessionRecord> {
-        self.sessions.get(key)
+        self.sessions.get(key).map(Arc::as_ref)
     }
 
     /// All sessions, in order of their keys.
     pub fn sessions(&self) -> impl ExactSizeIterator<Item = &SessionRecord> + '_ {
-        self.sessions.values()
+        self.sessions.values().map(Arc::as_ref)
     }
 
     /// The sessions that `node` owns, in order of their keys.
     pub fn sessions_of(&self, node: NodeId) -> impl Iterator<Item = &SessionRecord> + '_ {
         let keys = self.owned.get(&node).into_iter().flatten();
-        keys.filter_map(|key| self.sessions.get(key))
+        keys.filter_map(|key| self.session(key))
     }
 
     #[must_use]
@@ -92,16 +96,17 @@ impl ClusterState {
             .or_default()
             .insert(record.key.clone());
         changes.push(Change::SessionOpened(record.key.clone()));
-        self.sessions.insert(record.key.clone(), *record);
+        self.sessions.insert(record.key.clone(), record.into());
         Applied::Done
     }
 
     fn already_opened(&self, session: SessionKey) -> Applied {
-        let record = self.sessions.get(&session).cloned().map(Box::new);
+        let record = self.session(&session).cloned().map(Box::new);
         Applied::AlreadyOpened { session, record }
     }
 
     fn remember_opening(&mut self, opening: OpeningKey, result: OpeningResult) {
+        let opening = Arc::new(opening);
         self.openings_by_age
             .insert((result.decided_at_ms, opening.clone()));
         self.openings.insert(opening, result);
@@ -132,13 +137,17 @@ impl ClusterState {
             Ok(session) => session,
             Err(refusal) => return Applied::Refused(refusal),
         };
-        let mut updated = session.clone();
-        write_update(&mut updated, update);
-        if updated.calls.len() > self.limits.calls_per_session_max {
+        let calls = calls_after(session, &update);
+        if calls.len() > self.limits.calls_per_session_max {
             return Applied::Refused(Refusal::LimitReached);
         }
-        if *session != updated {
-            self.sessions.insert(key.clone(), updated);
+        if *calls == session.calls && !changes_fields(session, &update) {
+            return Applied::Done;
+        }
+        // What nobody else shares is changed in place: copying a whole session would cost more than all the rest.
+        let calls = calls.into_owned();
+        if let Some(session) = self.sessions.get_mut(key) {
+            write_update(Arc::make_mut(session), update, calls);
             changes.push(Change::SessionUpdated(key.clone()));
         }
         Applied::Done
@@ -163,7 +172,7 @@ impl ClusterState {
             self.forget_owner(key, session.owner);
             self.forget_intents_of(key);
             changes.push(Change::SessionClosed {
-                key: session.key,
+                key: session.key.clone(),
                 owner: session.owner,
             });
         }
@@ -178,7 +187,7 @@ impl ClusterState {
         to: NodeId,
         changes: &mut Vec<Change>,
     ) -> Applied {
-        let Some(session) = self.sessions.get(key) else {
+        let Some(session) = self.session(key) else {
             return Applied::Refused(Refusal::UnknownSession);
         };
         if session.epoch != from_epoch || session.owner == to {
@@ -203,7 +212,7 @@ impl ClusterState {
         to: NodeId,
         changes: &mut Vec<Change>,
     ) -> Option<&SessionRecord> {
-        let session = self.sessions.get_mut(key)?;
+        let session = Arc::make_mut(self.sessions.get_mut(key)?);
         let from = std::mem::replace(&mut session.owner, to);
         session.epoch = session.epoch.next();
         let epoch = session.epoch;
@@ -215,7 +224,7 @@ impl ClusterState {
             to,
             epoch,
         });
-        self.sessions.get(key)
+        self.session(key)
     }
 
     fn forget_owner(&mut self, key: &SessionKey, owner: NodeId) {
@@ -229,7 +238,7 @@ impl ClusterState {
 
     /// The session, for someone who owns it at `epoch`.
     pub(super) fn session_at(&self, key: &SessionKey, epoch: Epoch) -> Result<&SessionRecord, Refusal> {
-        let session = self.sessions.get(key).ok_or(Refusal::UnknownSession)?;
+        let session = self.session(key).ok_or(Refusal::UnknownSession)?;
         if session.epoch == epoch {
             Ok(session)
         } else {
@@ -238,14 +247,46 @@ impl ClusterState {
     }
 }
 
-fn write_update(session: &mut SessionRecord, update: SessionUpdate) {
+/// Most updates concern no call.
+fn calls_after<'a>(session: &'a SessionRecord, update: &SessionUpdate) -> Cow<'a, Calls> {
+    let mut after = Cow::Borrowed(&session.calls);
+    for (call_id, call) in &update.calls {
+        let after = after.to_mut();
+        match call {
+            Some(call) => drop(after.insert(call_id.clone(), call.clone())),
+            None => drop(after.remove(call_id)),
+        }
+    }
+    after
+}
+
+fn changes_fields(session: &SessionRecord, update: &SessionUpdate) -> bool {
     let SessionUpdate {
         connection,
         remote_target,
         expires_at_ms,
         monitor_active,
         cti_connection,
-        calls,
+        calls: _,
+    } = update;
+    let known_connection = (session.connection, session.client_address);
+    connection.is_some_and(|connection| connection != known_connection)
+        || remote_target
+            .as_ref()
+            .is_some_and(|target| *target != session.dialog.remote_target)
+        || expires_at_ms.is_some_and(|expires_at_ms| expires_at_ms != session.expires_at_ms)
+        || monitor_active.is_some_and(|active| active != session.monitor.active)
+        || (cti_connection.is_some() && *cti_connection != session.cti_connection)
+}
+
+fn write_update(session: &mut SessionRecord, update: SessionUpdate, calls_after: Calls) {
+    let SessionUpdate {
+        connection,
+        remote_target,
+        expires_at_ms,
+        monitor_active,
+        cti_connection,
+        calls: _,
     } = update;
     if let Some((connection, client_address)) = connection {
         session.connection = connection;
@@ -263,13 +304,10 @@ fn write_update(session: &mut SessionRecord, update: SessionUpdate) {
     if let Some(address) = cti_connection {
         session.cti_connection = Some(address);
     }
-    for (call_id, call) in calls {
-        match call {
-            Some(call) => drop(session.calls.insert(call_id, call)),
-            None => drop(session.calls.remove(&call_id)),
-        }
-    }
+    session.calls = calls_after;
 }
+
+type Calls = BTreeMap<String, CallRecord>;
 
 #[cfg(test)]
 mod tests {

@@ -224,7 +224,11 @@ fn power_fails_during_a_purge_of_several_files() {
                     member.write(&mut told).await.unwrap();
                 }
                 let last = told.entries - 1;
-                member.snapshots.save(&meta(last), state_of(last)).await.unwrap();
+                member
+                    .snapshots
+                    .save(&meta(last), move || Ok(state_of(last)))
+                    .await
+                    .unwrap();
                 (told.snapshot, told.snapshot_asked) = (Some(last), Some(last));
                 told.purged_asked = Some(last - 1);
                 assert!(log_files(&files).len() > 4);
@@ -280,7 +284,7 @@ fn a_vote_survives_the_loss_of_the_first_batch_of_the_next_file() {
             member.log.purge(log_id(1, next - 1)).await.unwrap();
             member
                 .snapshots
-                .save(&meta(next - 1), state_of(next - 1))
+                .save(&meta(next - 1), move || Ok(state_of(next - 1)))
                 .await
                 .unwrap();
         });
@@ -342,7 +346,9 @@ impl Member {
             self.log.save_committed(Some(log_id(1, last))).await?;
             if round % 2 == 1 {
                 told.snapshot_asked = Some(last);
-                self.snapshots.save(&meta(last), state_of(last)).await?;
+                self.snapshots
+                    .save(&meta(last), move || Ok(state_of(last)))
+                    .await?;
                 told.snapshot = told.snapshot_asked;
                 if let Some(purged) = last.checked_sub(20) {
                     told.purged_asked = Some(purged);
@@ -384,7 +390,7 @@ impl Member {
         );
         assert!(found.into_iter().eq((first..count).map(numbered)));
 
-        let snapshot = self.snapshots.load().unwrap();
+        let snapshot = self.snapshots.load().await.unwrap();
         let last = snapshot.as_ref().and_then(|(meta, _)| meta.last_log_id);
         let last = last.map(|id| id.index());
         assert!(

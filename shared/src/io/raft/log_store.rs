@@ -27,6 +27,7 @@ use super::type_config::{Entry, LogId, TypeConfig, VoteRecord};
 /// The log of one member. Clones read and write the same one.
 #[derive(Clone)]
 pub(super) struct LogStore {
+    files: Arc<dyn Files>,
     formats: Formats,
     kept: Arc<RwLock<Kept>>,
     synced: Arc<AtomicU64>,
@@ -88,6 +89,7 @@ impl LogStore {
         };
         files.spawn("raft-log", Box::pin(writer.run()))?;
         Ok(Self {
+            files,
             formats,
             kept: Arc::new(RwLock::new(kept)),
             synced,
@@ -134,8 +136,8 @@ impl LogStore {
         read(&self.kept.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn change(&self, change: impl FnOnce(&mut Kept)) {
-        change(&mut self.kept.write().unwrap_or_else(PoisonError::into_inner));
+    fn change<R>(&self, change: impl FnOnce(&mut Kept) -> R) -> R {
+        change(&mut self.kept.write().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn enqueue(&self, job: Job) -> io::Result<()> {
@@ -175,7 +177,7 @@ impl Kept {
             }
         }
         if let Some(purged) = kept.purged {
-            kept.purge(purged);
+            drop(kept.purge(purged));
         }
         // The record of what is committed may have reached the disk before the entries did.
         kept.committed = kept.committed.min(kept.last_log_id());
@@ -212,9 +214,11 @@ impl Kept {
         self.entries.split_off(&index.map_or(0, |index| index + 1));
     }
 
-    fn purge(&mut self, to: LogId) {
+    /// What is not kept any more.
+    fn purge(&mut self, to: LogId) -> BTreeMap<u64, Entry> {
         self.purged = Some(to);
-        self.entries = self.entries.split_off(&(to.index() + 1));
+        let kept = self.entries.split_off(&(to.index() + 1));
+        std::mem::replace(&mut self.entries, kept)
     }
 }
 
@@ -338,7 +342,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, to: LogId) -> io::Result<()> {
-        self.change(|kept| kept.purge(to));
+        let purged = self.change(|kept| kept.purge(to));
+        // openraft does nothing else while this runs, and to give up many large entries takes a while. Where no thread can
+        // be had they are given up here.
+        let give_up = Box::pin(async move { drop(purged) });
+        drop(self.files.spawn("raft-log-purged", give_up));
         let record = EncodedRecord::purged_to(to, self.formats.written()).map_err(io::Error::other)?;
         let ends_at = self.read(Kept::last_index);
         self.store_as(|done| Job {
@@ -396,37 +404,36 @@ impl Writer {
             ends_at = job.ends_at.or(ends_at);
             dones.push(job.done);
         }
-        let result = self.write(&records, index_max, purge_to).await;
+        let mut result = self.write(&records, index_max).await;
         if let (Ok(()), Some(index)) = (&result, ends_at) {
             self.synced.store(index, Ordering::Release);
         }
-        for done in dones {
-            done.tell(&result);
+        // Whoever waits for entries need not wait until old files are gone.
+        let (waiting, purging): (Vec<_>, Vec<_>) = dones.into_iter().partition(Done::is_for_entries);
+        waiting.into_iter().for_each(|done| done.tell(&result));
+        if let (Ok(()), Some(index)) = (&result, purge_to) {
+            let removed = self.segments.purge(index);
+            result = removed.map_err(|error| self.fail(&error));
         }
+        purging.into_iter().for_each(|done| done.tell(&result));
     }
 
-    async fn write(
-        &mut self,
-        records: &[EncodedRecord],
-        index_max: Option<u64>,
-        purge_to: Option<u64>,
-    ) -> Result<(), String> {
+    async fn write(&mut self, records: &[EncodedRecord], index_max: Option<u64>) -> Result<(), String> {
         if let Some(failure) = &self.failed {
             return Err(failure.clone());
         }
         let started = Instant::now();
         *locked(&self.writing) = Some(started);
-        let mut result = self.segments.append(records, index_max).await;
+        let result = self.segments.append(records, index_max).await;
         *locked(&self.writing) = None;
         self.sync_seconds.observe(started.elapsed().as_secs_f64());
-        if let (Ok(()), Some(index)) = (&result, purge_to) {
-            result = self.segments.purge(index);
-        }
-        result.map_err(|error| {
-            tracing::error!(%error, "the log cannot be written; this member stops");
-            self.failed = Some(error.to_string());
-            error.to_string()
-        })
+        result.map_err(|error| self.fail(&error))
+    }
+
+    fn fail(&mut self, error: &io::Error) -> String {
+        tracing::error!(%error, "the log cannot be written; this member stops");
+        self.failed = Some(error.to_string());
+        error.to_string()
     }
 }
 
@@ -437,6 +444,10 @@ impl Job {
 }
 
 impl Done {
+    fn is_for_entries(&self) -> bool {
+        matches!(self, Self::Appended(_))
+    }
+
     fn tell(self, result: &Result<(), String>) {
         let result = result.clone().map_err(io::Error::other);
         match self {

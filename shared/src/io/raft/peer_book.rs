@@ -23,6 +23,8 @@ pub(super) struct PeerBook {
     files: Arc<dyn Files>,
     wall_clock_ms: fn() -> u64,
     pages: Mutex<Pages>,
+    /// Held while the file is written: on a slow disk the next time to save comes before the last has ended.
+    saving: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -92,6 +94,7 @@ impl PeerBook {
                 remembered: remembered.into_iter().collect(),
                 ..Pages::default()
             }),
+            saving: tokio::sync::Mutex::default(),
         })
     }
 
@@ -229,6 +232,7 @@ impl PeerBook {
 
     /// Writes down what is remembered.
     pub(super) async fn save(&self) -> io::Result<()> {
+        let _saving = self.saving.lock().await;
         let remembered: Vec<(RaftId, Remembered)> = {
             let mut pages = self.pages();
             pages.unsaved = Unsaved::Nothing;
@@ -435,6 +439,24 @@ mod tests {
         assert_eq!(stranger, back);
         assert!(!second.takes_part(id()));
         assert_eq!(second.may_ask(&introduction(4, 44)), Err(back));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_book_that_is_saved_twice_at_once_is_saved() {
+        let files = SimulatedFiles::new(1, Duration::from_millis(20));
+        let first = book(&files);
+        let introduction = introduction(3, 33);
+        first.meet(&introduction, &reach(100), &first.baseline()).unwrap();
+        let earlier = first.save();
+        let later = async {
+            first.meet(&introduction, &reach(200), &first.baseline()).unwrap();
+            first.save().await
+        };
+        let (earlier, later) = tokio::join!(earlier, later);
+        earlier.unwrap();
+        later.unwrap();
+        files.crash();
+        assert_eq!(remembered_reach(&files, id().member()), Some(200));
     }
 
     #[test]

@@ -34,36 +34,44 @@ impl SnapshotStore {
             formats,
             saved: Arc::default(),
         };
-        let found = store.load()?;
+        let found = load(&*store.files, store.formats.newest())?;
         let last = found.as_ref().and_then(|(meta, _)| meta.last_log_id);
         store.saved = Arc::new(Mutex::new(last));
         Ok((store, found))
     }
 
-    /// Makes `state` durable, unless this snapshot or a newer one is there already.
-    pub(super) async fn save(&self, meta: &SnapshotMeta, state: Bytes) -> io::Result<()> {
-        let bytes = write(meta, &state, self.formats.written())?;
-        let last = meta.last_log_id;
+    /// Encodes the state and makes it durable, unless this snapshot or a newer one is there already.
+    pub(super) async fn save(
+        &self,
+        meta: &SnapshotMeta,
+        encode: impl FnOnce() -> io::Result<Bytes> + Send + 'static,
+    ) -> io::Result<Bytes> {
         let mut saved = self.saved.clone().lock_owned().await;
-        if *saved >= last {
-            return Ok(());
-        }
-        let files = self.files.clone();
+        let (files, format, meta) = (self.files.clone(), self.formats.written(), meta.clone());
         whole_file::run_apart(&*self.files, "raft-snapshot", async move {
-            whole_file::replace(&*files, NAME, &bytes).await?;
-            *saved = last;
-            Ok(())
+            let state = encode()?;
+            if *saved < meta.last_log_id {
+                let head = head(&meta, &state, format)?;
+                whole_file::replace(&*files, NAME, &[&head, &state]).await?;
+                *saved = meta.last_log_id;
+            }
+            Ok(state)
         })
         .await
     }
 
-    pub(super) fn load(&self) -> io::Result<Option<(SnapshotMeta, Bytes)>> {
-        let Some(bytes) = self.files.read(NAME)? else {
-            return Ok(None);
-        };
-        let snapshot = read(&bytes, self.formats.newest())?;
-        Ok(Some(snapshot))
+    pub(super) async fn load(&self) -> io::Result<Option<(SnapshotMeta, Bytes)>> {
+        let (files, newest) = (self.files.clone(), self.formats.newest());
+        let load = async move { load(&*files, newest) };
+        whole_file::run_apart(&*self.files, "raft-snapshot-read", load).await
     }
+}
+
+fn load(files: &dyn Files, newest: Format) -> io::Result<Option<(SnapshotMeta, Bytes)>> {
+    let Some(bytes) = files.read(NAME)? else {
+        return Ok(None);
+    };
+    Ok(Some(read(&bytes, newest)?))
 }
 
 /// Why the snapshot on disk cannot be used.
@@ -89,16 +97,15 @@ impl From<SnapshotError> for io::Error {
     }
 }
 
-/// Format, checksum, length of the description, description, state. The checksum covers what comes after it and, from
-/// release 0.2 on, the format before it; so it can be checked whatever the format.
-pub(super) fn write(meta: &SnapshotMeta, state: &[u8], format: Format) -> io::Result<Vec<u8>> {
+/// What the state is written behind: format, checksum, length of the description, description. The checksum covers what
+/// comes after it and, from release 0.2 on, the format before it; so it can be checked whatever the format.
+fn head(meta: &SnapshotMeta, state: &[u8], format: Format) -> io::Result<Vec<u8>> {
     let description = stored::encode_meta(meta, format).map_err(io::Error::other)?;
     let length = u32::try_from(description.len()).map_err(io::Error::other)?;
     let mut bytes = vec![u8::try_from(format.0).map_err(io::Error::other)?, 0, 0, 0, 0];
     bytes.extend_from_slice(&length.to_le_bytes());
     bytes.extend_from_slice(&description);
-    bytes.extend_from_slice(state);
-    let checksum = checksum(bytes[0], &bytes[5..]);
+    let checksum = checksum(bytes[0], &[&bytes[5..], state]);
     bytes[1..5].copy_from_slice(&checksum.to_le_bytes());
     Ok(bytes)
 }
@@ -106,7 +113,7 @@ pub(super) fn write(meta: &SnapshotMeta, state: &[u8], format: Format) -> io::Re
 pub(super) fn read(bytes: &[u8], newest: Format) -> Result<(SnapshotMeta, Bytes), SnapshotError> {
     let (number, rest) = bytes.split_first().ok_or(SnapshotError::Damaged)?;
     let (stored_checksum, rest) = rest.split_first_chunk().ok_or(SnapshotError::Damaged)?;
-    if checksum(*number, rest) != u32::from_le_bytes(*stored_checksum) {
+    if checksum(*number, &[rest]) != u32::from_le_bytes(*stored_checksum) {
         return Err(SnapshotError::Damaged);
     }
     let format = Format((*number).into());
@@ -126,12 +133,12 @@ pub(super) fn read(bytes: &[u8], newest: Format) -> Result<(SnapshotMeta, Bytes)
     Ok((meta, Bytes::copy_from_slice(state)))
 }
 
-fn checksum(format: u8, rest: &[u8]) -> u32 {
+fn checksum(format: u8, rest: &[&[u8]]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     if Format(format.into()) != Format::RELEASE_0_1 {
         hasher.update(&[format]);
     }
-    hasher.update(rest);
+    rest.iter().for_each(|part| hasher.update(part));
     hasher.finalize()
 }
 
@@ -152,6 +159,14 @@ pub(super) fn decode_meta(bytes: &[u8]) -> Option<SnapshotMeta> {
 }
 
 pub(super) const NAME: &str = "snapshot";
+
+/// A whole snapshot, as it lies on the disk.
+#[cfg(test)]
+pub(super) fn write(meta: &SnapshotMeta, state: &[u8], format: Format) -> io::Result<Vec<u8>> {
+    let mut bytes = head(meta, state, format)?;
+    bytes.extend_from_slice(state);
+    Ok(bytes)
+}
 
 #[cfg(test)]
 mod tests {
@@ -201,7 +216,7 @@ mod tests {
         for number in [0, 3, 255] {
             let mut bytes = bytes.clone();
             bytes[0] = number;
-            let right = checksum(number, &bytes[5..]);
+            let right = checksum(number, &[&bytes[5..]]);
             bytes[1..5].copy_from_slice(&right.to_le_bytes());
             let format = Format(number.into());
             assert_eq!(read(&bytes, newest), Err(SnapshotError::Later { format, newest }));
@@ -214,7 +229,7 @@ mod tests {
             let mut bytes = write(&meta(), b"state", format).unwrap();
             // One byte of the state is counted as the description's.
             bytes[5] += 1;
-            let right = checksum(bytes[0], &bytes[5..]);
+            let right = checksum(bytes[0], &[&bytes[5..]]);
             bytes[1..5].copy_from_slice(&right.to_le_bytes());
             let newest = Format::NEWEST;
             assert_eq!(

@@ -82,16 +82,13 @@ impl StateMachine {
     }
 
     fn apply_one(&self, entry: Entry) -> Applied {
-        let index = entry.log_id.index();
-        let applied = self.change(|replica| {
+        self.change(|replica| {
             let (applied, changes) = replica.apply(entry);
             self.formats.raise(replica.state.format());
             // Sent before the lock is released: whoever reads the state finds no change in it that is not under way.
             self.changes.send(changes);
             applied
-        });
-        self.applied_index.send_replace(index);
-        applied
+        })
     }
 }
 
@@ -136,20 +133,23 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     where
         S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
+        let mut last = self.last_applied();
         while let Some((entry, proposer)) = entries.try_next().await? {
+            last = Some(entry.log_id);
             let applied = self.apply_one(entry);
             if let Some(proposer) = proposer {
                 proposer.send(applied);
             }
         }
+        // Once for all of them: every proposer of this member wakes up to look.
+        self.applied_index.send_replace(index_of(last));
         Ok(())
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        let (meta, state) = self.read(|replica| (replica.meta(), replica.state.clone()));
+        let view = self.read(|replica| (replica.meta(), replica.state.clone()));
         SnapshotBuilder {
-            meta,
-            state,
+            view: Some(view),
             formats: self.formats.clone(),
             snapshots: self.snapshots.clone(),
         }
@@ -158,7 +158,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> io::Result<()> {
         let state = decode_state(&snapshot, &self.formats)?;
         self.formats.raise(state.format());
-        self.snapshots.save(meta, snapshot).await?;
+        self.snapshots.save(meta, move || Ok(snapshot)).await?;
         self.change(|replica| {
             *replica = Replica::of_snapshot(meta, state);
             self.changes.send(vec![Change::Replaced]);
@@ -172,15 +172,15 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn get_current_snapshot(
         &mut self,
     ) -> io::Result<Option<Snapshot<LeaderId, RaftId, MemberRecord, Bytes>>> {
-        let loaded = self.snapshots.load()?;
+        let loaded = self.snapshots.load().await?;
         Ok(loaded.map(|(meta, snapshot)| Snapshot { meta, snapshot }))
     }
 }
 
 /// The state as it was when openraft asked for a snapshot; encoded and written while entries go on being applied.
 pub(super) struct SnapshotBuilder {
-    meta: SnapshotMeta,
-    state: ClusterState,
+    /// Until it is built.
+    view: Option<(SnapshotMeta, ClusterState)>,
     formats: Formats,
     snapshots: SnapshotStore,
 }
@@ -189,12 +189,15 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = Bytes;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot<LeaderId, RaftId, MemberRecord, Bytes>> {
-        let snapshot: Bytes = self.state.encode(self.formats.written())?.into();
-        self.snapshots.save(&self.meta, snapshot.clone()).await?;
-        Ok(Snapshot {
-            meta: self.meta.clone(),
-            snapshot,
-        })
+        let (meta, state) = self
+            .view
+            .take()
+            .ok_or_else(|| io::Error::other("a snapshot is built once"))?;
+        let format = self.formats.written();
+        // A large state takes its time to be encoded, and to be given up: neither may hold up who else runs here.
+        let encode = move || Ok(state.encode(format)?.into());
+        let snapshot = self.snapshots.save(&meta, encode).await?;
+        Ok(Snapshot { meta, snapshot })
     }
 }
 

@@ -99,11 +99,17 @@ pub(super) fn format_of(entry: &Entry, written: Format) -> Format {
 
 pub(super) fn encode_entry(entry: &Entry, format: Format) -> Result<Vec<u8>, postcard::Error> {
     if format >= Format::RELEASE_0_2 {
-        postcard::to_stdvec(&StoredEntry::of(entry, format))
+        postcard::to_extend(&StoredEntry::of(entry, format), Vec::with_capacity(USUAL_BYTES))
     } else {
-        postcard::to_stdvec(&release_0_1::StoredEntry::of(entry))
+        postcard::to_extend(
+            &release_0_1::StoredEntry::of(entry),
+            Vec::with_capacity(USUAL_BYTES),
+        )
     }
 }
+
+/// Most entries are smaller: one allocation holds them.
+const USUAL_BYTES: usize = 1 << 10;
 
 pub(super) fn decode_entry(bytes: &[u8], format: Format, newest: Format) -> Result<Entry, Foreign> {
     let entry = if format >= Format::RELEASE_0_2 {

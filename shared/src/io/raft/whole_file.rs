@@ -8,10 +8,11 @@ use tokio::sync::oneshot;
 
 use super::files::{Files, UNFINISHED};
 
-/// Replaces a file: durable when this returns, and after a crash at any point either the old content or the new.
-pub(super) async fn replace(files: &dyn Files, name: &str, bytes: &[u8]) -> io::Result<()> {
+/// Replaces a file by these parts: durable when this returns, and after a crash at any point either the old content or
+/// the new.
+pub(super) async fn replace(files: &dyn Files, name: &str, parts: &[&[u8]]) -> io::Result<()> {
     let unfinished = format!("{name}{UNFINISHED}");
-    let written = write(files, &unfinished, bytes).await;
+    let written = write(files, &unfinished, parts).await;
     if written.is_err() {
         // Gives the disk its room back. Where even this fails, the next start tries again.
         drop(files.remove(&unfinished));
@@ -21,11 +22,23 @@ pub(super) async fn replace(files: &dyn Files, name: &str, bytes: &[u8]) -> io::
     files.sync_directory()
 }
 
-async fn write(files: &dyn Files, name: &str, bytes: &[u8]) -> io::Result<()> {
+/// A large file is synced piece by piece: the log, whose entries somebody waits for, has the same disk.
+async fn write(files: &dyn Files, name: &str, parts: &[&[u8]]) -> io::Result<()> {
     let mut file = files.create(name, 0)?;
-    file.write_at(0, bytes)?;
+    let (mut offset, mut unsynced) = (0, 0);
+    for piece in parts.iter().flat_map(|part| part.chunks(BYTES_PER_SYNC)) {
+        file.write_at(offset, piece)?;
+        offset += piece.len() as u64;
+        unsynced += piece.len();
+        if unsynced >= BYTES_PER_SYNC {
+            file.sync().await?;
+            unsynced = 0;
+        }
+    }
     file.sync().await
 }
+
+const BYTES_PER_SYNC: usize = 1 << 20;
 
 /// Runs a job that blocks on files where it holds up nobody, and waits for it.
 pub(super) async fn run_apart<T: Send + 'static>(

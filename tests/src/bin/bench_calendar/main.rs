@@ -4,14 +4,14 @@
 #![expect(clippy::disallowed_methods, reason = "a benchmark measures")]
 
 mod allocation;
-mod figures;
 mod options;
 mod processes;
 mod simulated;
 
 use std::process::ExitCode;
 
-use figures::Figures;
+use tandem_tests::figures::Figures;
+
 use options::{Options, Parts};
 
 #[tokio::main]

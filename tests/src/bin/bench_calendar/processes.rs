@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use tandem_tests::cluster::{ClusterOptions, ExchangeOptions, Member, mailbox};
+use tandem_tests::figures::Figures;
 use tandem_tests::peers::exchange::mail_store::{Appointment, Status};
 use tandem_tests::peers::exchange::server::Servers;
 use tandem_tests::peers::exchange::subscriptions::Timing;
@@ -12,7 +13,6 @@ use tandem_tests::peers::exchange::{now_ms, now_secs};
 use tandem_tests::peers::ocs::user_id;
 use tandem_tests::scenario::{CalendarScene, Places};
 
-use crate::figures::Figures;
 use crate::options::Options;
 
 pub(crate) async fn run(options: &Options, figures: &mut Figures) -> anyhow::Result<()> {

@@ -16,9 +16,9 @@ use tandem_node::gateway::Now;
 use tandem_shared::cluster::{
     Applied, Assignment, AssignmentReason, CalendarState, CasEndpoint, CasGateway, CasId, Command, NodeId,
 };
+use tandem_tests::figures::Figures;
 
 use crate::allocation::bytes_held;
-use crate::figures::Figures;
 
 /// Twenty minutes from nothing to a full hour, at which every other user switches.
 pub(crate) fn run(users: usize, cas: usize, figures: &mut Figures) -> anyhow::Result<()> {
