@@ -85,6 +85,9 @@ pub struct Communicator {
     ended_by_gateway: bool,
     /// The last event before a connection broke: nobody can know that it arrived, so it may come once more.
     may_be_repeated: Option<(String, String)>,
+    /// An event may come once more now, or before the answer to the command that caused it.
+    may_be_disordered: bool,
+    disordered: usize,
     violations: Vec<String>,
 }
 
@@ -104,6 +107,8 @@ impl Communicator {
             last_snapshot: None,
             ended_by_gateway: false,
             may_be_repeated: None,
+            may_be_disordered: false,
+            disordered: 0,
             violations: Vec::new(),
         }
     }
@@ -249,6 +254,17 @@ impl Communicator {
         self.may_be_repeated = last.map(|event| (event.call.clone(), event.name.clone()));
     }
 
+    /// Whether an event may come once more, or before the answer to the command that caused it.
+    pub fn allow_disorder(&mut self, may: bool) {
+        self.may_be_disordered = may;
+    }
+
+    /// How often that happened while it was allowed.
+    #[must_use]
+    pub fn disordered(&self) -> usize {
+        self.disordered
+    }
+
     /// An INFO with an event has come, on the right dialog. `cseq` is its number.
     pub fn event_arrived(&mut self, cseq: u32, body: &str, now: Instant) {
         let root = match Element::parse(body) {
@@ -274,7 +290,11 @@ impl Communicator {
         };
         self.check_own_device(&root, device);
         self.check_make_call_answered(&root, call);
-        let repeated = self.may_be_repeated.take() == Some((call.to_owned(), root.name.clone()));
+        let mut repeated = self.may_be_repeated.take() == Some((call.to_owned(), root.name.clone()));
+        if !repeated && self.may_be_disordered && self.calls.was_last_told(call, &root.name) {
+            self.disordered += 1;
+            repeated = true;
+        }
         if !repeated && let Err(wrong) = self.calls.entered(call, &root) {
             self.violation(wrong);
         }
@@ -393,7 +413,10 @@ impl Communicator {
             .filter(|id| !id.is_empty())
         {
             Some(call) => {
-                if let Err(wrong) = self.calls.made(call, &self.identity.phone, called) {
+                let made = self.calls.made(call, &self.identity.phone, called);
+                if let Err(wrong) = made
+                    && !self.may_be_disordered
+                {
                     self.violation(wrong);
                 }
             }
@@ -426,7 +449,9 @@ impl Communicator {
             .map(super::switch::number_of);
         let early = !self.calls.calls().contains_key(call)
             && called.is_some_and(|called| self.calling.values().any(|number| *number == called));
-        if early {
+        if early && self.may_be_disordered {
+            self.disordered += 1;
+        } else if early {
             self.violation(format!("{} came before the MakeCallResponse", event.name));
         }
     }

@@ -204,6 +204,12 @@ impl FrontEnd {
         self.violations.push(what);
     }
 
+    /// Whether an event may come once more, or before the answer to the command that caused it: while its node may have
+    /// died, or been cut off, before it could write down that it was told, or its answer was lost on the way.
+    pub fn allow_disorder(&mut self, may: bool) {
+        self.users.iter_mut().for_each(|user| user.allow_disorder(may));
+    }
+
     #[must_use]
     pub fn take_outputs(&mut self) -> Vec<Output> {
         std::mem::take(&mut self.outputs)
