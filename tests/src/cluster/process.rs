@@ -10,6 +10,7 @@ use nix::sys::signal;
 use nix::unistd::Pid;
 
 use super::namespace::Namespace;
+use super::wall_clock;
 
 /// What a story does to a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,5 +100,11 @@ impl Process {
     pub(super) fn kill_now(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        wall_clock::remove_traces_of(self.child.id());
     }
 }

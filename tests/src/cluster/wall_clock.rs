@@ -32,7 +32,6 @@ impl WallClock {
             ("FAKETIME_TIMESTAMP_FILE", self.file.display().to_string()),
             ("FAKETIME_NO_CACHE", on()),
             ("FAKETIME_DONT_FAKE_MONOTONIC", on()),
-            ("FAKETIME_DISABLE_SHM", on()),
             ("NO_FAKE_STAT", on()),
         ]
     }
@@ -51,6 +50,13 @@ impl Cluster {
         let clock = self.clocks.get(&member);
         let clock = clock.with_context(|| format!("{member} goes by the host's clock"))?;
         clock.set(offset_secs)
+    }
+}
+
+/// libfaketime shares memory among the children of a process, and leaves it behind when that is killed.
+pub(super) fn remove_traces_of(process: u32) {
+    for name in ["faketime_shm_", "sem.faketime_sem_"] {
+        let _ = std::fs::remove_file(format!("/dev/shm/{name}{process}"));
     }
 }
 

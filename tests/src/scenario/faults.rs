@@ -9,25 +9,8 @@ use anyhow::Context;
 use rand::Rng;
 use rand::seq::IndexedRandom;
 
-use super::{DiskScene, MEMBERS, NODES, other};
+use super::{DiskScene, MEMBERS, NODES, Way, Who};
 use crate::cluster::{Backup, Block, Cut, Member, Signal, SlowLink};
-
-/// A member by what it is at that moment, so that a fault means the same whoever leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Who {
-    Leader,
-    Follower,
-    FrontEnd,
-}
-
-/// Which of the ways between two members.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    Both,
-    /// From the first to the second.
-    There,
-    Back,
-}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
@@ -80,32 +63,6 @@ pub struct Trouble {
     /// Whom it has befallen; of a cut, one end.
     member: Member,
     backup: Option<Backup>,
-}
-
-impl Who {
-    pub const ALL: [Self; 3] = [Self::Leader, Self::Follower, Self::FrontEnd];
-
-    async fn member(self, scene: &DiskScene) -> anyhow::Result<Member> {
-        let leader = scene.leading_node().await?;
-        Ok(match self {
-            Self::Leader => leader,
-            Self::Follower => other(leader),
-            Self::FrontEnd => Member::Lb,
-        })
-    }
-}
-
-impl Way {
-    pub const ALL: [Self; 3] = [Self::Both, Self::There, Self::Back];
-
-    fn cuts(self, one: Member, other: Member, by: Block) -> Vec<Cut> {
-        let both = Cut::both_ways(one, other, by);
-        match self {
-            Self::Both => both,
-            Self::There => vec![both[0]],
-            Self::Back => vec![both[1]],
-        }
-    }
 }
 
 impl Fault {

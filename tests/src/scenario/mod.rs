@@ -11,6 +11,7 @@ mod history;
 mod ledger;
 mod life;
 mod load;
+mod roles;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -22,11 +23,12 @@ use rand::seq::SliceRandom;
 pub use calendar::{CalendarScene, Places, state_in};
 pub use death::{Death, DeathReport};
 pub use disks::{DiskScene, MEMBERS, NODES, every_case, name, other};
-pub use faults::{Fault, STEPS, Trouble, Way, Who};
+pub use faults::{Fault, STEPS, Trouble};
 pub use history::{History, Operation, OperationKind, Outcome, Register};
 pub use ledger::{Ledger, Writer};
 pub use life::Begun;
 pub use load::{Load, Rest, Tally};
+pub use roles::{Way, Who};
 
 use crate::cluster::{Cluster, ClusterOptions, DEADLINE, Member};
 use crate::peers::books::Stage;
