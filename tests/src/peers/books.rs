@@ -135,11 +135,11 @@ impl CallBook {
             .find(|(_, call)| call.calling == far_end || call.called == far_end)
     }
 
-    /// Whether the last that was told of a call was such an event.
+    /// Whether such an event was told of a call, once.
     #[must_use]
-    pub fn was_last_told(&self, id: &str, event: &str) -> bool {
-        let told = self.calls.get(id).and_then(|call| call.history.last());
-        told.is_some_and(|last| last == event)
+    pub fn was_told(&self, id: &str, event: &str) -> bool {
+        let told = self.calls.get(id).into_iter().flat_map(|call| &call.history);
+        told.filter(|told| *told == event).count() == 1
     }
 
     /// A `MakeCallResponse` named a call.

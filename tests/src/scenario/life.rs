@@ -4,6 +4,7 @@ use anyhow::ensure;
 
 use super::{PlacedCall, Scene, first};
 use crate::peers::books::Stage;
+use crate::peers::communicator::Tolerance;
 use crate::peers::front_end::FrontEnd;
 use crate::peers::ocs::phone_number;
 use crate::peers::switch::CommandKind;
@@ -58,8 +59,13 @@ impl Scene {
         };
         let patience = self.patience;
         self.ocs.wait_until("all calls are over", patience, over).await?;
-        self.ocs.ask(|front_end| front_end.allow_disorder(false)).await;
+        self.tolerate(Tolerance::Nothing).await;
         self.everyone_gets_a_snapshot().await
+    }
+
+    /// What is no violation until further notice.
+    pub async fn tolerate(&self, tolerance: Tolerance) {
+        self.ocs.ask(move |front_end| front_end.tolerate(tolerance)).await;
     }
 
     /// A call that a client was promised was made once; one that it was refused was made once at most.

@@ -37,7 +37,7 @@ async fn cut_every_way(hub: Hub, by: Block) -> anyhow::Result<()> {
     end(scene, load).await
 }
 
-/// One way each, and both, between all pairs; in short runs every pair and every way once, in what vanishes twice.
+/// One way each, and both, between all pairs; in short runs every pair and every way once or twice.
 fn cuts(by: Block) -> Vec<Fault> {
     let pairs = [
         (Who::Leader, Who::Follower),
@@ -50,7 +50,8 @@ fn cuts(by: Block) -> Vec<Fault> {
     });
     let in_short_runs = |number: usize| match by {
         Block::Drop => number.is_multiple_of(2),
-        Block::Reset | Block::Refuse => number.is_multiple_of(4),
+        Block::Reset => number.is_multiple_of(4),
+        Block::Refuse => number.is_multiple_of(8),
     };
     let numbered = all.enumerate();
     let wanted = numbered.filter(|(number, _)| every_case() || in_short_runs(*number));

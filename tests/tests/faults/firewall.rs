@@ -112,7 +112,7 @@ async fn epochs(scene: &DiskScene) -> anyhow::Result<BTreeMap<String, u64>> {
 }
 
 /// Long enough to register again, and to be lost again, several times.
-const LASTS: Duration = Duration::from_secs(6);
+const LASTS: Duration = Duration::from_secs(5);
 /// Less than the silence after which a node is lost.
 const SHORTLY: Duration = Duration::from_secs(1);
 /// To the heir, and perhaps back by a request that reaches the former owner only.

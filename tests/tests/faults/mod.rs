@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use tandem_tests::cluster::{ClusterOptions, Hub};
+use tandem_tests::peers::communicator::Tolerance;
 use tandem_tests::scenario::{Begun, DiskScene, Fault, Load, every_case};
 
 const USERS: usize = 12;
@@ -63,7 +64,7 @@ async fn begin_calls(scene: &mut DiskScene, fault: &Fault) -> Begun {
     } else {
         &[0, 1]
     };
-    scene.ocs.ask(|front_end| front_end.allow_disorder(true)).await;
+    scene.tolerate(Tolerance::EarlyEvents).await;
     scene.begin_calls(called, calling).await
 }
 
@@ -82,9 +83,9 @@ async fn judge(scene: &mut DiskScene, load: &Load, begun: Begun) -> anyhow::Resu
 async fn end(scene: DiskScene, load: Load) -> anyhow::Result<()> {
     let tally = load.end().await?;
     ensure!(tally.acknowledged > 0, "nothing was acknowledged");
-    let disordered = scene.ocs.ask(|front_end| front_end.disordered()).await;
+    let tolerated = scene.ocs.ask(|front_end| front_end.tolerated()).await;
     println!(
-        "{} writes acknowledged, {} operations on registers, {disordered} events told twice or too early",
+        "{} writes acknowledged, {} operations on registers, {tolerated} events told twice or too early",
         tally.acknowledged,
         tally.history.operations().len()
     );

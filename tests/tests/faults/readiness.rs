@@ -99,5 +99,5 @@ async fn term(scene: &DiskScene, node: Member) -> anyhow::Result<f64> {
 const POLL: Duration = Duration::from_millis(50);
 const READY_MAX: Duration = Duration::from_secs(2);
 const REFUSED_FOR: Duration = Duration::from_secs(1);
-const CUT_FOR: Duration = Duration::from_secs(4);
+const CUT_FOR: Duration = Duration::from_secs(3);
 const PAUSE_MAX: Duration = Duration::from_secs(1);

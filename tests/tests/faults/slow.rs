@@ -34,5 +34,5 @@ const LINK: SlowLink = SlowLink {
     delay_ms: 30,
     lost_percent: 2,
 };
-const LASTS: Duration = Duration::from_secs(3);
+const LASTS: Duration = Duration::from_secs(2);
 const PAUSE_MAX: Duration = Duration::from_secs(3);

@@ -22,8 +22,8 @@ impl FrontEnd {
 
     /// How many events came once more, or too early, and were allowed to.
     #[must_use]
-    pub fn disordered(&self) -> usize {
-        self.users.iter().map(Communicator::disordered).sum()
+    pub fn tolerated(&self) -> usize {
+        self.users.iter().map(Communicator::tolerated).sum()
     }
 
     #[must_use]

@@ -15,7 +15,7 @@ use tandem_shared::sip::RawMessage;
 use tandem_shared::sip::message::{Message, Request, Response};
 
 use super::books::Answer;
-use super::communicator::{Communicator, Draft, Identity, Kind};
+use super::communicator::{Communicator, Draft, Identity, Kind, Tolerance};
 use super::csta;
 use crate::xml::Element;
 
@@ -204,10 +204,9 @@ impl FrontEnd {
         self.violations.push(what);
     }
 
-    /// Whether an event may come once more, or before the answer to the command that caused it: while its node may have
-    /// died, or been cut off, before it could write down that it was told, or its answer was lost on the way.
-    pub fn allow_disorder(&mut self, may: bool) {
-        self.users.iter_mut().for_each(|user| user.allow_disorder(may));
+    /// From now on these things are no violations.
+    pub fn tolerate(&mut self, tolerance: Tolerance) {
+        self.users.iter_mut().for_each(|user| user.tolerate(tolerance));
     }
 
     #[must_use]
