@@ -15,9 +15,9 @@ pub(super) const CLUSTER_NAME: &str = "story";
 /// Member id of the witness in lb.
 pub(super) const WITNESS: u64 = 100;
 
-/// Writes `lb.toml`, `node1.toml`, `node2.toml` and `directory.toml`.
+/// Writes `lb.toml`, `node1.toml` and so on, and `directory.toml`.
 pub(super) fn write(directory: &Path, addresses: Addresses, options: &ClusterOptions) -> anyhow::Result<()> {
-    for member in [Member::Lb, Member::Node(1), Member::Node(2)] {
+    for member in options.nodes().chain([Member::Lb]) {
         write_member(directory, member, addresses, options)?;
     }
     write_directory(directory, options.users, options.exchange.is_some())
@@ -57,14 +57,14 @@ pub(super) fn write_directory(directory: &Path, count: usize, with_calendar: boo
 }
 
 fn lb(addresses: Addresses, options: &ClusterOptions) -> String {
-    let nodes: String = [1, 2]
+    let nodes: String = (1..=options.nodes)
         .map(|id| {
             format!(
                 "[[node]]\nid = {id}\naddress = \"{}\"\n\n",
                 addresses.node_sip(id)
             )
         })
-        .concat();
+        .collect();
     format!(
         "[log]\nformat = \"text\"\n\n\
          [admin]\nlisten = \"{admin}\"\n\n\
@@ -73,7 +73,7 @@ fn lb(addresses: Addresses, options: &ClusterOptions) -> String {
          {tls_listener}\
          {nodes}\
          [keepalive]\nperiod_ms = 500\nfailures = 3\nretry_period_ms = 200\nsuccesses = 1\n{hold_down}\n\
-         [outbound]\nlisten = \"{outbound}\"\nallow = [\"127.0.0.0/8\"]\n\
+         [outbound]\nlisten = \"{outbound}\"\nallow = [\"{network}\"]\n\
          source_address = \"{source}\"\n\n\
          {cluster}",
         admin = addresses.admin(Member::Lb).expect("lb has an admin listener"),
@@ -84,6 +84,7 @@ fn lb(addresses: Addresses, options: &ClusterOptions) -> String {
             .unwrap_or_default(),
         tls_listener = tls_listener(addresses, options),
         outbound = addresses.outbound(),
+        network = addresses.network(),
         source = addresses.vip().ip(),
         cluster = cluster(WITNESS, addresses, options),
     )
@@ -114,10 +115,10 @@ fn node(id: u64, addresses: Addresses, options: &ClusterOptions) -> String {
         "[node]\nid = {id}\ndata_directory = \"node{id}\"\n\n\
          [log]\nformat = \"text\"\n\n\
          [admin]\nlisten = \"{admin}\"\n\n\
-         [sip]\nlisten = \"{sip}\"\ntrusted_front_ends = [\"127.0.0.0/8\"]\n\
-         outbound_front_ends = [\"{outbound}\"]\nsession_timer_secs = 1800\n{without_quorum}\n\
+         [sip]\nlisten = \"{sip}\"\ntrusted_front_ends = [\"{network}\"]\n\
+         outbound_front_ends = [\"{outbound}\"]\nsession_timer_secs = {session_timer}\n{without_quorum}\n\
          [directory]\nfile = \"directory.toml\"\n\n\
-         [cti]\nheartbeat_interval_ms = {heartbeat}\nreconnect_interval_ms = 200\n\n\
+         [cti]\nheartbeat_interval_ms = {heartbeat}\nreconnect_interval_ms = 200\n{request_timeout}\n\
          {connections}\
          {presence}\
          {exchange}\
@@ -127,8 +128,14 @@ fn node(id: u64, addresses: Addresses, options: &ClusterOptions) -> String {
             .admin(Member::Node(id))
             .expect("a node has an admin listener"),
         sip = addresses.node_sip(id),
+        network = addresses.network(),
         outbound = addresses.outbound(),
+        session_timer = options.session_timer_secs,
         heartbeat = options.cti_heartbeat.as_millis(),
+        request_timeout = options
+            .cti_request_timeout
+            .map(|time| format!("request_timeout_ms = {}\n", time.as_millis()))
+            .unwrap_or_default(),
         presence = presence(addresses, options),
         exchange = options
             .exchange
@@ -181,7 +188,8 @@ fn cluster(own: u64, addresses: Addresses, options: &ClusterOptions) -> String {
         Finalise::AfterSecs(secs) => writeln!(text, "finalise_after_secs = {secs}\n"),
         Finalise::Manual => writeln!(text, "finalise = \"manual\"\n"),
     };
-    for (id, kind) in [(1, "node"), (2, "node"), (WITNESS, "witness")] {
+    let nodes = (1..=options.nodes).map(|id| (id, "node"));
+    for (id, kind) in nodes.chain([(WITNESS, "witness")]) {
         let address = addresses.peer(id);
         let _ = write!(
             text,
@@ -216,25 +224,29 @@ fn users(count: usize, with_calendar: bool) -> String {
 mod tests {
     use std::time::Duration;
 
+    use super::super::Family;
     use super::*;
 
     #[test]
     fn every_file_is_toml() {
-        let addresses = Addresses { a: 1, b: 2 };
+        let made = [Family::V4, Family::V6].map(Addresses::in_a_made_network);
         let options = ClusterOptions {
             exchange: Some(super::super::ExchangeOptions::default()),
             hold_down: Some(Duration::from_secs(1)),
             log_bounds: Some((200, 20)),
             newest_format: Some(1),
+            cti_request_timeout: Some(Duration::from_secs(1)),
             finalise: Finalise::Manual,
             ..ClusterOptions::default()
         };
-        for text in [
-            lb(addresses, &options),
-            node(1, addresses, &options),
-            users(3, true),
-        ] {
-            toml::from_str::<toml::Table>(&text).unwrap();
+        for addresses in made.into_iter().chain([Addresses::on_loopback(1, 2)]) {
+            for text in [
+                lb(addresses, &options),
+                node(1, addresses, &options),
+                users(3, true),
+            ] {
+                toml::from_str::<toml::Table>(&text).unwrap();
+            }
         }
     }
 }

@@ -34,7 +34,8 @@ impl Cluster {
     /// The member's disk was replaced by an empty one.
     pub fn wipe(&self, member: Member) -> anyhow::Result<()> {
         self.ensure_stopped(member)?;
-        let directory = self.data_directory(member)?;
+        // Perhaps a link to a disk of its own.
+        let directory = self.data_directory(member)?.canonicalize()?;
         std::fs::remove_dir_all(&directory).with_context(|| format!("emptying {}", directory.display()))?;
         Ok(std::fs::create_dir(&directory)?)
     }

@@ -6,8 +6,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::Addresses;
 use super::certificates::Authority;
+use super::{Addresses, ClusterOptions};
 use crate::peers::exchange::subscriptions::Timing;
 use crate::peers::exchange::{Exchange, ExchangeSite};
 use crate::peers::ocs::user_id;
@@ -55,12 +55,13 @@ pub(super) async fn start(
     directory: &Path,
     addresses: Addresses,
     options: &ExchangeOptions,
-    users: usize,
+    cluster: &ClusterOptions,
 ) -> anyhow::Result<Exchange> {
+    let users = cluster.users;
     let authority = Authority::new("exchange")?;
     write_secret(&directory.join("exchange.password"), PASSWORD)?;
     write_secret(&directory.join("callback.key"), CALLBACK_KEY)?;
-    for node in [1, 2] {
+    for node in 1..=cluster.nodes {
         let trust = directory.join(format!("trust{node}"));
         std::fs::create_dir_all(&trust)?;
         std::fs::write(trust.join("exchange.pem"), authority.pem())?;

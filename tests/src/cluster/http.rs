@@ -26,6 +26,11 @@ impl HttpResponse {
     }
 }
 
+/// Nobody was there: what was asked for was certainly not done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("nobody answers a connection")]
+pub struct NotConnected;
+
 /// POST of a JSON value to an admin listener; the JSON answer, which must be a 2xx.
 pub async fn post_to(
     address: SocketAddr,
@@ -48,7 +53,7 @@ pub(super) async fn request(
     body: &str,
 ) -> anyhow::Result<HttpResponse> {
     let exchange = async {
-        let mut stream = TcpStream::connect(address).await?;
+        let mut stream = TcpStream::connect(address).await.context(NotConnected)?;
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
              Content-Length: {}\r\nConnection: close\r\n\r\n{body}",

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
-use super::process::Process;
+use super::process::{Launch, Process};
 use super::{Cluster, DEADLINE, Member, POLL, ask_node, binaries, configuration};
 
 /// What a command in a terminal ended with.
@@ -184,7 +184,14 @@ impl Cluster {
     pub fn start_beside(&self, node: Member, directory: &Path) -> anyhow::Result<Beside> {
         let arguments = self.configuration_beside(node, directory)?;
         let log = self.directory().join(format!("{node}-beside.log"));
-        let process = Process::start("tandem-node", &arguments, &log, &self.options.log_filter)?;
+        let process = Process::start(Launch {
+            binary: "tandem-node",
+            arguments: &arguments,
+            log: &log,
+            log_filter: &self.options.log_filter,
+            environment: Vec::new(),
+            namespace: self.namespace(node),
+        })?;
         Ok(Beside {
             process,
             admin: self.addresses().admin_beside(number(node)?),

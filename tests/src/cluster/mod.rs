@@ -1,8 +1,9 @@
-//! A whole Tandem of real processes on a private loopback address.
+//! A whole Tandem of real processes, on a private loopback address or in namespaces of its own.
 //!
 //! Owns the processes, their configuration, certificates, data and logs, and the one PBX behind the CTI
-//! managers. Does not own the OCS front ends: a story starts as many as it wants. Every cluster takes a random
-//! `127.A.B.0/24` for itself, so that clusters beside each other never want the same port. Everything is killed
+//! managers. Does not own the OCS front ends: a story starts as many as it wants. A cluster on loopback takes a random
+//! `127.A.B.0/24` for itself, so that clusters beside each other never want the same port; with a [`Hub`] every member
+//! is in a network namespace of its own, and the ways between them can be cut. Everything is killed
 //! when the value is dropped; unless the story has ended well, the last lines of every log are printed.
 
 mod addresses;
@@ -11,11 +12,18 @@ pub mod certificates;
 mod configuration;
 mod directories;
 mod exchange;
+mod firewall;
 mod http;
+mod hub;
+mod members;
 mod membership;
 mod metrics;
+mod namespace;
+mod network;
 mod process;
+mod slow_link;
 mod small_disk;
+mod wall_clock;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,21 +33,26 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use tempfile::TempDir;
 
-pub use addresses::Addresses;
+pub use addresses::{Addresses, Family};
 pub use binaries::ask_node;
 pub use directories::Backup;
 pub use exchange::{ExchangeOptions, PASSWORD, mailbox};
-pub use http::{HttpResponse, get_from, post_to};
+pub use firewall::{Block, Cut};
+pub use http::{HttpResponse, NotConnected, get_from, post_to};
+pub use hub::{Hub, Needs, in_a_network_of_its_own};
 pub use membership::{Beside, Told};
 pub use metrics::Metrics;
 pub use process::Signal;
+pub use slow_link::SlowLink;
 pub use small_disk::SmallDisk;
 
 use crate::peers::exchange::Exchange;
 use crate::peers::exchange::server::Servers;
 use crate::peers::ocs::{Ocs, OcsOptions, phone_number};
 use crate::peers::pbx::Pbx;
-use process::Process;
+use network::Network;
+use process::{Launch, Process};
+use wall_clock::WallClock;
 
 /// One killable process of a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,6 +67,10 @@ pub enum Member {
 /// What kind of Tandem to start.
 #[derive(Debug, Clone)]
 pub struct ClusterOptions {
+    /// Every member is in a namespace of its own, joined to this one; `None`: all are on loopback.
+    pub hub: Option<Hub>,
+    /// How many nodes there are. Voters are the nodes, and the witness while their number is even.
+    pub nodes: u64,
     /// Users in the directory, phones at the PBX.
     pub users: usize,
     pub cti_managers: usize,
@@ -62,6 +79,12 @@ pub struct ClusterOptions {
     /// The planted fault: nodes do not adopt sessions.
     pub adoption_disabled: bool,
     pub cti_heartbeat: Duration,
+    /// How long a node waits for the answer to a command; `None`: the default.
+    pub cti_request_timeout: Option<Duration>,
+    /// A session that is not refreshed for so long ends.
+    pub session_timer_secs: u32,
+    /// Members whose wall clocks the story steps.
+    pub stepped_clocks: Vec<Member>,
     /// Presence is published to [`Addresses::presence_server`].
     pub publishes_presence: bool,
     /// With it, every user has a calendar.
@@ -83,11 +106,16 @@ pub struct ClusterOptions {
 impl Default for ClusterOptions {
     fn default() -> Self {
         Self {
+            hub: None,
+            nodes: 2,
             users: 200,
             cti_managers: 4,
             peer_tls: true,
             adoption_disabled: false,
             cti_heartbeat: Duration::from_millis(500),
+            cti_request_timeout: None,
+            session_timer_secs: 1800,
+            stepped_clocks: Vec::new(),
             publishes_presence: false,
             exchange: None,
             hold_down: None,
@@ -120,7 +148,9 @@ pub struct Cluster {
     dismissed: AtomicBool,
     pbx: Pbx,
     exchange: Option<Exchange>,
+    clocks: BTreeMap<Member, WallClock>,
     processes: BTreeMap<Member, Process>,
+    network: Option<Network>,
 }
 
 impl Cluster {
@@ -134,19 +164,23 @@ impl Cluster {
         options: ClusterOptions,
         fill: impl FnOnce(&mut Servers) + Send + 'static,
     ) -> anyhow::Result<Self> {
-        let addresses = Addresses::unused()?;
+        let addresses = match options.hub {
+            Some(hub) => Addresses::in_a_made_network(hub.family),
+            None => Addresses::unused()?,
+        };
+        let network = match options.hub {
+            Some(hub) => Some(Network::make(hub, addresses, &options.members())?),
+            None => None,
+        };
         let directory = tempfile::Builder::new().prefix("tandem-").tempdir()?;
         configuration::write(directory.path(), addresses, &options)?;
         if options.peer_tls {
-            certificates::write(
-                directory.path(),
-                configuration::CLUSTER_NAME,
-                &[1, 2, configuration::WITNESS],
-            )?;
+            let members: Vec<u64> = (1..=options.nodes).chain([configuration::WITNESS]).collect();
+            certificates::write(directory.path(), configuration::CLUSTER_NAME, &members)?;
         }
         let exchange = match &options.exchange {
             Some(exchange) => {
-                let started = exchange::start(directory.path(), addresses, exchange, options.users).await?;
+                let started = exchange::start(directory.path(), addresses, exchange, &options).await?;
                 started.ask(fill).await;
                 Some(started)
             }
@@ -154,7 +188,10 @@ impl Cluster {
         };
         let phones = (0..options.users).map(phone_number).collect();
         let pbx = Pbx::start(addresses.pbx(), phones).await?;
+        let clocks = options.stepped_clocks.iter();
+        let clocks = clocks.map(|member| Ok((*member, WallClock::new(directory.path(), *member)?)));
         let mut cluster = Self {
+            clocks: clocks.collect::<anyhow::Result<_>>()?,
             options,
             addresses,
             directory,
@@ -163,24 +200,15 @@ impl Cluster {
             pbx,
             exchange,
             processes: BTreeMap::new(),
+            network,
         };
         for member in cluster.members() {
             cluster.spawn(member)?;
         }
-        cluster
-            .wait_until_ready(&[Member::Node(1), Member::Node(2), Member::Lb])
-            .await?;
+        let ready: Vec<_> = cluster.nodes().into_iter().chain([Member::Lb]).collect();
+        cluster.wait_until_ready(&ready).await?;
         cluster.wait_until_nodes_are_in_service().await?;
         Ok(cluster)
-    }
-
-    /// CTI managers first: nodes connect to them at once.
-    #[must_use]
-    pub fn members(&self) -> Vec<Member> {
-        let managers = (1..=self.options.cti_managers).map(Member::CtiManager);
-        managers
-            .chain([Member::Node(1), Member::Node(2), Member::Lb])
-            .collect()
     }
 
     #[must_use]
@@ -305,8 +333,8 @@ impl Cluster {
         if !self.is_running(Member::Lb) {
             return Ok(());
         }
-        let nodes = [Member::Node(1), Member::Node(2)].map(|node| f64::from(self.is_running(node)));
-        let wanted: f64 = nodes.iter().sum();
+        let nodes = self.nodes().into_iter();
+        let wanted: f64 = nodes.map(|node| f64::from(self.is_running(node))).sum();
         self.wait_for_metrics(Member::Lb, "lb has all nodes in service", |metrics| {
             metrics.sum("tandem_lb_nodes_in_service", &[]) >= wanted
         })
@@ -383,7 +411,7 @@ impl Cluster {
     pub async fn leader(&self) -> anyhow::Result<Member> {
         let started = Instant::now();
         loop {
-            for member in [Member::Node(1), Member::Node(2), Member::Lb] {
+            for member in self.nodes().into_iter().chain([Member::Lb]) {
                 let leads = match self.metrics(member).await {
                     Ok(metrics) => metrics.sum("tandem_raft_is_leader", &[]) == 1.0,
                     Err(_) => false,
@@ -455,12 +483,15 @@ impl Cluster {
 
     fn spawn(&mut self, member: Member) -> anyhow::Result<()> {
         let (binary, arguments) = self.command(member);
-        let process = Process::start(
+        let clock = self.clocks.get(&member);
+        let process = Process::start(Launch {
             binary,
-            &arguments,
-            &self.log_path(member),
-            &self.options.log_filter,
-        )?;
+            arguments: &arguments,
+            log: &self.log_path(member),
+            log_filter: &self.options.log_filter,
+            environment: clock.map(WallClock::environment).unwrap_or_default(),
+            namespace: self.namespace(member),
+        })?;
         self.processes.insert(member, process);
         Ok(())
     }

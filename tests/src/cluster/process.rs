@@ -9,6 +9,9 @@ use anyhow::{Context, bail};
 use nix::sys::signal;
 use nix::unistd::Pid;
 
+use super::namespace::Namespace;
+use super::wall_clock;
+
 /// What a story does to a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
@@ -33,29 +36,44 @@ impl Signal {
     }
 }
 
+/// What is started, and where.
+#[derive(Debug)]
+pub(super) struct Launch<'a> {
+    pub(super) binary: &'static str,
+    pub(super) arguments: &'a [String],
+    pub(super) log: &'a Path,
+    pub(super) log_filter: &'a str,
+    pub(super) environment: Vec<(&'static str, String)>,
+    /// `None`: where the caller is.
+    pub(super) namespace: Option<&'a Namespace>,
+}
+
 #[derive(Debug)]
 pub(super) struct Process {
     child: Child,
 }
 
 impl Process {
-    pub(super) fn start(
-        binary: &str,
-        arguments: &[String],
-        log: &Path,
-        log_filter: &str,
-    ) -> anyhow::Result<Self> {
-        let path = super::binaries::path(binary)?;
-        let output = OpenOptions::new().create(true).append(true).open(log)?;
-        let child = Command::new(&path)
-            .args(arguments)
-            .env("TANDEM_LOG", log_filter)
+    pub(super) fn start(launch: Launch<'_>) -> anyhow::Result<Self> {
+        let path = super::binaries::path(launch.binary)?;
+        let output = OpenOptions::new().create(true).append(true).open(launch.log)?;
+        let mut command = Command::new(&path);
+        command
+            .args(launch.arguments)
+            .env("TANDEM_LOG", launch.log_filter)
             .env("RUST_BACKTRACE", "1")
+            .envs(launch.environment)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
-            .stderr(output)
-            .spawn()
-            .with_context(|| format!("starting {}", path.display()))?;
+            .stderr(output);
+        let mut start = || {
+            let started = command.spawn();
+            started.with_context(|| format!("starting {}", path.display()))
+        };
+        let child = match launch.namespace {
+            Some(namespace) => namespace.run(&mut start)?,
+            None => start()?,
+        };
         Ok(Self { child })
     }
 
@@ -89,5 +107,11 @@ impl Process {
     pub(super) fn kill_now(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        wall_clock::remove_traces_of(self.child.id());
     }
 }

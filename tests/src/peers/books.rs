@@ -1,6 +1,7 @@
 //! The books that a communicator keeps: every request, every event, every call, and what was wrong with them.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::{Duration, Instant};
 
 use super::switch::number_of;
@@ -134,6 +135,13 @@ impl CallBook {
             .find(|(_, call)| call.calling == far_end || call.called == far_end)
     }
 
+    /// Whether such an event was told of a call, once.
+    #[must_use]
+    pub fn was_told(&self, id: &str, event: &str) -> bool {
+        let told = self.calls.get(id).into_iter().flat_map(|call| &call.history);
+        told.filter(|told| *told == event).count() == 1
+    }
+
     /// A `MakeCallResponse` named a call.
     pub(super) fn made(&mut self, id: &str, calling: &str, called: &str) -> Result<(), String> {
         let call = KnownCall {
@@ -142,9 +150,12 @@ impl CallBook {
             called: number_of(called),
             history: Vec::new(),
         };
-        match self.calls.insert(id.to_owned(), call) {
-            None => Ok(()),
-            Some(_) => Err(format!("MakeCallResponse names call {id}, which exists")),
+        match self.calls.entry(id.to_owned()) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(call);
+                Ok(())
+            }
+            Entry::Occupied(_) => Err(format!("MakeCallResponse names call {id}, which exists")),
         }
     }
 

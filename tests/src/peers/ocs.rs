@@ -173,7 +173,10 @@ impl Dial {
 
     /// From the OCS's own address, so that lb sees one peer, whichever side dialled.
     async fn connect(&self) -> std::io::Result<TcpStream> {
-        let socket = TcpSocket::new_v4()?;
+        let socket = match self.source {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
         let mut source = self.source;
         source.set_port(0);
         socket.bind(source)?;

@@ -2,17 +2,19 @@
 //!
 //! Users are signed in throughout, and every acknowledged write is in a ledger. A story ends with all replicas compared.
 
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::ensure;
 
 use super::{Ledger, Scene};
-use crate::cluster::{Cluster, ClusterOptions, Member, Metrics};
+use crate::cluster::{Cluster, ClusterOptions, Member, Metrics, SmallDisk, Told};
 
 /// A scene in which everybody is signed in, with a ledger of what was acknowledged.
 #[derive(Debug)]
 pub struct DiskScene {
+    /// Beneath the data of the second node, if it was moved there. Dropped before the cluster, whose directory it lies in.
+    pub disk: Option<SmallDisk>,
     pub scene: Scene,
     pub ledger: Ledger,
 }
@@ -20,12 +22,12 @@ pub struct DiskScene {
 impl DiskScene {
     /// All users are signed in when it returns.
     pub async fn start(options: ClusterOptions) -> anyhow::Result<Self> {
-        let users = options.users;
-        Self::start_signed_in(options, users).await
+        let users = 0..options.users;
+        Self::start_with(options, users).await
     }
 
-    /// As `start`, with so many of the users signed in.
-    pub async fn start_signed_in(options: ClusterOptions, users: usize) -> anyhow::Result<Self> {
+    /// As `start`, but only these users are signed in.
+    pub async fn start_with(options: ClusterOptions, users: Range<usize>) -> anyhow::Result<Self> {
         // Nodes go down again and again here.
         let options = ClusterOptions {
             hold_down: Some(Duration::ZERO),
@@ -33,8 +35,19 @@ impl DiskScene {
         };
         let scene = Scene::start(options, 1).await?;
         let ledger = Ledger::open(&scene.cluster).await?;
-        scene.sign_in(0..users).await?;
-        Ok(Self { scene, ledger })
+        scene.sign_in(users).await?;
+        Ok(Self {
+            disk: None,
+            scene,
+            ledger,
+        })
+    }
+
+    /// Moves the data of the second node to a disk of that many bytes, where something can be mounted.
+    pub async fn move_to_small_disk(&mut self, bytes: u64) -> anyhow::Result<()> {
+        self.cluster.kill(NODES[1]).await?;
+        self.disk = self.cluster.move_to_small_disk(NODES[1], bytes)?;
+        self.cluster.restart(NODES[1]).await
     }
 
     /// The node that leads Raft.
@@ -87,24 +100,29 @@ impl DiskScene {
 
     /// The way back of a member whose data cannot be used: an empty directory and one command, at node `at`.
     pub async fn take_back(&mut self, at: Member, member: Member) -> anyhow::Result<()> {
-        self.restart_without_disk(member).await?;
-        self.wait_until_stranger(at, member, "its data directory is new, or was emptied")
-            .await?;
-        let told = self.cluster.replace(at, member).await?;
-        ensure!(told.text.contains("has its seat"), "{told:?}");
+        let told = self.take_seat_again(at, member).await?;
         let again = self.cluster.replace(at, member).await?;
         ensure!(again == told, "repeating it changes something: {again:?}");
         self.all_is_well().await
     }
 
-    /// All three run, take part and hold the same; nobody finds anything wrong.
-    pub async fn all_is_well(&mut self) -> anyhow::Result<()> {
-        self.scene
-            .cluster
-            .wait_until_ready(&[NODES[0], NODES[1], Member::Lb])
+    /// An empty directory, and one command at node `at`; what it says.
+    pub async fn take_seat_again(&mut self, at: Member, member: Member) -> anyhow::Result<Told> {
+        self.restart_without_disk(member).await?;
+        self.wait_until_stranger(at, member, "its data directory is new, or was emptied")
             .await?;
-        for teller in NODES {
-            for node in NODES {
+        let told = self.cluster.replace(at, member).await?;
+        ensure!(told.text.contains("has its seat"), "{told:?}");
+        Ok(told)
+    }
+
+    /// All run, take part and hold the same; nobody finds anything wrong.
+    pub async fn all_is_well(&mut self) -> anyhow::Result<()> {
+        let nodes = self.cluster.nodes();
+        let ready = [&nodes[..], &[Member::Lb]].concat();
+        self.scene.cluster.wait_until_ready(&ready).await?;
+        for &teller in &nodes {
+            for &node in &nodes {
                 self.until_node(teller, node, |view| view["state"] == "live")
                     .await?;
             }
@@ -118,14 +136,16 @@ impl DiskScene {
     /// lb has asked each node since now, and given it clients.
     async fn all_are_in_service(&self) -> anyhow::Result<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+        let nodes = self.cluster.nodes().len();
+        let all: f64 = self.cluster.nodes().iter().map(|_| 1.0).sum();
         let has_asked = |metrics: &Metrics| {
             let asked = metrics.by_label("tandem_lb_keepalive_last_success_timestamp_seconds", "node");
             let recently = asked.values().filter(|at| **at >= now).count();
-            recently == NODES.len() && metrics.sum("tandem_lb_nodes_in_service", &[]) == 2.0
+            recently == nodes && metrics.sum("tandem_lb_nodes_in_service", &[]) == all
         };
         let waited = self
             .cluster
-            .wait_for_metrics(Member::Lb, "lb has asked both nodes", has_asked);
+            .wait_for_metrics(Member::Lb, "lb has asked all nodes", has_asked);
         waited.await.map(drop)
     }
 

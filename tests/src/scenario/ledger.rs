@@ -20,6 +20,8 @@ use crate::cluster::{Addresses, Cluster, DEADLINE, Member, get_from, post_to};
 #[derive(Debug, Clone)]
 pub struct Ledger {
     addresses: Addresses,
+    nodes: Vec<Member>,
+    voters: usize,
     pages: Arc<Mutex<Pages>>,
 }
 
@@ -43,6 +45,8 @@ impl Ledger {
         cluster.post(Member::Node(1), "/cas/gateways", &gateways).await?;
         Ok(Self {
             addresses: cluster.addresses(),
+            nodes: cluster.nodes(),
+            voters: cluster.voters(),
             pages: Arc::default(),
         })
     }
@@ -146,33 +150,54 @@ impl Ledger {
         }
     }
 
-    /// The end of every story: all three members have applied the same entries, both nodes hold the same state, and
-    /// nothing of what was acknowledged is missing.
+    /// The end of every story: all voters have applied the same entries, all nodes hold the same state, and nothing of
+    /// what was acknowledged is missing.
     pub async fn all_replicas_hold_it(&self) -> anyhow::Result<()> {
         let started = Instant::now();
         loop {
-            let (one, other) = (
-                self.replica(Member::Node(1)).await?,
-                self.replica(Member::Node(2)).await?,
-            );
-            let again = self.replica(Member::Node(1)).await?;
-            if one == other && one == again && one.equal_members == 3 {
+            let replicas = try_join_all(self.nodes.iter().map(|node| self.replica(*node))).await?;
+            let again = self.replica(self.nodes[0]).await?;
+            let are_equal = replicas.iter().all(|replica| *replica == again);
+            if are_equal && again.equal_members == self.voters {
                 break;
             }
             ensure!(
                 started.elapsed() < DEADLINE,
-                "the replicas differ: applied {} and {}, as much as known of {} of 3",
-                one.applied,
-                other.applied,
-                one.equal_members
+                "the replicas differ: applied {:?}, as much as known of {} of {}",
+                replicas
+                    .iter()
+                    .map(|replica| &replica.applied)
+                    .collect::<Vec<_>>(),
+                again.equal_members,
+                self.voters
             );
             tokio::time::sleep(POLL).await;
         }
-        for node in [Member::Node(1), Member::Node(2)] {
-            let lost = self.lost_at(node).await?;
+        for node in &self.nodes {
+            let lost = self.lost_at(*node).await?;
             ensure!(lost.is_empty(), "lost at {node}: {lost:?}");
         }
         Ok(())
+    }
+
+    /// Waits until node `at` knows that a member has applied everything that the node itself has applied now.
+    pub async fn is_known_to_be_held(&self, at: Member, member: Member) -> anyhow::Result<()> {
+        let admin = self.admin(at)?;
+        let applied = get_from(admin, "/cluster").await?["last_applied"].as_u64();
+        let started = Instant::now();
+        loop {
+            let cluster = get_from(admin, "/cluster").await?;
+            let members = cluster["membership"]["members"].as_array().into_iter().flatten();
+            let mut same = members.filter(|told| told["id"] == super::name(member));
+            if same.any(|told| told["applied"].as_u64() >= applied) {
+                return Ok(());
+            }
+            ensure!(
+                started.elapsed() < DEADLINE,
+                "{at} does not learn what {member} has applied"
+            );
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     async fn replica(&self, node: Member) -> anyhow::Result<Replica> {

@@ -18,7 +18,7 @@ async fn beside_a_stopped_witness_the_last_node_goes_on_and_the_witness_comes_ba
         serves_without_quorum: true,
         ..ClusterOptions::default()
     };
-    let mut scene = DiskScene::start_signed_in(options, USERS / 2).await.unwrap();
+    let mut scene = DiskScene::start_with(options, 0..USERS / 2).await.unwrap();
     scene.kill(Member::Lb).await.unwrap();
     let Some(disk) = scene.cluster.move_to_small_disk(Member::Lb, DISK_BYTES).unwrap() else {
         assert!(

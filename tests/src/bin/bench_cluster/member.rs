@@ -63,7 +63,7 @@ async fn serve(options: &MemberOptions) -> anyhow::Result<()> {
     let mut orders = orders();
     let files = Arc::new(NotedFiles::new(RealFiles::open(data_directory(options))?));
     let config = config(options);
-    let incarnation = config.incarnation;
+    let incarnation = config.incarnation.as_u64();
     let cluster = start(config, options, files.clone()).await?;
     join(&cluster, options.id, incarnation).await?;
     tell(&Report::Ready);
@@ -165,7 +165,7 @@ async fn start(
         key: file(format!("n{}.key", options.id)),
         authority: file("authority.pem".to_owned()),
     };
-    let transport = TlsTransport::new(&tls, CLUSTER)?;
+    let transport = TlsTransport::new(&tls, CLUSTER, NodeId(options.id))?;
     let metrics = RaftMetrics::register(&prometheus::Registry::new())?;
     Ok(Cluster::start(config, transport, files, metrics).await?)
 }

@@ -20,6 +20,12 @@ impl FrontEnd {
         self.violations.iter().cloned().chain(of_users).collect()
     }
 
+    /// How many events came once more, or too early, and were allowed to.
+    #[must_use]
+    pub fn tolerated(&self) -> usize {
+        self.users.iter().map(Communicator::tolerated).sum()
+    }
+
     #[must_use]
     pub fn signed_in(&self) -> usize {
         self.users

@@ -15,7 +15,7 @@ use tandem_shared::sip::RawMessage;
 use tandem_shared::sip::message::{Message, Request, Response};
 
 use super::books::Answer;
-use super::communicator::{Communicator, Draft, Identity, Kind};
+use super::communicator::{Communicator, Draft, Identity, Kind, Tolerance};
 use super::csta;
 use crate::xml::Element;
 
@@ -202,6 +202,11 @@ impl FrontEnd {
     /// Something on the wire that is no message, or a story's own finding.
     pub fn violation(&mut self, what: String) {
         self.violations.push(what);
+    }
+
+    /// From now on these things are no violations.
+    pub fn tolerate(&mut self, tolerance: Tolerance) {
+        self.users.iter_mut().for_each(|user| user.tolerate(tolerance));
     }
 
     #[must_use]
