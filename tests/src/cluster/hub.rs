@@ -42,11 +42,13 @@ impl Hub {
 ///
 /// # Panics
 ///
-/// When the test fails, or when nothing may be skipped.
+/// When the test fails, when the programs under test cannot be built, or when nothing may be skipped.
 pub fn in_a_network_of_its_own<T>(needs: Needs, test: impl FnOnce(Hub) -> T)
 where
     T: Future<Output = anyhow::Result<()>>,
 {
+    // While there is a network: Cargo is asked. A program that cannot be built is no reason to skip anything.
+    binaries::path("tandem-node").unwrap();
     match enter(needs) {
         Ok(Place::Here) => run(test).unwrap(),
         Ok(Place::Elsewhere) => {}
@@ -68,8 +70,6 @@ fn enter(needs: Needs) -> anyhow::Result<Place> {
         let asked = namespace::command(tool).arg("-V").output();
         asked.with_context(|| format!("{tool} is not installed"))?;
     }
-    // Cargo is asked while there is a network.
-    binaries::path("tandem-node")?;
     if nix::unistd::geteuid().is_root() {
         namespace::enter_a_new_one()?;
         return Ok(Place::Here);

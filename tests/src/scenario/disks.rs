@@ -47,6 +47,14 @@ impl DiskScene {
     pub async fn move_to_small_disk(&mut self, bytes: u64) -> anyhow::Result<()> {
         self.cluster.kill(NODES[1]).await?;
         self.disk = self.cluster.move_to_small_disk(NODES[1], bytes)?;
+        if self.disk.is_none() {
+            let may_be_skipped = std::env::var("CI").as_deref() != Ok("true");
+            ensure!(
+                may_be_skipped,
+                "nothing may be skipped under CI: nothing can be mounted here"
+            );
+            println!("SKIPPED: disks that fill up: nothing can be mounted here");
+        }
         self.cluster.restart(NODES[1]).await
     }
 

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tandem_tests::cluster::{Block, Hub, Needs, in_a_network_of_its_own};
 use tandem_tests::peers::communicator::Tolerance;
-use tandem_tests::scenario::{DiskScene, Fault, Way, Who};
+use tandem_tests::scenario::{DiskScene, Fault, Way, Who, other};
 
-use super::{USERS, cases, options};
+use super::{USERS, cases, give_sessions_to, options};
 
 #[test]
 fn a_phone_that_rings_behind_a_cut_is_heard_of_afterwards() {
@@ -28,6 +28,7 @@ async fn ring(hub: Hub) -> anyhow::Result<()> {
             way: Way::Both,
             by,
         };
+        give_sessions_to(&scene, other(scene.leading_node().await?)).await?;
         let trouble = fault.begin(&mut scene).await?;
         // What arrived, and could not be said to have arrived, may come once more.
         scene.tolerate(Tolerance::Repeats).await;

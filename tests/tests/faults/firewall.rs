@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use tandem_tests::cluster::{Block, Hub, Needs, in_a_network_of_its_own};
-use tandem_tests::scenario::{DiskScene, Fault, Load, MEMBERS, NODES, Way, Who};
+use tandem_tests::scenario::{DiskScene, Fault, Load, MEMBERS, NODES, Way, Who, other};
 
-use super::{begin_calls, cases, end, judge, options};
+use super::{begin_calls, cases, end, give_sessions_to, judge, options};
 
 #[test]
 fn a_follower_whose_leader_is_told_that_it_is_gone_is_lost_once_at_most() {
@@ -68,6 +68,7 @@ async fn reject(hub: Hub, one: Who, other: Who) -> anyhow::Result<()> {
 
 /// A node that its leader does not reach for two seconds may be lost, once; others may not.
 async fn reject_and_count(scene: &mut DiskScene, load: &Load, fault: &Fault, one: Who) -> anyhow::Result<()> {
+    give_sessions_to(scene, other(scene.leading_node().await?)).await?;
     let (lost, epochs) = (losses(scene).await?, epochs(scene).await?);
     let trouble = fault.begin(scene).await?;
     let begun = begin_calls(scene, fault).await;

@@ -17,9 +17,9 @@ mod walk;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use tandem_tests::cluster::{ClusterOptions, Hub};
+use tandem_tests::cluster::{ClusterOptions, Hub, Member};
 use tandem_tests::peers::communicator::Tolerance;
-use tandem_tests::scenario::{Begun, DiskScene, Fault, Load, every_case};
+use tandem_tests::scenario::{Begun, DiskScene, Fault, Load, every_case, other};
 
 const USERS: usize = 12;
 
@@ -36,6 +36,18 @@ fn options(hub: Hub) -> ClusterOptions {
 /// Every case in long runs, and those in short ones that show most.
 fn cases<T>(every: &'static [T], in_short_runs: &'static [T]) -> &'static [T] {
     if every_case() { every } else { in_short_runs }
+}
+
+/// A node that has returned owns nothing, and could lose nothing.
+async fn give_sessions_to(scene: &DiskScene, node: Member) -> anyhow::Result<()> {
+    let even = serde_json::json!({ "per_second": 100 });
+    scene
+        .cluster
+        .post(other(node), "/sessions/rebalance", &even)
+        .await?;
+    let has_some = |view: &serde_json::Value| view["sessions"].as_u64() >= Some(3);
+    scene.until_node(node, node, has_some).await?;
+    scene.until_node(other(node), node, has_some).await
 }
 
 /// Lets a fault last for a while under load, puts it right, and asks the judges. Returns the longest time without an

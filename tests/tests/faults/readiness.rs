@@ -6,14 +6,14 @@ use anyhow::ensure;
 use tandem_tests::cluster::{Block, Hub, Member, Needs, in_a_network_of_its_own};
 use tandem_tests::scenario::{DiskScene, Fault, Load, NODES, Way, Who, other};
 
-use super::{begin_calls, end, judge, options};
+use super::{begin_calls, cases, end, judge, options};
 
 #[test]
 fn a_follower_that_reaches_nobody_is_not_ready_within_two_seconds() {
     in_a_network_of_its_own(Needs::Nothing, |hub| async move {
         let mut scene = DiskScene::start(options(hub)).await?;
         let load = Load::start(&scene.cluster, &scene.ledger)?;
-        for by in Block::ALL {
+        for &by in cases(&Block::ALL, &[Block::Drop, Block::Reset]) {
             cut_off_a_follower(&mut scene, &load, by).await?;
         }
         end(scene, load).await

@@ -31,7 +31,7 @@ fn nothing_acknowledged_is_lost_on_a_walk_on_which_clocks_are_stepped() {
             stepped_clocks: MEMBERS.to_vec(),
             ..options(hub)
         };
-        walk(options, cycles(4, 20), |cycle, random| {
+        walk(options, cycles(2, 20), |cycle, random| {
             // Who has made sessions by a wrong clock dies next.
             if cycle.is_multiple_of(2) {
                 Fault::draw_clock_step(random)
