@@ -63,7 +63,7 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
     readiness.not_ready(Subject::Leader.label(), "no leader is known");
     readiness.not_ready(Subject::Quorum.label(), "no majority has been heard of yet");
     readiness.not_ready(REGISTRATION, "the cluster has not taken the node in");
-    let metrics = NodeMetrics::register(&registry, clock::now().instant);
+    let metrics = NodeMetrics::register(&registry, clock::instant());
     let sip_listener = bind(config.sip.listen, "SIP")?;
     let admin_listener = bind(config.admin.listen, "admin")?;
     let incarnation = Incarnation::first(rand::random());
@@ -157,7 +157,7 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
         rebalancing,
         senders: HashMap::new(),
         follow_ups: VecDeque::new(),
-        following: Following::new(config.id, incarnation, clock::now().instant),
+        following: Following::new(config.id, incarnation, clock::instant()),
         joined: joined_sender,
         presence: presence_view,
     };

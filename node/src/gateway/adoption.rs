@@ -119,7 +119,13 @@ impl Gateway {
             user: record.user.clone(),
             epoch: record.epoch.0,
         });
-        let mut session = Session::new(record, Stage::Established, Link::Down, now.instant, now.unix_ms);
+        let mut session = Session::new(
+            record,
+            Stage::Established,
+            Link::Down,
+            now.instant,
+            now.cluster_ms,
+        );
         session.call_expected_until = known.call_begun.then(|| now.instant + REPEATED_COMMAND_WAIT);
         if let Some(client) = client_key(&session) {
             self.by_client.entry(client).or_insert_with(|| key.clone());

@@ -50,7 +50,7 @@ impl Gateway {
             epoch,
             request: queued.key(),
             operation,
-            decided_at_ms: now.unix_ms,
+            decided_at_ms: now.cluster_ms,
         };
         let deadline = now.instant + self.config.commit_timeout;
         if !self

@@ -21,6 +21,8 @@ pub struct Now {
     pub instant: Instant,
     /// Unix time in milliseconds.
     pub unix_ms: u64,
+    /// The cluster's time: for what is written into the state, and compared there or at another node.
+    pub cluster_ms: u64,
 }
 
 /// A session as the replicated state knows it.

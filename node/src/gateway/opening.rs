@@ -107,7 +107,7 @@ impl Gateway {
             epoch: Epoch::FIRST,
             connection: pair.connection,
             client_address: pair.client.ip(),
-            expires_at_ms: now.unix_ms + session_timer::lifetime_ms(interval_secs),
+            expires_at_ms: now.cluster_ms + session_timer::lifetime_ms(interval_secs),
             session_interval_secs: interval_secs,
             cti_connection: None,
             calls: BTreeMap::new(),
@@ -178,7 +178,7 @@ impl Gateway {
         let command = Command::SessionOpened {
             opening: opening.clone(),
             record: Box::new(record.clone()),
-            decided_at_ms: now.unix_ms,
+            decided_at_ms: now.cluster_ms,
         };
         let key = record.key.clone();
         let unreplicated = self.authority == Authority::NoLeader;
@@ -203,7 +203,7 @@ impl Gateway {
         }));
         let link = Link::Up { connection };
         self.openings.insert(opening, key.clone());
-        let mut session = Session::new(record, stage, link, now.instant, now.unix_ms);
+        let mut session = Session::new(record, stage, link, now.instant, now.cluster_ms);
         session.replicated = !unreplicated;
         self.insert_session(session);
         if unreplicated {
@@ -367,7 +367,7 @@ impl Gateway {
         let epoch = session.epoch();
         let lifetime_ms = session_timer::lifetime_ms(interval_secs);
         session.record.session_interval_secs = interval_secs;
-        session.record.expires_at_ms = now.unix_ms + lifetime_ms;
+        session.record.expires_at_ms = now.cluster_ms + lifetime_ms;
         session.expires_at = now.instant + std::time::Duration::from_millis(lifetime_ms);
         let target = dialog::remote_target(&queued.request.headers);
         let target = target.filter(|target| *target != session.record.dialog.remote_target);

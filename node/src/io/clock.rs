@@ -1,15 +1,24 @@
-//! The two clocks: ours, and the one on the wall.
+//! The clocks: ours, the one on the wall, and the cluster's.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use tandem_shared::io::raft::Cluster;
 
 use crate::gateway::Now;
 
 #[must_use]
-pub fn now() -> Now {
+pub fn now(cluster: &Cluster) -> Now {
     Now {
         instant: Instant::now(),
         unix_ms: unix_ms(),
+        cluster_ms: cluster.cluster_ms(),
     }
+}
+
+/// What our own waits are counted by.
+#[must_use]
+pub fn instant() -> Instant {
+    Instant::now()
 }
 
 /// Milliseconds since 1970.

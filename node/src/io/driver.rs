@@ -282,7 +282,7 @@ impl Driver {
     }
 
     fn take_in(&mut self, input: Input) {
-        for output in self.gateway.handle(input, clock::now()) {
+        for output in self.gateway.handle(input, clock::now(&self.cluster)) {
             self.perform(output);
         }
     }

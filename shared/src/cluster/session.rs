@@ -98,7 +98,7 @@ pub struct RequestKey {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpeningResult {
     pub session: SessionKey,
-    /// Unix time in milliseconds, the proposer's clock; `Command::Expire` compares with it.
+    /// The cluster's time in milliseconds, as the proposer counts it; `Command::Expire` compares with it.
     pub decided_at_ms: u64,
 }
 

@@ -94,6 +94,7 @@ impl Bench {
             now: Now {
                 instant: Instant::now(),
                 unix_ms: 1_800_000_000_000,
+                cluster_ms: 1_800_000_000_000,
             },
             state,
             node: NodeId(node),
@@ -212,7 +213,9 @@ impl Bench {
 
     pub(super) fn pass(&mut self, span: Duration) {
         self.now.instant += span;
-        self.now.unix_ms += u64::try_from(span.as_millis()).unwrap();
+        let millis = u64::try_from(span.as_millis()).unwrap();
+        self.now.unix_ms += millis;
+        self.now.cluster_ms += millis;
         while self
             .gateway
             .next_deadline()

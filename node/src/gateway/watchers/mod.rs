@@ -244,7 +244,7 @@ impl Watchers {
 impl Watcher {
     fn new(record: WatcherRecord, now: Now) -> Self {
         let (first, _) = record.epoch.cseq_block();
-        let remaining = Duration::from_millis(record.expires_at_ms.saturating_sub(now.unix_ms));
+        let remaining = Duration::from_millis(record.expires_at_ms.saturating_sub(now.cluster_ms));
         Self {
             record,
             is_written: false,

@@ -88,7 +88,7 @@ impl Gateway {
             epoch: Epoch::FIRST,
             connection: pair.connection,
             client_address: pair.client.ip(),
-            expires_at_ms: now.unix_ms + u64::from(wanted.expires_secs) * 1000,
+            expires_at_ms: now.cluster_ms + u64::from(wanted.expires_secs) * 1000,
             event_id: wanted.event_id.clone(),
         };
         Ok((record, wanted))
@@ -224,7 +224,7 @@ impl Watcher {
         }
         let lifetime = Duration::from_secs(wanted.expires_secs.into());
         self.expires_at = now.instant + lifetime;
-        self.record.expires_at_ms = now.unix_ms + u64::from(wanted.expires_secs) * 1000;
+        self.record.expires_at_ms = now.cluster_ms + u64::from(wanted.expires_secs) * 1000;
     }
 }
 

@@ -22,7 +22,11 @@ pub(super) enum Awaited {
 
 impl Running {
     pub(super) fn take_in(&mut self, input: Input) {
-        for output in self.driver.calendars.handle(input, clock::now()) {
+        for output in self
+            .driver
+            .calendars
+            .handle(input, clock::now(&self.driver.cluster))
+        {
             self.perform(output);
         }
     }

@@ -16,8 +16,14 @@ impl ClusterState {
             format: self.format,
             removed_members: self.removed_members.clone(),
             identity: self.identity,
+            expired_before_ms: self.expired_before_ms,
         };
-        let layout = if additions == Additions::default() {
+        // What only tells the time may be left out: the next entry tells it again.
+        let timeless = Additions {
+            expired_before_ms: 0,
+            ..additions.clone()
+        };
+        let layout = if timeless == Additions::default() {
             layout_of(format)
         } else {
             layout_of(format).max(LAYOUT_RELEASE_0_2)
@@ -46,6 +52,7 @@ impl ClusterState {
             state.format = additions.format;
             state.removed_members = additions.removed_members;
             state.identity = additions.identity;
+            state.expired_before_ms = additions.expired_before_ms;
             rest = left;
         }
         if rest.is_empty() {
@@ -57,11 +64,12 @@ impl ClusterState {
 }
 
 /// What release 0.2 added to the state. A field of a later release goes behind these, with a new number of the layout.
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Additions {
     format: Format,
     removed_members: BTreeSet<RaftId>,
     identity: Option<ClusterIdentity>,
+    expired_before_ms: u64,
 }
 
 /// Why bytes are no state that this program can go on with.

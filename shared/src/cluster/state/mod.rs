@@ -65,6 +65,9 @@ pub struct ClusterState {
     format: Format,
     #[serde(skip)]
     identity: Option<ClusterIdentity>,
+    /// The cluster's time, as the last `Command::Expire` has it; 0 before the first one.
+    #[serde(skip)]
+    expired_before_ms: u64,
     #[serde(skip)]
     removed_members: BTreeSet<RaftId>,
 }
@@ -114,6 +117,7 @@ impl ClusterState {
             watchers: BTreeMap::new(),
             format: Format::default(),
             identity: None,
+            expired_before_ms: 0,
             removed_members: BTreeSet::new(),
         }
     }
@@ -208,7 +212,16 @@ impl ClusterState {
         }
     }
 
+    /// Where the cluster's time stood at the last `Command::Expire`, less the age at which things expire; 0 before the first.
+    #[must_use]
+    pub fn expired_before_ms(&self) -> u64 {
+        self.expired_before_ms
+    }
+
+    /// Time never goes back, whoever leads.
     fn expire(&mut self, before_ms: u64) -> Applied {
+        let before_ms = before_ms.max(self.expired_before_ms);
+        self.expired_before_ms = before_ms;
         self.expire_openings(before_ms);
         self.expire_intents(before_ms);
         Applied::Done

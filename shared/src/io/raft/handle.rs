@@ -140,6 +140,13 @@ impl Cluster {
         self.member.finalise(without, deadline).await
     }
 
+    /// The cluster's time in milliseconds, which only ever advances, at the pace of the leader's monotonic clock: for what is
+    /// written into the state, and compared there or at another node. It begins as Unix time, and may differ from it later.
+    #[must_use]
+    pub fn cluster_ms(&self) -> u64 {
+        self.member.cluster_ms()
+    }
+
     /// Reads the local state. Keep it short: commands wait meanwhile.
     pub fn with_state<R>(&self, read: impl FnOnce(&ClusterState) -> R) -> R {
         self.member.machine.with_state(read)

@@ -83,6 +83,17 @@ impl Member {
         self.config.id
     }
 
+    /// The cluster's time, in milliseconds: what the state said last, and what this process's monotonic clock has counted
+    /// since; the wall clock's, as Unix time, before any leader has told one.
+    pub(super) fn cluster_ms(&self) -> u64 {
+        let Some(ticked) = self.machine.ticked() else {
+            return (self.config.wall_clock_ms)();
+        };
+        let since = ticked.at.elapsed() + self.config.timings.expire_age;
+        let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        ticked.before_ms.saturating_add(since)
+    }
+
     pub(super) fn raft_id(&self) -> RaftId {
         self.directory.raft_id()
     }

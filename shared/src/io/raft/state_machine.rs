@@ -1,13 +1,14 @@
 //! Committed entries → the replicated state, and its snapshots.
 
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::cluster::{Applied, Change, ClusterState, LayoutError, MemberRecord, RaftId, StateLimits};
 
@@ -23,8 +24,18 @@ pub(super) struct StateMachine {
     replica: Arc<RwLock<Replica>>,
     changes: ChangeSender,
     applied_index: watch::Sender<u64>,
+    ticked: Arc<Mutex<Option<Ticked>>>,
     formats: Formats,
     snapshots: SnapshotStore,
+}
+
+/// The cluster's time at one moment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ticked {
+    /// As [`ClusterState::expired_before_ms`].
+    pub(super) before_ms: u64,
+    /// When the state came to say so here.
+    pub(super) at: Instant,
 }
 
 struct Replica {
@@ -47,7 +58,9 @@ impl StateMachine {
             Some((meta, state)) => Replica::of_snapshot(&meta, decode_state(&state, &formats)?),
         };
         formats.raise(replica.state.format());
+        let ticked = ticked(replica.state.expired_before_ms());
         Ok(Self {
+            ticked: Arc::new(Mutex::new(ticked)),
             changes: ChangeSender::new(),
             applied_index: watch::Sender::new(index_of(replica.last_applied)),
             replica: Arc::new(RwLock::new(replica)),
@@ -62,6 +75,18 @@ impl StateMachine {
 
     pub(super) fn changes(&self) -> ChangeReceiver {
         self.changes.subscribe()
+    }
+
+    /// The last word of the state on the cluster's time; `None` before the first one.
+    pub(super) fn ticked(&self) -> Option<Ticked> {
+        *self.ticked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_time(&self, before_ms: u64) {
+        let mut known = self.ticked.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.is_none_or(|known| known.before_ms != before_ms) {
+            *known = ticked(before_ms);
+        }
     }
 
     pub(super) fn applied_index(&self) -> watch::Receiver<u64> {
@@ -85,11 +110,19 @@ impl StateMachine {
         self.change(|replica| {
             let (applied, changes) = replica.apply(entry);
             self.formats.raise(replica.state.format());
+            self.note_time(replica.state.expired_before_ms());
             // Sent before the lock is released: whoever reads the state finds no change in it that is not under way.
             self.changes.send(changes);
             applied
         })
     }
+}
+
+fn ticked(before_ms: u64) -> Option<Ticked> {
+    (before_ms > 0).then(|| Ticked {
+        before_ms,
+        at: Instant::now(),
+    })
 }
 
 impl Replica {
@@ -158,6 +191,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> io::Result<()> {
         let state = decode_state(&snapshot, &self.formats)?;
         self.formats.raise(state.format());
+        self.note_time(state.expired_before_ms());
         self.snapshots.save(meta, move || Ok(snapshot)).await?;
         self.change(|replica| {
             *replica = Replica::of_snapshot(meta, state);

@@ -182,6 +182,7 @@ impl World {
         let now = Now {
             instant: self.start + Duration::from_millis(self.unix_ms - START_MS),
             unix_ms: self.unix_ms,
+            cluster_ms: self.unix_ms,
         };
         let begun = Instant::now();
         let outputs = self.calendars.handle(input, now);

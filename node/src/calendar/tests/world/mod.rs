@@ -178,6 +178,7 @@ impl World {
         Now {
             instant: self.start + Duration::from_millis(self.unix_ms - START_MS),
             unix_ms: self.wall_ms(),
+            cluster_ms: self.wall_ms(),
         }
     }
 

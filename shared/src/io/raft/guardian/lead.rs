@@ -147,6 +147,7 @@ impl Guardian {
     pub(super) fn note_lead(&mut self, metrics: &Metrics, now: Instant) {
         if metrics.state != ServerState::Leader {
             self.led_since = None;
+            self.time_at_lead = None;
             return;
         }
         self.led_since.get_or_insert(now);

@@ -54,12 +54,21 @@ impl Guardian {
 
     pub(super) fn expire(&mut self, now: Instant) {
         let timings = &self.member.config.timings;
-        if now < self.expired + timings.expire_interval {
+        // The first word on the time cannot wait: until then everybody goes by their own wall clock.
+        let interval = match self.member.machine.ticked() {
+            Some(_) => timings.expire_interval,
+            None => FIRST_TIME_REPEATED_AFTER,
+        };
+        if self.expired.is_some_and(|expired| now < expired + interval) {
             return;
         }
-        self.expired = now;
-        let age = u64::try_from(timings.expire_age.as_millis()).unwrap_or(u64::MAX);
-        let before_ms = (self.member.config.wall_clock_ms)().saturating_sub(age);
+        self.expired = Some(now);
+        let (began_ms, began) = *self
+            .time_at_lead
+            .get_or_insert_with(|| (self.member.cluster_ms(), now));
+        let led = now.saturating_duration_since(began);
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let before_ms = (began_ms + millis(led)).saturating_sub(millis(timings.expire_age));
         self.propose(Command::Expire { before_ms });
     }
 
@@ -73,5 +82,6 @@ impl Guardian {
     }
 }
 
+const FIRST_TIME_REPEATED_AFTER: Duration = Duration::from_secs(1);
 const LOST_REPEATED_AFTER: Duration = Duration::from_secs(1);
 const PROPOSAL_DEADLINE: Duration = Duration::from_secs(2);

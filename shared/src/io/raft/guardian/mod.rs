@@ -53,7 +53,10 @@ pub(super) struct Guardian {
     led_since: Option<Instant>,
     /// Nodes proposed as lost, and when: the proposal may take a moment to be applied.
     lost: BTreeMap<NodeId, (u64, Instant)>,
-    expired: Instant,
+    /// When the cluster's time was last proposed.
+    expired: Option<Instant>,
+    /// The cluster's time when this member's lead began: it counts on from there.
+    time_at_lead: Option<(u64, Instant)>,
     looked: Instant,
     upkeep: Upkeep,
     disk: DiskWatch,
@@ -115,7 +118,8 @@ impl Guardian {
             contact: QuorumContact::default(),
             led_since: None,
             lost: BTreeMap::new(),
-            expired: now,
+            expired: None,
+            time_at_lead: None,
             looked: now,
             upkeep: Upkeep::new(now),
             disk: DiskWatch::new(),
