@@ -11,6 +11,7 @@ mod history;
 mod ledger;
 mod life;
 mod load;
+mod registers;
 mod roles;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +29,7 @@ pub use history::{History, Operation, OperationKind, Outcome, Register};
 pub use ledger::{Ledger, Writer};
 pub use life::Begun;
 pub use load::{Load, Rest, Tally};
+pub use registers::ensure_linearizable;
 pub use roles::{Way, Who};
 
 use crate::cluster::{Cluster, ClusterOptions, DEADLINE, Member};

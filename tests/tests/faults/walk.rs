@@ -10,7 +10,9 @@ use rand::{Rng, SeedableRng};
 use tandem_tests::cluster::{ClusterOptions, DEADLINE, Needs, in_a_network_of_its_own};
 use tandem_tests::peers::communicator::Presence;
 use tandem_tests::peers::front_end::FrontEnd;
-use tandem_tests::scenario::{Begun, DiskScene, Fault, Load, MEMBERS, Outcome, Tally, Who, every_case};
+use tandem_tests::scenario::{
+    Begun, DiskScene, Fault, Load, MEMBERS, Outcome, Tally, Who, ensure_linearizable, every_case,
+};
 
 use super::{begin_calls, judge, options};
 
@@ -133,6 +135,7 @@ impl Walk {
     async fn end(mut self) -> anyhow::Result<()> {
         let tally = self.load.end().await?;
         report(&self.faults, &tally, self.longest_pause);
+        println!("{}", ensure_linearizable(&tally.history.operations())?);
         self.scene.all_is_well().await?;
         self.scene.everyone_gets_a_snapshot().await?;
         self.scene.nothing_was_wrong().await?;
