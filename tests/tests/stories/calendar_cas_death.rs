@@ -27,7 +27,10 @@ async fn die_and_return(delivery: &'static str) -> anyhow::Result<()> {
         ..ExchangeOptions::default()
     };
     let mut scene = CalendarScene::start(USERS + NEWCOMERS, options).await?;
+    scene.everyone_is_heard().await?;
     enable(&scene, false).await?;
+    // Who is pushed to is unsubscribed with the next callback.
+    scene.meet_now(USERS..USERS + NEWCOMERS, Status::Busy).await?;
     let before = scene.are_heard((0..USERS).collect()).await?;
     let victims = before.at(1);
     let epochs = scene.assignments_of(Member::Node(1), 0..USERS).await?;
