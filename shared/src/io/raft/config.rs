@@ -156,7 +156,9 @@ impl Timings {
     #[must_use]
     pub fn reliance(&self) -> Reliance {
         Reliance {
-            lease: self.election_max,
+            // Twice the lease of Raft, so that a busy process which asks a little late keeps its quorum. That is safe: a node
+            // is declared lost after two seconds of silence, and by a new leader not before what was relied on is over.
+            lease: self.election_max * 2,
             answer: self.status_interval * STATUS_INTERVALS_FRESH,
         }
     }
