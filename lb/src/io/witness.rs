@@ -197,7 +197,8 @@ impl Witness {
         }
     }
 
-    /// As long as no node has been taken in, as far as this member may know, an INVITE would not be answered, whatever ports accept.
+    /// As long as no node has been taken in, as far as this member may know, an INVITE would not be answered, whatever ports
+    /// accept.
     fn show_readiness(&self, cluster: &Cluster) {
         let live = |state: &ClusterState| state.nodes().values().any(|node| node.state == NodeState::Live);
         let status = cluster.status().borrow().clone();

@@ -50,6 +50,23 @@ async fn give_sessions_to(scene: &DiskScene, node: Member) -> anyhow::Result<()>
     scene.until_node(other(node), node, has_some).await
 }
 
+/// As [`befall_and_judge`], and no longer than `pause_max` may pass without an acknowledged write.
+async fn befall_with_short_pauses(
+    scene: &mut DiskScene,
+    load: &Load,
+    fault: &Fault,
+    lasts: Duration,
+    pause_max: Duration,
+) -> anyhow::Result<()> {
+    let pause = befall_and_judge(scene, load, fault, lasts).await?;
+    println!("{fault}: longest pause {pause:?}");
+    ensure!(
+        pause <= pause_max,
+        "{fault}: nothing was acknowledged for {pause:?}"
+    );
+    Ok(())
+}
+
 /// Lets a fault last for a while under load, puts it right, and asks the judges. Returns the longest time without an
 /// acknowledged write.
 async fn befall_and_judge(

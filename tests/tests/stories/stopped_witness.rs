@@ -20,15 +20,7 @@ async fn beside_a_stopped_witness_the_last_node_goes_on_and_the_witness_comes_ba
     };
     let mut scene = DiskScene::start_with(options, 0..USERS / 2).await.unwrap();
     scene.kill(Member::Lb).await.unwrap();
-    let Some(disk) = scene.cluster.move_to_small_disk(Member::Lb, DISK_BYTES).unwrap() else {
-        assert!(
-            std::env::var("CI").as_deref() != Ok("true"),
-            "nothing may be skipped under CI"
-        );
-        println!(
-            "SKIPPED: a disk that fills up: nothing can be mounted here without the rights of the superuser"
-        );
-        scene.cluster.dismiss();
+    let Some(disk) = scene.small_disk_or_skip(Member::Lb, DISK_BYTES) else {
         return;
     };
     scene.cluster.restart(Member::Lb).await.unwrap();
