@@ -5,11 +5,11 @@
 //!
 //! What always holds: what is told is the difference between the state as it is and what was told before. So it makes
 //! no difference how far the state is ahead of the changes, or how many of them were dropped and replaced by
-//! [`Change::Replaced`]. A loss is believed after 100 ms without newer word of the node: a member that
-//! starts, or was cut off, reads of old losses and, moments later, that the node is there again.
+//! [`Change::Replaced`]. A loss is believed once the state is known to hold what was committed at a moment after it was read:
+//! a member that starts, or was cut off, reads of old losses and, moments later, that the node is there again.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tandem_shared::cluster::{Change, ClusterState, NodeId, NodeRecord, NodeState, SessionKey};
 
@@ -35,8 +35,10 @@ pub enum Moved {
 #[derive(Debug, Default)]
 pub struct Membership {
     told: BTreeMap<NodeId, NodeRecord>,
-    /// Losses that are not told yet, and when they will be believed.
-    settling: BTreeMap<NodeId, (u64, Instant)>,
+    /// Losses that are not told yet: of which life of the node, and when they were read.
+    unconfirmed: BTreeMap<NodeId, (u64, Instant)>,
+    /// The state holds everything that was committed before this moment.
+    as_of: Option<Instant>,
 }
 
 impl Membership {
@@ -67,33 +69,25 @@ impl Membership {
         (moved, self.look(state, now))
     }
 
-    /// Losses that are believed now; none while this member hears no leader.
+    /// The state, as it is now or was at a moment since, holds everything that was committed before `as_of`.
     #[must_use]
-    pub fn deadline_reached(
+    pub fn confirmed(
         &mut self,
+        as_of: Option<Instant>,
         state: &ClusterState,
-        hears_leader: bool,
         now: Instant,
     ) -> Vec<ClusterNews> {
-        if !hears_leader {
-            // Nobody can tell of the node yet: what the state says may be as old as this member's last life.
-            for (_, at) in self.settling.values_mut() {
-                *at = (*at).max(now + LOSS_SETTLES_AFTER);
-            }
-            return Vec::new();
+        self.as_of = self.as_of.max(as_of);
+        match self.unconfirmed.is_empty() {
+            true => Vec::new(),
+            false => self.look(state, now),
         }
-        self.look(state, now)
-    }
-
-    #[must_use]
-    pub fn next_deadline(&self) -> Option<Instant> {
-        self.settling.values().map(|(_, at)| *at).min()
     }
 
     fn look(&mut self, state: &ClusterState, now: Instant) -> Vec<ClusterNews> {
         let nodes = state.nodes();
         let mut news = Vec::new();
-        self.settling.retain(|id, _| nodes.contains_key(id));
+        self.unconfirmed.retain(|id, _| nodes.contains_key(id));
         self.told.retain(|id, _| {
             let is_known = nodes.contains_key(id);
             if !is_known {
@@ -113,24 +107,20 @@ impl Membership {
 
     fn is_believed(&mut self, record: &NodeRecord, now: Instant) -> bool {
         let is_news = self.told.get(&record.id) != Some(record);
-        match record.state {
-            NodeState::Lost if is_news => {
-                let settles = (record.incarnation, now + LOSS_SETTLES_AFTER);
-                let settling = self.settling.entry(record.id).or_insert(settles);
-                if settling.0 != record.incarnation {
-                    *settling = settles;
-                }
-                let believed = settling.1 <= now;
-                if believed {
-                    self.settling.remove(&record.id);
-                }
-                believed
-            }
-            NodeState::Lost | NodeState::Live | NodeState::Draining => {
-                self.settling.remove(&record.id);
-                true
-            }
+        if record.state != NodeState::Lost || !is_news {
+            self.unconfirmed.remove(&record.id);
+            return true;
         }
+        let read_now = (record.incarnation, now);
+        let read = self.unconfirmed.entry(record.id).or_insert(read_now);
+        if read.0 != record.incarnation {
+            *read = read_now;
+        }
+        let is_believed = self.as_of > Some(read.1);
+        if is_believed {
+            self.unconfirmed.remove(&record.id);
+        }
+        is_believed
     }
 }
 
@@ -156,12 +146,10 @@ fn moved_key(change: &Change) -> Option<&SessionKey> {
     }
 }
 
-/// Short beside the two seconds after which a silent node is lost; the front end sees a process die by itself.
-const LOSS_SETTLES_AFTER: Duration = Duration::from_millis(100);
-
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
+    use std::time::Duration;
 
     use proptest::prelude::*;
     use tandem_shared::cluster::{Command, Epoch, StateLimits, WatcherRecord};
@@ -169,6 +157,8 @@ mod tests {
     use super::*;
     use crate::balancer::ownership::Ownership;
     use crate::io::clock::now;
+
+    const MS: Duration = Duration::from_millis(1);
 
     fn registered(id: u64, incarnation: u64) -> Command {
         Command::NodeRegistered {
@@ -213,21 +203,18 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_is_believed_when_nothing_newer_is_heard_for_a_while() {
+    fn a_loss_is_believed_once_the_state_is_of_a_moment_after_it_was_read() {
         let (mut membership, start) = (Membership::default(), now());
         let state = state_of(&[registered(1, 1), registered(2, 1), lost(1, 1)]);
         let (_, news) = membership.begin(&state, start);
         assert_eq!(states(&news), [(2, NodeState::Live)]);
-        let at = membership.next_deadline().unwrap();
-        assert_eq!(
-            membership.deadline_reached(&state, true, at - Duration::from_millis(1)),
-            []
-        );
-        let news = membership.deadline_reached(&state, true, at);
+        for too_early in [None, Some(start - MS), Some(start)] {
+            assert_eq!(membership.confirmed(too_early, &state, start + MS), []);
+        }
+        let news = membership.confirmed(Some(start + MS), &state, start + MS * 2);
         assert_eq!(states(&news), [(1, NodeState::Lost)]);
-        assert_eq!(membership.next_deadline(), None);
         assert_eq!(
-            membership.deadline_reached(&state, true, at + Duration::from_secs(1)),
+            membership.confirmed(Some(start + MS * 2), &state, start + MS * 3),
             []
         );
     }
@@ -238,28 +225,33 @@ mod tests {
         let mut state = state_of(&[registered(1, 1), registered(2, 1), lost(1, 1)]);
         drop(membership.begin(&state, start));
         state.apply(lost(2, 1));
-        let later = start + Duration::from_millis(60);
+        let later = start + MS * 60;
         let change = Change::NodeChanged(NodeId(2));
         assert_eq!(membership.changed(&[change], &state, later).1, []);
-        let news = membership.deadline_reached(&state, true, start + LOSS_SETTLES_AFTER);
+        let news = membership.confirmed(Some(start + MS), &state, later);
         assert_eq!(states(&news), [(1, NodeState::Lost)]);
-        let news = membership.deadline_reached(&state, true, later + LOSS_SETTLES_AFTER);
+        let news = membership.confirmed(Some(later + MS), &state, later + MS * 2);
         assert_eq!(states(&news), [(2, NodeState::Lost)]);
     }
 
-    /// A member that has just started holds the state of its last life until it hears a leader.
+    /// A member that has just started holds the state of its last life, and reads on from there.
     #[test]
-    fn an_old_loss_is_not_believed_before_a_leader_is_heard() {
+    fn an_old_loss_is_never_told_of_a_node_that_came_back_since() {
         let (mut membership, start) = (Membership::default(), now());
         let mut state = state_of(&[registered(1, 1), lost(1, 1)]);
         drop(membership.begin(&state, start));
-        let due = start + LOSS_SETTLES_AFTER;
-        assert_eq!(membership.deadline_reached(&state, false, due), []);
-        assert_eq!(membership.next_deadline(), Some(due + LOSS_SETTLES_AFTER));
+        assert_eq!(membership.confirmed(None, &state, start + MS * 5000), []);
         state.apply(registered(1, 2));
-        let (_, news) = membership.changed(&[Change::NodeChanged(NodeId(1))], &state, due);
+        state.apply(lost(1, 2));
+        let (_, news) = membership.changed(&[Change::NodeChanged(NodeId(1))], &state, start + MS * 5010);
+        assert_eq!(news, []);
+        state.apply(registered(1, 3));
+        let (_, news) = membership.changed(&[Change::NodeChanged(NodeId(1))], &state, start + MS * 5020);
         assert_eq!(states(&news), [(1, NodeState::Live)]);
-        assert_eq!(membership.next_deadline(), None);
+        assert_eq!(
+            membership.confirmed(Some(start + MS * 5015), &state, start + MS * 5030),
+            []
+        );
     }
 
     #[test]
@@ -270,7 +262,7 @@ mod tests {
         state.apply(registered(1, 2));
         let (_, news) = membership.changed(&[Change::Replaced], &state, start);
         assert_eq!(states(&news), [(1, NodeState::Live)]);
-        assert_eq!(membership.next_deadline(), None);
+        assert_eq!(membership.confirmed(Some(start + MS), &state, start + MS), []);
     }
 
     #[test]
@@ -334,7 +326,7 @@ mod tests {
     enum Action {
         Command(Box<Command>),
         Heard { entries: usize, dropped: bool },
-        Pass(u64),
+        Pass(u32),
     }
 
     fn action() -> impl Strategy<Value = Action> {
@@ -355,7 +347,7 @@ mod tests {
         prop_oneof![
             4 => command.prop_map(|command| Action::Command(Box::new(command))),
             2 => (1_usize..5, any::<bool>()).prop_map(|(entries, dropped)| Action::Heard { entries, dropped }),
-            1 => (0_u64..150).prop_map(Action::Pass),
+            1 => (1_u32..150).prop_map(Action::Pass),
         ]
     }
 
@@ -409,11 +401,10 @@ mod tests {
                         }
                     }
                     Action::Pass(millis) => {
-                        at += Duration::from_millis(millis);
-                        if front_end.membership.next_deadline().is_some_and(|due| due <= at) {
-                            let news = front_end.membership.deadline_reached(&state, true, at);
-                            front_end.take_in(Moved::Some(Vec::new()), news);
-                        }
+                        let confirmed = at + MS / 2;
+                        at += MS * millis;
+                        let news = front_end.membership.confirmed(Some(confirmed), &state, at);
+                        front_end.take_in(Moved::Some(Vec::new()), news);
                     }
                 }
             }

@@ -163,9 +163,8 @@ impl Witness {
         let begun = cluster.with_state(|state| membership.begin(state, Instant::now().into_std()));
         self.tell(begun).await;
         self.show_readiness(cluster);
-        let mut status = cluster.status();
+        let (mut status, mut as_of) = (cluster.status(), cluster.state_as_of());
         loop {
-            let deadline = membership.next_deadline();
             tokio::select! {
                 Ok(()) = status.changed() => self.show_readiness(cluster),
                 changes = changes.recv() => match changes {
@@ -177,11 +176,9 @@ impl Witness {
                     }
                     None => return,
                 },
-                () = until(deadline) => {
-                    let hears_leader = cluster.status().borrow().leader.is_some();
-                    let now = Instant::now().into_std();
-                    let news =
-                        cluster.with_state(|state| membership.deadline_reached(state, hears_leader, now));
+                Ok(()) = as_of.changed() => {
+                    let (now, as_of) = (Instant::now().into_std(), *as_of.borrow_and_update());
+                    let news = cluster.with_state(|state| membership.confirmed(as_of, state, now));
                     self.tell((Moved::Some(Vec::new()), news)).await;
                 }
                 reason = cluster.stopped() => {
@@ -231,10 +228,3 @@ impl Witness {
 const CLUSTER: &str = "cluster";
 const RESTART_PAUSE_MIN: Duration = Duration::from_secs(1);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(60);
-
-async fn until(deadline: Option<std::time::Instant>) {
-    match deadline {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
-}

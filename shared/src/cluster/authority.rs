@@ -41,13 +41,14 @@ pub struct LeaderAnswer {
     pub quorum_age: Duration,
     /// How long before its answer it had sent what this member acknowledged last.
     pub acknowledged_age: Duration,
-    /// The last entry that it knew to be committed.
+    /// No entry after this one was committed before its answer.
     pub committed: u64,
 }
 
 impl LeaderAnswer {
     /// The latest moment at which a majority, this member among it, certainly stood behind the leader.
-    fn contact(&self) -> Option<Instant> {
+    #[must_use]
+    pub fn contact(&self) -> Option<Instant> {
         self.asked.checked_sub(self.quorum_age.max(self.acknowledged_age))
     }
 }
@@ -155,6 +156,40 @@ impl QuorumContact {
                 last >= acknowledged || caught_up_since
             }
         }
+    }
+}
+
+/// The latest moment of which a member knows that its state holds everything that was committed before.
+///
+/// A member that starts, or was cut off, reads in its log what was true long ago. Who acts on what a state says asks first
+/// whether it was confirmed since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StateAsOf {
+    /// This member's state gets there, and then it is of that moment.
+    pending: Option<(u64, Instant)>,
+    latest: Option<Instant>,
+}
+
+impl StateAsOf {
+    /// A leader with a majority at this moment: no entry after `committed` had been committed by then.
+    pub fn note(&mut self, committed: u64, contact: Instant) {
+        // One after the other, under load a state is always some entries behind the latest word; but a later word that asks for
+        // less is better.
+        if self.pending.is_none_or(|(pending, _)| committed <= pending) {
+            self.pending = Some((committed, contact));
+        }
+    }
+
+    /// The state ends at this entry.
+    pub fn reached(&mut self, applied: u64) {
+        if let Some((_, contact)) = self.pending.take_if(|(committed, _)| *committed <= applied) {
+            self.latest = self.latest.max(Some(contact));
+        }
+    }
+
+    #[must_use]
+    pub fn latest(&self) -> Option<Instant> {
+        self.latest
     }
 }
 
@@ -293,5 +328,29 @@ mod tests {
             contact.note(&answer, LAST.index);
             assert_eq!(contact.authority(&answers, LAST, RELIANCE, now), expected);
         }
+    }
+
+    #[test]
+    fn a_state_is_of_the_moment_whose_last_entry_it_has_reached() {
+        let (mut as_of, asked) = (StateAsOf::default(), start());
+        as_of.note(20, asked);
+        as_of.reached(19);
+        assert_eq!(as_of.latest(), None);
+        as_of.note(30, asked + ms(60));
+        as_of.reached(20);
+        assert_eq!(as_of.latest(), Some(asked));
+        as_of.reached(30);
+        assert_eq!(as_of.latest(), Some(asked), "of the later word nothing was kept");
+        as_of.note(30, asked + ms(120));
+        as_of.reached(31);
+        assert_eq!(as_of.latest(), Some(asked + ms(120)));
+        as_of.note(40, asked + ms(130));
+        as_of.note(31, asked);
+        as_of.reached(31);
+        assert_eq!(
+            as_of.latest(),
+            Some(asked + ms(120)),
+            "an older word takes nothing back"
+        );
     }
 }

@@ -215,7 +215,7 @@ pub(super) enum Standing {
         quorum_age_ms: u32,
         /// Since it sent what the one who asks acknowledged last.
         acknowledged_age_ms: u32,
-        /// The last entry that it knows to be committed.
+        /// No entry after this one is committed.
         committed: u64,
         /// Whether it holds the entry at which the state of the one who asks ends; `None`: it keeps it no more.
         agrees: Option<bool>,

@@ -163,6 +163,13 @@ impl Cluster {
         self.member.status.subscribe()
     }
 
+    /// The latest moment of which the local state is known to hold everything that was committed before; `None`: it may be
+    /// as old as this member's last life. Moves on about once in a heartbeat while a leader with a majority is heard.
+    #[must_use]
+    pub fn state_as_of(&self) -> watch::Receiver<Option<std::time::Instant>> {
+        self.member.state_as_of.subscribe()
+    }
+
     /// Who belongs to the cluster, who answers, and who is a stranger, as this member sees it.
     #[must_use]
     pub fn members(&self) -> MembersView {
@@ -339,6 +346,7 @@ async fn open_member(
         metrics,
         peers,
         status: watch::Sender::new(ClusterStatus::starting()),
+        state_as_of: watch::Sender::new(None),
         stop: watch::Sender::new(None),
         draining: AtomicBool::new(false),
         disk_nearly_full: AtomicBool::new(false),

@@ -47,6 +47,8 @@ pub(super) struct Member {
     pub(super) metrics: RaftMetrics,
     pub(super) peers: BTreeMap<NodeId, PeerLinks>,
     pub(super) status: watch::Sender<ClusterStatus>,
+    /// The latest moment of which the local state is known to hold all that was committed before.
+    pub(super) state_as_of: watch::Sender<Option<std::time::Instant>>,
     pub(super) stop: watch::Sender<Option<StopReason>>,
     /// A planned stop is under way: this member takes no lead.
     pub(super) draining: AtomicBool,
@@ -189,6 +191,14 @@ impl Member {
         }
     }
 
+    /// No entry after this one is committed, as this member knows that leads. What the leaders before it committed, it knows
+    /// only once an entry of its own is.
+    pub(super) fn committed_at_most(&self, metrics: &Metrics) -> u64 {
+        let committed = metrics.cluster_committed.map(position_of);
+        let of_own_term = committed.filter(|position| position.term == metrics.current_term);
+        of_own_term.unwrap_or_else(|| self.log_position()).index
+    }
+
     pub(super) fn log_position(&self) -> LogPosition {
         self.log
             .last_log_id()
@@ -247,7 +257,7 @@ impl Member {
             Standing::Leads {
                 quorum_age_ms: age_ms(self.quorum_age(metrics)),
                 acknowledged_age_ms: age_ms(acknowledged.map(|at| at.elapsed())),
-                committed: metrics.cluster_committed.map_or(0, |id| id.index()),
+                committed: self.committed_at_most(metrics),
                 agrees: applied.and_then(|theirs| {
                     let ours = self.log.id_at(theirs.index)?;
                     Some(position_of(ours) == theirs)

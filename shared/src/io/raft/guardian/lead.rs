@@ -133,6 +133,11 @@ impl Guardian {
                 false => self.authority(now),
             },
         };
+        self.as_of.reached(status.last_applied);
+        self.member.state_as_of.send_if_modified(|current| {
+            let latest = self.as_of.latest();
+            std::mem::replace(current, latest) != latest
+        });
         status.conditions = self.conditions(&status, metrics, now);
         self.tell_conditions(&status.conditions);
         self.member.metrics.observe(&status);
@@ -157,6 +162,8 @@ impl Guardian {
             .and_then(|age| now.checked_sub(age));
         if let Some(acknowledged) = acknowledged {
             self.contact.note_own(acknowledged.into_std());
+            self.as_of
+                .note(self.member.committed_at_most(metrics), acknowledged.into_std());
         }
     }
 

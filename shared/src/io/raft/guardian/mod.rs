@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::cluster::authority::{LeaderAnswer, QuorumContact};
+use crate::cluster::authority::{LeaderAnswer, QuorumContact, StateAsOf};
 use crate::cluster::membership::Start;
 use crate::cluster::witness::{Heir, LogPosition, ReluctantLeader};
 use crate::cluster::{Incarnation, MemberRole, NodeId, RaftId};
@@ -49,6 +49,8 @@ pub(super) struct Guardian {
     lives: BTreeMap<NodeId, (u64, Instant)>,
     /// This member's last contact with a majority.
     contact: QuorumContact,
+    /// Of which moment this member's state is.
+    as_of: StateAsOf,
     /// Since when this member has led without a break.
     led_since: Option<Instant>,
     /// Nodes proposed as lost, and when: the proposal may take a moment to be applied.
@@ -116,6 +118,7 @@ impl Guardian {
             actions: JoinSet::new(),
             lives: BTreeMap::new(),
             contact: QuorumContact::default(),
+            as_of: StateAsOf::default(),
             led_since: None,
             lost: BTreeMap::new(),
             expired: None,
@@ -296,6 +299,9 @@ impl Guardian {
         }
         if let Some(answer) = leader_answer(asked, &status.standing) {
             self.contact.note(&answer, answered.last_index);
+            if let Some(contact) = answer.contact() {
+                self.as_of.note(answer.committed, contact);
+            }
         }
         peer.heard = peer.heard.max(asked);
         if peer.status.as_ref().is_none_or(|(earlier, _)| *earlier <= asked) {
