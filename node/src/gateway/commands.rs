@@ -53,14 +53,15 @@ impl Gateway {
             decided_at_ms: now.cluster_ms,
         };
         let deadline = now.instant + self.config.commit_timeout;
+        let number = self.proposals.request_number();
         if !self
             .proposals
-            .push(Waiter::Request(key.clone()), command, deadline)
+            .push(Waiter::Request(key.clone(), number), command, deadline)
         {
             return self.answer_error(key, &request, CstaErrorCode::PERFORMANCE_LIMIT_EXCEEDED, now);
         }
         if let Some(session) = self.session_mut(key) {
-            session.progress = Progress::WaitingForIntent(request);
+            session.progress = Progress::WaitingForIntent { number, request };
         }
     }
 

@@ -106,8 +106,8 @@ impl Gateway {
                 Progress::Idle => true,
                 Progress::WaitingForLink => session.link.is_settled(),
                 Progress::WaitingForMonitor(_)
-                | Progress::WaitingForIntent(_)
-                | Progress::WaitingForCommit(_)
+                | Progress::WaitingForIntent { .. }
+                | Progress::WaitingForCommit { .. }
                 | Progress::WaitingForCti { .. }
                 | Progress::WaitingForEvidence { .. } => false,
             };

@@ -424,7 +424,7 @@ impl Gateway {
     fn committed(&mut self, waiter: Waiter, outcome: Outcome, now: Now) {
         match waiter {
             Waiter::Opening(key) => self.opening_committed(&key, outcome, now),
-            Waiter::Request(key) => self.request_committed(&key, outcome, now),
+            Waiter::Request(key, number) => self.request_committed(&key, number, outcome, now),
             Waiter::Merge(key) => self.merged(&key, &outcome, now),
             Waiter::Adoption(key) => self.adoption_committed(&key, &outcome),
             Waiter::HandOver(key) => self.hand_over_committed(&key, &outcome, now),

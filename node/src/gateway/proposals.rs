@@ -17,8 +17,8 @@ pub(super) enum Waiter {
     Opening(SessionKey),
     /// Nobody waits, but this session was opened without a quorum.
     Merge(SessionKey),
-    /// The request at the head of this session's queue.
-    Request(SessionKey),
+    /// A request of this session: the one that goes by this number.
+    Request(SessionKey, RequestNumber),
     /// Requests for a session that another node owns, or owned.
     Adoption(SessionKey),
     /// Requests for a watcher that another node owns, or owned.
@@ -27,6 +27,10 @@ pub(super) enum Waiter {
     HandOver(SessionKey),
     Nobody,
 }
+
+/// Tells the requests apart for which commands were proposed: what comes of one late is not the next one's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RequestNumber(u64);
 
 /// What came of one command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +65,7 @@ pub(super) struct Proposals {
     in_flight: Vec<Entry>,
     in_flight_id: Option<u64>,
     next_id: u64,
+    next_request: u64,
     updates: BTreeMap<SessionKey, (Epoch, SessionUpdate)>,
     updates_in_flight: BTreeMap<SessionKey, (Epoch, SessionUpdate)>,
     /// Sessions whose end is not on a majority yet, and the epoch in which they ended.
@@ -86,6 +91,7 @@ impl Proposals {
             in_flight: Vec::new(),
             in_flight_id: None,
             next_id: 0,
+            next_request: 0,
             updates: BTreeMap::new(),
             updates_in_flight: BTreeMap::new(),
             closing: BTreeMap::new(),
@@ -111,6 +117,12 @@ impl Proposals {
             deadline,
         });
         true
+    }
+
+    /// For a request that waits from here on.
+    pub(super) fn request_number(&mut self) -> RequestNumber {
+        self.next_request += 1;
+        RequestNumber(self.next_request)
     }
 
     /// Merges what nobody waits for; it leaves within [`FLUSH_DELAY`].
@@ -366,7 +378,7 @@ mod tests {
         let mut proposals = Proposals::new(8);
         let key = SessionKey::new("n1-a");
         assert!(proposals.push(
-            Waiter::Request(key.clone()),
+            Waiter::Request(key.clone(), RequestNumber(1)),
             close("n1-a"),
             now + Duration::from_secs(2)
         ));
@@ -378,7 +390,10 @@ mod tests {
         let again = proposals.next_batch(now + Duration::from_secs(1)).unwrap();
         assert_eq!(again.command, first.command);
         let told = proposals.finished(again.id, None, now + Duration::from_secs(2));
-        assert_eq!(told, vec![(Waiter::Request(key), Outcome::TimedOut)]);
+        assert_eq!(
+            told,
+            vec![(Waiter::Request(key, RequestNumber(1)), Outcome::TimedOut)]
+        );
     }
 
     #[test]

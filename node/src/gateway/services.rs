@@ -14,7 +14,7 @@ use crate::sip::transaction;
 use super::commands::{changes_pbx, check_command};
 use super::links::{CtiPurpose, CtiWaiter};
 use super::opening::is_csta;
-use super::proposals::{Outcome, Waiter};
+use super::proposals::{Outcome, RequestNumber, Waiter};
 use super::session::{Link, Progress, QueuedRequest, Session};
 use super::snapshot::call_state;
 use super::translation::{is_same_line, translate_request};
@@ -98,16 +98,23 @@ impl Gateway {
         }
     }
 
-    pub(super) fn request_committed(&mut self, key: &SessionKey, outcome: Outcome, now: Now) {
+    /// What came of a request's command. The session may wait for another one by now.
+    pub(super) fn request_committed(
+        &mut self,
+        key: &SessionKey,
+        committed: RequestNumber,
+        outcome: Outcome,
+        now: Now,
+    ) {
         let Some(session) = self.session_mut(key) else {
             return;
         };
         match session.progress.clone() {
-            Progress::WaitingForIntent(request) => {
+            Progress::WaitingForIntent { number, request } if number == committed => {
                 self.intent_committed(key, request, outcome, now);
             }
             // Existing sessions keep working without quorum: what could not be written follows with the updates.
-            Progress::WaitingForCommit(response) => {
+            Progress::WaitingForCommit { number, response } if number == committed => {
                 if outcome == Outcome::TimedOut {
                     self.note_monitor(key, true, now);
                 }
@@ -116,7 +123,9 @@ impl Gateway {
                 };
                 self.answer(key, &request, &response, now);
             }
-            Progress::Idle
+            Progress::WaitingForIntent { .. }
+            | Progress::WaitingForCommit { .. }
+            | Progress::Idle
             | Progress::WaitingForLink
             | Progress::WaitingForMonitor(_)
             | Progress::WaitingForCti { .. }
@@ -167,8 +176,8 @@ impl Gateway {
             Progress::Idle
             | Progress::WaitingForLink
             | Progress::WaitingForMonitor(_)
-            | Progress::WaitingForIntent(_)
-            | Progress::WaitingForCommit(_) => {}
+            | Progress::WaitingForIntent { .. }
+            | Progress::WaitingForCommit { .. } => {}
         }
     }
 
@@ -210,6 +219,7 @@ impl Gateway {
     pub(super) fn client_monitor_started(&mut self, key: &SessionKey, now: Now) {
         let unreplicated = self.authority != Authority::Quorum;
         let deadline = now.instant + self.config.commit_timeout;
+        let number = self.proposals.request_number();
         let Some(session) = self.session_mut(key) else {
             return;
         };
@@ -218,7 +228,7 @@ impl Gateway {
         let response = Response::MonitorStart {
             cross_ref_id: session.record.monitor.cross_ref_id.clone(),
         };
-        session.progress = Progress::WaitingForCommit(response);
+        session.progress = Progress::WaitingForCommit { number, response };
         let update = SessionUpdate {
             monitor_active: Some(true),
             ..SessionUpdate::default()
@@ -231,9 +241,9 @@ impl Gateway {
         let waits = !unreplicated
             && self
                 .proposals
-                .push(Waiter::Request(key.clone()), command, deadline);
+                .push(Waiter::Request(key.clone(), number), command, deadline);
         if !waits {
-            self.request_committed(key, Outcome::TimedOut, now);
+            self.request_committed(key, number, Outcome::TimedOut, now);
         }
     }
 

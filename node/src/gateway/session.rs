@@ -13,6 +13,7 @@ use crate::csta;
 use crate::cti::{CtiConnectionId, RequestToken};
 
 use super::pairs::{Pair, PairId, PairPurpose};
+use super::proposals::RequestNumber;
 
 /// A session of this node.
 #[derive(Debug)]
@@ -171,9 +172,15 @@ pub(super) enum Progress {
     /// A MonitorStart: the device's monitor is being started, or joined.
     WaitingForMonitor(csta::Request),
     /// `Command::Intent` is on its way.
-    WaitingForIntent(csta::Request),
+    WaitingForIntent {
+        number: RequestNumber,
+        request: csta::Request,
+    },
     /// The state of the monitor is being written; the answer stands ready.
-    WaitingForCommit(csta::Response),
+    WaitingForCommit {
+        number: RequestNumber,
+        response: csta::Response,
+    },
     WaitingForCti {
         token: RequestToken,
         request: csta::Request,
@@ -192,8 +199,8 @@ impl Progress {
             Self::Idle
             | Self::WaitingForLink
             | Self::WaitingForMonitor(_)
-            | Self::WaitingForIntent(_)
-            | Self::WaitingForCommit(_) => None,
+            | Self::WaitingForIntent { .. }
+            | Self::WaitingForCommit { .. } => None,
         }
     }
 
@@ -202,8 +209,8 @@ impl Progress {
         match self {
             Self::Idle | Self::WaitingForLink => true,
             Self::WaitingForMonitor(_)
-            | Self::WaitingForIntent(_)
-            | Self::WaitingForCommit(_)
+            | Self::WaitingForIntent { .. }
+            | Self::WaitingForCommit { .. }
             | Self::WaitingForCti { .. }
             | Self::WaitingForEvidence { .. } => false,
         }
@@ -214,7 +221,7 @@ impl Progress {
     }
 
     pub(super) fn is_waiting_for_commit(&self) -> bool {
-        matches!(self, Self::WaitingForCommit(_))
+        matches!(self, Self::WaitingForCommit { .. })
     }
 }
 

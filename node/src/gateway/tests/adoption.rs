@@ -269,6 +269,46 @@ fn a_repeated_command_of_which_the_snapshot_shows_nothing_is_an_error_and_not_ex
     assert!(heir.asked().is_empty());
 }
 
+/// The session leaves and comes back while the log is silent: two requests wait for it one after the other.
+#[test]
+fn what_becomes_of_a_request_late_is_not_taken_for_the_next_ones_outcome() {
+    let mut bench = Bench::new();
+    bench.state.apply(Command::NodeRegistered {
+        id: NodeId(2),
+        sip_address: "127.0.0.1:5071".parse().unwrap(),
+        incarnation: 2,
+    });
+    let key = bench.sign_in_with_monitor();
+    bench.pass(Duration::from_millis(5));
+    bench.quorum = false;
+    assert!(bench.receive(&info(&key, 3, &make_call())).is_empty());
+    for to in [2, 1] {
+        let adopted = Command::Adopt {
+            key: key.clone(),
+            from_epoch: bench.record(&key).epoch,
+            to: NodeId(to),
+        };
+        bench.state.apply(adopted);
+        take_over(&mut bench, &key);
+    }
+    bench
+        .asked
+        .retain(|(_, _, request)| matches!(request, Request::MonitorStart { .. }));
+    resume(&mut bench, Vec::new());
+    bench.pass(Duration::from_secs(4));
+    assert!(bench.receive(&info(&key, 4, &make_call())).is_empty());
+    bench.asked.clear();
+    // The first one's intent is known to be written: nothing of the second one is.
+    bench.commit();
+    assert!(
+        bench.asked().is_empty() && bench.sent.is_empty(),
+        "{:?}",
+        bench.asked()
+    );
+    bench.commit_all();
+    assert!(matches!(bench.asked()[..], [Request::MakeCall { .. }]));
+}
+
 #[test]
 fn a_node_that_is_declared_lost_drops_its_sessions_and_begins_anew() {
     let mut bench = Bench::new();
