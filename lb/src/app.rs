@@ -14,6 +14,7 @@ use tandem_shared::io::raft::RaftMetrics;
 use tandem_shared::io::shutdown::{DrainTimings, Shutdown};
 use tandem_shared::io::sip_stream::listen;
 use tandem_shared::io::tls::{sip_client_config, sip_server_config};
+use tandem_shared::io::watchdog::Watchdog;
 use tandem_shared::proxy_protocol::Transport;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -115,6 +116,7 @@ impl FrontEnd {
 /// What the parts share.
 struct Parts {
     shutdown: Shutdown,
+    watchdog: Watchdog,
     readiness: Readiness,
     metrics: Metrics,
     board: Arc<NodeBoard>,
@@ -135,6 +137,7 @@ impl Parts {
         metrics.start_time.set(clock::unix_time_secs());
         Self {
             shutdown: Shutdown::new(),
+            watchdog: Watchdog::default(),
             readiness,
             metrics,
             board: Arc::default(),
@@ -265,6 +268,7 @@ impl Parts {
             kept_in_all: Arc::clone(&self.kept_in_all),
             failures,
             news,
+            pulse: self.watchdog.pulse("keepalives"),
             shutdown: self.shutdown.clone(),
         };
         // Not one of the tasks that a drain waits for: it is wanted until the end.
@@ -302,6 +306,7 @@ impl Parts {
             self.shutdown.spawn_vital("outbound listener", outbound.run());
         }
         self.readiness.resolved("listeners");
+        tokio::spawn(self.watchdog.clone().run(self.shutdown.clone()));
     }
 }
 

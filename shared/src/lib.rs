@@ -6,5 +6,6 @@
 pub mod cluster;
 pub mod config;
 pub mod io;
+pub mod progress;
 pub mod proxy_protocol;
 pub mod sip;

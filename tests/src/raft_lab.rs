@@ -10,11 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tandem_shared::cluster::{Applied, CasId, Command, Incarnation, NodeId, StateLimits};
+use tandem_shared::cluster::{
+    Applied, CasId, ClusterState, Command, Format, Incarnation, NodeId, StateLimits,
+};
 use tandem_shared::config::TlsFiles;
 use tandem_shared::io::raft::{
     AdministrationError, Cluster, ClusterConfig, ClusterStatus, DirectoryError, Member, MemberRole,
-    RaftMetrics, RaftRole, RealFiles, StartError, StopReason, TcpTransport, TlsTransport, remembered_reach,
+    RaftMetrics, RaftRole, RealFiles, StartError, StateMarkView, StopReason, TcpTransport, TlsTransport,
+    remembered_reach,
 };
 use tokio::runtime::Runtime;
 
@@ -66,7 +69,11 @@ impl Lab {
         Self {
             directory: tempfile::tempdir().unwrap(),
             members: members
-                .map(|((id, role), address)| Member { id, role, address })
+                .map(|((id, role), address)| Member {
+                    id,
+                    role,
+                    address: address.into(),
+                })
                 .collect(),
             running: [const { None }; 3],
             beside: None,
@@ -240,6 +247,7 @@ impl Lab {
             certificate: file(format!("{holder}.pem")),
             key: file(format!("{holder}.key")),
             authority: file("authority.pem".to_owned()),
+            revocation_list: None,
         };
         let transport = TlsTransport::new(&files_of_holder, "lab", holder).unwrap();
         Cluster::start(config, transport, files, metrics).await
@@ -334,6 +342,21 @@ impl Lab {
 
     /// Waits until the first leader's draw of the cluster's identity is in a member's state. A directory copied before that
     /// may come to belong to another cluster.
+    /// Waits until every member writes in this format.
+    pub fn wait_until_finalised(&self, format: Format) {
+        wait_until("the format is finalised", || {
+            (0..3).all(|member| self.cluster(member).with_state(ClusterState::format) == format)
+        });
+    }
+
+    /// Has all members mark their states, and returns the marks as `member` knows them.
+    pub fn marks(&self, member: usize) -> Vec<Option<StateMarkView>> {
+        let marked = self.cluster(member).mark_states(GENEROUS);
+        self.runtime(member).block_on(marked).unwrap();
+        let members = self.cluster(member).members().members;
+        members.into_iter().map(|member| member.state_mark).collect()
+    }
+
     pub fn wait_until_identified(&self, member: usize) {
         wait_until("the cluster has its identity", || {
             self.cluster(member)

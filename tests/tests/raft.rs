@@ -5,8 +5,8 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use tandem_shared::cluster::Command;
-use tandem_shared::io::raft::RaftRole;
+use tandem_shared::cluster::{Command, Format, MemberAddress};
+use tandem_shared::io::raft::{RaftRole, StopReason};
 use tandem_tests::raft_lab::{GENEROUS, IDS, Lab, assign, gateways, wait_until};
 
 #[test]
@@ -127,6 +127,70 @@ fn a_member_with_the_certificate_of_another_is_left_out() {
         .propose(assign("refused"), Duration::from_millis(500));
     assert!(lab.runtime(1).block_on(proposal).is_err());
     assert!(lab.knows(0, &users[0]) && !lab.knows(1, &users[0]));
+}
+
+/// A name may have addresses at which nobody listens: here often that of the other family.
+#[test]
+fn members_find_each_other_by_name() {
+    let mut lab = Lab::new();
+    lab.adjust = |config| {
+        for member in &mut config.members {
+            let MemberAddress::Address(address) = member.address else {
+                panic!("{} has a name already", member.id)
+            };
+            if member.id == config.id {
+                config.listen = Some(address);
+            }
+            member.address = format!("LocalHost:{}", address.port()).parse().unwrap();
+        }
+    };
+    lab.start_all();
+    lab.propose(0, gateways());
+    lab.assign_many(1, "user", 20);
+    lab.kill(0);
+    lab.propose(1, assign("after"));
+    lab.start(0);
+    lab.wait_until_equal();
+}
+
+#[test]
+fn members_that_hold_the_same_say_so() {
+    let mut lab = Lab::new();
+    lab.adjust = |config| config.finalise_after = Some(Duration::ZERO);
+    lab.start_all();
+    lab.wait_until_finalised(Format::NEWEST);
+    lab.propose(0, gateways());
+    lab.assign_many(1, "user", 20);
+    for member in 0..3 {
+        let marks = lab.marks(member);
+        assert!(
+            marks.iter().all(|mark| mark.is_some() && *mark == marks[0]),
+            "{marks:?}"
+        );
+    }
+}
+
+/// The planted fault: one member was built with another limit, which is a part of the state.
+#[test]
+fn a_member_whose_state_two_others_contradict_stops() {
+    let mut lab = Lab::new();
+    lab.adjust = |config| {
+        config.finalise_after = Some(Duration::ZERO);
+        if config.id == IDS[1] {
+            config.limits.sessions_max += 1;
+        }
+    };
+    lab.start_all();
+    lab.wait_until_finalised(Format::NEWEST);
+    lab.propose(0, gateways());
+    let marks = lab.marks(0);
+    assert_eq!(marks[0], marks[2]);
+    assert_ne!(marks[0], marks[1]);
+    let StopReason::Failed(reason) = lab.wait_until_stopped(1) else {
+        panic!("it was asked to stop")
+    };
+    assert!(reason.contains("another one than that of n1, n100"), "{reason}");
+    lab.propose(0, assign("after"));
 }
 
 #[test]

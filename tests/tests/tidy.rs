@@ -244,9 +244,14 @@ fn lines_with(file: &File, words: &[&str]) -> Vec<String> {
 
 /// First arguments of the calls that take a key out of a section.
 fn keys_that_are_read(code: &str) -> BTreeSet<String> {
-    const READERS: [&str; 19] = [
+    const READERS: [&str; 24] = [
         "text",
         "text_or",
+        "optional_text",
+        "parsed",
+        "optional_parsed",
+        "optional_number",
+        "optional_path",
         "number",
         "number_or",
         "flag",

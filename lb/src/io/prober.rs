@@ -9,6 +9,7 @@ use socket2::SockRef;
 use tandem_shared::cluster::NodeId;
 use tandem_shared::io::admin::Readiness;
 use tandem_shared::io::shutdown::{Shutdown, Stage};
+use tandem_shared::io::watchdog::Pulse;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tracing::info;
@@ -34,6 +35,7 @@ pub struct Prober {
     pub kept_in_all: Arc<ByteBudget>,
     pub failures: mpsc::Receiver<(NodeId, LiveFailure)>,
     pub news: mpsc::Receiver<ClusterNews>,
+    pub pulse: Pulse,
     pub shutdown: Shutdown,
 }
 
@@ -49,6 +51,7 @@ impl Prober {
         let mut last_success = BTreeMap::new();
         self.publish(NodeTable::default());
         loop {
+            self.pulse.beat();
             let deadline = self
                 .nodes
                 .next_deadline()

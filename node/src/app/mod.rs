@@ -27,6 +27,8 @@ use crate::config::Config;
 use crate::cti::Connections;
 use crate::directory::Directory;
 use crate::following::Following;
+use tandem_shared::io::watchdog::{Pulse, Watchdog};
+
 use crate::gateway::{Gateway, Input};
 use crate::io::admin_routes::Routes;
 use crate::io::cti_link::CtiLinks;
@@ -67,7 +69,8 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
     let sip_listener = bind(config.sip.listen, "SIP")?;
     let admin_listener = bind(config.admin.listen, "admin")?;
     let incarnation = Incarnation::first(rand::random());
-    let cluster = start_cluster(&config, incarnation, &registry).await?;
+    let watchdog = Watchdog::default();
+    let cluster = start_cluster(&config, incarnation, &registry, watchdog.pulse("cluster")).await?;
 
     let presence_metrics = PresenceMetrics::register(&registry);
     let presence_view = PresenceView::new(cluster.clone(), presence_metrics.clone());
@@ -155,6 +158,7 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
         pair_ids: pair_ids.clone(),
         readiness,
         rebalancing,
+        pulse: watchdog.pulse("gateway"),
         senders: HashMap::new(),
         follow_ups: VecDeque::new(),
         following: Following::new(config.id, incarnation, clock::instant()),
@@ -172,6 +176,7 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
         context,
     ));
 
+    tokio::spawn(watchdog.run(shutdown.clone()));
     let mut requested = std::pin::pin!(shutdown.requested());
     let reason = tokio::select! {
         reason = &mut requested => reason.context("installing signal handlers")?,
@@ -262,6 +267,7 @@ async fn start_cluster(
     config: &Config,
     incarnation: Incarnation,
     registry: &Registry,
+    pulse: Pulse,
 ) -> anyhow::Result<Cluster> {
     let section = &config.cluster;
     let files = RealFiles::open(&config.data_directory)
@@ -269,6 +275,7 @@ async fn start_cluster(
     let mut member =
         ClusterConfig::of_section(section, config.id, &config.data_directory, StateLimits::default());
     member.incarnation = incarnation;
+    member.pulse = pulse;
     member.fast_take_over = config.fast_take_over;
     let metrics = RaftMetrics::register(registry).context("registering the metrics of Raft")?;
     let files = Arc::new(files);

@@ -1,6 +1,6 @@
 //! The node's own HTTP routes: JSON in, JSON out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tandem_shared::cluster::{
     Applied, Assignment, CasId, Command, NodeId, NodeState, Refusal, SettingKind, SettingName,
 };
 use tandem_shared::io::admin::{AdminRequest, AdminResponse, Router, StatusCode};
-use tandem_shared::io::raft::{AdministrationError, Cluster, MembersView};
+use tandem_shared::io::raft::{AdministrationError, Cluster, MembersView, StateMarkView};
 
 use super::clock;
 use super::exchange::routes::ExchangeRoutes;
@@ -50,6 +50,7 @@ impl Routes {
             ("POST", "/cluster/form") => respond(self.form(&request).await),
             ("POST", "/cluster/replace") => respond(self.replace(&request).await),
             ("POST", "/cluster/finalize") => respond(self.finalise(&request).await),
+            ("POST", "/cluster/check") => respond(self.check().await),
             ("GET", "/sessions") => ok(&self.sessions_view()),
             ("GET", "/settings") => ok(&self.settings_view()),
             ("GET", "/cas/assignments") => ok(&self.assignments_view()),
@@ -65,6 +66,7 @@ impl Routes {
                 | "/cluster/form"
                 | "/cluster/replace"
                 | "/cluster/finalize"
+                | "/cluster/check"
                 | "/sessions"
                 | "/sessions/rebalance"
                 | "/settings"
@@ -120,6 +122,14 @@ impl Routes {
         Ok(administered(
             self.cluster.finalise(without, FINALISE_TIMEOUT).await,
         ))
+    }
+
+    /// Compares what the members hold.
+    async fn check(&self) -> Result<AdminResponse, AdminResponse> {
+        let marked = self.cluster.mark_states(CHECK_TIMEOUT).await;
+        let index = marked
+            .map_err(|error| AdminResponse::error(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()))?;
+        Ok(ok(&CheckView::of(index, self.cluster.members())))
     }
 
     async fn replace(&self, request: &AdminRequest) -> Result<AdminResponse, AdminResponse> {
@@ -327,6 +337,44 @@ struct ClusterView {
     membership: MembersView,
 }
 
+/// What the members hold after one entry.
+#[derive(Serialize)]
+struct CheckView {
+    index: u64,
+    /// All members hold the same.
+    agree: bool,
+    members: Vec<CheckedMember>,
+}
+
+#[derive(Serialize)]
+struct CheckedMember {
+    id: String,
+    answers: bool,
+    /// Of its state after that entry; `None`: it has not said.
+    hash: Option<String>,
+}
+
+impl CheckView {
+    fn of(index: u64, members: MembersView) -> Self {
+        let marked = |mark: StateMarkView| (mark.index == index).then_some(mark.hash);
+        let members: Vec<CheckedMember> = members
+            .members
+            .into_iter()
+            .map(|member| CheckedMember {
+                id: member.id,
+                answers: member.answers,
+                hash: member.state_mark.and_then(marked),
+            })
+            .collect();
+        let hashes: BTreeSet<&Option<String>> = members.iter().map(|member| &member.hash).collect();
+        Self {
+            index,
+            agree: hashes.len() == 1 && !hashes.contains(&None),
+            members,
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct ConditionView {
     subject: &'static str,
@@ -433,5 +481,6 @@ const WITHOUT_EXCHANGE: &str = "this node has no [exchange] in its configuration
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A member that was away for long gets the whole state first.
 const REPLACE_TIMEOUT: Duration = Duration::from_secs(60);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 const FINALISE_TIMEOUT: Duration = Duration::from_secs(10);
 const USERS_PER_COMMAND: usize = 500;

@@ -9,6 +9,7 @@ use tandem_shared::cluster::{Applied, Change, Command, NodeId, SessionKey, Setti
 use tandem_shared::io::admin::Readiness;
 use tandem_shared::io::raft::{ChangeReceiver, Cluster, ClusterStatus};
 use tandem_shared::io::sip_stream::{SendRefused, SipSender};
+use tandem_shared::io::watchdog::Pulse;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, info, warn};
@@ -56,6 +57,7 @@ pub struct Driver {
     pub pair_ids: PairIds,
     pub readiness: Readiness,
     pub rebalancing: Rebalancing,
+    pub pulse: Pulse,
     pub senders: HashMap<PairId, SipSender>,
     /// Inputs that came of outputs, to be taken in before any other.
     pub follow_ups: VecDeque<Input>,
@@ -95,6 +97,7 @@ impl Driver {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.cti(CtiInput::Started);
         loop {
+            self.pulse.beat();
             match self.next(&mut changes, &mut status, &mut tick).await {
                 Woken::Event(DriverEvent::Stop) | Woken::Ended => break,
                 Woken::Event(event) => self.event(event),

@@ -145,6 +145,8 @@ pub enum Command {
     },
     /// The cluster's identity. The first one stands, whoever else draws one.
     ClusterIdentified { identity: ClusterIdentity },
+    /// Every member marks its state as it is after this entry, so that they can be compared. Changes nothing by itself.
+    StateMarked,
 }
 
 impl Command {
@@ -155,7 +157,8 @@ impl Command {
             Self::FormatFinalised { .. }
             | Self::MemberRemoved { .. }
             | Self::SecretSet { .. }
-            | Self::ClusterIdentified { .. } => Format::RELEASE_0_2,
+            | Self::ClusterIdentified { .. }
+            | Self::StateMarked => Format::RELEASE_0_2,
             Self::Batch(commands) => {
                 let formats = commands.iter().map(Self::format);
                 formats.max().unwrap_or(Format::RELEASE_0_1)
@@ -229,7 +232,10 @@ impl Command {
             | Self::CasBreaker { .. }
             | Self::CasMoved { .. }
             | Self::CalendarPresenceChanged { .. } => false,
-            Self::Expire { .. } | Self::Rebalance { .. } | Self::CallbacksReceived { .. } => false,
+            Self::Expire { .. }
+            | Self::Rebalance { .. }
+            | Self::CallbacksReceived { .. }
+            | Self::StateMarked => false,
         }
     }
 }

@@ -338,6 +338,7 @@ pub(super) fn all_commands() -> Vec<(&'static str, Command)> {
                 identity: ClusterIdentity(7),
             },
         ),
+        ("", Command::StateMarked),
     ]);
     commands
 }

@@ -206,7 +206,7 @@ fn actors() {
 #[test]
 fn what_is_known_of_members() {
     let described = |role| MemberRecord::Described {
-        address: SocketAddr::from(([192, 0, 2, 1], 7000)),
+        address: SocketAddr::from(([192, 0, 2, 1], 7000)).into(),
         role,
         directory: DirectoryId(0x0123_4567_89ab_cdef_0011_2233_4455_6677),
     };

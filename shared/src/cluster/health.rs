@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use super::NodeId;
 use super::authority::Authority;
 
 /// What a condition is about. The labels are those of the metric and of readiness.
@@ -24,10 +25,14 @@ pub enum Subject {
     MemberList,
     Certificate,
     Disk,
+    /// The wall clock.
+    Clock,
+    /// What the state holds.
+    State,
 }
 
 impl Subject {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Membership,
         Self::Quorum,
         Self::Leader,
@@ -36,6 +41,8 @@ impl Subject {
         Self::MemberList,
         Self::Certificate,
         Self::Disk,
+        Self::Clock,
+        Self::State,
     ];
 
     #[must_use]
@@ -49,6 +56,8 @@ impl Subject {
             Self::MemberList => "member_list",
             Self::Certificate => "certificate",
             Self::Disk => "disk",
+            Self::Clock => "clock",
+            Self::State => "state",
         }
     }
 }
@@ -82,6 +91,8 @@ pub struct View {
     pub log_agrees: Option<bool>,
     /// How far its state is behind what the leader has committed: entries, and for how long it has not caught up.
     pub behind: Option<(u64, Duration)>,
+    /// The snapshot that is being sent to it: bytes that have arrived, and bytes in all.
+    pub arriving: Option<(u64, u64)>,
     /// How its list of members differs from others' and from the log's, one text for each.
     pub list_differences: Vec<String>,
     /// How long its certificate is still valid; `None`: it has none.
@@ -89,6 +100,10 @@ pub struct View {
     /// How long the write has taken that is under way; `None`: there is none.
     pub writing_for: Option<Duration>,
     pub disk_nearly_full: bool,
+    /// By how many milliseconds the wall clocks of other members are certainly ahead of its own; negative: behind.
+    pub clocks_ahead_ms: Vec<(NodeId, i64)>,
+    /// Members whose state was another one after the same entry, and its index.
+    pub differing_states: Option<(u64, Vec<NodeId>)>,
 }
 
 /// From where on something is wrong.
@@ -98,6 +113,7 @@ pub struct Bounds {
     pub behind_max: (u64, Duration),
     pub certificate_left_min: Duration,
     pub writing_max: Duration,
+    pub clock_difference_max: Duration,
 }
 
 impl Default for Bounds {
@@ -105,10 +121,14 @@ impl Default for Bounds {
         Self {
             behind_max: (5_000, Duration::from_secs(5)),
             certificate_left_min: Duration::from_secs(14 * 24 * 60 * 60),
-            writing_max: Duration::from_secs(2),
+            writing_max: WRITING_MAX,
+            clock_difference_max: Duration::from_secs(2),
         }
     }
 }
+
+/// A disk that takes longer for one write stands still.
+pub const WRITING_MAX: Duration = Duration::from_secs(2);
 
 /// All that is not as it should be, in the order of [`Subject`].
 #[must_use]
@@ -128,6 +148,8 @@ pub fn conditions(view: &View, bounds: &Bounds) -> Vec<Condition> {
         ),
         certificate(view, bounds),
         disk(view, bounds),
+        alarm(Subject::Clock, clock(view, bounds)),
+        not_ready(Subject::State, state(view)),
     ];
     found.into_iter().flatten().collect()
 }
@@ -167,9 +189,12 @@ fn log(view: &View) -> Option<String> {
 fn lag(view: &View, bounds: &Bounds) -> Option<String> {
     let (entries, time) = view.behind?;
     let is_late = entries > bounds.behind_max.0 || time > bounds.behind_max.1;
+    let arriving = view.arriving.map_or_else(String::new, |(arrived, total)| {
+        format!("; {arrived} of {total} bytes of a snapshot have arrived")
+    });
     is_late.then(|| {
         format!(
-            "the state is {entries} entries behind the leader and has not caught up for {} s",
+            "the state is {entries} entries behind the leader and has not caught up for {} s{arriving}",
             time.as_secs()
         )
     })
@@ -194,15 +219,63 @@ fn certificate(view: &View, bounds: &Bounds) -> Option<Condition> {
 
 fn disk(view: &View, bounds: &Bounds) -> Option<Condition> {
     let hangs = view.writing_for.filter(|time| *time > bounds.writing_max);
-    let text = match (hangs, view.disk_nearly_full) {
-        (Some(time), _) => format!(
+    if let Some(time) = hangs {
+        let text = format!(
             "one write to the data directory has taken {} s so far: the disk stands still",
             time.as_secs()
-        ),
-        (None, true) => "the disk of the data directory is nearly full".to_owned(),
-        (None, false) => return None,
+        );
+        return not_ready(Subject::Disk, Some(text));
+    }
+    let nearly_full = view.disk_nearly_full;
+    alarm(
+        Subject::Disk,
+        nearly_full.then(|| "the disk of the data directory is nearly full".to_owned()),
+    )
+}
+
+/// No decision of the cluster goes by wall clocks; certificates, calendars and logs do.
+fn clock(view: &View, bounds: &Bounds) -> Option<String> {
+    let differs = |(_, ahead): &&(NodeId, i64)| {
+        Duration::from_millis(ahead.unsigned_abs()) > bounds.clock_difference_max
     };
-    alarm(Subject::Disk, Some(text))
+    let texts: Vec<String> = view
+        .clocks_ahead_ms
+        .iter()
+        .filter(differs)
+        .map(|(id, ahead)| {
+            let seconds = Duration::from_millis(ahead.unsigned_abs()).as_secs_f64();
+            let side = if *ahead > 0 { "ahead of" } else { "behind" };
+            format!("the clock of {id} is {seconds:.1} s {side} this member's")
+        })
+        .collect();
+    (!texts.is_empty()).then(|| format!("{}: let both follow the same time servers", texts.join("; ")))
+}
+
+fn state(view: &View) -> Option<String> {
+    let (index, others) = view.differing_states.as_ref()?;
+    Some(state_differs(*index, others))
+}
+
+/// What to tell of members whose states differ.
+#[must_use]
+pub fn state_differs(index: u64, others: &[NodeId]) -> String {
+    let others: Vec<String> = others.iter().map(ToString::to_string).collect();
+    format!(
+        "after entry {index} the state is another one than that of {}: the same entries led to different states; find out who \
+         is right, empty the data directory of the one that is not, and run `tandem-node cluster replace`",
+        others.join(", ")
+    )
+}
+
+/// By how much a peer's wall clock is certainly ahead of one's own: it answered at some moment of the `round_trip` that ends
+/// now. Negative: behind; 0: they may agree.
+#[must_use]
+pub fn clock_ahead_ms(theirs_ms: u64, own_ms: u64, round_trip: Duration) -> i64 {
+    let round_trip_ms = u64::try_from(round_trip.as_millis()).unwrap_or(u64::MAX);
+    let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+    let ahead_of_end = theirs_ms.saturating_sub(own_ms);
+    let behind_start = own_ms.saturating_sub(round_trip_ms).saturating_sub(theirs_ms);
+    signed(ahead_of_end) - signed(behind_start)
 }
 
 #[cfg(test)]
@@ -216,10 +289,13 @@ mod tests {
             hears_leader: true,
             log_agrees: Some(true),
             behind: None,
+            arriving: None,
             list_differences: Vec::new(),
             certificate_left: Some(Duration::from_secs(30 * 24 * 60 * 60)),
             writing_for: None,
             disk_nearly_full: false,
+            clocks_ahead_ms: vec![(NodeId(2), 2_000), (NodeId(3), -2_000)],
+            differing_states: None,
         }
     }
 
@@ -250,7 +326,7 @@ mod tests {
         let seconds = Duration::from_secs;
         let not_ready = Severity::NotReady;
         let (alarm, healthy) = (Severity::Alarm, healthy());
-        let cases: [(View, Subject, Severity); 11] = [
+        let cases: [(View, Subject, Severity); 14] = [
             (
                 View {
                     obstacle: Some("new".into()),
@@ -337,11 +413,79 @@ mod tests {
                     ..healthy.clone()
                 },
                 Subject::Disk,
+                not_ready,
+            ),
+            (
+                View {
+                    disk_nearly_full: true,
+                    ..healthy.clone()
+                },
+                Subject::Disk,
                 alarm,
+            ),
+            (
+                View {
+                    clocks_ahead_ms: vec![(NodeId(2), -2_001)],
+                    ..healthy.clone()
+                },
+                Subject::Clock,
+                alarm,
+            ),
+            (
+                View {
+                    differing_states: Some((7, vec![NodeId(2)])),
+                    ..healthy.clone()
+                },
+                Subject::State,
+                not_ready,
             ),
         ];
         for (view, subject, severity) in cases {
             assert_eq!(found(&view), [(subject, severity)], "{view:?}");
         }
+    }
+
+    #[test]
+    fn a_member_that_is_sent_a_snapshot_says_how_far_it_is() {
+        let view = View {
+            behind: Some((30_000, Duration::from_secs(7))),
+            arriving: Some((3_000_000, 5_000_000)),
+            ..healthy()
+        };
+        let found = conditions(&view, &Bounds::default());
+        assert_eq!(
+            found[0].text,
+            "the state is 30000 entries behind the leader and has not caught up for 7 s; 3000000 of 5000000 bytes of a \
+             snapshot have arrived"
+        );
+    }
+
+    #[test]
+    fn only_a_difference_that_is_certain_counts() {
+        let round_trip = Duration::from_millis(300);
+        for (theirs, ahead) in [
+            (10_000, 0),
+            (9_700, 0),
+            (9_850, 0),
+            (10_001, 1),
+            (9_699, -1),
+            (74_000, 64_000),
+        ] {
+            assert_eq!(clock_ahead_ms(theirs, 10_000, round_trip), ahead, "{theirs}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_differs_is_named_with_its_difference() {
+        let view = View {
+            clocks_ahead_ms: vec![(NodeId(2), 64_000), (NodeId(3), 10), (NodeId(4), -2_500)],
+            ..healthy()
+        };
+        let found = conditions(&view, &Bounds::default());
+        assert_eq!(
+            found[0].text,
+            "the clock of n2 is 64.0 s ahead of this member's; the clock of n4 is 2.5 s behind this member's: let both follow \
+             the same time servers"
+        );
     }
 }

@@ -21,7 +21,9 @@ pub mod presence;
 pub mod proposal;
 pub mod sealed_secret;
 pub mod session;
+pub mod snapshot_schedule;
 pub mod state;
+pub mod state_comparison;
 pub mod witness;
 
 pub use assignment::{Assignment, AssignmentReason, CasEndpoint, CasGateway, CasId};
@@ -29,7 +31,7 @@ pub use authority::Authority;
 pub use command::{Applied, Change, Command, Refusal};
 pub use disk_space::{DiskSpace, DiskSpaceLimits};
 pub use format::Format;
-pub use membership::{ClusterIdentity, DirectoryId, MemberRecord, MemberRole, RaftId};
+pub use membership::{ClusterIdentity, DirectoryId, MemberAddress, MemberRecord, MemberRole, RaftId};
 pub use node::{Incarnation, NodeId, NodeRecord, NodeState, successor, successor_of_user};
 pub use presence::{
     CalendarPresence, CalendarState, CallbackNote, ManualPresence, ManualState, PresenceRecord, WatcherRecord,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::{Section, TlsFiles};
-use crate::cluster::{Format, MemberRole, NodeId};
+use crate::cluster::{Format, MemberAddress, MemberRole, NodeId};
 
 /// `[cluster]`, without the keys that only one binary has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,12 +36,12 @@ pub struct LogBounds {
     pub entries_kept: Option<u64>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterMember {
     pub id: NodeId,
     pub kind: MemberRole,
     /// Its peer listener.
-    pub address: SocketAddr,
+    pub address: MemberAddress,
 }
 
 /// How peers authenticate each other (CL-7).
@@ -125,7 +125,7 @@ fn read_member(member: &mut Section) -> Option<ClusterMember> {
         "kind",
         &[("node", MemberRole::Node), ("witness", MemberRole::Witness)],
     );
-    let address = member.address("address");
+    let address = member.parsed("address", "ADDRESS:PORT or NAME:PORT");
     Some(ClusterMember {
         id: NodeId(id?),
         kind: kind?,
@@ -151,8 +151,9 @@ fn read_security(
             None
         }
         (true, None) => {
-            let addresses = members.iter().map(|member| member.address).chain(listen);
-            if let Some(exposed) = addresses.into_iter().find(|address| !address.ip().is_loopback()) {
+            let addresses = members.iter().map(|member| member.address.clone());
+            let mut addresses = addresses.chain(listen.map(MemberAddress::from));
+            if let Some(exposed) = addresses.find(|address| !address.is_loopback()) {
                 let what = format!("{exposed} is not loopback, and peers would not be authenticated there");
                 section.problem("plaintext_on_loopback", what, "false, with [cluster.tls]");
             }
@@ -171,14 +172,18 @@ fn read_security(
 }
 
 /// Why nobody can connect there.
-fn unreachable(address: SocketAddr) -> Option<&'static str> {
+fn unreachable(address: &MemberAddress) -> Option<&'static str> {
+    if address.port() == 0 {
+        return Some("port 0 is none");
+    }
+    let MemberAddress::Address(address) = address else {
+        return None;
+    };
     let ip = address.ip();
     if ip.is_unspecified() {
         Some("it stands for every address of a machine, and peers need one")
     } else if ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST) {
         Some("it is no single machine's")
-    } else if address.port() == 0 {
-        Some("port 0 is none")
     } else {
         None
     }
@@ -190,12 +195,12 @@ fn check_members(section: &Section, members: &[ClusterMember], own: Option<(Node
         section.problem("member", "two members have the same id", "an id per member");
     }
     for member in members {
-        if let Some(problem) = unreachable(member.address) {
+        if let Some(problem) = unreachable(&member.address) {
             let what = format!("{} has the address {}: {problem}", member.id, member.address);
             section.problem("member", what, "where the other members reach it");
         }
     }
-    let addresses: BTreeSet<SocketAddr> = members.iter().map(|member| member.address).collect();
+    let addresses: BTreeSet<&MemberAddress> = members.iter().map(|member| &member.address).collect();
     if addresses.len() < members.len() {
         section.problem(
             "member",
@@ -287,6 +292,30 @@ mod tests {
         assert_eq!(section.member(NodeId(100)).unwrap().kind, MemberRole::Witness);
         let unsaid = read("listen = \"127.0.0.1:7001\"", MEMBERS).unwrap_err();
         assert_eq!(unsaid, ["cluster.tls: is missing"]);
+    }
+
+    #[test]
+    fn a_member_may_be_given_by_name_where_certificates_are_used() {
+        let members = MEMBERS.replace("127.0.0.1:7100", "lb.example:7100");
+        let tls =
+            "listen = \"127.0.0.1:7001\"\n[cluster.tls]\ncertificate = \"a\"\nkey = \"b\"\nauthority = \"c\"";
+        let section = read(tls, &members).unwrap();
+        let address = &section.member(NodeId(100)).unwrap().address;
+        assert_eq!(address.to_string(), "lb.example:7100");
+
+        let plaintext = "listen = \"127.0.0.1:7001\"\nplaintext_on_loopback = true";
+        let exposed = read(plaintext, &members).unwrap_err();
+        assert!(
+            exposed[0].contains("lb.example:7100 is not loopback"),
+            "{exposed:?}"
+        );
+        let local = MEMBERS.replace("127.0.0.1:7100", "localhost:7100");
+        read(plaintext, &local).unwrap();
+        let twice = MEMBERS
+            .replace("127.0.0.1:7001", "Same:1")
+            .replace("127.0.0.1:7100", "same:1");
+        let problems = read(tls, &twice).unwrap_err();
+        assert_eq!(problems, ["cluster.member: two members have the same address"]);
     }
 
     #[test]

@@ -59,26 +59,30 @@ impl AdminConfig {
     }
 }
 
-/// Where a certificate chain, its key and the authority of its peers lie, all PEM.
+/// Where a certificate chain, its key and the authorities of its peers lie, all PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
     /// Our certificate first, then its intermediates.
     pub certificate: PathBuf,
     pub key: PathBuf,
-    /// Whoever it signed may connect.
+    /// Whoever they signed may connect: one or more.
     pub authority: PathBuf,
+    /// Lists of what they have revoked since, one of each authority; `None`: nothing is taken for revoked.
+    pub revocation_list: Option<PathBuf>,
 }
 
 impl TlsFiles {
-    /// Takes `certificate`, `key` and `authority_key` out of `section`. `None` when one is missing, which is noted.
+    /// Takes `certificate`, `key`, `revocation_list` and `authority_key` out of `section`. `None` when one is missing, which is noted.
     pub fn read(section: &mut Section, authority_key: &str) -> Option<Self> {
         let certificate = section.path("certificate");
         let key = section.path("key");
         let authority = section.path(authority_key);
+        let revocation_list = section.optional_path("revocation_list");
         Some(Self {
             certificate: certificate?,
             key: key?,
             authority: authority?,
+            revocation_list,
         })
     }
 }

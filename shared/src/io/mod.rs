@@ -11,3 +11,4 @@ pub mod shutdown;
 pub mod sip_stream;
 pub mod telemetry;
 pub mod tls;
+pub mod watchdog;

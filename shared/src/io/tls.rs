@@ -10,8 +10,9 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier as _;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::WebPkiClientVerifier;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use thiserror::Error;
 use x509_parser::extensions::GeneralName;
@@ -81,6 +82,10 @@ pub enum TlsError {
     },
     #[error("{} cannot serve as an authority: it must hold CA certificates", .path.display())]
     NotAnAuthority { path: PathBuf },
+    #[error("{} holds no revocation list: put \"BEGIN X509 CRL\" blocks into it, one of each authority", .path.display())]
+    NoRevocationList { path: PathBuf },
+    #[error("a revocation list in {} is damaged ({reason}): fetch it again from the authority", .path.display())]
+    DamagedRevocationList { path: PathBuf, reason: String },
     #[error("other members would not accept the certificate in {} {role}: {source}", .path.display())]
     NotAccepted {
         path: PathBuf,
@@ -113,11 +118,11 @@ pub struct CertificateError {
 /// # Errors
 /// As [`peer_server_config`], and when the certificate would not be accepted, with the reason.
 pub fn check_member_certificate(files: &TlsFiles, id: NodeId, cluster_name: &str) -> Result<u64, TlsError> {
-    let material = Material::load(files)?;
-    let authority = Arc::new(material.authority);
-    let not_an_authority = || TlsError::NotAnAuthority {
-        path: files.authority.clone(),
-    };
+    let chain = load_certificates(&files.certificate)?;
+    let own = chain.first().ok_or_else(|| TlsError::NoCertificate {
+        path: files.certificate.clone(),
+    })?;
+    let verifier = PeerVerifier::load(files)?;
     let not_accepted = |role| {
         move |source| TlsError::NotAccepted {
             path: files.certificate.clone(),
@@ -125,32 +130,68 @@ pub fn check_member_certificate(files: &TlsFiles, id: NodeId, cluster_name: &str
             source: Box::new(source),
         }
     };
-    let as_server = WebPkiServerVerifier::builder_with_provider(authority.clone(), provider())
-        .build()
-        .map_err(|_| not_an_authority())?;
-    let as_client = WebPkiClientVerifier::builder_with_provider(authority, provider())
-        .build()
-        .map_err(|_| not_an_authority())?;
-    let (own, issuers) = material
-        .certificates
-        .split_first()
-        .ok_or_else(|| TlsError::NoCertificate {
-            path: files.certificate.clone(),
-        })?;
     let name = peer_server_name(id, cluster_name)
         .map_err(|_| not_accepted("as a server")(rustls::Error::UnsupportedNameType))?;
-    let now = UnixTime::now();
-    as_server
-        .verify_server_cert(own, issuers, &name, &[], now)
+    verifier
+        .check_server(&chain, &name)
         .map_err(not_accepted("as a server's"))?;
-    as_client
-        .verify_client_cert(own, issuers, now)
+    verifier
+        .check_client(&chain)
         .map_err(not_accepted("as a client's"))?;
     let parsed = parse_certificate(own).map_err(|source| TlsError::DamagedCertificate {
         path: files.certificate.clone(),
         source,
     })?;
     Ok(u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0))
+}
+
+/// Judges certificates of peers by the authorities and revocation lists that the files held when they were read.
+#[derive(Debug, Clone)]
+pub struct PeerVerifier {
+    as_server: Arc<WebPkiServerVerifier>,
+    as_client: Arc<dyn ClientCertVerifier>,
+}
+
+impl PeerVerifier {
+    /// # Errors
+    /// As [`peer_server_config`].
+    pub fn load(files: &TlsFiles) -> Result<Self, TlsError> {
+        let trust = Trust::load(files)?;
+        Ok(Self {
+            as_server: trust.server_verifier(files)?,
+            as_client: trust.client_verifier(files)?,
+        })
+    }
+
+    /// Whether a server of this name may show these certificates now, its own first.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub fn check_server(
+        &self,
+        chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+    ) -> Result<(), rustls::Error> {
+        let (own, issuers) = chain
+            .split_first()
+            .ok_or(rustls::Error::NoCertificatesPresented)?;
+        let verified = self
+            .as_server
+            .verify_server_cert(own, issuers, name, &[], UnixTime::now());
+        verified.map(drop)
+    }
+
+    /// Whether a client may show these certificates now, its own first.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub fn check_client(&self, chain: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
+        let (own, issuers) = chain
+            .split_first()
+            .ok_or(rustls::Error::NoCertificatesPresented)?;
+        let verified = self.as_client.verify_client_cert(own, issuers, UnixTime::now());
+        verified.map(drop)
+    }
 }
 
 impl ClusterSection {
@@ -171,17 +212,10 @@ fn server_config(
     versions: &[&'static SupportedProtocolVersion],
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let material = Material::load(files)?;
-    let provider = provider();
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(material.authority), provider.clone())
-            .build()
-            .map_err(|_| TlsError::NotAnAuthority {
-                path: files.authority.clone(),
-            })?;
-    let config = ServerConfig::builder_with_provider(provider)
+    let config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(versions)
         .expect("ring supports every version we name")
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(material.trust.client_verifier(files)?)
         .with_single_cert(material.certificates, material.key)
         .map_err(|source| mismatch(files, source))?;
     Ok(Arc::new(config))
@@ -192,17 +226,10 @@ fn client_config(
     versions: &[&'static SupportedProtocolVersion],
 ) -> Result<Arc<ClientConfig>, TlsError> {
     let material = Material::load(files)?;
-    let provider = provider();
-    let verifier =
-        WebPkiServerVerifier::builder_with_provider(Arc::new(material.authority), provider.clone())
-            .build()
-            .map_err(|_| TlsError::NotAnAuthority {
-                path: files.authority.clone(),
-            })?;
-    let config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(versions)
         .expect("ring supports every version we name")
-        .with_webpki_verifier(verifier)
+        .with_webpki_verifier(material.trust.server_verifier(files)?)
         .with_client_auth_cert(material.certificates, material.key)
         .map_err(|source| mismatch(files, source))?;
     Ok(Arc::new(config))
@@ -210,6 +237,18 @@ fn client_config(
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn unusable(files: &TlsFiles, error: &VerifierBuilderError) -> TlsError {
+    match (error, &files.revocation_list) {
+        (VerifierBuilderError::InvalidCrl(reason), Some(path)) => TlsError::DamagedRevocationList {
+            path: path.clone(),
+            reason: format!("{reason:?}"),
+        },
+        _ => TlsError::NotAnAuthority {
+            path: files.authority.clone(),
+        },
+    }
 }
 
 fn mismatch(files: &TlsFiles, source: rustls::Error) -> TlsError {
@@ -220,23 +259,55 @@ fn mismatch(files: &TlsFiles, source: rustls::Error) -> TlsError {
     }
 }
 
-/// What the three files hold, read and checked.
+/// What the files hold, read and checked.
 struct Material {
     certificates: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
-    authority: RootCertStore,
+    trust: Trust,
 }
 
 impl Material {
     fn load(files: &TlsFiles) -> Result<Self, TlsError> {
-        let certificates = load_certificates(&files.certificate)?;
-        let key = load_key(&files.key)?;
-        let authority = load_authority(&files.authority)?;
         Ok(Self {
-            certificates,
-            key,
-            authority,
+            certificates: load_certificates(&files.certificate)?,
+            key: load_key(&files.key)?,
+            trust: Trust::load(files)?,
         })
+    }
+}
+
+/// By what certificates of peers are judged.
+struct Trust {
+    authority: Arc<RootCertStore>,
+    revoked: Vec<CertificateRevocationListDer<'static>>,
+}
+
+impl Trust {
+    fn load(files: &TlsFiles) -> Result<Self, TlsError> {
+        let revoked = match &files.revocation_list {
+            Some(path) => load_revoked(path)?,
+            None => Vec::new(),
+        };
+        Ok(Self {
+            authority: Arc::new(load_authority(&files.authority)?),
+            revoked,
+        })
+    }
+
+    fn server_verifier(&self, files: &TlsFiles) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
+        WebPkiServerVerifier::builder_with_provider(self.authority.clone(), provider())
+            .with_crls(self.revoked.clone())
+            .only_check_end_entity_revocation()
+            .build()
+            .map_err(|error| unusable(files, &error))
+    }
+
+    fn client_verifier(&self, files: &TlsFiles) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+        WebPkiClientVerifier::builder_with_provider(self.authority.clone(), provider())
+            .with_crls(self.revoked.clone())
+            .only_check_end_entity_revocation()
+            .build()
+            .map_err(|error| unusable(files, &error))
     }
 }
 
@@ -283,6 +354,21 @@ fn load_authority(path: &Path) -> Result<RootCertStore, TlsError> {
         }
     }
     Ok(store)
+}
+
+fn load_revoked(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let text = read(path)?;
+    let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&text).collect();
+    let lists = lists.map_err(|source| TlsError::NotPem {
+        path: path.to_path_buf(),
+        source,
+    })?;
+    if lists.is_empty() {
+        return Err(TlsError::NoRevocationList {
+            path: path.to_path_buf(),
+        });
+    }
+    Ok(lists)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
@@ -402,7 +488,10 @@ static SIP_VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
+        KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber,
+    };
     use tokio_rustls::{TlsAcceptor, TlsConnector};
 
     use super::*;
@@ -437,6 +526,7 @@ mod tests {
                 certificate: self.path(&format!("{file}.pem")),
                 key: self.path(&format!("{file}.key")),
                 authority: self.path("ca.pem"),
+                revocation_list: None,
             };
             std::fs::write(&files.certificate, certificate.pem()).unwrap();
             std::fs::write(&files.key, key.serialize_pem()).unwrap();
@@ -550,6 +640,88 @@ mod tests {
             told.contains("BadSignature") || told.contains("UnknownIssuer"),
             "{told}"
         );
+    }
+
+    /// What the authority has revoked, as a file.
+    fn revoked(authority: &Authority, serial_numbers: &[u64]) -> Option<PathBuf> {
+        let now = time::OffsetDateTime::now_utc();
+        let revoked_certs = serial_numbers.iter().map(|number| RevokedCertParams {
+            serial_number: SerialNumber::from(*number),
+            revocation_time: now - time::Duration::MINUTE,
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: now - time::Duration::MINUTE,
+            next_update: now + time::Duration::HOUR,
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked_certs.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let path = authority.path("crl.pem");
+        std::fs::write(&path, list.signed_by(&authority.issuer).unwrap().pem().unwrap()).unwrap();
+        Some(path)
+    }
+
+    #[tokio::test]
+    async fn a_revoked_certificate_is_refused_at_both_ends() {
+        let authority = Authority::new();
+        let numbered = |number: u64| {
+            move |params: &mut CertificateParams| params.serial_number = Some(SerialNumber::from(number))
+        };
+        let good = member_files(&authority, numbered(7));
+        let name = || peer_server_name(NodeId(1), "main").unwrap();
+        let outcome = async |server: &TlsFiles, client: &TlsFiles| {
+            let (server, client) = (peer_server_config(server), peer_client_config(client));
+            handshake(server.unwrap(), client.unwrap(), name())
+                .await
+                .map(drop)
+        };
+        for (serial_numbers, refused) in [(&[8, 9][..], false), (&[8, 7], true)] {
+            let knowing = TlsFiles {
+                revocation_list: revoked(&authority, serial_numbers),
+                ..good.clone()
+            };
+            let results = [outcome(&knowing, &good).await, outcome(&good, &knowing).await];
+            for result in results {
+                assert_eq!(result.is_err(), refused, "{result:?}");
+                if let Err(text) = result {
+                    assert!(text.contains("Revoked"), "{text}");
+                }
+            }
+            let told = check_member_certificate(&knowing, NodeId(1), "main");
+            assert_eq!(told.is_err(), refused, "{told:?}");
+        }
+    }
+
+    #[test]
+    fn a_revocation_list_that_cannot_be_used_is_named() {
+        let authority = Authority::new();
+        let files = TlsFiles {
+            revocation_list: Some(authority.path("ca.pem")),
+            ..member_files(&authority, |_| {})
+        };
+        let told = |files: &TlsFiles| peer_server_config(files).unwrap_err().to_string();
+        assert!(told(&files).contains("ca.pem holds no revocation list"));
+        let damaged = authority.path("damaged.pem");
+        std::fs::write(
+            &damaged,
+            "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n",
+        )
+        .unwrap();
+        let files = TlsFiles {
+            revocation_list: Some(damaged),
+            ..files
+        };
+        assert!(told(&files).contains("a revocation list in"), "{}", told(&files));
+        // A list of another authority says nothing of this one's certificates.
+        let other = Authority::new();
+        let files = TlsFiles {
+            revocation_list: revoked(&other, &[]),
+            ..files
+        };
+        check_member_certificate(&files, NodeId(1), "main").unwrap_err();
     }
 
     #[tokio::test]

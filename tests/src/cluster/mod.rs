@@ -99,6 +99,8 @@ pub struct ClusterOptions {
     pub finalise: Finalise,
     /// Nodes open sessions while the cluster has no quorum.
     pub serves_without_quorum: bool,
+    /// Further variables of the environment of one member.
+    pub environment: Vec<(Member, &'static str, String)>,
     /// `TANDEM_LOG` of every process.
     pub log_filter: String,
 }
@@ -123,6 +125,7 @@ impl Default for ClusterOptions {
             newest_format: None,
             finalise: Finalise::AfterSecs(24 * 60 * 60),
             serves_without_quorum: false,
+            environment: Vec::new(),
             log_filter: std::env::var("TANDEM_LOG").unwrap_or_else(|_| "info,openraft=error".to_owned()),
         }
     }
@@ -489,11 +492,22 @@ impl Cluster {
             arguments: &arguments,
             log: &self.log_path(member),
             log_filter: &self.options.log_filter,
-            environment: clock.map(WallClock::environment).unwrap_or_default(),
+            environment: clock
+                .map(WallClock::environment)
+                .into_iter()
+                .flatten()
+                .chain(self.environment(member))
+                .collect(),
             namespace: self.namespace(member),
         })?;
         self.processes.insert(member, process);
         Ok(())
+    }
+
+    fn environment(&self, member: Member) -> impl Iterator<Item = (&'static str, String)> + '_ {
+        let all = self.options.environment.iter();
+        all.filter(move |(of, ..)| *of == member)
+            .map(|(_, name, value)| (*name, value.clone()))
     }
 
     fn command(&self, member: Member) -> (&'static str, Vec<String>) {

@@ -28,6 +28,7 @@ async fn a_user_signs_in_by_mutual_tls_and_a_client_without_certificate_is_refus
         certificate: directory.join("n1.pem"),
         key: directory.join("n1.key"),
         authority: directory.join("authority.pem"),
+        revocation_list: None,
     })
     .unwrap();
     let mut client = Stranger::connect_tls(addresses.vip_tls(), name.clone(), config)

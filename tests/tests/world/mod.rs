@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use openraft_rt::deterministic_rng::DeterministicRng;
 use openraft_rt_tokio::TokioRuntime;
+use tandem_shared::cluster::MemberAddress;
 use tandem_shared::cluster::{
     Applied, CasId, ClusterState, Command, ConnectionId, DialogRecord, Epoch, Incarnation, MonitorRecord,
     NodeId, OpeningKey, SessionKey, SessionRecord, StateLimits,
@@ -77,7 +78,7 @@ impl World {
                 } else {
                     MemberRole::Node
                 },
-                address: SocketAddr::new(address, PORT),
+                address: SocketAddr::new(address, PORT).into(),
             })
             .collect();
         let mut world = Self {
@@ -491,8 +492,11 @@ impl Transport for SimulatedTransport {
         Ok(incoming)
     }
 
-    async fn connect(&self, _peer: NodeId, address: SocketAddr) -> io::Result<TcpStream> {
-        TcpStream::connect(address).await
+    async fn connect(&self, _peer: NodeId, address: &MemberAddress) -> io::Result<TcpStream> {
+        match address {
+            MemberAddress::Address(address) => TcpStream::connect(*address).await,
+            MemberAddress::Name { .. } => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     fn check_from(&self, _stream: &TcpStream, _peer: NodeId) -> Result<(), String> {

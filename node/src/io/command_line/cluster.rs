@@ -26,6 +26,7 @@ enum Command {
     Form { without: Vec<u64> },
     Replace { id: u64 },
     Finalize { without: Vec<u64> },
+    Check,
 }
 
 /// `None`: help was asked for.
@@ -53,8 +54,9 @@ pub(super) fn parse(
     }
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let command = match words.as_slice() {
-        [] => return Err(ArgumentError::Missing("status, form, replace or finalize")),
+        [] => return Err(ArgumentError::Missing("status, form, replace, finalize or check")),
         ["status"] => Command::Status,
+        ["check"] => Command::Check,
         ["form"] => Command::Form {
             without: std::mem::take(&mut without),
         },
@@ -63,7 +65,7 @@ pub(super) fn parse(
         ["finalize"] => Command::Finalize {
             without: std::mem::take(&mut without),
         },
-        ["status" | "form" | "finalize", other, ..] | ["replace", _, other, ..] | [other, ..] => {
+        ["status" | "form" | "finalize" | "check", other, ..] | ["replace", _, other, ..] | [other, ..] => {
             return Err(ArgumentError::Unknown((*other).to_owned()));
         }
     };
@@ -92,6 +94,7 @@ pub(super) fn perform(arguments: &Arguments) -> Result<Outcome, ClientError> {
     let client = AdminClient::new(arguments.admin)?;
     let answer = match &arguments.command {
         Command::Status => return status(&client, arguments.json),
+        Command::Check => return check(&client, arguments.json),
         Command::Form { without } => client.post("/cluster/form", &json!({ "without": without }))?,
         Command::Replace { id } => client.post("/cluster/replace", &json!({ "id": id }))?,
         Command::Finalize { without } => client.post("/cluster/finalize", &json!({ "without": without }))?,
@@ -123,6 +126,41 @@ fn status(client: &AdminClient, json: bool) -> Result<Outcome, ClientError> {
         status_text(&status)
     };
     Ok(Outcome { text, well })
+}
+
+/// Well is a cluster whose members all hold the same.
+fn check(client: &AdminClient, json: bool) -> Result<Outcome, ClientError> {
+    let answer = client.post("/cluster/check", &json!({}))?;
+    let text = if json {
+        answer.to_string()
+    } else {
+        check_text(&answer)
+    };
+    Ok(Outcome {
+        text,
+        well: answer["agree"] == json!(true),
+    })
+}
+
+fn check_text(answer: &Value) -> String {
+    let mut table = Table::new(&["member", "state"]);
+    for member in list_of(&answer["members"]) {
+        let state = match (member["hash"].is_null(), member["answers"] == json!(true)) {
+            (false, _) => word(&member["hash"]),
+            (true, true) => "has not said in time".to_owned(),
+            (true, false) => "does not answer".to_owned(),
+        };
+        table.row([word(&member["id"]), state]);
+    }
+    let verdict = match answer["agree"] == json!(true) {
+        true => "all members hold the same",
+        false => "(!) not all members are known to hold the same",
+    };
+    format!(
+        "{}\nafter entry {}: {verdict}\n",
+        table.text(),
+        word(&answer["index"])
+    )
 }
 
 fn status_text(status: &Value) -> String {
@@ -210,6 +248,7 @@ pub(super) const USAGE: &str = "\
 usage: tandem-node cluster COMMAND [--admin ADDRESS:PORT | --config FILE] [--json]
   status                  every member: its seat, its directory, its release, how far its log reaches, strangers
   form [--without ID,ID]  forms the cluster without members that are gone for good; by itself it forms when all answer
+  check                   whether all members hold the same: compares their states after one entry of the log
   replace ID              gives the member that answers under this id now (wiped, restored or a new machine, with an
                           empty data directory) the seat of the one before it; repeating it goes on where it stopped
   finalize [--without ID,ID]
@@ -248,6 +287,24 @@ mod tests {
             ("join 2", "\"join\" is not known here"),
         ] {
             assert_eq!(parsed(line).unwrap_err().to_string(), named, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_member_that_holds_something_else_or_says_nothing_is_shown() {
+        let answer = json!({ "index": 7, "agree": false, "members": [
+            { "id": "n1", "answers": true, "hash": "0a" },
+            { "id": "n2", "answers": false, "hash": null },
+            { "id": "n100", "answers": true, "hash": null },
+        ] });
+        let text = check_text(&answer);
+        for wanted in [
+            "n1      0a",
+            "n2      does not answer",
+            "n100    has not said in time",
+            "after entry 7: (!) not all",
+        ] {
+            assert!(text.contains(wanted), "{text}");
         }
     }
 

@@ -143,7 +143,7 @@ async fn start_cluster() -> Cluster {
     let member = Member {
         id: NODE,
         role: MemberRole::Node,
-        address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into(),
     };
     let config = ClusterConfig::new("lab", NODE, vec![member], "unused", StateLimits::default());
     let files = Arc::new(SimulatedFiles::new(1, Duration::ZERO));

@@ -2,10 +2,10 @@
 
 use std::cmp::Ordering;
 use std::fmt;
-use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::address::MemberAddress;
 use crate::cluster::node::NodeId;
 
 /// A voter or learner of the Raft group: a member's number, and the generation of its data directory.
@@ -123,7 +123,7 @@ pub enum MemberRecord {
     Undescribed,
     Described {
         /// Where its peers reach it.
-        address: SocketAddr,
+        address: MemberAddress,
         role: MemberRole,
         /// The only directory that may take this member's part.
         directory: DirectoryId,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::identity::{ClusterIdentity, DirectoryId, MemberRole, RaftId};
 use crate::cluster::format::Format;
 use crate::cluster::node::NodeId;
+use crate::cluster::state_comparison::StateMark;
 use crate::cluster::witness::LogPosition;
 
 /// What a member says of itself whenever it meets another. All but `cluster` stay the same for the life of its process.
@@ -44,6 +45,10 @@ pub struct Reach {
     pub initialized: bool,
     /// Its disk is nearly full: it is not to lead.
     pub disk_nearly_full: bool,
+    /// One write to its disk takes longer than [`WRITING_MAX`](crate::cluster::health::WRITING_MAX): it is not to lead.
+    pub disk_stands_still: bool,
+    /// Its state after the last entry that asked for it to be marked.
+    pub state_mark: Option<StateMark>,
 }
 
 /// What a member keeps in mind, and in its own directory, of another one.
@@ -437,6 +442,8 @@ mod tests {
             applied,
             initialized: true,
             disk_nearly_full: false,
+            disk_stands_still: false,
+            state_mark: None,
         };
         assert_eq!(judge_reach(&reach(10, 8), 10), Ok(()));
         // A snapshot was installed and the log behind it not purged yet.

@@ -1,27 +1,28 @@
 //! The configured list of members, which must be the same on all of them.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::address::MemberAddress;
 use super::identity::MemberRole;
 use crate::cluster::node::NodeId;
 
 /// One entry of a member's configured list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedMember {
     pub id: NodeId,
     pub role: MemberRole,
     /// Where its peers reach it.
-    pub address: SocketAddr,
+    pub address: MemberAddress,
 }
 
 /// Which entries differ between this member's list and that of `peer`; `None`: none.
 #[must_use]
 pub fn list_difference(own: &[ListedMember], peer: NodeId, theirs: &[ListedMember]) -> Option<String> {
-    let by_id = |list: &[ListedMember]| -> BTreeMap<NodeId, ListedMember> {
-        list.iter().map(|member| (member.id, *member)).collect()
+    let by_id = |list| -> BTreeMap<NodeId, &ListedMember> {
+        let list: &[ListedMember] = list;
+        list.iter().map(|member| (member.id, member)).collect()
     };
     let (own, theirs) = (by_id(own), by_id(theirs));
     let mut differences = Vec::new();
@@ -48,13 +49,15 @@ pub fn list_difference(own: &[ListedMember], peer: NodeId, theirs: &[ListedMembe
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     fn listed(id: u64, role: MemberRole, port: u16) -> ListedMember {
         ListedMember {
             id: NodeId(id),
             role,
-            address: SocketAddr::from(([192, 0, 2, 1], port)),
+            address: SocketAddr::from(([192, 0, 2, 1], port)).into(),
         }
     }
 
@@ -62,7 +65,7 @@ mod tests {
     fn equal_lists_in_any_order_do_not_differ() {
         let (first, second) = (listed(1, MemberRole::Node, 1), listed(2, MemberRole::Node, 2));
         assert_eq!(
-            list_difference(&[first, second], NodeId(2), &[second, first]),
+            list_difference(&[first.clone(), second.clone()], NodeId(2), &[second, first]),
             None
         );
     }

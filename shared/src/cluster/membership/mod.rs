@@ -5,12 +5,14 @@
 //! member into a former one's seat. Does not own connections, files or the Raft log. What always holds: a directory
 //! that was emptied, copied or put back to an earlier time is never taken for the one whose acknowledgements counted.
 
+mod address;
 mod formation;
 mod identity;
 mod introduction;
 mod list;
 mod replacement;
 
+pub use address::{MemberAddress, NoMemberAddress};
 pub use formation::{Answer, Candidate, Formation, formation};
 pub use identity::{ClusterIdentity, DirectoryId, MemberRecord, MemberRole, RaftId};
 pub use introduction::{Grounds, Introduction, Reach, Remembered, Start, Stranger, judge, judge_reach};

@@ -53,7 +53,8 @@ impl ClusterState {
             | Command::WatcherAdopted { .. }
             | Command::FormatFinalised { .. }
             | Command::MemberRemoved { .. }
-            | Command::ClusterIdentified { .. } => false,
+            | Command::ClusterIdentified { .. }
+            | Command::StateMarked => false,
         }
     }
 

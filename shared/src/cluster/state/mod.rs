@@ -202,6 +202,7 @@ impl ClusterState {
             Command::FormatFinalised { format } => self.finalise_format(format),
             Command::MemberRemoved { id } => self.remove_member(id),
             Command::ClusterIdentified { identity } => self.identify(identity),
+            Command::StateMarked => Applied::Done,
             Command::SecretSet { .. } => Applied::Refused(Refusal::NotSupported),
             Command::Batch(commands) => Applied::Batch(
                 commands
@@ -216,6 +217,16 @@ impl ClusterState {
     #[must_use]
     pub fn expired_before_ms(&self) -> u64 {
         self.expired_before_ms
+    }
+
+    /// Something is there to which the cluster's time matters.
+    #[must_use]
+    pub fn can_expire(&self) -> bool {
+        let is_untouched_by_time = self.openings.is_empty()
+            && self.intents.is_empty()
+            && self.sessions.is_empty()
+            && self.watchers.is_empty();
+        !is_untouched_by_time
     }
 
     /// Time never goes back, whoever leads.

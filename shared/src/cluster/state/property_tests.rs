@@ -120,7 +120,7 @@ proptest! {
 fn is_told_again(command: &Command) -> bool {
     matches!(
         command,
-        Command::CallbacksReceived { .. } | Command::Rebalance { .. }
+        Command::CallbacksReceived { .. } | Command::Rebalance { .. } | Command::StateMarked
     )
 }
 

@@ -17,9 +17,11 @@ use crate::cluster::membership::{
     Answer, Blocked, Candidate, Formation, Introduction, Newcomer, ReplacementView, Step, formation,
     next_step,
 };
+use crate::cluster::state_comparison::StateMark;
 use crate::cluster::{Applied, ClusterState, Command, Format, MemberRecord, MemberRole, NodeId, RaftId};
 
 use super::frame::{Kind, decode, encode};
+use super::handle::ProposeError;
 use super::member::{Member, is_initialized};
 use super::peer_book::ANSWER_FRESH;
 
@@ -119,6 +121,30 @@ impl Member {
         }
         self.administer(AdministrationRequest::Finalise { without }, deadline)
             .await
+    }
+
+    pub(super) async fn mark_states(&self, deadline: Duration) -> Result<u64, ProposeError> {
+        let end = Instant::now() + deadline;
+        let index_of = |mark: Option<StateMark>| mark.map(|mark| mark.index);
+        let before = index_of(self.machine.mark());
+        self.propose_own(Command::StateMarked, deadline).await?;
+        loop {
+            let own = index_of(self.machine.mark()).filter(|own| Some(*own) > before);
+            let is_late = Instant::now() >= end;
+            match own {
+                Some(own) if is_late || self.all_have_marked(own) => return Ok(own),
+                None if is_late => return Err(ProposeError::Timeout),
+                Some(_) | None => sleep(MARK_PAUSE).await,
+            }
+        }
+    }
+
+    fn all_have_marked(&self, index: u64) -> bool {
+        let mut present = self.book.all_present().into_values();
+        present.all(|present| {
+            let is_asked = present.stranger.is_none() && present.answers_within(ANSWER_FRESH);
+            !is_asked || present.reach.state_mark.is_some_and(|mark| mark.index >= index)
+        })
     }
 
     async fn administer(
@@ -436,7 +462,7 @@ impl Member {
         let number = introduction.id.member();
         let configured = self.config.members.iter().find(|member| member.id == number)?;
         Some(MemberRecord::Described {
-            address: configured.address,
+            address: configured.address.clone(),
             role: introduction.role,
             directory: introduction.directory,
         })
@@ -497,6 +523,7 @@ pub(super) fn listing<'a, T: std::fmt::Display + 'a>(ids: impl Iterator<Item = &
     ids.map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
+const MARK_PAUSE: Duration = Duration::from_millis(20);
 const STEP_PAUSE: Duration = Duration::from_millis(100);
 const STEP_DEADLINE: Duration = Duration::from_secs(5);
 const FORMED_DEADLINE: Duration = Duration::from_secs(30);

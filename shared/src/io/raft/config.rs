@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::cluster::authority::Reliance;
-use crate::cluster::{Format, Incarnation, MemberRole, NodeId, StateLimits};
+use crate::cluster::{Format, Incarnation, MemberAddress, MemberRole, NodeId, StateLimits};
 use crate::config::ClusterSection;
+use crate::io::watchdog::Pulse;
 
 /// One member's configuration. `members` and `name` are the same on all of them.
 #[derive(Debug, Clone)]
@@ -31,7 +32,8 @@ pub struct ClusterConfig {
     pub proposals_in_flight_max: usize,
     /// Size of one file of the log; written with zeros in advance.
     pub log_segment_bytes: u64,
-    /// A snapshot is made after this many entries.
+    /// A snapshot is made after this many entries, once they take as many bytes as the last one; after ten times as many at
+    /// the latest.
     pub snapshot_after_entries: u64,
     /// Entries kept behind a snapshot, so that a member that was away shortly needs no snapshot.
     pub entries_kept: u64,
@@ -46,6 +48,8 @@ pub struct ClusterConfig {
     /// How long every member must have run a release before its format is written; `None`: only when an administrator
     /// says so.
     pub finalise_after: Option<Duration>,
+    /// Beats whenever the member has looked after its own affairs.
+    pub pulse: Pulse,
     /// Unix time in milliseconds, for `Command::Expire`.
     pub wall_clock_ms: fn() -> u64,
 }
@@ -83,6 +87,7 @@ impl ClusterConfig {
             newest_format: Format::NEWEST,
             disk_free_bytes_min: 64 << 20,
             finalise_after: Some(Duration::from_secs(24 * 60 * 60)),
+            pulse: Pulse::default(),
             wall_clock_ms: system_clock_ms,
         }
     }
@@ -100,7 +105,7 @@ impl ClusterConfig {
         let members = section.members.iter().map(|member| Member {
             id: member.id,
             role: member.kind,
-            address: member.address,
+            address: member.address.clone(),
         });
         let mut config = Self::new(
             section.name.clone(),
@@ -129,7 +134,7 @@ pub struct Member {
     pub id: NodeId,
     pub role: MemberRole,
     /// Where its peers reach it.
-    pub address: SocketAddr,
+    pub address: MemberAddress,
 }
 
 /// How long things take. Elections must have the same figures on every member.

@@ -270,7 +270,7 @@ mod tests {
         let member = Member {
             id: NodeId(id),
             role: MemberRole::Node,
-            address: ([127, 0, 0, 1], 7000).into(),
+            address: std::net::SocketAddr::from(([127, 0, 0, 1], 7000)).into(),
         };
         let mut config = ClusterConfig::new("main", NodeId(id), vec![member], "data", StateLimits::default());
         config.seed = seed;

@@ -228,7 +228,7 @@ async fn a_member_that_does_not_understand_its_log_leaves_the_directory_alone() 
     let member = Member {
         id: NodeId(1),
         role: MemberRole::Node,
-        address: ([127, 0, 0, 1], 0).into(),
+        address: std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into(),
     };
     let config = ClusterConfig::new("lab", NodeId(1), vec![member], "", StateLimits::default());
     let metrics = RaftMetrics::register(&prometheus::Registry::new()).unwrap();

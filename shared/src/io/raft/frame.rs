@@ -8,6 +8,7 @@
 use std::io;
 
 use bytes::{Buf, Bytes, BytesMut};
+use openraft::raft::SnapshotResponse;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
@@ -15,6 +16,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
 use crate::cluster::membership::{Introduction, ListedMember, Reach, Start, Stranger};
 use crate::cluster::witness::LogPosition;
 use crate::cluster::{Applied, Format, NodeId, Proposal};
+
+use super::type_config::TypeConfig;
 
 /// Defines the kinds with their numbers on the wire, once.
 macro_rules! kinds {
@@ -198,6 +201,10 @@ pub(super) struct PeerStatus {
     pub(super) standing: Standing,
     /// The processes that it has a connection to now.
     pub(super) connected: Vec<(NodeId, Start)>,
+    /// It is writing a snapshot.
+    pub(super) writes_snapshot: bool,
+    /// Its wall clock: Unix time in milliseconds.
+    pub(super) clock_ms: u64,
 }
 
 impl PeerStatus {
@@ -219,6 +226,8 @@ pub(super) enum Standing {
         committed: u64,
         /// Whether it holds the entry at which the state of the one who asks ends; `None`: it keeps it no more.
         agrees: Option<bool>,
+        /// The cluster's time, in milliseconds.
+        cluster_ms: u64,
     },
     /// It has acknowledged a leader within a lease.
     Follows,
@@ -251,9 +260,11 @@ pub(super) enum ProposalAnswer {
     NotFinalised,
     /// The entry may be committed or not.
     Unknown,
+    /// Nothing was proposed: too much waits for the leader's disk.
+    Overloaded,
 }
 
-/// One piece of a snapshot; pieces come in order on one connection, the last one is answered with the result.
+/// One piece of a snapshot, perhaps an empty one, which only asks. Answered by a [`SnapshotAnswer`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct SnapshotChunk {
     pub(super) offset: u64,
@@ -262,6 +273,15 @@ pub(super) struct SnapshotChunk {
     pub(super) vote: Vec<u8>,
     pub(super) meta: Vec<u8>,
     pub(super) data: Bytes,
+}
+
+/// What became of a piece.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum SnapshotAnswer {
+    /// The piece that begins there comes next, on whatever connection.
+    GoOnAt(u64),
+    /// It was the last one; this is openraft's answer.
+    Done(SnapshotResponse<TypeConfig>),
 }
 
 pub(super) fn encode(content: &impl Serialize) -> io::Result<Bytes> {

@@ -3,11 +3,13 @@
 use bytes::Bytes;
 use openraft::EntryPayload;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, VoteRequest,
+    VoteResponse,
 };
 
 use crate::cluster::golden_tests::{Sample, check};
 use crate::cluster::membership::{Introduction, ListedMember, Reach, Remembered, Start, Stranger};
+use crate::cluster::state_comparison::StateMark;
 use crate::cluster::witness::LogPosition;
 use crate::cluster::{
     Actor, Applied, ClusterIdentity, Command, DirectoryId, Format, MemberRecord, MemberRole, NodeId,
@@ -16,8 +18,8 @@ use crate::cluster::{
 
 use super::administration::{AdministrationAnswer, AdministrationRequest};
 use super::frame::{
-    Declined, ForwardedProposal, Frame, Hello, Kind, PeerStatus, ProposalAnswer, SnapshotChunk, Standing,
-    Welcome, encode as encode_body,
+    Declined, ForwardedProposal, Frame, Hello, Kind, PeerStatus, ProposalAnswer, SnapshotAnswer,
+    SnapshotChunk, Standing, Welcome, encode as encode_body,
 };
 use super::record::{EncodedRecord, Place, Reading, Record, read};
 use super::small_file;
@@ -152,7 +154,7 @@ fn all_bodies() -> Vec<(Kind, &'static str, Bytes)> {
         introduction: introduction(),
         reach: reach(),
         stranger: Some(stranger),
-        members: vec![listed],
+        members: vec![listed.clone()],
     };
     let status = PeerStatus {
         incarnation: 9,
@@ -164,8 +166,11 @@ fn all_bodies() -> Vec<(Kind, &'static str, Bytes)> {
             acknowledged_age_ms: 345,
             committed: 678,
             agrees: Some(true),
+            cluster_ms: 1_800_000_000_123,
         },
         connected: vec![(NodeId(3), Start { count: 4, nonce: 5 })],
+        writes_snapshot: true,
+        clock_ms: 1_800_000_000_456,
     };
     let proposal = Proposal {
         actor: Actor::Member(NodeId(2)),
@@ -244,11 +249,18 @@ fn all_bodies() -> Vec<(Kind, &'static str, Bytes)> {
             )),
         ),
         (Kind::Snapshot, "piece", body(&chunk)),
+        (Kind::Answer, "the next piece", body(&SnapshotAnswer::GoOnAt(9))),
+        (
+            Kind::Answer,
+            "the last piece",
+            body(&SnapshotAnswer::Done(SnapshotResponse::new(vote))),
+        ),
         (Kind::Propose, "proposal", body(&forwarded)),
         (Kind::Answer, "applied", body(&applied)),
         (Kind::Answer, "not the leader", body(&leads_elsewhere)),
         (Kind::Answer, "not finalised", body(&ProposalAnswer::NotFinalised)),
         (Kind::Answer, "unknown", body(&ProposalAnswer::Unknown)),
+        (Kind::Answer, "overloaded", body(&ProposalAnswer::Overloaded)),
         (Kind::Administer, "replace", body(&replace)),
         (Kind::Administer, "finalise", body(&finalise)),
         (
@@ -305,6 +317,11 @@ fn reach() -> Reach {
         applied: 298,
         initialized: true,
         disk_nearly_full: false,
+        disk_stands_still: false,
+        state_mark: Some(StateMark {
+            index: 6,
+            hash: [7; 16],
+        }),
     }
 }
 
@@ -387,7 +404,7 @@ fn meta() -> SnapshotMeta {
 /// A change under way, and a member without a vote.
 fn members() -> Membership {
     let described = MemberRecord::Described {
-        address: ([192, 0, 2, 1], 7000).into(),
+        address: "192.0.2.1:7000".parse().unwrap(),
         role: MemberRole::Node,
         directory: DirectoryId(0x0123_4567_89ab_cdef_0011_2233_4455_6677),
     };

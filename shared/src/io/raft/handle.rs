@@ -12,7 +12,10 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use crate::cluster::{Actor, Applied, ClusterState, Command, MemberRole, NodeId, Proposal, RaftId};
+use crate::cluster::snapshot_schedule::entries_between_max;
+use crate::cluster::{
+    Actor, Applied, ClusterState, Command, MemberAddress, MemberRole, NodeId, Proposal, RaftId,
+};
 use crate::io::tls::TlsError;
 
 use super::administration::AdministrationError;
@@ -55,7 +58,11 @@ impl Cluster {
     ) -> Result<Self, StartError> {
         let own = config.members.iter().find(|member| member.id == config.id);
         let own = own.ok_or(StartError::NotAMember)?;
-        let address = config.listen.unwrap_or(own.address);
+        let address = match (config.listen, &own.address) {
+            (Some(listen), _) => listen,
+            (None, MemberAddress::Address(address)) => *address,
+            (None, MemberAddress::Name { .. }) => return Err(StartError::NowhereToListen),
+        };
         let directory = Directory::open(files.clone(), &config)?;
         let listener = transport
             .listen(address)
@@ -170,6 +177,16 @@ impl Cluster {
         self.member.state_as_of.subscribe()
     }
 
+    /// Has every member mark its state after one entry, and waits until all that answer have told what it was: see
+    /// [`MemberView::state_mark`](super::MemberView::state_mark). Returns the entry's index; members that have not marked
+    /// the same one by the deadline are shown as they are.
+    ///
+    /// # Errors
+    /// The entry could not be committed, or this member did not mark its own state in time.
+    pub async fn mark_states(&self, deadline: Duration) -> Result<u64, ProposeError> {
+        self.member.mark_states(deadline).await
+    }
+
     /// Who belongs to the cluster, who answers, and who is a stranger, as this member sees it.
     #[must_use]
     pub fn members(&self) -> MembersView {
@@ -266,7 +283,7 @@ fn link_peers<T: Transport>(
             transport.clone(),
             LinkOptions {
                 to: peer.id,
-                address: peer.address,
+                address: peer.address.clone(),
                 connect_timeout: config.timings.connect_timeout,
                 silence_max,
                 events: watched.then(|| events.clone()),
@@ -350,6 +367,8 @@ async fn open_member(
         stop: watch::Sender::new(None),
         draining: AtomicBool::new(false),
         disk_nearly_full: AtomicBool::new(false),
+        incoming: Mutex::default(),
+        told_time: Mutex::default(),
         started: Instant::now(),
         heard_us: AtomicU64::new(0),
     }))
@@ -365,10 +384,11 @@ fn openraft_config(config: &ClusterConfig) -> Result<Config, StartError> {
         election_timeout_max: millis(timings.election_max),
         enable_pre_vote: Some(true),
         enable_elect: config.role == MemberRole::Node,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_after_entries),
+        // The guardian asks for them.
+        snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: config.entries_kept,
         // A member further behind gets a snapshot; must exceed what lies between two snapshots.
-        replication_lag_threshold: config.snapshot_after_entries + config.entries_kept,
+        replication_lag_threshold: entries_between_max(config.snapshot_after_entries) + config.entries_kept,
         purge_batch_size: PURGE_BATCH,
         install_snapshot_timeout: millis(SNAPSHOT_CHUNK_TIMEOUT),
         // On by default: a leader that lost entries it had not synced would lead on in its old term.
@@ -416,6 +436,8 @@ const BACKOFF: &str = "20ms 50ms ...100ms";
 pub enum StartError {
     #[error("the member's own id is not among the cluster's members")]
     NotAMember,
+    #[error("a member whose address is a name must be told where to listen")]
+    NowhereToListen,
     #[error("cannot listen for the other members on {address}")]
     Listen {
         address: SocketAddr,
@@ -436,8 +458,8 @@ pub enum StartError {
 /// Why a command is not known to be applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// Nothing was proposed: too many proposals of this member are unanswered.
-    #[error("too many proposals are unanswered")]
+    /// Nothing was proposed: too many proposals of this member are unanswered, or too much waits for the leader's disk.
+    #[error("too many proposals are unanswered, or too much waits for the leader's disk")]
     Overloaded,
     /// Nothing was proposed: the command is larger than members can send to each other.
     #[error("the command takes {bytes} bytes, more than the {max} that members can send to each other")]

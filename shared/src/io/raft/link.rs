@@ -5,17 +5,17 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::cluster::NodeId;
 use crate::cluster::membership::{Introduction, Start};
+use crate::cluster::{MemberAddress, NodeId};
 
 use super::frame::{Declined, Frame, FrameReader, Hello, Kind, Welcome, decode, encode};
 use super::member::Member;
@@ -29,6 +29,8 @@ pub(super) struct Link {
     welcomed_by: WelcomedBy,
     /// Ends the pause before the next attempt to connect.
     wake: Arc<Notify>,
+    /// Ends the connection: its other end is a process that is gone.
+    outdated: Arc<Notify>,
 }
 
 /// Who answers at the other end now, as they introduced themselves.
@@ -57,6 +59,14 @@ impl Link {
         self.wake.notify_one();
     }
 
+    /// The peer's process is the one of this start: a connection to another one ends. Nothing else would end one on which
+    /// nothing is said, after its peer's machine was restarted without a word.
+    pub(super) fn renew(&self, start: Start) {
+        if self.welcomed_by().is_some_and(|peer| peer.start != start) {
+            self.outdated.notify_one();
+        }
+    }
+
     /// Asks, and waits for the answer as long as the connection stands: callers bring their own deadline.
     pub(super) async fn ask(&self, kind: Kind, body: Bytes) -> Result<Bytes, Unreachable> {
         let (answer, answered) = oneshot::channel();
@@ -79,7 +89,7 @@ pub(super) enum LinkEvent {
 
 pub(super) struct LinkOptions {
     pub(super) to: NodeId,
-    pub(super) address: SocketAddr,
+    pub(super) address: MemberAddress,
     pub(super) connect_timeout: Duration,
     /// With a request outstanding and nothing heard for so long, the connection is given up.
     pub(super) silence_max: Duration,
@@ -92,17 +102,20 @@ pub(super) fn link<T: Transport>(transport: T, options: LinkOptions) -> (Link, K
     let (calls, queue) = mpsc::channel(CALLS_WAITING_MAX);
     let welcomed_by = WelcomedBy::default();
     let wake = Arc::<Notify>::default();
+    let outdated = Arc::<Notify>::default();
     let keeper = Keeper {
         transport,
         options,
         queue,
         welcomed_by: welcomed_by.clone(),
         wake: wake.clone(),
+        outdated: outdated.clone(),
     };
     let link = Link {
         calls,
         welcomed_by,
         wake,
+        outdated,
     };
     (link, keeper)
 }
@@ -114,6 +127,7 @@ pub(super) struct Keeper<T> {
     queue: mpsc::Receiver<Call>,
     welcomed_by: WelcomedBy,
     wake: Arc<Notify>,
+    outdated: Arc<Notify>,
 }
 
 impl<T: Transport> Keeper<T> {
@@ -122,13 +136,27 @@ impl<T: Transport> Keeper<T> {
         let mut failures = 0;
         loop {
             match self.connect(&member).await {
-                Ok((reader, writer, welcome)) => {
+                Ok(Greeted {
+                    reader,
+                    writer,
+                    welcome,
+                    refused_later,
+                }) => {
                     failures = 0;
                     let incarnation = welcome.incarnation;
                     let start = welcome.introduction.start;
                     self.tell(LinkEvent::Connected { incarnation, start }).await;
                     self.set_welcomed_by(Some(welcome.introduction));
-                    self.serve(reader, writer, &member).await;
+                    let outdated = self.outdated.clone();
+                    tokio::select! {
+                        biased;
+                        () = outdated.notified() => {}
+                        reason = refused_later => {
+                            let peer = self.options.to;
+                            tracing::warn!(%peer, reason, "a member's certificate is not accepted any more");
+                        }
+                        () = self.serve(reader, writer, &member) => {}
+                    }
                     self.set_welcomed_by(None);
                     self.tell(LinkEvent::Broken).await;
                 }
@@ -151,16 +179,17 @@ impl<T: Transport> Keeper<T> {
         *self.welcomed_by.lock().unwrap_or_else(PoisonError::into_inner) = introduction;
     }
 
-    async fn connect(&self, member: &Member) -> io::Result<(Reader<T>, Writer<T>, Welcome)> {
+    async fn connect(&self, member: &Member) -> io::Result<Greeted<T>> {
         timeout(self.options.connect_timeout, self.greet(member)).await?
     }
 
     /// Three frames: who connects, who answers and how far its log reaches, and how far the first one's reaches. Each
     /// reach is told after the other side's last frame, so that neither can be older than what is known of it.
-    async fn greet(&self, member: &Member) -> io::Result<(Reader<T>, Writer<T>, Welcome)> {
+    async fn greet(&self, member: &Member) -> io::Result<Greeted<T>> {
         let peer = self.options.to;
         let baseline = member.book.baseline();
-        let stream = self.transport.connect(peer, self.options.address).await?;
+        let stream = self.transport.connect(peer, &self.options.address).await?;
+        let refused_later = self.transport.refused_later(&stream);
         let (reader, mut writer) = tokio::io::split(stream);
         let mut reader = FrameReader::new(reader);
         let hello = Hello {
@@ -193,7 +222,12 @@ impl<T: Transport> Keeper<T> {
         // A stranger keeps its connection: it is asked how it is, and nothing else.
         let _ = member.book.meet(&welcome.introduction, &welcome.reach, &baseline);
         write_frame(&mut writer, Kind::Reach, encode(&member.reach())?).await?;
-        Ok((reader, writer, welcome))
+        Ok(Greeted {
+            reader,
+            writer,
+            welcome,
+            refused_later,
+        })
     }
 
     /// Until the connection ends. What was not answered is answered by the end of its channel.
@@ -232,6 +266,14 @@ impl<T: Transport> Keeper<T> {
             let _ = events.send((self.options.to, event)).await;
         }
     }
+}
+
+/// A connection on which both ends know each other.
+struct Greeted<T: Transport> {
+    reader: Reader<T>,
+    writer: Writer<T>,
+    welcome: Welcome,
+    refused_later: BoxFuture<'static, String>,
 }
 
 type Reader<T> = FrameReader<tokio::io::ReadHalf<<T as Transport>::Stream>>;

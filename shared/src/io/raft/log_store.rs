@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
 use std::ops::RangeBounds;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -33,7 +33,12 @@ pub(super) struct LogStore {
     synced: Arc<AtomicU64>,
     /// Since when the write takes that is under way.
     writing: Arc<Mutex<Option<Instant>>>,
-    /// Bounded by openraft, which has a bounded number of proposals and replications under way.
+    /// Bytes of everything that was written in this life.
+    appended_bytes: Arc<AtomicU64>,
+    /// Bytes in `jobs`, and in the write that is under way.
+    queued_bytes: Arc<AtomicUsize>,
+    /// Holds what openraft has under way. That is bounded but for a leader whose own disk stands still while others commit:
+    /// such a one takes no proposal while [`QUEUED_BYTES_MAX`] wait.
     jobs: mpsc::UnboundedSender<Job>,
 }
 
@@ -75,14 +80,17 @@ impl LogStore {
         // Whatever is wrong is found before anything is changed.
         let kept = Kept::replay(std::mem::take(&mut found.records))?;
         kept.check_snapshot(snapshot)?;
+        let appended_bytes = Arc::<AtomicU64>::default();
         let segments = Segments::resume(files.clone(), segment_bytes, found).await?;
         let (jobs, queue) = mpsc::unbounded_channel();
         let synced = Arc::new(AtomicU64::new(kept.last_index()));
         let writing = Arc::<Mutex<Option<Instant>>>::default();
+        let queued_bytes = Arc::<AtomicUsize>::default();
         let writer = Writer {
             segments,
             synced: synced.clone(),
             writing: writing.clone(),
+            queued_bytes: queued_bytes.clone(),
             queue,
             failed: None,
             sync_seconds,
@@ -94,6 +102,8 @@ impl LogStore {
             kept: Arc::new(RwLock::new(kept)),
             synced,
             writing,
+            appended_bytes,
+            queued_bytes,
             jobs,
         })
     }
@@ -112,6 +122,21 @@ impl LogStore {
     /// How long the write has taken that is under way; `None`: there is none.
     pub(super) fn writing_for(&self) -> Option<Duration> {
         locked(&self.writing).map(|started| started.elapsed())
+    }
+
+    /// Bytes of everything that was written in this life, or waits for that.
+    pub(super) fn appended_bytes(&self) -> u64 {
+        self.appended_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that wait for the disk.
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.queued_bytes.load(Ordering::Relaxed)
+    }
+
+    /// More waits for the disk than should.
+    pub(super) fn is_overloaded(&self) -> bool {
+        self.queued_bytes() > QUEUED_BYTES_MAX
     }
 
     /// The last entry that is known here to be committed.
@@ -141,6 +166,9 @@ impl LogStore {
     }
 
     fn enqueue(&self, job: Job) -> io::Result<()> {
+        let bytes = job.bytes();
+        self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.appended_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.jobs.send(job).map_err(|_| io::Error::other(WRITER_GONE))
     }
 
@@ -366,6 +394,7 @@ struct Writer {
     segments: Segments,
     synced: Arc<AtomicU64>,
     writing: Arc<Mutex<Option<Instant>>>,
+    queued_bytes: Arc<AtomicUsize>,
     queue: mpsc::UnboundedReceiver<Job>,
     failed: Option<String>,
     sync_seconds: Histogram,
@@ -384,7 +413,7 @@ impl Writer {
                     waiting.push(job);
                 }
             }
-            keep_the_last(&mut waiting);
+            self.keep_the_last(&mut waiting);
         }
         // The process stops in order: what nobody waited for is worth a write.
         self.perform(waiting).await;
@@ -397,6 +426,7 @@ impl Writer {
         let mut records = Vec::new();
         let mut dones = Vec::new();
         let (mut index_max, mut purge_to, mut ends_at) = (None, None, None);
+        let bytes = jobs.iter().map(Job::bytes).sum();
         for job in jobs {
             records.extend(job.records);
             index_max = index_max.max(job.index_max);
@@ -405,6 +435,7 @@ impl Writer {
             dones.push(job.done);
         }
         let mut result = self.write(&records, index_max).await;
+        self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
         if let (Ok(()), Some(index)) = (&result, ends_at) {
             self.synced.store(index, Ordering::Release);
         }
@@ -430,6 +461,14 @@ impl Writer {
         result.map_err(|error| self.fail(&error))
     }
 
+    /// Of several records that nobody waits for, the last says it all.
+    fn keep_the_last(&self, waiting: &mut Vec<Job>) {
+        let last = waiting.pop();
+        let bytes = waiting.drain(..).map(|job| job.bytes()).sum();
+        self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        waiting.extend(last);
+    }
+
     fn fail(&mut self, error: &io::Error) -> String {
         tracing::error!(%error, "the log cannot be written; this member stops");
         self.failed = Some(error.to_string());
@@ -438,6 +477,10 @@ impl Writer {
 }
 
 impl Job {
+    fn bytes(&self) -> usize {
+        self.records.iter().map(EncodedRecord::length).sum()
+    }
+
     fn is_waited_for(&self) -> bool {
         !matches!(self.done, Done::Whenever)
     }
@@ -468,13 +511,8 @@ fn unusable(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("{why}; {advice}"))
 }
 
-/// Of several records that nobody waits for, the last says it all.
-fn keep_the_last(waiting: &mut Vec<Job>) {
-    let last = waiting.pop();
-    waiting.clear();
-    waiting.extend(last);
-}
-
 /// Jobs that one batch takes along.
 const JOBS_PER_BATCH_MAX: usize = 1024;
+/// Some seconds of the heaviest load.
+const QUEUED_BYTES_MAX: usize = 64 << 20;
 const WRITER_GONE: &str = "the writer of the log has stopped";

@@ -9,13 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, VoteRequest,
-};
-use openraft::{Instant as _, ServerState, Snapshot};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
+use openraft::{Instant as _, ServerState};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::cluster::health::WRITING_MAX;
 use crate::cluster::membership::{Introduction, ListedMember, Reach, Start, list_difference};
 use crate::cluster::witness::LogPosition;
 use crate::cluster::{Actor, Applied, ClusterState, Command, NodeId, Proposal, RaftId};
@@ -23,8 +22,8 @@ use crate::cluster::{Actor, Applied, ClusterState, Command, NodeId, Proposal, Ra
 use super::config::ClusterConfig;
 use super::directory::Directory;
 use super::frame::{
-    BODY_BYTES_MAX, Declined, ForwardedProposal, Hello, Kind, PeerStatus, ProposalAnswer, SNAPSHOT_BYTES_MAX,
-    SnapshotChunk, Standing, StatusQuestion, decode, encode,
+    BODY_BYTES_MAX, Declined, ForwardedProposal, Hello, Kind, PeerStatus, ProposalAnswer, Standing,
+    StatusQuestion, decode, encode,
 };
 use super::handle::{ProposeError, StopReason};
 use super::log_store::LogStore;
@@ -32,7 +31,7 @@ use super::metrics::RaftMetrics;
 use super::network::PeerLinks;
 use super::peer_book::PeerBook;
 use super::refusals::{Refusal, Refusals};
-use super::snapshot_store::decode_meta;
+use super::snapshot_intake::IncomingSnapshot;
 use super::state_machine::StateMachine;
 use super::status::ClusterStatus;
 use super::type_config::{LogId, Raft, TypeConfig, VoteRecord, position_of};
@@ -60,6 +59,9 @@ pub(super) struct Member {
     pub(super) certificate_expires: Arc<AtomicU64>,
     /// One change of the membership at a time.
     pub(super) membership_changes: Semaphore,
+    pub(super) incoming: Mutex<IncomingSnapshot>,
+    /// The cluster's time as a leader told it last, and when.
+    pub(super) told_time: Mutex<Option<(u64, Instant)>>,
     pub(super) started: Instant,
     /// Microseconds from `started` to the last word from a leader; 0: none yet.
     pub(super) heard_us: AtomicU64,
@@ -77,6 +79,11 @@ impl Member {
         self.disk_nearly_full.load(Ordering::Relaxed)
     }
 
+    /// The write that is under way takes too long.
+    pub(super) fn disk_stands_still(&self) -> bool {
+        self.log.writing_for().is_some_and(|time| time > WRITING_MAX)
+    }
+
     pub(super) fn incarnation(&self) -> u64 {
         self.config.incarnation.as_u64()
     }
@@ -85,15 +92,35 @@ impl Member {
         self.config.id
     }
 
-    /// The cluster's time, in milliseconds: what the state said last, and what this process's monotonic clock has counted
-    /// since; the wall clock's, as Unix time, before any leader has told one.
+    /// The cluster's time, in milliseconds: the later of what the state and a leader said last, and what this process's
+    /// monotonic clock has counted since; the wall clock's, as Unix time, before anybody has told one.
     pub(super) fn cluster_ms(&self) -> u64 {
-        let Some(ticked) = self.machine.ticked() else {
-            return (self.config.wall_clock_ms)();
+        let after = |at: Instant, age: Duration| {
+            let since = at.elapsed() + age;
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
         };
-        let since = ticked.at.elapsed() + self.config.timings.expire_age;
-        let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        ticked.before_ms.saturating_add(since)
+        let by_state = self.machine.ticked().map(|ticked| {
+            let since = after(ticked.at, self.config.timings.expire_age);
+            ticked.before_ms.saturating_add(since)
+        });
+        let by_leader = *self.told_time.lock().unwrap_or_else(PoisonError::into_inner);
+        let by_leader = by_leader.map(|(told, at)| told.saturating_add(after(at, Duration::ZERO)));
+        by_state
+            .max(by_leader)
+            .unwrap_or_else(|| (self.config.wall_clock_ms)())
+    }
+
+    /// A leader said so just now. The log tells the time only while something can expire.
+    pub(super) fn note_time(&self, told_ms: u64, now: Instant) {
+        let mut told = self.told_time.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that was deposed, or is behind, takes nothing back.
+        let passed = |(ms, at): (u64, Instant)| {
+            let since = now.saturating_duration_since(at).as_millis();
+            ms.saturating_add(u64::try_from(since).unwrap_or(u64::MAX))
+        };
+        if told.is_none_or(|known| passed(known) <= told_ms) {
+            *told = Some((told_ms, now));
+        }
     }
 
     pub(super) fn raft_id(&self) -> RaftId {
@@ -111,6 +138,8 @@ impl Member {
             applied: self.machine.applied_index().borrow().min(self.log.synced_index()),
             initialized: is_initialized(&self.raft_metrics()),
             disk_nearly_full: self.disk_nearly_full(),
+            disk_stands_still: self.disk_stands_still(),
+            state_mark: self.machine.mark(),
         }
     }
 
@@ -212,7 +241,7 @@ impl Member {
             .map(|member| ListedMember {
                 id: member.id,
                 role: member.role,
-                address: member.address,
+                address: member.address.clone(),
             })
             .collect()
     }
@@ -247,6 +276,8 @@ impl Member {
             stranger: self.book.may_ask(peer).err(),
             standing: self.standing(&metrics, peer.id, question.applied),
             connected: self.connected(),
+            writes_snapshot: self.machine.snapshots().is_writing(),
+            clock_ms: (self.config.wall_clock_ms)(),
         }
     }
 
@@ -262,6 +293,7 @@ impl Member {
                     let ours = self.log.id_at(theirs.index)?;
                     Some(position_of(ours) == theirs)
                 }),
+                cluster_ms: self.cluster_ms(),
             }
         } else if self.heard_within_lease() {
             Standing::Follows
@@ -311,27 +343,6 @@ impl Member {
         let response = self.raft.handle_transfer_leader(request).await;
         encode(&response.map_err(io::Error::other)?)
     }
-
-    /// Takes one piece of a snapshot; answers `None` until the last one is installed.
-    pub(super) async fn take_snapshot(
-        &self,
-        transfer: &mut SnapshotTransfer,
-        body: &[u8],
-    ) -> io::Result<Bytes> {
-        let chunk: SnapshotChunk = decode(body)?;
-        let installed: Option<SnapshotResponse<TypeConfig>> = match transfer.add(&chunk)? {
-            None => None,
-            Some(data) => {
-                let vote: VoteRecord = decode(&chunk.vote)?;
-                let meta = decode_meta(&chunk.meta).ok_or(io::ErrorKind::InvalidData)?;
-                self.check_committed_ids(&vote, meta.last_log_id)?;
-                let snapshot = Snapshot { meta, snapshot: data };
-                let response = self.raft.install_full_snapshot(vote, snapshot).await;
-                Some(response.map_err(io::Error::other)?)
-            }
-        };
-        encode(&installed)
-    }
 }
 
 /// What must never differ between two members.
@@ -343,7 +354,7 @@ impl Member {
         self.check_committed_ids(&request.vote, request.prev_log_id.into_iter().chain(entries))
     }
 
-    fn check_committed_ids(
+    pub(super) fn check_committed_ids(
         &self,
         vote: &VoteRecord,
         theirs: impl IntoIterator<Item = LogId>,
@@ -375,30 +386,6 @@ impl Member {
             }
         }
         Ok(())
-    }
-}
-
-/// The pieces of a snapshot that have arrived on one connection.
-#[derive(Debug, Default)]
-pub(super) struct SnapshotTransfer {
-    data: Vec<u8>,
-}
-
-impl SnapshotTransfer {
-    fn add(&mut self, chunk: &SnapshotChunk) -> io::Result<Option<Bytes>> {
-        if chunk.offset == 0 {
-            self.data.clear();
-        }
-        let end = self.data.len() as u64 + chunk.data.len() as u64;
-        if chunk.offset != self.data.len() as u64 || end > chunk.total || chunk.total > SNAPSHOT_BYTES_MAX {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "a piece of a snapshot out of place",
-            ));
-        }
-        self.data.extend_from_slice(&chunk.data);
-        let complete = end == chunk.total;
-        Ok(complete.then(|| std::mem::take(&mut self.data).into()))
     }
 }
 
@@ -476,6 +463,7 @@ impl Member {
                     told = leader;
                 }
                 ProposalAnswer::NotFinalised => return Err(ProposeError::NotFinalised),
+                ProposalAnswer::Overloaded => return Err(ProposeError::Overloaded),
                 ProposalAnswer::NotLeader { .. } | ProposalAnswer::Unknown => {}
             }
             self.wait_for_news().await;
@@ -488,6 +476,9 @@ impl Member {
         let finalises = matches!(proposal.command, Command::FormatFinalised { .. });
         if proposal.command.format() > written && !finalises {
             return ProposalAnswer::NotFinalised;
+        }
+        if self.log.is_overloaded() {
+            return ProposalAnswer::Overloaded;
         }
         if !self.disk_nearly_full() {
             return self.write(proposal, patience).await;
@@ -506,7 +497,8 @@ impl Member {
             },
             other @ (ProposalAnswer::NotLeader { .. }
             | ProposalAnswer::NotFinalised
-            | ProposalAnswer::Unknown) => other,
+            | ProposalAnswer::Unknown
+            | ProposalAnswer::Overloaded) => other,
         }
     }
 

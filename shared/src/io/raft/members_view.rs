@@ -59,6 +59,17 @@ pub struct MemberView {
     pub disk_nearly_full: Option<bool>,
     /// Why it takes no part.
     pub stranger: Option<String>,
+    /// Its state after the last entry that asked for it to be marked.
+    pub state_mark: Option<StateMarkView>,
+}
+
+/// What a member's state was after one entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StateMarkView {
+    /// The entry's index.
+    pub index: u64,
+    /// Hexadecimal; the same in all members whose states are the same.
+    pub hash: String,
 }
 
 /// One who answers under a number, or this member itself.
@@ -150,6 +161,12 @@ impl Member {
             last_index: present.map(|present| present.reach.last.index),
             applied: present.map(|present| present.reach.applied),
             disk_nearly_full: present.map(|present| present.reach.disk_nearly_full),
+            state_mark: present
+                .and_then(|present| present.reach.state_mark)
+                .map(|mark| StateMarkView {
+                    index: mark.index,
+                    hash: mark.to_string(),
+                }),
             stranger: present
                 .and_then(|present| present.stranger)
                 .map(|stranger| stranger.to_string()),

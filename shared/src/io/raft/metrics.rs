@@ -1,12 +1,13 @@
 //! What a member tells Prometheus.
 
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     exponential_buckets,
 };
 
 use crate::cluster::Format;
 
+use super::log_store::LogStore;
 use super::status::{ClusterStatus, RaftRole};
 
 /// The metrics of this process's member. Cheap to clone.
@@ -19,10 +20,14 @@ pub struct RaftMetrics {
     log_first_index: IntGauge,
     pub(super) commit_seconds: Histogram,
     pub(super) fsync_seconds: Histogram,
+    log_write_age: Gauge,
+    log_queued_bytes: IntGauge,
     pub(super) proposals: IntCounterVec,
     pub(super) disk_free_bytes: IntGauge,
     pub(super) connections_refused: IntCounterVec,
     pub(super) certificate_expires: IntGauge,
+    snapshot_arrived_bytes: IntGauge,
+    snapshot_arriving_bytes: IntGauge,
     conditions: IntGaugeVec,
     takes_no_part: IntGauge,
     strangers: IntGauge,
@@ -42,10 +47,14 @@ impl RaftMetrics {
         registry.register(Box::new(metrics.log_first_index.clone()))?;
         registry.register(Box::new(metrics.commit_seconds.clone()))?;
         registry.register(Box::new(metrics.fsync_seconds.clone()))?;
+        registry.register(Box::new(metrics.log_write_age.clone()))?;
+        registry.register(Box::new(metrics.log_queued_bytes.clone()))?;
         registry.register(Box::new(metrics.proposals.clone()))?;
         registry.register(Box::new(metrics.disk_free_bytes.clone()))?;
         registry.register(Box::new(metrics.connections_refused.clone()))?;
         registry.register(Box::new(metrics.certificate_expires.clone()))?;
+        registry.register(Box::new(metrics.snapshot_arrived_bytes.clone()))?;
+        registry.register(Box::new(metrics.snapshot_arriving_bytes.clone()))?;
         registry.register(Box::new(metrics.conditions.clone()))?;
         registry.register(Box::new(metrics.takes_no_part.clone()))?;
         registry.register(Box::new(metrics.strangers.clone()))?;
@@ -79,6 +88,14 @@ impl RaftMetrics {
                 "tandem_raft_fsync_seconds",
                 "One write of the log to disk, fdatasync included.",
             )?,
+            log_write_age: Gauge::new(
+                "tandem_raft_log_write_age_seconds",
+                "For how long the write of the log that is under way has taken so far; 0 while there is none.",
+            )?,
+            log_queued_bytes: IntGauge::new(
+                "tandem_raft_log_queued_bytes",
+                "Bytes of the log that wait for the disk.",
+            )?,
             proposals: IntCounterVec::new(
                 Opts::new("tandem_raft_proposals_total", "Commands proposed on this member."),
                 &["outcome"],
@@ -97,6 +114,14 @@ impl RaftMetrics {
             certificate_expires: IntGauge::new(
                 "tandem_raft_certificate_expires_timestamp_seconds",
                 "Unix time at which this member's certificate ends; 0 without one.",
+            )?,
+            snapshot_arrived_bytes: IntGauge::new(
+                "tandem_raft_snapshot_arrived_bytes",
+                "Bytes that have arrived of the snapshot that is being sent to this member; 0 while there is none.",
+            )?,
+            snapshot_arriving_bytes: IntGauge::new(
+                "tandem_raft_snapshot_arriving_bytes",
+                "Bytes in all of the snapshot that is being sent to this member; 0 while there is none.",
             )?,
             conditions: IntGaugeVec::new(
                 Opts::new(
@@ -158,9 +183,21 @@ impl RaftMetrics {
             .set(i64::from(holds));
     }
 
-    pub(super) fn observe_log(&self, first_index: u64) {
+    pub(super) fn observe_arriving(&self, snapshot: Option<(u64, u64)>) {
+        let (arrived, total) = snapshot.unwrap_or_default();
+        self.snapshot_arrived_bytes
+            .set(i64::try_from(arrived).unwrap_or(i64::MAX));
+        self.snapshot_arriving_bytes
+            .set(i64::try_from(total).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn observe_log(&self, log: &LogStore) {
         self.log_first_index
-            .set(i64::try_from(first_index).unwrap_or(i64::MAX));
+            .set(i64::try_from(log.first_index()).unwrap_or(i64::MAX));
+        self.log_write_age
+            .set(log.writing_for().unwrap_or_default().as_secs_f64());
+        self.log_queued_bytes
+            .set(i64::try_from(log.queued_bytes()).unwrap_or(i64::MAX));
     }
 
     pub(super) fn observe_members(&self, strangers: usize, format: Format) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -16,10 +17,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout};
 
-use crate::cluster::membership::Introduction;
+use crate::cluster::membership::{Introduction, Start};
 use crate::cluster::{MemberRecord, NodeId, RaftId};
 
-use super::frame::{Kind, SnapshotChunk, decode, encode};
+use super::frame::{Kind, SnapshotAnswer, SnapshotChunk, decode, encode};
 use super::link::Link;
 use super::peer_book::PeerBook;
 use super::snapshot_pace::{PIECE_TIMEOUT, SnapshotPace};
@@ -51,6 +52,13 @@ impl PeerLinks {
     pub(super) fn wake(&self) {
         for link in [&self.control, &self.append, &self.snapshot, &self.proposals] {
             link.wake();
+        }
+    }
+
+    /// The peer's process is the one of this start.
+    pub(super) fn renew(&self, start: Start) {
+        for link in [&self.append, &self.snapshot, &self.proposals] {
+            link.renew(start);
         }
     }
 
@@ -134,13 +142,13 @@ impl PeerClient {
         decode(&body.map_err(io::Error::other)?)
     }
 
-    async fn send_piece(&self, piece: &SnapshotChunk) -> io::Result<Option<SnapshotResponse<TypeConfig>>> {
+    async fn send_piece(&self, piece: &SnapshotChunk) -> io::Result<SnapshotAnswer> {
         let answered = self.link(Channel::Snapshot)?.ask(Kind::Snapshot, encode(piece)?);
         let body = timeout(PIECE_TIMEOUT, answered).await?;
         decode(&body.map_err(io::Error::other)?)
     }
 
-    /// Sends one piece after the other, as large as the path allows; the answer to the last one is the result.
+    /// Asks how much of it is there, then sends one piece after the other, as large as the path allows.
     async fn send_snapshot(
         &self,
         vote: VoteRecord,
@@ -154,24 +162,74 @@ impl PeerClient {
             meta: encode_meta(&snapshot.meta)?,
             data: Bytes::new(),
         };
-        let mut start = 0;
         let mut pace = SnapshotPace::new();
+        let mut told = SnapshotProgress::new(self.target, data.len());
         loop {
+            let sent = Instant::now();
+            let start = match self.send_piece(&chunk).await? {
+                SnapshotAnswer::Done(response) => {
+                    told.done();
+                    return Ok(response);
+                }
+                SnapshotAnswer::GoOnAt(offset) => usize::try_from(offset).unwrap_or(usize::MAX),
+            };
+            let is_expected = start == chunk.offset as usize + chunk.data.len();
+            let first = chunk.data.is_empty();
+            if start >= data.len() || !is_expected && !first {
+                // Another leader sends one as well, or the peer has started again: openraft begins anew after a pause.
+                return Err(io::Error::other("the peer did not take the snapshot"));
+            }
+            if !first {
+                pace.answered(sent.elapsed());
+            }
+            told.reached(start);
             let end = data.len().min(start + pace.bytes());
             chunk.offset = start as u64;
             chunk.data = data.slice(start..end);
-            let sent = Instant::now();
-            if let Some(response) = self.send_piece(&chunk).await? {
-                return Ok(response);
-            }
-            pace.answered(sent.elapsed());
-            if end == data.len() {
-                return Err(io::Error::other("the peer did not take the snapshot"));
-            }
-            start = end;
         }
     }
 }
+
+/// Tells of a transfer that takes its time.
+struct SnapshotProgress {
+    target: RaftId,
+    total: usize,
+    began: Instant,
+    told: Instant,
+    is_told: bool,
+}
+
+impl SnapshotProgress {
+    fn new(target: RaftId, total: usize) -> Self {
+        let now = Instant::now();
+        Self {
+            target,
+            total,
+            began: now,
+            told: now,
+            is_told: false,
+        }
+    }
+
+    fn reached(&mut self, bytes: usize) {
+        if self.told.elapsed() < PROGRESS_TOLD_EVERY {
+            return;
+        }
+        self.told = Instant::now();
+        self.is_told = true;
+        let (to, total) = (self.target, self.total);
+        tracing::info!(%to, bytes, total, "a snapshot is being sent");
+    }
+
+    fn done(&self) {
+        if self.is_told {
+            let seconds = self.began.elapsed().as_secs();
+            tracing::info!(to = %self.target, total = self.total, seconds, "a snapshot has arrived");
+        }
+    }
+}
+
+const PROGRESS_TOLD_EVERY: Duration = Duration::from_secs(10);
 
 impl RaftNetworkV2<TypeConfig> for PeerClient {
     type SnapshotData = Bytes;

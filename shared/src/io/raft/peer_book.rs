@@ -395,6 +395,8 @@ mod tests {
             applied: index,
             initialized: true,
             disk_nearly_full: false,
+            disk_stands_still: false,
+            state_mark: None,
         }
     }
 

@@ -200,7 +200,7 @@ async fn start_all(lab: &Path) -> Vec<Cluster> {
         .map(|((id, role), address)| Member {
             id: NodeId(*id),
             role,
-            address,
+            address: address.into(),
         })
         .collect();
     let mut started = Vec::new();
@@ -330,7 +330,7 @@ fn leader() -> LeaderId {
 fn described_members() -> Membership {
     let ids = MEMBERS.map(RaftId::from);
     let described = |id: RaftId| MemberRecord::Described {
-        address: SocketAddr::from(([192, 0, 2, 1], 7000)),
+        address: SocketAddr::from(([192, 0, 2, 1], 7000)).into(),
         role: MemberRole::Node,
         directory: DirectoryId(u128::from(id.as_u64())),
     };

@@ -2,18 +2,20 @@
 //!
 //! A file gets its name when it is whole: it is created under another name, filled with zeros and synced, then renamed,
 //! and the name synced. So a disk that fills up, or a crash, leaves nothing that a later start could take for a part of
-//! the log. What else the files may look like, and what that means, is decided in [`super::recovery`].
+//! the log. The next file is filled while the present one is written to, so that nobody waits for that. What else the files may look like, and what that means, is decided in [`super::recovery`].
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+
+use tokio::sync::oneshot;
 
 use crate::cluster::Format;
 
 use super::files::{File, Files, UNFINISHED};
 use super::record::{EncodedRecord, Place};
 use super::recovery::{FIRST_NUMBER, Head, Recovered, Recovery, Segment, Tail, name_of, number_of};
-use super::snapshot_store;
+use super::{snapshot_store, whole_file};
 
 /// Writes the log. Owned by one task.
 pub(super) struct Segments {
@@ -26,10 +28,15 @@ pub(super) struct Segments {
     offset: u64,
     next_sequence: u64,
     head: Head,
+    /// The file after the current one, being filled.
+    next: Option<Prepared>,
     /// The next batch takes the head along: at the start of a file, and after a start of the process, when the batch
     /// that was cut off may have been the one with the head of the current file.
     head_is_due: bool,
 }
+
+/// A file under its unfinished name, filled with zeros and synced once this resolves.
+type Prepared = oneshot::Receiver<io::Result<Box<dyn File>>>;
 
 /// Reads what there is, in formats up to `newest`, and changes nothing.
 pub(super) fn read(files: &dyn Files, newest: Format) -> io::Result<Recovered> {
@@ -58,6 +65,7 @@ impl Segments {
             offset: found.tail.end as u64,
             next_sequence: found.next_sequence,
             head: found.head,
+            next: None,
             head_is_due: true,
         };
         log.remove_what_was_not_finished(&found.empty)?;
@@ -125,6 +133,10 @@ impl Segments {
         }
         if let Some(segment) = self.segments.back_mut() {
             segment.index_max = segment.index_max.max(index_max);
+            if self.next.is_none() && self.offset > segment.bytes / 2 {
+                let unfinished = unfinished_name(segment.number + 1);
+                self.next = prepare(&*self.files, &unfinished, self.segment_bytes);
+            }
         }
         Ok(())
     }
@@ -154,11 +166,20 @@ impl Segments {
         let last = self.segments.back();
         let number = last.map_or(FIRST_NUMBER, |segment| segment.number + 1);
         let bytes = needed.max(self.segment_bytes);
-        let name = name_of(number);
-        let unfinished = format!("{name}{UNFINISHED}");
-        let mut file = self.files.create(&unfinished, bytes)?;
-        file.sync().await?;
-        self.files.rename(&unfinished, &name)?;
+        let unfinished = unfinished_name(number);
+        let prepared = match self.next.take() {
+            Some(next) => next.await.ok().and_then(Result::ok),
+            None => None,
+        };
+        let file = match prepared.filter(|_| bytes == self.segment_bytes) {
+            Some(file) => file,
+            None => {
+                let mut file = self.files.create(&unfinished, bytes)?;
+                file.sync().await?;
+                file
+            }
+        };
+        self.files.rename(&unfinished, &name_of(number))?;
         self.files.sync_directory()?;
         self.current = Some(file);
         self.offset = 0;
@@ -187,6 +208,31 @@ impl Segments {
         }
     }
 }
+
+fn unfinished_name(number: u64) -> String {
+    format!("{}{UNFINISHED}", name_of(number))
+}
+
+/// Begins to fill a file, piece by piece: the batches that somebody waits for have the same disk. Whatever fails is tried
+/// again when the file is needed. Only the handle is used apart: a later life of the member may use the name anew.
+fn prepare(files: &dyn Files, name: &str, bytes: u64) -> Option<Prepared> {
+    let file = files.create(name, 0).ok()?;
+    whole_file::begin_apart(files, "raft-log-next", fill(file, bytes)).ok()
+}
+
+async fn fill(mut file: Box<dyn File>, bytes: u64) -> io::Result<Box<dyn File>> {
+    let zeros = vec![0; PIECE_BYTES];
+    let mut offset = 0;
+    while offset < bytes {
+        let length = usize::try_from(bytes - offset).map_or(PIECE_BYTES, |rest| rest.min(PIECE_BYTES));
+        file.write_at(offset, &zeros[..length])?;
+        file.sync().await?;
+        offset += length as u64;
+    }
+    Ok(file)
+}
+
+const PIECE_BYTES: usize = 1 << 20;
 
 fn bytes_of(records: &[EncodedRecord]) -> u64 {
     records.iter().map(|record| record.length() as u64).sum()

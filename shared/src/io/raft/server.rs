@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
@@ -15,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use crate::cluster::membership::{Introduction, Reach};
 
 use super::frame::{Declined, Frame, FrameReader, Hello, Kind, Welcome, decode, encode};
-use super::member::{Member, SnapshotTransfer};
+use super::member::Member;
 use super::refusals::{Direction, Refusal};
 use super::transport::Transport;
 
@@ -64,7 +65,12 @@ pub(super) async fn accept_all<T, C>(
 async fn converse<T: Transport>(transport: T, incoming: T::Incoming, member: Arc<Member>) -> io::Result<()> {
     let origin = transport.origin(&incoming);
     let greeting = timeout(HELLO_TIMEOUT, greet(&transport, incoming, &member, &origin)).await?;
-    let (reader, writer, peer) = greeting.inspect_err(|error| {
+    let Greeted {
+        reader,
+        writer,
+        peer,
+        refused_later,
+    } = greeting.inspect_err(|error| {
         member.refusals.failed(Direction::In, &origin, error);
     })?;
     // Whoever can reach this member can perhaps be reached again.
@@ -74,16 +80,22 @@ async fn converse<T: Transport>(transport: T, incoming: T::Incoming, member: Arc
     let (frames, queue) = mpsc::channel(REQUESTS_AHEAD_MAX);
     tokio::select! {
         biased;
+        reason = refused_later => {
+            tracing::warn!(peer = %peer.id, reason, "a member's certificate is not accepted any more");
+            Ok(())
+        }
         result = read_requests(reader, frames) => result,
         result = answer_requests(writer, queue, &member, &peer) => result,
     }
 }
 
-type Greeted<S> = (
-    FrameReader<tokio::io::ReadHalf<S>>,
-    tokio::io::WriteHalf<S>,
-    Introduction,
-);
+/// A connection on which both ends know each other.
+struct Greeted<S> {
+    reader: FrameReader<tokio::io::ReadHalf<S>>,
+    writer: tokio::io::WriteHalf<S>,
+    peer: Introduction,
+    refused_later: BoxFuture<'static, String>,
+}
 
 /// Nothing is believed before the other end has named the cluster, itself and us, and proved the second.
 async fn greet<T: Transport>(
@@ -107,6 +119,7 @@ async fn greet<T: Transport>(
         proved.err().map(Refusal::Certificate)
     });
     let baseline = member.book.baseline();
+    let refused_later = transport.refused_later(reader.stream());
     let (mut reader, mut writer) = reader.split();
     if let Some(refusal) = refusal {
         member.refusals.refused(origin, &refusal);
@@ -137,7 +150,12 @@ async fn greet<T: Transport>(
     let reach: Reach = decode(&frame.body)?;
     // A stranger keeps its connection: it is told how this member is, and nothing else.
     let _ = member.book.meet(&hello.from, &reach, &baseline);
-    Ok((reader, writer, hello.from))
+    Ok(Greeted {
+        reader,
+        writer,
+        peer: hello.from,
+        refused_later,
+    })
 }
 
 async fn read_requests<S: tokio::io::AsyncRead + Unpin>(
@@ -159,7 +177,6 @@ async fn answer_requests<W: AsyncWrite + Unpin>(
     peer: &Introduction,
 ) -> io::Result<()> {
     let mut under_way = FuturesUnordered::new();
-    let mut transfer = SnapshotTransfer::default();
     loop {
         tokio::select! {
             biased;
@@ -185,7 +202,7 @@ async fn answer_requests<W: AsyncWrite + Unpin>(
                     write_frames(&mut writer, [declined]).await?;
                 } else if frame.kind == Kind::Snapshot {
                     // In order, and nothing else comes on that connection.
-                    let body = member.take_snapshot(&mut transfer, &frame.body).await?;
+                    let body = member.take_snapshot(&frame.body).await?;
                     write_frames(&mut writer, [answer(frame.request, body)]).await?;
                 } else {
                     under_way.push(handle(member, peer, frame));

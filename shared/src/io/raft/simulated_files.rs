@@ -63,6 +63,8 @@ pub enum Fault {
     Full,
     /// Syncs fail.
     SyncFails,
+    /// Syncs of files take until the fault is over.
+    StandsStill,
 }
 
 /// What happens to the disk in the middle of one operation. The operation is done in part and fails.
@@ -184,6 +186,7 @@ impl Disk {
         Err(match fault {
             Fault::Full => io::ErrorKind::StorageFull.into(),
             Fault::SyncFails => io::Error::other("simulated failure of a sync"),
+            Fault::StandsStill => return Ok(()),
         })
     }
 
@@ -404,6 +407,10 @@ impl Files for SimulatedFiles {
         Ok(())
     }
 
+    fn pause(&self, time: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(tokio::time::sleep(time))
+    }
+
     fn lock(&self, _name: &str) -> io::Result<Option<Lock>> {
         let mut disk = self.disk();
         if disk.lock.strong_count() > 0 {
@@ -444,6 +451,9 @@ impl File for SimulatedFile {
             if !takes.is_zero() {
                 tokio::time::sleep(takes).await;
             }
+            while self.files.disk().fault == Some(Fault::StandsStill) {
+                tokio::time::sleep(LOOKED_AGAIN_AFTER).await;
+            }
             let mut disk = self.files.disk();
             disk.check(Fault::SyncFails)?;
             if let Some(error) = disk.begin()? {
@@ -458,3 +468,5 @@ impl File for SimulatedFile {
 }
 
 const SECTOR_BYTES: usize = 512;
+
+const LOOKED_AGAIN_AFTER: Duration = Duration::from_millis(5);

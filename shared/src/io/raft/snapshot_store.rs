@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::Mutex;
@@ -21,6 +22,8 @@ pub(super) struct SnapshotStore {
     formats: Formats,
     /// The last log id of the snapshot on disk. Held while one is written: an older one must not replace it.
     saved: Arc<Mutex<Option<LogId>>>,
+    /// Bytes of the state in it.
+    bytes: Arc<AtomicU64>,
 }
 
 impl SnapshotStore {
@@ -33,11 +36,24 @@ impl SnapshotStore {
             files,
             formats,
             saved: Arc::default(),
+            bytes: Arc::default(),
         };
         let found = load(&*store.files, store.formats.newest())?;
         let last = found.as_ref().and_then(|(meta, _)| meta.last_log_id);
         store.saved = Arc::new(Mutex::new(last));
+        let bytes = found.as_ref().map_or(0, |(_, state)| state.len() as u64);
+        store.bytes.store(bytes, Ordering::Relaxed);
         Ok((store, found))
+    }
+
+    /// Bytes that the state takes in it; 0: there is none.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// One is being encoded or written.
+    pub(super) fn is_writing(&self) -> bool {
+        self.saved.try_lock().is_err()
     }
 
     /// Encodes the state and makes it durable, unless this snapshot or a newer one is there already.
@@ -48,12 +64,14 @@ impl SnapshotStore {
     ) -> io::Result<Bytes> {
         let mut saved = self.saved.clone().lock_owned().await;
         let (files, format, meta) = (self.files.clone(), self.formats.written(), meta.clone());
+        let bytes = self.bytes.clone();
         whole_file::run_apart(&*self.files, "raft-snapshot", async move {
             let state = encode()?;
             if *saved < meta.last_log_id {
                 let head = head(&meta, &state, format)?;
                 whole_file::replace(&*files, NAME, &[&head, &state]).await?;
                 *saved = meta.last_log_id;
+                bytes.store(state.len() as u64, Ordering::Relaxed);
             }
             Ok(state)
         })

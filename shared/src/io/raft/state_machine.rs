@@ -10,11 +10,15 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::cluster::{Applied, Change, ClusterState, LayoutError, MemberRecord, RaftId, StateLimits};
+use crate::cluster::state_comparison::StateMark;
+use crate::cluster::{
+    Applied, Change, ClusterState, Command, LayoutError, MemberRecord, RaftId, StateLimits,
+};
 
 use super::changes::{ChangeReceiver, ChangeSender};
 use super::files::Files;
 use super::formats::Formats;
+use super::marks::Marks;
 use super::snapshot_store::SnapshotStore;
 use super::type_config::{Entry, LeaderId, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 
@@ -25,6 +29,7 @@ pub(super) struct StateMachine {
     changes: ChangeSender,
     applied_index: watch::Sender<u64>,
     ticked: Arc<Mutex<Option<Ticked>>>,
+    marks: Marks,
     formats: Formats,
     snapshots: SnapshotStore,
 }
@@ -48,7 +53,7 @@ impl StateMachine {
     /// The state of the snapshot, or the one before the first entry; openraft then replays the log. Changes nothing on
     /// the disk.
     pub(super) fn open(limits: StateLimits, files: Arc<dyn Files>, formats: Formats) -> io::Result<Self> {
-        let (snapshots, found) = SnapshotStore::open(files, formats.clone())?;
+        let (snapshots, found) = SnapshotStore::open(files.clone(), formats.clone())?;
         let replica = match found {
             None => Replica {
                 state: ClusterState::new(limits),
@@ -61,6 +66,7 @@ impl StateMachine {
         let ticked = ticked(replica.state.expired_before_ms());
         Ok(Self {
             ticked: Arc::new(Mutex::new(ticked)),
+            marks: Marks::new(files),
             changes: ChangeSender::new(),
             applied_index: watch::Sender::new(index_of(replica.last_applied)),
             replica: Arc::new(RwLock::new(replica)),
@@ -71,6 +77,15 @@ impl StateMachine {
 
     pub(super) fn with_state<R>(&self, read: impl FnOnce(&ClusterState) -> R) -> R {
         self.read(|replica| read(&replica.state))
+    }
+
+    /// This member's state after the last entry that asked for it to be marked, once that is worked out.
+    pub(super) fn mark(&self) -> Option<StateMark> {
+        self.marks.latest()
+    }
+
+    pub(super) fn snapshots(&self) -> &SnapshotStore {
+        &self.snapshots
     }
 
     pub(super) fn changes(&self) -> ChangeReceiver {
@@ -107,14 +122,26 @@ impl StateMachine {
     }
 
     fn apply_one(&self, entry: Entry) -> Applied {
+        let index = entry.log_id.index();
+        let is_to_be_marked = is_mark(&entry);
         self.change(|replica| {
             let (applied, changes) = replica.apply(entry);
+            if is_to_be_marked {
+                self.marks.begin(index, replica.state.clone());
+            }
             self.formats.raise(replica.state.format());
             self.note_time(replica.state.expired_before_ms());
             // Sent before the lock is released: whoever reads the state finds no change in it that is not under way.
             self.changes.send(changes);
             applied
         })
+    }
+}
+
+fn is_mark(entry: &Entry) -> bool {
+    match &entry.payload {
+        EntryPayload::Normal(proposal) => matches!(proposal.command, Command::StateMarked),
+        EntryPayload::Blank | EntryPayload::Membership(_) => false,
     }
 }
 

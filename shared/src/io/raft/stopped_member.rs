@@ -39,6 +39,7 @@ pub struct StoppedMember {
     last: LogPosition,
     since: Instant,
     relied_on: Duration,
+    wall_clock_ms: fn() -> u64,
 }
 
 impl StoppedMember {
@@ -57,6 +58,7 @@ impl StoppedMember {
             last,
             since: Instant::now(),
             relied_on: reliance.answer + reliance.lease,
+            wall_clock_ms: member.config.wall_clock_ms,
         }
     }
 
@@ -91,6 +93,8 @@ impl StoppedMember {
                 last: self.last,
             },
             connected: Vec::new(),
+            writes_snapshot: false,
+            clock_ms: (self.wall_clock_ms)(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The stream between two members: TCP, TCP under mutual TLS, or a simulated network's.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -10,19 +11,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 
-use rustls::pki_types::UnixTime;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::{ClientConfig, ServerConfig};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, lookup_host};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use crate::cluster::NodeId;
+use crate::cluster::{MemberAddress, NodeId};
 use crate::config::TlsFiles;
 use crate::io::tls::{
-    TlsError, check_member_certificate, check_peer, peer_client_config, peer_server_config, peer_server_name,
+    PeerVerifier, TlsError, check_member_certificate, check_peer, peer_client_config, peer_server_config,
+    peer_server_name,
 };
 
 /// How members reach each other. Cheap to clone.
@@ -45,11 +51,16 @@ pub trait Transport: Clone + Send + Sync + 'static {
     fn connect(
         &self,
         peer: NodeId,
-        address: SocketAddr,
+        address: &MemberAddress,
     ) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 
     /// Whether the other end of an accepted stream has proved to be `peer`; the error says what it has shown instead.
     fn check_from(&self, stream: &Self::Stream, peer: NodeId) -> Result<(), String>;
+
+    /// Resolves when the other end of this stream, which was accepted, would be refused now, with the reason.
+    fn refused_later(&self, _stream: &Self::Stream) -> BoxFuture<'static, String> {
+        Box::pin(std::future::pending())
+    }
 
     /// Where an accepted connection comes from, for people.
     fn origin(&self, _incoming: &Self::Incoming) -> String {
@@ -86,8 +97,14 @@ impl Transport for TcpTransport {
         Ok(incoming)
     }
 
-    async fn connect(&self, _peer: NodeId, address: SocketAddr) -> io::Result<TcpStream> {
-        let stream = TcpStream::connect(address).await?;
+    async fn connect(&self, _peer: NodeId, address: &MemberAddress) -> io::Result<TcpStream> {
+        let stream = match address {
+            MemberAddress::Address(address) => TcpStream::connect(address).await?,
+            MemberAddress::Name { host, port } => {
+                let addresses = lookup_host((host.as_str(), *port)).await?;
+                connect_to_any(addresses).await?
+            }
+        };
         prepare(&stream)?;
         Ok(stream)
     }
@@ -101,6 +118,36 @@ impl Transport for TcpTransport {
     }
 }
 
+/// To the first that answers. One that is silent does not hold up the others (RFC 8305 §5).
+async fn connect_to_any(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
+    let mut waiting: VecDeque<SocketAddr> = addresses.take(ADDRESSES_TRIED_MAX).collect();
+    let mut attempts = FuturesUnordered::new();
+    let mut result = Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+    loop {
+        if let Some(address) = waiting.pop_front() {
+            attempts.push(TcpStream::connect(address));
+        }
+        let next_is_due = async {
+            match waiting.is_empty() {
+                true => std::future::pending().await,
+                false => sleep(NEXT_ADDRESS_AFTER).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            attempt = attempts.next() => match attempt {
+                Some(Ok(stream)) => return Ok(stream),
+                Some(Err(error)) => result = Err(error),
+                None => return result,
+            },
+            () = next_is_due => {}
+        }
+    }
+}
+
+const ADDRESSES_TRIED_MAX: usize = 8;
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(50);
+
 fn origin(stream: &TcpStream) -> String {
     stream
         .peer_addr()
@@ -110,13 +157,15 @@ fn origin(stream: &TcpStream) -> String {
 /// TCP under TLS 1.3, both sides with certificates of the cluster's authority that name the member.
 ///
 /// The files are looked at every few seconds: new connections use what they hold now, as long as the other members would
-/// accept it; existing ones go on.
+/// accept it; existing ones go on, but for those whose other end would be refused now.
 #[derive(Debug, Clone)]
 pub struct TlsTransport {
     own: NodeId,
     cluster: Arc<str>,
     files: Arc<TlsFiles>,
     loaded: Arc<ArcSwap<Loaded>>,
+    /// Counts how often the files were read again.
+    read_again: watch::Sender<u64>,
 }
 
 /// What the files held when they were last read and found good.
@@ -124,6 +173,7 @@ pub struct TlsTransport {
 struct Loaded {
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
+    verifier: PeerVerifier,
     /// When our certificate ends, in seconds of Unix time.
     expires: u64,
 }
@@ -134,6 +184,7 @@ impl Loaded {
             expires: check_member_certificate(files, own, cluster)?,
             server: peer_server_config(files)?,
             client: peer_client_config(files)?,
+            verifier: PeerVerifier::load(files)?,
         })
     }
 }
@@ -150,6 +201,7 @@ impl TlsTransport {
             cluster: cluster.into(),
             files: Arc::new(files.clone()),
             loaded: Arc::new(ArcSwap::from_pointee(loaded)),
+            read_again: watch::Sender::new(0),
         })
     }
 
@@ -157,6 +209,7 @@ impl TlsTransport {
         match Loaded::read(&self.files, self.own, &self.cluster) {
             Ok(loaded) => {
                 self.loaded.store(Arc::new(loaded));
+                self.read_again.send_modify(|times| *times += 1);
                 tracing::info!(
                     "the certificate and authorities for connections between members were read again"
                 );
@@ -185,11 +238,12 @@ impl TlsTransport {
     /// Changes when one of the files is written or replaced.
     fn fingerprint(&self) -> Vec<Option<(SystemTime, u64, u64)>> {
         let files = [&self.files.certificate, &self.files.key, &self.files.authority];
+        let files = files.into_iter().chain(&self.files.revocation_list);
         let fingerprint = |path: &PathBuf| {
             let metadata = std::fs::metadata(path).ok()?;
             Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
         };
-        files.into_iter().map(fingerprint).collect()
+        files.map(fingerprint).collect()
     }
 }
 
@@ -212,7 +266,7 @@ impl Transport for TlsTransport {
         Ok(stream.into())
     }
 
-    async fn connect(&self, peer: NodeId, address: SocketAddr) -> io::Result<Self::Stream> {
+    async fn connect(&self, peer: NodeId, address: &MemberAddress) -> io::Result<Self::Stream> {
         let name = peer_server_name(peer, &self.cluster).map_err(io::Error::other)?;
         let stream = TcpTransport.connect(peer, address).await?;
         let client = self.loaded.load().client.clone();
@@ -225,6 +279,26 @@ impl Transport for TlsTransport {
         let certificate = session.peer_certificates().and_then(<[_]>::first);
         let certificate = certificate.ok_or("it has shown no certificate")?;
         check_peer(certificate, peer, &self.cluster).map_err(|refused| refused.to_string())
+    }
+
+    fn refused_later(&self, stream: &Self::Stream) -> BoxFuture<'static, String> {
+        let (_, session) = stream.get_ref();
+        let chain = session.peer_certificates().unwrap_or_default();
+        let chain: Vec<CertificateDer<'static>> = chain
+            .iter()
+            .map(|certificate| certificate.clone().into_owned())
+            .collect();
+        let (loaded, mut read_again) = (self.loaded.clone(), self.read_again.subscribe());
+        Box::pin(async move {
+            while read_again.changed().await.is_ok() {
+                let verifier = loaded.load().verifier.clone();
+                // The name was checked when the connection was made, and every member's certificate serves at both ends.
+                if let Err(error) = verifier.check_client(&chain) {
+                    return error.to_string();
+                }
+            }
+            std::future::pending().await
+        })
     }
 
     fn origin(&self, incoming: &TcpStream) -> String {

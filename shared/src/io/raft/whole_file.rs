@@ -1,6 +1,7 @@
 //! Files that are replaced whole: written beside, synced, renamed, and the name synced.
 
 use std::io;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -22,7 +23,7 @@ pub(super) async fn replace(files: &dyn Files, name: &str, parts: &[&[u8]]) -> i
     files.sync_directory()
 }
 
-/// A large file is synced piece by piece: the log, whose entries somebody waits for, has the same disk.
+/// A large file is written piece by piece, at a bounded rate: the log, whose entries somebody waits for, has the same disk.
 async fn write(files: &dyn Files, name: &str, parts: &[&[u8]]) -> io::Result<()> {
     let mut file = files.create(name, 0)?;
     let (mut offset, mut unsynced) = (0, 0);
@@ -33,23 +34,35 @@ async fn write(files: &dyn Files, name: &str, parts: &[&[u8]]) -> io::Result<()>
         if unsynced >= BYTES_PER_SYNC {
             file.sync().await?;
             unsynced = 0;
+            files.pause(PAUSE_AFTER_PIECE).await;
         }
     }
     file.sync().await
 }
 
 const BYTES_PER_SYNC: usize = 1 << 20;
+/// With what a disk itself takes for a piece, about 32 MiB in a second.
+const PAUSE_AFTER_PIECE: Duration = Duration::from_millis(25);
 
-/// Runs a job that blocks on files where it holds up nobody, and waits for it.
+/// Begins a job that blocks on files where it holds up nobody. The result comes unless the job's thread ends before.
+pub(super) fn begin_apart<T: Send + 'static>(
+    files: &dyn Files,
+    name: &str,
+    job: impl Future<Output = io::Result<T>> + Send + 'static,
+) -> io::Result<oneshot::Receiver<io::Result<T>>> {
+    let (done, result) = oneshot::channel();
+    let job: BoxFuture<'static, ()> = async move { drop(done.send(job.await)) }.boxed();
+    files.spawn(name, job)?;
+    Ok(result)
+}
+
+/// As [`begin_apart`], and waits for it.
 pub(super) async fn run_apart<T: Send + 'static>(
     files: &dyn Files,
     name: &str,
     job: impl Future<Output = io::Result<T>> + Send + 'static,
 ) -> io::Result<T> {
-    let (done, result) = oneshot::channel();
-    let job: BoxFuture<'static, ()> = async move { drop(done.send(job.await)) }.boxed();
-    files.spawn(name, job)?;
-    result
+    begin_apart(files, name, job)?
         .await
         .map_err(|_| io::Error::other(format!("{name} has stopped")))?
 }

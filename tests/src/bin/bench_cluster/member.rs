@@ -139,7 +139,7 @@ fn config(options: &MemberOptions) -> ClusterConfig {
         } else {
             MemberRole::Node
         },
-        address,
+        address: address.into(),
     });
     let mut config = ClusterConfig::new(
         CLUSTER,
@@ -164,6 +164,7 @@ async fn start(
         certificate: file(format!("n{}.pem", options.id)),
         key: file(format!("n{}.key", options.id)),
         authority: file("authority.pem".to_owned()),
+        revocation_list: None,
     };
     let transport = TlsTransport::new(&tls, CLUSTER, NodeId(options.id))?;
     let metrics = RaftMetrics::register(&prometheus::Registry::new())?;

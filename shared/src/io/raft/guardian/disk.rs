@@ -39,9 +39,17 @@ impl Guardian {
             .disk
             .handed_over
             .is_none_or(|tried| now >= tried + HANDED_OVER_EVERY);
-        if self.disk.space == DiskSpace::NearlyFull && metrics.state == ServerState::Leader && due {
+        // Without a node to go to, this member leads on: it refuses what adds to the state while its disk is nearly full, and
+        // takes no proposal while too much waits for a disk that stands still.
+        if metrics.state == ServerState::Leader
+            && due
+            && self.leaves_the_lead_to_others()
+            && let Some(to) = self.node_with_sound_disk()
+        {
             self.disk.handed_over = Some(now);
-            self.hand_over_for_disk();
+            let stands_still = self.member.disk_stands_still();
+            tracing::info!(%to, stands_still, "handing the lead over: the disk is nearly full, or stands still");
+            self.hand_over_to(to);
         }
     }
 
@@ -74,31 +82,23 @@ impl Guardian {
         }
     }
 
-    /// The lead goes to a node with room. Without one, this member leads on, and refuses what adds to the state.
-    fn hand_over_for_disk(&mut self) {
-        let Some(seat) = self.node_with_room().and_then(|id| self.member.seat_of(id)) else {
-            return;
-        };
-        tracing::info!(to = %seat, "handing the lead over: the disk is nearly full");
-        let member = self.member.clone();
-        self.actions.spawn(async move {
-            if let Err(error) = member.raft.trigger().transfer_leader(seat).await {
-                tracing::warn!(%error, "openraft has stopped");
-            }
-        });
+    /// This member's disk is nearly full or stands still, and there is a node whose disk is sound.
+    pub(super) fn leaves_the_lead_to_others(&self) -> bool {
+        let is_unsound = self.member.disk_nearly_full() || self.member.disk_stands_still();
+        is_unsound && self.node_with_sound_disk().is_some()
     }
 
-    /// Another node that answers, is no stranger, and whose disk has room.
-    pub(super) fn node_with_room(&self) -> Option<NodeId> {
+    /// Another node that answers, is no stranger, and whose disk has room and writes.
+    fn node_with_sound_disk(&self) -> Option<NodeId> {
         let nodes = self
             .peers
             .iter()
             .filter(|(_, peer)| peer.role == MemberRole::Node && peer.connected);
-        let mut with_room = nodes.filter(|(_, peer)| {
+        let mut sound = nodes.filter(|(_, peer)| {
             let reach = peer.status.as_ref().map(|(_, status)| status.reach);
-            reach.is_some_and(|reach| !reach.disk_nearly_full)
+            reach.is_some_and(|reach| !reach.disk_nearly_full && !reach.disk_stands_still)
         });
-        with_room.next().map(|(id, _)| *id)
+        sound.next().map(|(id, _)| *id)
     }
 }
 

@@ -8,9 +8,11 @@ use tokio::time::Instant;
 
 use crate::cluster::MemberRecord;
 use crate::cluster::NodeId;
-use crate::cluster::health::{Bounds, Condition, Subject, View, conditions};
+use crate::cluster::health::{Bounds, Condition, Subject, View, conditions, state_differs};
+use crate::cluster::state_comparison::{Verdict, judge};
 use crate::cluster::witness::LogPosition;
 
+use super::super::handle::StopReason;
 use super::super::member::Metrics;
 use super::super::status::ClusterStatus;
 use super::Guardian;
@@ -49,16 +51,21 @@ impl Guardian {
         now: Instant,
     ) -> Vec<Condition> {
         let leads = metrics.state.is_leader();
+        let arriving = self.member.arriving_snapshot(now);
+        self.member.metrics.observe_arriving(arriving);
         let view = View {
             obstacle: status.obstacle.clone(),
             authority: status.authority,
             hears_leader: status.leader.is_some(),
             log_agrees: self.health.log_agrees.filter(|_| !leads),
             behind: self.health.behind(status.last_applied, now).filter(|_| !leads),
+            arriving,
             list_differences: self.list_differences(metrics),
             certificate_left: self.certificate_left(),
             writing_for: self.member.log.writing_for(),
             disk_nearly_full: self.member.disk_nearly_full(),
+            clocks_ahead_ms: self.clocks_ahead_ms(),
+            differing_states: self.differing_states(),
         };
         conditions(&view, &Bounds::default())
     }
@@ -92,6 +99,31 @@ impl Guardian {
                 }
             }
         }
+    }
+
+    /// Compares the states that were marked after the same entry. A member that is outvoted stops: what it goes on to do
+    /// would follow from a state that is wrong.
+    fn differing_states(&self) -> Option<(u64, Vec<NodeId>)> {
+        let own = self.member.machine.mark()?;
+        let others = self.peers.iter().filter(|(id, _)| !self.is_stranger(**id));
+        let others = others.filter_map(|(id, peer)| Some((*id, peer.status.as_ref()?.1.reach.state_mark?)));
+        match judge(own, others) {
+            Verdict::Agrees => None,
+            Verdict::Differs(others) => Some((own.index, others)),
+            Verdict::Wrong(others) => {
+                let text = state_differs(own.index, &others);
+                tracing::error!(reason = text, "this member's state is wrong: it stops");
+                self.member.request_stop(StopReason::Failed(text));
+                Some((own.index, others))
+            }
+        }
+    }
+
+    fn clocks_ahead_ms(&self) -> Vec<(NodeId, i64)> {
+        let known = self.peers.iter();
+        known
+            .filter_map(|(id, peer)| Some((*id, peer.clock_ahead_ms?)))
+            .collect()
     }
 
     fn certificate_left(&self) -> Option<Duration> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use openraft::ServerState;
+use openraft::errors::Fatal;
 use openraft::raft::TransferLeaderRequest;
 use tokio::time::Instant;
 
@@ -11,8 +12,9 @@ use crate::cluster::witness::{Decision, Lead, NodeView, View};
 use crate::cluster::{Authority, MemberRole, NodeId, RaftId};
 
 use super::super::frame::Standing;
-use super::super::member::{Metrics, is_initialized};
+use super::super::member::{Member, Metrics, is_initialized};
 use super::super::status::{ClusterStatus, RaftRole};
+use super::super::type_config::TypeConfig;
 use super::{Campaigner, Guardian};
 
 impl Guardian {
@@ -38,8 +40,11 @@ impl Guardian {
 
     pub(super) fn campaign(&mut self, metrics: &Metrics, now: Instant) {
         let is_stranger = self.member.book.own_stranger().is_some();
-        let others_lead = self.member.disk_nearly_full() && self.node_with_room().is_some();
-        if !is_initialized(metrics) || is_stranger || others_lead || self.member.is_draining() {
+        if !is_initialized(metrics)
+            || is_stranger
+            || self.leaves_the_lead_to_others()
+            || self.member.is_draining()
+        {
             return;
         }
         let lead = self.lead(metrics);
@@ -100,15 +105,17 @@ impl Guardian {
                     }
                 }
                 Decision::Campaign => member.raft.trigger().elect(true).await,
-                Decision::HandOver(to) => match member.seat_of(to) {
-                    Some(seat) => member.raft.trigger().transfer_leader(seat).await,
-                    None => Ok(()),
-                },
+                Decision::HandOver(to) => hand_over(&member, to).await,
             };
-            if let Err(error) = result {
-                tracing::warn!(%error, "openraft has stopped");
-            }
+            tell_if_stopped(result);
         });
+    }
+
+    /// For this member's disk's sake, to one whose disk is sound.
+    pub(super) fn hand_over_to(&mut self, to: NodeId) {
+        let member = self.member.clone();
+        self.actions
+            .spawn(async move { tell_if_stopped(hand_over(&member, to).await) });
     }
 
     pub(super) fn publish(&mut self, metrics: &Metrics, now: Instant) {
@@ -141,7 +148,7 @@ impl Guardian {
         status.conditions = self.conditions(&status, metrics, now);
         self.tell_conditions(&status.conditions);
         self.member.metrics.observe(&status);
-        self.member.metrics.observe_log(self.member.log.first_index());
+        self.member.metrics.observe_log(&self.member.log);
         self.member.status.send_if_modified(|current| {
             let changed = *current != status;
             *current = status;
@@ -187,6 +194,19 @@ impl Guardian {
 
     pub(super) fn reliance(&self) -> Reliance {
         self.member.config.timings.reliance()
+    }
+}
+
+async fn hand_over(member: &Member, to: NodeId) -> Result<(), Fatal<TypeConfig>> {
+    match member.seat_of(to) {
+        Some(seat) => member.raft.trigger().transfer_leader(seat).await,
+        None => Ok(()),
+    }
+}
+
+fn tell_if_stopped(result: Result<(), Fatal<TypeConfig>>) {
+    if let Err(error) = result {
+        tracing::warn!(%error, "openraft has stopped");
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::cluster::{Command, Incarnation, NodeId, NodeState};
+use crate::cluster::{ClusterState, Command, Incarnation, NodeId, NodeState};
 
 use super::Guardian;
 
@@ -60,6 +60,10 @@ impl Guardian {
             None => FIRST_TIME_REPEATED_AFTER,
         };
         if self.expired.is_some_and(|expired| now < expired + interval) {
+            return;
+        }
+        let is_known = self.member.machine.ticked().is_some();
+        if is_known && !self.member.machine.with_state(ClusterState::can_expire) {
             return;
         }
         self.expired = Some(now);

@@ -98,13 +98,13 @@ impl Guardian {
         });
     }
 
-    /// A member that was told to be a stranger never campaigns, and one with a full disk only when nobody else can lead;
+    /// A member that was told to be a stranger never campaigns, and one with a disk that is not sound only when nobody else can lead;
     /// openraft looks at this whenever a timeout is over.
     fn allow_elections(&self) {
         let may_lead = self.member.config.role == MemberRole::Node
             && self.member.book.own_stranger().is_none()
             && !self.member.is_draining()
-            && (!self.member.disk_nearly_full() || self.node_with_room().is_none());
+            && !self.leaves_the_lead_to_others();
         self.member.raft.runtime_config().elect(may_lead);
     }
 

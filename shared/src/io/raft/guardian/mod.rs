@@ -9,6 +9,7 @@ mod health;
 mod lead;
 mod losses;
 mod membership;
+mod snapshots;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::cluster::authority::{LeaderAnswer, QuorumContact, StateAsOf};
+use crate::cluster::health::clock_ahead_ms;
 use crate::cluster::membership::Start;
 use crate::cluster::witness::{Heir, LogPosition, ReluctantLeader};
 use crate::cluster::{Incarnation, MemberRole, NodeId, RaftId};
@@ -36,6 +38,7 @@ use super::peer_book::Baseline;
 use disk::DiskWatch;
 use health::{HealthWatch, applied_position};
 use membership::Upkeep;
+use snapshots::SnapshotWatch;
 
 pub(super) struct Guardian {
     member: Arc<Member>,
@@ -63,6 +66,7 @@ pub(super) struct Guardian {
     upkeep: Upkeep,
     disk: DiskWatch,
     health: HealthWatch,
+    snapshots: SnapshotWatch,
 }
 
 /// A peer's answer to the question how it is, and what was known before it was asked.
@@ -91,6 +95,8 @@ struct Peer {
     heard: Instant,
     /// Its latest answer, and when it was asked.
     status: Option<(Instant, PeerStatus)>,
+    /// By how much its wall clock is certainly ahead of this member's; negative: behind.
+    clock_ahead_ms: Option<i64>,
     polled: Option<Instant>,
 }
 
@@ -127,6 +133,7 @@ impl Guardian {
             upkeep: Upkeep::new(now),
             disk: DiskWatch::new(),
             health: HealthWatch::default(),
+            snapshots: SnapshotWatch::default(),
         }
     }
 
@@ -145,6 +152,7 @@ impl Guardian {
                 _ = ticks.tick() => {}
             }
             while self.actions.try_join_next().is_some() {}
+            self.member.config.pulse.beat();
             if !self.look() {
                 return;
             }
@@ -174,6 +182,8 @@ impl Guardian {
         }
         self.keep_up(&metrics, now);
         self.watch_disk(&metrics, now);
+        self.make_snapshots(&metrics, now);
+        self.renew_links();
         self.poll_peers(now);
         self.campaign(&metrics, now);
         self.note_registered(now);
@@ -288,14 +298,25 @@ impl Guardian {
             .is_err()
         {
             peer.status = None;
+            peer.clock_ahead_ms = None;
             return;
         }
+        let now = Instant::now();
+        peer.clock_ahead_ms = Some(clock_ahead_ms(
+            status.clock_ms,
+            (self.member.config.wall_clock_ms)(),
+            now - asked,
+        ));
         if let Standing::Leads {
-            committed, agrees, ..
+            committed,
+            agrees,
+            cluster_ms,
+            ..
         } = status.standing
         {
             let applied = answered.applied.map_or(0, |applied| applied.index);
             self.health.note_leader(committed, applied, agrees, asked);
+            self.member.note_time(cluster_ms, now);
         }
         if let Some(answer) = leader_answer(asked, &status.standing) {
             self.contact.note(&answer, answered.last_index);
@@ -306,6 +327,16 @@ impl Guardian {
         peer.heard = peer.heard.max(asked);
         if peer.status.as_ref().is_none_or(|(earlier, _)| *earlier <= asked) {
             peer.status = Some((asked, status));
+        }
+    }
+
+    /// The control link is the one that knows: something is said on it all the time.
+    fn renew_links(&self) {
+        for (id, peer) in &self.peers {
+            if let (true, Some(start), Some(links)) = (peer.connected, peer.start, self.member.peers.get(id))
+            {
+                links.renew(start);
+            }
         }
     }
 
@@ -394,6 +425,7 @@ impl Peer {
             suspected: None,
             heard: now,
             status: None,
+            clock_ahead_ms: None,
             polled: None,
         }
     }
@@ -402,6 +434,7 @@ impl Peer {
         self.connected = false;
         self.suspected = None;
         self.status = None;
+        self.clock_ahead_ms = None;
         if let Some(incarnation) = self.incarnation.take() {
             self.ended = Some((incarnation, now));
         }

@@ -1,0 +1,63 @@
+//! When this member makes its next snapshot.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::cluster::Command;
+use crate::cluster::snapshot_schedule::{View, is_due};
+
+use super::super::member::Metrics;
+use super::super::type_config::LogId;
+use super::Guardian;
+
+/// What the guardian remembers of snapshots.
+#[derive(Default)]
+pub(super) struct SnapshotWatch {
+    /// The last entry in the last one.
+    last: Option<LogId>,
+    /// How much of the log had been written in this life when it was made.
+    log_bytes: u64,
+    /// As `log_bytes`, when one was asked for last, and the time.
+    asked: Option<(u64, Instant)>,
+}
+
+impl Guardian {
+    pub(super) fn make_snapshots(&mut self, metrics: &Metrics, now: Instant) {
+        let member = self.member.clone();
+        let log_bytes = member.log.appended_bytes();
+        let watch = &mut self.snapshots;
+        if watch.last != metrics.snapshot {
+            watch.last = metrics.snapshot;
+            watch.log_bytes = watch.asked.take().map_or(log_bytes, |(log_bytes, _)| log_bytes);
+        }
+        let is_asked = watch.asked.is_some_and(|(_, at)| now < at + ASKED_AGAIN_AFTER);
+        if is_asked || member.machine.snapshots().is_writing() {
+            return;
+        }
+        let index = |id: Option<LogId>| id.map_or(0, |id| id.index());
+        let mut answers = self.peers.values().filter_map(|peer| peer.status.as_ref());
+        let view = View {
+            entries_since: index(metrics.last_applied).saturating_sub(index(watch.last)),
+            bytes_since: log_bytes.saturating_sub(watch.log_bytes),
+            snapshot_bytes: member.machine.snapshots().bytes(),
+            others_write: answers.any(|(_, status)| status.writes_snapshot),
+        };
+        if !is_due(view, member.config.snapshot_after_entries) {
+            return;
+        }
+        watch.asked = Some((log_bytes, now));
+        if self.member.leads_with_quorum(metrics) {
+            // Every so often all members compare what they hold.
+            self.propose(Command::StateMarked);
+        }
+        self.actions.spawn(async move {
+            if let Err(error) = member.raft.trigger().snapshot().await {
+                tracing::warn!(%error, "openraft has stopped");
+            }
+        });
+    }
+}
+
+/// openraft makes none while another one is under way.
+const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(10);
