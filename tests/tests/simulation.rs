@@ -220,9 +220,7 @@ fn a_member_stops_when_its_disk_fails_and_the_others_go_on() {
     world.writer(2);
     world.run_until("writes", |world| world.acknowledged() > 10);
     let leader = world.leader().unwrap();
-    world
-        .files(leader)
-        .set_fault(Some(tandem_shared::io::raft::Fault::SyncFails));
+    world.files(leader).set_fault(Some(Fault::SyncFails));
     world.run_until("the member stops", |world| {
         world.cluster(leader).status().borrow().role == RaftRole::Stopped
     });

@@ -83,7 +83,7 @@ impl PresenceView {
     pub fn users_after(&self, after: Option<&str>, limit: usize) -> Vec<String> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut users: BTreeSet<String> = self.shared.cluster.with_state(|state| {
-            let records = state.presence_records().range::<str, _>((from, Bound::Unbounded));
+            let records = state.presence_records().range::<_, str>((from, Bound::Unbounded));
             records.take(limit).map(|(user, _)| user.clone()).collect()
         });
         self.with_phones(|phones| {

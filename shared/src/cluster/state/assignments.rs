@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use imbl::OrdMap;
+
 use super::ClusterState;
 use crate::cluster::assignment::{Assignment, AssignmentReason, CasEndpoint, CasGateway, CasId};
 use crate::cluster::command::{Applied, Change, Refusal};
@@ -14,7 +16,7 @@ impl ClusterState {
     }
 
     #[must_use]
-    pub fn assignments(&self) -> &BTreeMap<String, Assignment> {
+    pub fn assignments(&self) -> &OrdMap<String, Assignment> {
         &self.assignments
     }
 

@@ -84,7 +84,7 @@ impl ClusterState {
     pub(super) fn expire_intents(&mut self, before_ms: u64) {
         while self
             .intents_by_age
-            .first()
+            .get_min()
             .is_some_and(|(decided_at_ms, ..)| *decided_at_ms < before_ms)
         {
             self.forget_oldest_intent();
@@ -92,7 +92,7 @@ impl ClusterState {
     }
 
     fn forget_oldest_intent(&mut self) {
-        let Some((_, key, request)) = self.intents_by_age.pop_first() else {
+        let Some((_, key, request)) = self.intents_by_age.remove_min() else {
             return;
         };
         if let Some(intents) = self.intents.get_mut(&key) {

@@ -25,6 +25,8 @@ mod watchers;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use imbl::{OrdMap, OrdSet};
+
 use serde::{Deserialize, Serialize};
 
 pub use self::cas_rebalance::CasMove;
@@ -40,27 +42,27 @@ use super::node::{NodeId, NodeRecord, NodeState};
 use super::presence::{PresenceRecord, WatcherRecord};
 use super::session::{IntentRecord, OpeningKey, OpeningResult, RequestKey, SessionKey, SessionRecord};
 
-/// Everything that is replicated. A copy is taken for every snapshot while commands wait: what the large tables hold is
-/// shared with it, and copied only when it changes.
+/// Everything that is replicated. A copy is taken for every snapshot while commands wait: the large tables are shared with
+/// it, and only what changes is copied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterState {
     limits: StateLimits,
     nodes: BTreeMap<NodeId, NodeRecord>,
-    sessions: BTreeMap<SessionKey, Arc<SessionRecord>>,
-    owned: BTreeMap<NodeId, BTreeSet<SessionKey>>,
-    openings: BTreeMap<Arc<OpeningKey>, OpeningResult>,
-    openings_by_age: BTreeSet<(u64, Arc<OpeningKey>)>,
-    intents: BTreeMap<SessionKey, BTreeMap<RequestKey, IntentRecord>>,
-    intents_by_age: BTreeSet<(u64, SessionKey, RequestKey)>,
+    sessions: OrdMap<SessionKey, Arc<SessionRecord>>,
+    owned: BTreeMap<NodeId, OrdSet<SessionKey>>,
+    openings: OrdMap<Arc<OpeningKey>, OpeningResult>,
+    openings_by_age: OrdSet<(u64, Arc<OpeningKey>)>,
+    intents: OrdMap<SessionKey, BTreeMap<RequestKey, IntentRecord>>,
+    intents_by_age: OrdSet<(u64, SessionKey, RequestKey)>,
     settings: BTreeMap<SettingName, String>,
-    assignments: BTreeMap<String, Assignment>,
+    assignments: OrdMap<String, Assignment>,
     gateways: Vec<CasGateway>,
     /// Index into `gateways` of the one whose turn is next.
     next_gateway: usize,
     /// Calendars that an administrator switched on or off.
     calendar_enabled: BTreeMap<String, bool>,
-    presence: BTreeMap<String, PresenceRecord>,
-    watchers: BTreeMap<SessionKey, WatcherRecord>,
+    presence: OrdMap<String, PresenceRecord>,
+    watchers: OrdMap<SessionKey, WatcherRecord>,
     #[serde(skip)]
     format: Format,
     #[serde(skip)]
@@ -102,19 +104,19 @@ impl ClusterState {
         Self {
             limits,
             nodes: BTreeMap::new(),
-            sessions: BTreeMap::new(),
+            sessions: OrdMap::new(),
             owned: BTreeMap::new(),
-            openings: BTreeMap::new(),
-            openings_by_age: BTreeSet::new(),
-            intents: BTreeMap::new(),
-            intents_by_age: BTreeSet::new(),
+            openings: OrdMap::new(),
+            openings_by_age: OrdSet::new(),
+            intents: OrdMap::new(),
+            intents_by_age: OrdSet::new(),
             settings: BTreeMap::new(),
-            assignments: BTreeMap::new(),
+            assignments: OrdMap::new(),
             gateways: Vec::new(),
             next_gateway: 0,
             calendar_enabled: BTreeMap::new(),
-            presence: BTreeMap::new(),
-            watchers: BTreeMap::new(),
+            presence: OrdMap::new(),
+            watchers: OrdMap::new(),
             format: Format::default(),
             identity: None,
             expired_before_ms: 0,

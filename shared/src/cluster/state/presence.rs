@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use imbl::OrdMap;
+
 use super::ClusterState;
 use crate::cluster::command::{Applied, Change, Refusal};
 use crate::cluster::node::{NodeId, successor_of_user};
@@ -14,7 +16,7 @@ impl ClusterState {
     }
 
     #[must_use]
-    pub fn presence_records(&self) -> &BTreeMap<String, PresenceRecord> {
+    pub fn presence_records(&self) -> &OrdMap<String, PresenceRecord> {
         &self.presence
     }
 

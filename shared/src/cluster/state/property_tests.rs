@@ -170,7 +170,7 @@ fn check_invariants(state: &ClusterState, description: &str) {
             intents.insert((intent.decided_at_ms, session.clone(), request.clone()));
         }
     }
-    assert_eq!(state.intents_by_age, intents);
+    assert_eq!(state.intents_by_age, intents.into());
 
     assert!(state.sessions.len() <= state.limits.sessions_max);
     assert!(state.openings.len() <= state.limits.opening_results_max);

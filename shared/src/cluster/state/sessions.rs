@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use imbl::OrdSet;
+
 use super::ClusterState;
 use crate::cluster::command::{Applied, Change, Refusal, SessionUpdate};
 use crate::cluster::node::NodeId;
@@ -28,7 +30,7 @@ impl ClusterState {
 
     #[must_use]
     pub fn session_count_of(&self, node: NodeId) -> usize {
-        self.owned.get(&node).map_or(0, std::collections::BTreeSet::len)
+        self.owned.get(&node).map_or(0, OrdSet::len)
     }
 
     #[must_use]
@@ -111,16 +113,16 @@ impl ClusterState {
             .insert((result.decided_at_ms, opening.clone()));
         self.openings.insert(opening, result);
         while self.openings.len() > self.limits.opening_results_max
-            && let Some((_, oldest)) = self.openings_by_age.pop_first()
+            && let Some((_, oldest)) = self.openings_by_age.remove_min()
         {
             self.openings.remove(&oldest);
         }
     }
 
     pub(super) fn expire_openings(&mut self, before_ms: u64) {
-        while let Some((decided_at_ms, _)) = self.openings_by_age.first()
+        while let Some((decided_at_ms, _)) = self.openings_by_age.get_min()
             && *decided_at_ms < before_ms
-            && let Some((_, opening)) = self.openings_by_age.pop_first()
+            && let Some((_, opening)) = self.openings_by_age.remove_min()
         {
             self.openings.remove(&opening);
         }

@@ -1,6 +1,6 @@
 //! Watchers of presence: who holds whose subscription, and who inherits it (RFC 6665).
 
-use std::collections::BTreeMap;
+use imbl::OrdMap;
 
 use super::ClusterState;
 use crate::cluster::command::{Applied, Change, Refusal};
@@ -15,7 +15,7 @@ impl ClusterState {
     }
 
     #[must_use]
-    pub fn watchers(&self) -> &BTreeMap<SessionKey, WatcherRecord> {
+    pub fn watchers(&self) -> &OrdMap<SessionKey, WatcherRecord> {
         &self.watchers
     }
 

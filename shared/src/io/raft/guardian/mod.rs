@@ -133,7 +133,7 @@ impl Guardian {
             upkeep: Upkeep::new(now),
             disk: DiskWatch::new(),
             health: HealthWatch::default(),
-            snapshots: SnapshotWatch::default(),
+            snapshots: SnapshotWatch::new(now),
         }
     }
 

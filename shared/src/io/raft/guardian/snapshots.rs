@@ -12,7 +12,6 @@ use super::super::type_config::LogId;
 use super::Guardian;
 
 /// What the guardian remembers of snapshots.
-#[derive(Default)]
 pub(super) struct SnapshotWatch {
     /// The last entry in the last one.
     last: Option<LogId>,
@@ -20,6 +19,19 @@ pub(super) struct SnapshotWatch {
     log_bytes: u64,
     /// As `log_bytes`, when one was asked for last, and the time.
     asked: Option<(u64, Instant)>,
+    /// When this member, as leader, had all members mark their states, or began to look after them.
+    marked: Instant,
+}
+
+impl SnapshotWatch {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            last: None,
+            log_bytes: 0,
+            asked: None,
+            marked: now,
+        }
+    }
 }
 
 impl Guardian {
@@ -47,8 +59,9 @@ impl Guardian {
             return;
         }
         watch.asked = Some((log_bytes, now));
-        if self.member.leads_with_quorum(metrics) {
-            // Every so often all members compare what they hold.
+        // All members encode their whole state for it at the same time.
+        if now >= watch.marked + MARKED_EVERY && member.leads_with_quorum(metrics) {
+            watch.marked = now;
             self.propose(Command::StateMarked);
         }
         self.actions.spawn(async move {
@@ -59,5 +72,6 @@ impl Guardian {
     }
 }
 
+const MARKED_EVERY: Duration = Duration::from_secs(60 * 60);
 /// openraft makes none while another one is under way.
 const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(10);
