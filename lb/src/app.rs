@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use prometheus::Registry;
 use tandem_shared::cluster::NodeId;
-use tandem_shared::io::admin::{self, AdminState, Readiness};
+use tandem_shared::io::admin::{self, AdminState, HostNames, Readiness};
 use tandem_shared::io::process::ExitStatus;
 use tandem_shared::io::raft::RaftMetrics;
 use tandem_shared::io::shutdown::{DrainTimings, Shutdown};
@@ -163,6 +163,7 @@ impl Parts {
         let state = AdminState {
             registry,
             readiness: self.readiness.clone(),
+            names: HostNames::new(config.admin.names.clone()),
         };
         tokio::spawn(admin::serve(
             admin,

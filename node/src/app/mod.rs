@@ -13,7 +13,7 @@ use prometheus::Registry;
 use tandem_shared::cluster::health::Subject;
 use tandem_shared::cluster::{Incarnation, StateLimits};
 use tandem_shared::config::PeerSecurity;
-use tandem_shared::io::admin::{self, AdminState, Readiness};
+use tandem_shared::io::admin::{self, AdminState, HostNames, Readiness};
 use tandem_shared::io::process::ExitStatus;
 use tandem_shared::io::raft::{Cluster, ClusterConfig, RaftMetrics, RealFiles, TcpTransport, TlsTransport};
 use tandem_shared::io::shutdown::{DrainTimings, Shutdown};
@@ -107,6 +107,7 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
     let state = AdminState {
         registry,
         readiness: readiness.clone(),
+        names: HostNames::new(config.admin.names.clone()),
     };
     tokio::spawn(admin::serve(
         admin_listener,

@@ -42,6 +42,8 @@ impl LogConfig {
 pub struct AdminConfig {
     /// Loopback only (OPS-7): there is no authentication on it.
     pub listen: SocketAddr,
+    /// Names under which it is asked for besides those of loopback, by a proxy on the same machine.
+    pub names: Vec<String>,
 }
 
 impl AdminConfig {
@@ -55,7 +57,8 @@ impl AdminConfig {
                 "a loopback address",
             );
         }
-        Self { listen }
+        let names = admin.parsed_list("names", "host names");
+        Self { listen, names }
     }
 }
 

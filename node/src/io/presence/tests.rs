@@ -18,7 +18,7 @@ use tandem_shared::cluster::{
     DialogRecord, Epoch, MonitorRecord, NodeId, OpeningKey, SessionKey, SessionRecord, StateLimits,
     command::SessionUpdate,
 };
-use tandem_shared::io::admin::{self, AdminBody, AdminResponse, AdminState, Readiness};
+use tandem_shared::io::admin::{self, AdminBody, AdminResponse, AdminState, HostNames, Readiness};
 use tandem_shared::io::raft::{
     Cluster, ClusterConfig, Member, MemberRole, RaftMetrics, SimulatedFiles, TcpTransport,
 };
@@ -92,6 +92,7 @@ impl Node {
         let state = AdminState {
             registry: Registry::new(),
             readiness: Readiness::new(),
+            names: HostNames::default(),
         };
         tokio::spawn(admin::serve(listener, state, router, self.shutdown.clone()));
         tokio::spawn(self.view.clone().run(self.shutdown.clone()));
@@ -110,7 +111,8 @@ impl Node {
         let request = Request::builder()
             .method(method)
             .uri(path)
-            .header("host", "lab.test")
+            .header("host", "localhost")
+            .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body.to_owned())))
             .unwrap();
         timeout(PATIENCE, sender.send_request(request))

@@ -1,7 +1,11 @@
 //! HTTP for operators: `/livez`, `/readyz`, `/metrics`, and the JSON routes of the binary behind them.
 
+mod connections;
+mod guard;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,9 +25,12 @@ use prometheus::{Registry, TextEncoder};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch};
-use tracing::{debug, warn};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
 
+use self::connections::{Connections, Place};
+pub use self::guard::HostNames;
 use super::shutdown::{Shutdown, Stage};
 
 pub use hyper::{Method, StatusCode};
@@ -33,6 +40,7 @@ pub use hyper::{Method, StatusCode};
 pub struct AdminState {
     pub registry: Registry,
     pub readiness: Readiness,
+    pub names: HostNames,
 }
 
 /// Answers what the built-in routes do not; [`no_routes`] when a binary has none.
@@ -192,14 +200,14 @@ pub fn no_routes() -> Router {
 
 /// Serves until the drain is over: operators want to see a drain. Not ready from `LookAway` on.
 pub async fn serve(listener: TcpListener, state: AdminState, router: Router, shutdown: Shutdown) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let connections = Connections::new(CONNECTIONS_MAX);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = shutdown.reached(Stage::Close) => return,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, from) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, most likely: trying again at once would only burn the processor.
                 warn!(%error, "cannot accept an admin connection");
@@ -207,23 +215,44 @@ pub async fn serve(listener: TcpListener, state: AdminState, router: Router, shu
                 continue;
             }
         };
-        // Beyond the cap a connection is closed unanswered.
-        let Ok(slot) = slots.clone().try_acquire_owned() else {
+        // Beyond the cap, while none is idle, a connection is closed unanswered.
+        let Some(place) = connections.admit(Instant::now()) else {
             continue;
         };
         let (state, router, shutdown) = (state.clone(), router.clone(), shutdown.clone());
-        tokio::spawn(async move {
-            serve_connection(stream, state, router, shutdown).await;
-            drop(slot);
-        });
+        tokio::spawn(serve_connection(
+            stream,
+            from,
+            Arc::new(place),
+            state,
+            router,
+            shutdown,
+        ));
     }
 }
 
-async fn serve_connection(stream: TcpStream, state: AdminState, router: Router, shutdown: Shutdown) {
+async fn serve_connection(
+    stream: TcpStream,
+    from: SocketAddr,
+    place: Arc<Place>,
+    state: AdminState,
+    router: Router,
+    shutdown: Shutdown,
+) {
     let stage = shutdown.clone();
+    let at_work = place.clone();
     let service = service_fn(move |request| {
         let (state, router, stage) = (state.clone(), router.clone(), stage.stage());
-        async move { Ok::<_, Infallible>(to_http(answer(request, &state, &router, stage).await)) }
+        let place = at_work.clone();
+        async move {
+            place.busy();
+            let answer = answer(request, from, &state, &router, stage).await;
+            // One that is told something piece by piece is at work for as long as it listens.
+            if matches!(answer.body, AdminBody::Whole(_)) {
+                place.idle(Instant::now());
+            }
+            Ok::<_, Infallible>(to_http(answer))
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -234,12 +263,14 @@ async fn serve_connection(stream: TcpStream, state: AdminState, router: Router, 
         served = connection => if let Err(error) = served {
             debug!(%error, "an admin connection ended early");
         },
+        () = place.given_away() => {}
         () = shutdown.reached(Stage::Close) => {}
     }
 }
 
 async fn answer(
     request: Request<Incoming>,
+    from: SocketAddr,
     state: &AdminState,
     router: &Router,
     stage: Stage,
@@ -249,11 +280,29 @@ async fn answer(
         (&Method::GET, "/readyz") => readyz(&state.readiness, stage),
         (&Method::GET, "/metrics") => metrics(&state.registry),
         (_, "/livez" | "/readyz" | "/metrics") => AdminResponse::method_not_allowed(),
-        _ => match with_body(request).await {
+        _ => routed(request, from, &state.names, router).await,
+    }
+}
+
+/// What may change something leaves a line, whatever comes of it.
+async fn routed(
+    request: Request<Incoming>,
+    from: SocketAddr,
+    names: &HostNames,
+    router: &Router,
+) -> AdminResponse {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let answer = match guard::check(&method, request.headers(), names) {
+        Ok(()) => match with_body(request).await {
             Ok(request) => router(request).await,
             Err(refusal) => refusal,
         },
+        Err(refusal) => refusal,
+    };
+    if !guard::is_safe(&method) {
+        info!(target: "audit", %from, %method, path, status = answer.status.as_u16(), "asked for a change");
     }
+    answer
 }
 
 fn readyz(readiness: &Readiness, stage: Stage) -> AdminResponse {
@@ -378,6 +427,7 @@ mod tests {
         let state = AdminState {
             registry: Registry::new(),
             readiness: Readiness::new(),
+            names: HostNames::default(),
         };
         let shutdown = Shutdown::new();
         shutdown.spawn("admin", serve(listener, state.clone(), router, shutdown.clone()));
@@ -401,7 +451,7 @@ mod tests {
 
         async fn get(&self, path: &str) -> (String, String) {
             self.send(&format!(
-                "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+                "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
             ))
             .await
         }
@@ -473,7 +523,8 @@ mod tests {
         let post = |body: &str| {
             let length = body.len();
             format!(
-                "POST /a?b=c HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+                "POST /a?b=c HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
+                 content-length: {length}\r\n\r\n{body}"
             )
         };
         let (status, body) = server.send(&post("[1,2]")).await;
@@ -497,7 +548,7 @@ mod tests {
         let server = start(router).await;
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         stream
-            .write_all(b"GET /stream HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+            .write_all(b"GET /stream HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
             .await
             .unwrap();
         sender.send(Bytes::from_static(b"first")).await.unwrap();
@@ -523,17 +574,61 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_web_page_changes_nothing() {
+        let changed = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let noted = changed.clone();
+        let router: Router = Arc::new(move |_| {
+            noted.store(true, std::sync::atomic::Ordering::Relaxed);
+            Box::pin(async { AdminResponse::text(StatusCode::OK, "changed") })
+        });
+        let server = start(router).await;
+        for (headers, status) in [
+            (
+                "host: rebound.example.com\r\ncontent-type: application/json\r\n",
+                "421 Misdirected Request",
+            ),
+            (
+                "host: localhost\r\norigin: http://evil.example.com\r\ncontent-type: text/plain\r\n",
+                "403 Forbidden",
+            ),
+            (
+                "host: localhost\r\ncontent-type: text/plain\r\n",
+                "415 Unsupported Media Type",
+            ),
+        ] {
+            let request = format!(
+                "POST /settings HTTP/1.1\r\n{headers}connection: close\r\ncontent-length: 2\r\n\r\n{{}}"
+            );
+            assert_eq!(server.send(&request).await.0, format!("HTTP/1.1 {status}"));
+        }
+        assert!(!changed.load(std::sync::atomic::Ordering::Relaxed));
+    }
+
+    #[tokio::test]
+    async fn whoever_only_sits_there_keeps_nobody_from_asking() {
+        let server = start(no_routes()).await;
+        let mut idle = Vec::new();
+        for _ in 0..CONNECTIONS_MAX + 2 {
+            idle.push(TcpStream::connect(server.address).await.unwrap());
+        }
+        let asked = tokio::time::timeout(HEADER_TIMEOUT / 2, server.get("/livez"));
+        assert_eq!(asked.await.unwrap().0, "HTTP/1.1 200 OK");
+    }
+
+    #[tokio::test]
     async fn what_is_too_long_unknown_or_not_allowed_is_refused() {
         let server = start(no_routes()).await;
         assert_eq!(server.get("/nothing").await.0, "HTTP/1.1 404 Not Found");
-        let wrong = "POST /livez HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        let wrong =
+            "POST /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
         assert_eq!(server.send(wrong).await.0, "HTTP/1.1 405 Method Not Allowed");
         let length = BODY_BYTES_MAX + 1;
-        let long =
-            format!("POST /a HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+        let long = format!(
+            "POST /a HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+        );
         assert_eq!(server.send(&long).await.0, "HTTP/1.1 413 Payload Too Large");
         let head = format!(
-            "GET /livez HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n",
+            "GET /livez HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n",
             "x".repeat(HEADER_BYTES_MAX)
         );
         assert_eq!(
