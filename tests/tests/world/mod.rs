@@ -19,7 +19,7 @@ use openraft_rt_tokio::TokioRuntime;
 use tandem_shared::cluster::MemberAddress;
 use tandem_shared::cluster::{
     Applied, CasId, ClusterState, Command, ConnectionId, DialogRecord, Epoch, Incarnation, MonitorRecord,
-    NodeId, OpeningKey, SessionKey, SessionRecord, StateLimits,
+    NodeId, OpeningKey, Refusal, SessionKey, SessionRecord, StateLimits,
 };
 use tandem_shared::io::raft::{
     Cluster, ClusterConfig, Member, MemberRole, RaftMetrics, RaftRole, SimulatedFiles, Transport,
@@ -460,7 +460,13 @@ impl Host {
             let opened = session_opened(self.id, &key);
             let command = Command::Batch(vec![gateways.clone(), assign, opened]);
             match cluster.propose(command, Duration::from_secs(5)).await {
-                Ok(_) => self.events.lock().unwrap().acknowledge(elapsed(), user),
+                Ok(applied) => {
+                    let mut events = self.events.lock().unwrap();
+                    match refusal_of(&applied) {
+                        None => events.acknowledge(elapsed(), user),
+                        Some(refusal) => events.note(elapsed(), format!("{user}: {refusal:?}")),
+                    }
+                }
                 Err(error) => self
                     .events
                     .lock()
@@ -468,6 +474,18 @@ impl Host {
                     .note(elapsed(), format!("{user}: {error}")),
             }
         }
+    }
+}
+
+/// Of the assignment, the second of the writer's three commands: a leader whose disk is nearly full refuses it.
+fn refusal_of(applied: &Applied) -> Option<Refusal> {
+    let Applied::Batch(answers) = applied else {
+        panic!("a batch is answered by {applied:?}");
+    };
+    if let Applied::Refused(refusal) = answers[1] {
+        Some(refusal)
+    } else {
+        None
     }
 }
 
