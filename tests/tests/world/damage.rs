@@ -113,13 +113,15 @@ impl World {
     }
 }
 
-/// What an administrator does at one member: asks again and again, until whoever lost a seat has it back.
+/// What an administrator does at one member: asks again and again, until whoever lost a seat has it back. In the moment in
+/// which a disk is lost, the member that is asked may still know the one that had it: its word counts when it gives it twice.
 pub(super) async fn administer(
     id: u64,
     cluster: &Cluster,
     wanted: &Mutex<Option<u64>>,
     events: &Mutex<Events>,
 ) {
+    let mut done_before = None;
     loop {
         tokio::time::sleep(Duration::from_millis(200)).await;
         let member = *wanted.lock().unwrap();
@@ -131,11 +133,18 @@ pub(super) async fn administer(
             .lock()
             .unwrap()
             .note(elapsed(), format!("{id} replaces {member}: {replaced:?}"));
-        let mut wanted = wanted.lock().unwrap();
-        if replaced.is_ok() && *wanted == Some(member) {
-            *wanted = None;
+        if replaced.is_ok() && done_before == Some(member) {
+            done_before = None;
+            wanted.lock().unwrap().take_if(|wanted| *wanted == member);
+        } else if replaced.is_ok() {
+            done_before = Some(member);
+            tokio::time::sleep(UNTIL_IT_IS_FORGOTTEN).await;
+        } else {
+            done_before = None;
         }
     }
 }
 
+/// Longer than an answer of a member counts.
+const UNTIL_IT_IS_FORGOTTEN: Duration = Duration::from_millis(1500);
 const PLENTY: u64 = 1 << 40;
