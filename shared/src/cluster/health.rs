@@ -2,7 +2,7 @@
 //!
 //! A member that answers may still be of no use: its log may not be the leader's, or lag behind; its list of members may
 //! differ from the cluster's; its certificate may have ended; its disk may stand still. Each of these is a condition, with
-//! the text for whoever runs the cluster. Conditions are levels: examined anew each time, never remembered.
+//! the text for those who run the cluster. Conditions are levels: examined again each time, never remembered.
 
 use std::time::Duration;
 

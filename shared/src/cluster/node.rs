@@ -59,7 +59,7 @@ pub enum NodeState {
 pub struct Incarnation(u64);
 
 impl Incarnation {
-    /// The first life of a process. `random` is to be drawn anew by every process.
+    /// The first life of a process. `random` is to be drawn by every process for itself.
     #[must_use]
     pub fn first(random: u64) -> Self {
         Self(random & !LIVES)

@@ -68,7 +68,7 @@ pub struct TlsFiles {
     /// Our certificate first, then its intermediates.
     pub certificate: PathBuf,
     pub key: PathBuf,
-    /// Whoever they signed may connect: one or more.
+    /// Peers whose certificates they signed may connect; one or more of them.
     pub authority: PathBuf,
     /// Lists of what they have revoked since, one of each authority; `None`: nothing is taken for revoked.
     pub revocation_list: Option<PathBuf>,
@@ -93,3 +93,34 @@ impl TlsFiles {
 /// openraft tells of every vote at `info`, and at `warn` of every heartbeat that is not answered; what an operator wants to
 /// know of elections and of members that are away, Tandem tells itself.
 const FILTER_DEFAULT: &str = "info,openraft=error";
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::read_text;
+    use super::*;
+
+    #[test]
+    fn names_of_the_admin_listener_and_the_revocation_list_are_read_and_may_be_left_out() {
+        let read = |text: &str| {
+            let path = Path::new("/etc/tandem/lb.toml");
+            read_text(path, text, |root| {
+                let admin = AdminConfig::read(root, ([127, 0, 0, 1], 9060).into());
+                Some((admin, TlsFiles::read(&mut root.section("tls"), "authority")?))
+            })
+            .unwrap()
+        };
+        let tls = "[tls]\ncertificate = \"a.pem\"\nkey = \"a.key\"\nauthority = \"ca.pem\"\n";
+        let (admin, files) = read(tls);
+        assert_eq!((admin.names, files.revocation_list), (Vec::new(), None));
+        let (admin, files) = read(&format!(
+            "[admin]\nnames = [\"tandem-1.example.com\"]\n{tls}revocation_list = \"crl.pem\"\n"
+        ));
+        assert_eq!(admin.names, ["tandem-1.example.com"]);
+        assert_eq!(
+            files.revocation_list.as_deref(),
+            Some(Path::new("/etc/tandem/crl.pem"))
+        );
+    }
+}

@@ -66,7 +66,7 @@ where
 }
 
 /// A part that panicked has left what it owned half-done, and the others would wait for it for ever: the process ends, with
-/// one line that says where, and is started again by whoever watches over it.
+/// one line that says where, and is started again by its service manager.
 fn end_on_panic(program: &str) {
     let program = program.to_owned();
     std::panic::set_hook(Box::new(move |panic| {

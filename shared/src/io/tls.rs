@@ -312,12 +312,7 @@ impl Trust {
 }
 
 fn load_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let text = read(path)?;
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    let certificates = certificates.map_err(|source| TlsError::NotPem {
-        path: path.to_path_buf(),
-        source,
-    })?;
+    let certificates: Vec<CertificateDer<'static>> = load_blocks(path)?;
     if certificates.is_empty() {
         return Err(TlsError::NoCertificate {
             path: path.to_path_buf(),
@@ -357,18 +352,22 @@ fn load_authority(path: &Path) -> Result<RootCertStore, TlsError> {
 }
 
 fn load_revoked(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
-    let text = read(path)?;
-    let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&text).collect();
-    let lists = lists.map_err(|source| TlsError::NotPem {
-        path: path.to_path_buf(),
-        source,
-    })?;
+    let lists: Vec<CertificateRevocationListDer<'static>> = load_blocks(path)?;
     if lists.is_empty() {
         return Err(TlsError::NoRevocationList {
             path: path.to_path_buf(),
         });
     }
     Ok(lists)
+}
+
+/// All blocks of one kind; what else the file holds is passed over.
+fn load_blocks<T: PemObject>(path: &Path) -> Result<Vec<T>, TlsError> {
+    let blocks: Result<Vec<T>, _> = T::pem_slice_iter(&read(path)?).collect();
+    blocks.map_err(|source| TlsError::NotPem {
+        path: path.to_path_buf(),
+        source,
+    })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {

@@ -20,7 +20,7 @@ use crate::cluster::Cluster;
 pub struct Load {
     history: History,
     pauses: Arc<Mutex<Pauses>>,
-    /// Held for reading by whoever is writing to the cluster.
+    /// Held for reading by the tasks that write to the cluster.
     work: Arc<RwLock<()>>,
     ends: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<()>>,

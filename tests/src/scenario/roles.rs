@@ -3,7 +3,7 @@
 use super::{DiskScene, other};
 use crate::cluster::{Block, Cut, Member};
 
-/// A member by what it is at that moment, so that a fault means the same whoever leads.
+/// A member by what it is at that moment, so that a fault means the same whichever member leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Who {
     Leader,

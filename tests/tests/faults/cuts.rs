@@ -1,4 +1,4 @@
-//! Each way between two members is cut in turn, in each manner. Whoever can, goes on; nothing acknowledged is lost.
+//! Each way between two members is cut in turn, in each manner. Members that can go on do so; nothing acknowledged is lost.
 
 use std::time::Duration;
 

@@ -16,12 +16,7 @@ const DIALLED: [LocalConnectionState; 2] = [LocalConnectionState::Connected, Loc
 /// Node 2, after node 1 is lost.
 fn heir_of(bench: &Bench) -> Bench {
     let mut state: ClusterState = bench.state.clone();
-    let address = "127.0.0.1:5071".parse().unwrap();
-    state.apply(Command::NodeRegistered {
-        id: NodeId(2),
-        sip_address: address,
-        incarnation: 2,
-    });
+    state.apply(registered(2, 2));
     state.apply(Command::NodeLost {
         id: NodeId(1),
         incarnation: 1,
@@ -273,11 +268,7 @@ fn a_repeated_command_of_which_the_snapshot_shows_nothing_is_an_error_and_not_ex
 #[test]
 fn what_becomes_of_a_request_late_is_not_taken_for_the_next_ones_outcome() {
     let mut bench = Bench::new();
-    bench.state.apply(Command::NodeRegistered {
-        id: NodeId(2),
-        sip_address: "127.0.0.1:5071".parse().unwrap(),
-        incarnation: 2,
-    });
+    bench.state.apply(registered(2, 2));
     let key = bench.sign_in_with_monitor();
     bench.pass(Duration::from_millis(5));
     bench.quorum = false;

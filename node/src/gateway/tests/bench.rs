@@ -107,11 +107,7 @@ impl Bench {
             changes: Vec::new(),
             pending: Vec::new(),
         };
-        bench.state.apply(Command::NodeRegistered {
-            id: NodeId(node),
-            sip_address: "127.0.0.1:5070".parse().unwrap(),
-            incarnation: node,
-        });
+        bench.state.apply(registered(node, node));
         bench.input(Input::AuthorityChanged(Authority::Quorum));
         for connection in [0, 1] {
             let connection = CtiConnectionId(connection);
@@ -272,6 +268,15 @@ impl Bench {
 
     pub(super) fn record(&self, key: &SessionKey) -> &tandem_shared::cluster::SessionRecord {
         self.state.session(key).unwrap()
+    }
+}
+
+/// Node `id` is there, at an address of its own.
+pub(super) fn registered(id: u64, incarnation: u64) -> Command {
+    Command::NodeRegistered {
+        id: NodeId(id),
+        sip_address: format!("127.0.0.1:{}", 5069 + id).parse().unwrap(),
+        incarnation,
     }
 }
 

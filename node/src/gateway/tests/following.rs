@@ -538,14 +538,6 @@ fn history() -> impl Strategy<Value = Vec<Action>> {
     prop::collection::vec(action, 0..50)
 }
 
-fn registered(id: u64, incarnation: u64) -> Command {
-    Command::NodeRegistered {
-        id: NodeId(id),
-        sip_address: "127.0.0.1:5070".parse().unwrap(),
-        incarnation,
-    }
-}
-
 fn lost(id: u64, incarnation: u64) -> Command {
     Command::NodeLost {
         id: NodeId(id),

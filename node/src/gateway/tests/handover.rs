@@ -11,11 +11,7 @@ use crate::gateway::*;
 /// Node 1 with a session at rest, in a cluster with node 2.
 fn at_rest() -> (Bench, SessionKey) {
     let mut bench = Bench::new();
-    bench.state.apply(Command::NodeRegistered {
-        id: NodeId(2),
-        sip_address: "127.0.0.1:5071".parse().unwrap(),
-        incarnation: 2,
-    });
+    bench.state.apply(registered(2, 2));
     let key = bench.sign_in_with_monitor();
     bench.pass(Duration::from_millis(5));
     bench.sent.clear();

@@ -93,11 +93,7 @@ fn who_has_no_address_or_is_kept_elsewhere_is_not_published() {
     connect(&mut bench);
     set_busy(&mut bench, "user1");
     assert!(bench.sent.is_empty(), "he has no address");
-    bench.state.apply(Command::NodeRegistered {
-        id: NodeId(2),
-        sip_address: "127.0.0.1:5071".parse().unwrap(),
-        incarnation: 2,
-    });
+    bench.state.apply(registered(2, 2));
     let is_kept_here = bench.state.calendar_owner("user2") == Some(NodeId(1));
     set_busy(&mut bench, "user2");
     assert_eq!(bench.sent.len(), usize::from(is_kept_here));

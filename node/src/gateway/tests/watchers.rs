@@ -76,12 +76,7 @@ fn cseq(sent: &Sent) -> u32 {
 
 fn heir_of(bench: &Bench) -> Bench {
     let mut state: ClusterState = bench.state.clone();
-    let register = |id, incarnation| Command::NodeRegistered {
-        id: NodeId(id),
-        sip_address: "127.0.0.1:5071".parse().unwrap(),
-        incarnation,
-    };
-    state.apply(register(2, 2));
+    state.apply(registered(2, 2));
     state.apply(Command::NodeLost {
         id: NodeId(1),
         incarnation: 1,
@@ -457,11 +452,7 @@ fn a_refresh_at_a_former_owner_goes_back_to_the_front_end_and_a_resent_one_is_ad
     let mut bench = Bench::new();
     let key = watch_and_answer(&mut bench);
     bench.pass(Duration::from_millis(10));
-    bench.state.apply(Command::NodeRegistered {
-        id: NodeId(2),
-        sip_address: "127.0.0.1:5071".parse().unwrap(),
-        incarnation: 2,
-    });
+    bench.state.apply(registered(2, 2));
     let record = bench.state.watcher(&key).unwrap().clone();
     bench.state.apply(Command::WatcherAdopted {
         key: key.clone(),

@@ -189,11 +189,7 @@ fn both_sessions_are_adopted_over_one_monitor_with_a_snapshot_each() {
     let mut bench = bench();
     let keys = two_monitored(&mut bench);
     let mut state = bench.state.clone();
-    state.apply(Command::NodeRegistered {
-        id: NodeId(2),
-        sip_address: "127.0.0.1:5071".parse().unwrap(),
-        incarnation: 2,
-    });
+    state.apply(registered(2, 2));
     state.apply(Command::NodeLost {
         id: NodeId(1),
         incarnation: 1,

@@ -1,4 +1,4 @@
-//! The connections that stand: bounded in number, and whoever only sits there makes room for one who has something to ask.
+//! The connections that stand: bounded in number, and an idle one makes room for one that has a request.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ struct Shared {
     max: usize,
     next_id: u64,
     open: HashMap<u64, Open>,
-    /// Those that have no request under way, the one that has sat there longest first.
+    /// Those that have no request under way, the one that has been idle longest first.
     idle: BTreeSet<(Instant, u64)>,
 }
 
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_one_that_has_sat_there_longest_makes_room() {
+    fn the_one_that_has_been_idle_longest_makes_room() {
         let (connections, start) = (Connections::new(2), Instant::now());
         let second = Duration::from_secs(1);
         let first = connections.admit(start).unwrap();

@@ -1,7 +1,7 @@
 //! Which requests are a person's or a program's own doing, and not that of a web page somebody happens to look at.
 //!
 //! A page of any site may have a browser send requests here: by a name that leads to loopback, or as a form. So a request
-//! must name a host of ours; and one that may change something must be JSON and must not come from elsewhere, as far as its
+//! must name one of our hosts; and one that may change something must be JSON and must not come from elsewhere, as far as its
 //! headers tell (Fetch Metadata, RFC 6454).
 
 use std::net::IpAddr;

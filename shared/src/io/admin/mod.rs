@@ -605,7 +605,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_only_sits_there_keeps_nobody_from_asking() {
+    async fn idle_connections_keep_nobody_from_asking() {
         let server = start(no_routes()).await;
         let mut idle = Vec::new();
         for _ in 0..CONNECTIONS_MAX + 2 {

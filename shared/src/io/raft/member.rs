@@ -95,16 +95,14 @@ impl Member {
     /// The cluster's time, in milliseconds: the later of what the state and a leader said last, and what this process's
     /// monotonic clock has counted since; the wall clock's, as Unix time, before anybody has told one.
     pub(super) fn cluster_ms(&self) -> u64 {
-        let after = |at: Instant, age: Duration| {
-            let since = at.elapsed() + age;
-            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-        };
-        let by_state = self.machine.ticked().map(|ticked| {
-            let since = after(ticked.at, self.config.timings.expire_age);
-            ticked.before_ms.saturating_add(since)
-        });
+        let now = Instant::now();
+        let age = self.config.timings.expire_age;
+        let by_state = self
+            .machine
+            .ticked()
+            .map(|ticked| counted_on(ticked.before_ms, now.saturating_duration_since(ticked.at) + age));
         let by_leader = *self.told_time.lock().unwrap_or_else(PoisonError::into_inner);
-        let by_leader = by_leader.map(|(told, at)| told.saturating_add(after(at, Duration::ZERO)));
+        let by_leader = by_leader.map(|(told, at)| counted_on(told, now.saturating_duration_since(at)));
         by_state
             .max(by_leader)
             .unwrap_or_else(|| (self.config.wall_clock_ms)())
@@ -114,11 +112,7 @@ impl Member {
     pub(super) fn note_time(&self, told_ms: u64, now: Instant) {
         let mut told = self.told_time.lock().unwrap_or_else(PoisonError::into_inner);
         // One that was deposed, or is behind, takes nothing back.
-        let passed = |(ms, at): (u64, Instant)| {
-            let since = now.saturating_duration_since(at).as_millis();
-            ms.saturating_add(u64::try_from(since).unwrap_or(u64::MAX))
-        };
-        if told.is_none_or(|known| passed(known) <= told_ms) {
+        if told.is_none_or(|(known, at)| counted_on(known, now.saturating_duration_since(at)) <= told_ms) {
             *told = Some((told_ms, now));
         }
     }
@@ -143,7 +137,7 @@ impl Member {
         }
     }
 
-    /// Why whoever connected with this hello is not talked to.
+    /// Why a connection that began with this hello is refused.
     pub(super) fn refusal(&self, hello: &Hello) -> Option<Refusal> {
         let from = hello.from.id.member();
         if hello.cluster != self.config.name {
@@ -561,6 +555,11 @@ impl Member {
 
 pub(super) fn is_initialized(metrics: &Metrics) -> bool {
     metrics.current_term > 0 || metrics.membership_config.voter_ids().next().is_some()
+}
+
+/// What a time in milliseconds has become after so long.
+fn counted_on(ms: u64, after: Duration) -> u64 {
+    ms.saturating_add(u64::try_from(after.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// In whole milliseconds; what never happened is as old as can be.

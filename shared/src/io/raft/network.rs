@@ -176,7 +176,7 @@ impl PeerClient {
             let is_expected = start == chunk.offset as usize + chunk.data.len();
             let first = chunk.data.is_empty();
             if start >= data.len() || !is_expected && !first {
-                // Another leader sends one as well, or the peer has started again: openraft begins anew after a pause.
+                // Another leader sends one as well, or the peer has started again: openraft tries again after a pause.
                 return Err(io::Error::other("the peer did not take the snapshot"));
             }
             if !first {
@@ -195,8 +195,8 @@ struct SnapshotProgress {
     target: RaftId,
     total: usize,
     began: Instant,
+    /// As `began` until it is told of.
     told: Instant,
-    is_told: bool,
 }
 
 impl SnapshotProgress {
@@ -207,7 +207,6 @@ impl SnapshotProgress {
             total,
             began: now,
             told: now,
-            is_told: false,
         }
     }
 
@@ -216,13 +215,12 @@ impl SnapshotProgress {
             return;
         }
         self.told = Instant::now();
-        self.is_told = true;
         let (to, total) = (self.target, self.total);
         tracing::info!(%to, bytes, total, "a snapshot is being sent");
     }
 
     fn done(&self) {
-        if self.is_told {
+        if self.told > self.began {
             let seconds = self.began.elapsed().as_secs();
             tracing::info!(to = %self.target, total = self.total, seconds, "a snapshot has arrived");
         }

@@ -73,7 +73,7 @@ async fn converse<T: Transport>(transport: T, incoming: T::Incoming, member: Arc
     } = greeting.inspect_err(|error| {
         member.refusals.failed(Direction::In, &origin, error);
     })?;
-    // Whoever can reach this member can perhaps be reached again.
+    // A peer that reaches this member can perhaps be reached again.
     if let Some(links) = member.peers.get(&peer.id.member()) {
         links.wake();
     }

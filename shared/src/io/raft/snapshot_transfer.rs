@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_of_another_snapshot_starts_anew() {
+    fn a_piece_of_another_snapshot_starts_over() {
         let (mut transfer, all) = (SnapshotTransfer::default(), snapshot());
         assert_eq!(transfer.take(&piece(&all, 7, 0, 60)).unwrap(), Taken::GoOnAt(60));
         assert_eq!(transfer.take(&piece(&all, 8, 60, 70)).unwrap(), Taken::GoOnAt(0));

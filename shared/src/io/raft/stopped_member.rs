@@ -1,4 +1,4 @@
-//! What is left of a member that has stopped: it says so to whoever asks, and gives nobody a majority.
+//! What is left of a member that has stopped: it says so when it is asked, and gives nobody a majority.
 //!
 //! A node whose only companion has died must know whether anything can have been committed without it. Silence of the
 //! witness leaves that open; the witness's word that it has stopped, and how far it had come, does not.

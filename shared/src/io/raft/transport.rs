@@ -316,7 +316,7 @@ impl Transport for TlsTransport {
             }
             sleep(FILES_LOOKED_AT_EVERY).await;
             let now = self.fingerprint();
-            // Three files are not replaced at once: whoever writes them is given time to finish.
+            // The files are not replaced all at once: there is time for the rest of them to be written.
             if now != known && self.settles(&now).await {
                 known = now;
                 self.reload();

@@ -43,8 +43,7 @@ impl Guardian {
         // takes no proposal while too much waits for a disk that stands still.
         if metrics.state == ServerState::Leader
             && due
-            && self.leaves_the_lead_to_others()
-            && let Some(to) = self.node_with_sound_disk()
+            && let Some(to) = self.better_leader()
         {
             self.disk.handed_over = Some(now);
             let stands_still = self.member.disk_stands_still();
@@ -82,14 +81,12 @@ impl Guardian {
         }
     }
 
-    /// This member's disk is nearly full or stands still, and there is a node whose disk is sound.
-    pub(super) fn leaves_the_lead_to_others(&self) -> bool {
+    /// While this member's disk is nearly full or stands still: another node that answers, and whose disk has room and writes.
+    pub(super) fn better_leader(&self) -> Option<NodeId> {
         let is_unsound = self.member.disk_nearly_full() || self.member.disk_stands_still();
-        is_unsound && self.node_with_sound_disk().is_some()
-    }
-
-    /// Another node that answers, is no stranger, and whose disk has room and writes.
-    fn node_with_sound_disk(&self) -> Option<NodeId> {
+        if !is_unsound {
+            return None;
+        }
         let nodes = self
             .peers
             .iter()

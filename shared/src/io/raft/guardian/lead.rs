@@ -42,7 +42,7 @@ impl Guardian {
         let is_stranger = self.member.book.own_stranger().is_some();
         if !is_initialized(metrics)
             || is_stranger
-            || self.leaves_the_lead_to_others()
+            || self.better_leader().is_some()
             || self.member.is_draining()
         {
             return;
@@ -204,7 +204,7 @@ async fn hand_over(member: &Member, to: NodeId) -> Result<(), Fatal<TypeConfig>>
     }
 }
 
-fn tell_if_stopped(result: Result<(), Fatal<TypeConfig>>) {
+pub(super) fn tell_if_stopped(result: Result<(), Fatal<TypeConfig>>) {
     if let Err(error) = result {
         tracing::warn!(%error, "openraft has stopped");
     }

@@ -104,7 +104,7 @@ impl Guardian {
         let may_lead = self.member.config.role == MemberRole::Node
             && self.member.book.own_stranger().is_none()
             && !self.member.is_draining()
-            && !self.leaves_the_lead_to_others();
+            && self.better_leader().is_none();
         self.member.raft.runtime_config().elect(may_lead);
     }
 

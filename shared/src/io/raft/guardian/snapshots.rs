@@ -10,6 +10,7 @@ use crate::cluster::snapshot_schedule::{View, is_due};
 use super::super::member::Metrics;
 use super::super::type_config::LogId;
 use super::Guardian;
+use super::lead::tell_if_stopped;
 
 /// What the guardian remembers of snapshots.
 pub(super) struct SnapshotWatch {
@@ -64,11 +65,8 @@ impl Guardian {
             watch.marked = now;
             self.propose(Command::StateMarked);
         }
-        self.actions.spawn(async move {
-            if let Err(error) = member.raft.trigger().snapshot().await {
-                tracing::warn!(%error, "openraft has stopped");
-            }
-        });
+        self.actions
+            .spawn(async move { tell_if_stopped(member.raft.trigger().snapshot().await) });
     }
 }
 
