@@ -203,7 +203,7 @@ impl Lab {
     /// Waits until `by` has written down that `member` holds everything that is applied now. Members ask each other several
     /// times a second, and write down what they heard once a second.
     pub fn wait_until_noted(&self, by: usize, member: usize) {
-        let applied = self.cluster(by).status().borrow().last_applied;
+        let applied = self.cluster(by).last_applied();
         wait_until("it is noted how far the member's log reaches", || {
             self.noted(by, member) >= applied
         });

@@ -102,7 +102,7 @@ impl Routes {
             role: status.role.label(),
             leader: status.leader.map(|leader| leader.to_string()),
             term: status.term,
-            last_applied: status.last_applied,
+            last_applied: self.cluster.last_applied(),
             authority: status.authority.label(),
             conditions: status.conditions.iter().map(ConditionView::of).collect(),
             nodes,

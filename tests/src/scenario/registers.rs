@@ -1,6 +1,7 @@
 //! Whether what clients were told of assignments is what single registers could have told.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use anyhow::{bail, ensure};
 
@@ -54,14 +55,27 @@ fn ensure_one_server_for_an_epoch(operations: &[Operation]) -> anyhow::Result<()
 /// The operations of one register.
 fn as_register_operations(operations: &[&Operation]) -> Vec<linearizability::Operation<String, u64>> {
     let latest = latest_value(operations.iter().copied());
-    let translate = |operation: &&Operation| {
+    let mut answered = Vec::new();
+    // Values only grow, so each step is taken once, whoever takes it: the one who asked first stands for all.
+    let mut steps: BTreeMap<u64, &Operation> = BTreeMap::new();
+    for operation in operations {
         let ended_before = operations
             .iter()
             .copied()
             .filter(|other| other.responded < operation.invoked);
-        as_operations_on_values(operation, latest_value(ended_before), latest)
-    };
-    operations.iter().flat_map(translate).collect()
+        let earliest = latest_value(ended_before);
+        for from in unseen_steps(operation, earliest, latest) {
+            let first = steps.entry(from).or_insert(operation);
+            if operation.invoked < first.invoked {
+                *first = operation;
+            }
+        }
+        answered.extend(as_answered(operation));
+    }
+    let steps = steps.into_iter().map(|(from, first)| {
+        linearizability::Operation::unknown(first.key.clone(), step(from), first.invoked)
+    });
+    steps.chain(answered).collect()
 }
 
 /// The latest value that anybody was told.
@@ -73,42 +87,42 @@ fn latest_value<'a>(operations: impl Iterator<Item = &'a Operation>) -> u64 {
     told.max().unwrap_or(0)
 }
 
-/// `earliest` is the latest value that anybody was told before the operation was invoked, and `latest` of all.
-fn as_operations_on_values(
-    operation: &Operation,
-    earliest: u64,
-    latest: u64,
-) -> Vec<linearizability::Operation<String, u64>> {
-    let advance = |from: u64| Request::Replace {
+fn step(from: u64) -> Request<u64> {
+    Request::Replace {
         expected: from,
         new: Some(from + 1),
-    };
-    let unknown = |from: u64| {
-        linearizability::Operation::unknown(operation.key.clone(), advance(from), operation.invoked)
-    };
-    match (&operation.outcome, operation.kind) {
-        (Outcome::Failed, _) => Vec::new(),
-        (Outcome::Known(register), kind) => {
-            let (read_by_another_attempt, own) = match kind {
-                OperationKind::Assign => (0..0, 0),
-                // The node asks again when the leader falls silent. The first attempt may have moved the user on, and the
-                // second one told what others made of it meanwhile. Epochs only grow, so this cannot happen later. (That
-                // only one of the two moves them on is not checked.)
-                OperationKind::Fail => (earliest.max(1)..register.epoch, register.epoch),
-            };
-            let answered = linearizability::Operation::answered(
-                operation.key.clone(),
-                advance(own),
-                operation.invoked,
-                operation.responded,
-                Answer::Value(register.epoch + 1),
-            );
-            read_by_another_attempt.map(unknown).chain([answered]).collect()
-        }
-        (Outcome::Unknown, OperationKind::Assign) => vec![unknown(0)],
-        // Which epoch the node knew is not known: it may have been any.
-        (Outcome::Unknown, OperationKind::Fail) => (1..=latest).map(unknown).collect(),
     }
+}
+
+/// From which values an operation may have raised the register by one without having told so. `earliest` is the latest
+/// value that anybody was told before it was invoked, and `latest` of all.
+fn unseen_steps(operation: &Operation, earliest: u64, latest: u64) -> Range<u64> {
+    match (&operation.outcome, operation.kind) {
+        (Outcome::Failed, _) | (Outcome::Known(_), OperationKind::Assign) => 0..0,
+        (Outcome::Unknown, OperationKind::Assign) => 0..1,
+        // Which epoch the node knew is not known. An earlier one than the register has changes nothing.
+        (Outcome::Unknown, OperationKind::Fail) => earliest.max(1)..latest + 1,
+        // The node asks again when the leader falls silent. The first attempt may have moved the user on, and the second
+        // one told what others made of it meanwhile. (That only one of the two moves them on is not checked.)
+        (Outcome::Known(register), OperationKind::Fail) => earliest.max(1)..register.epoch,
+    }
+}
+
+fn as_answered(operation: &Operation) -> Option<linearizability::Operation<String, u64>> {
+    let Outcome::Known(register) = &operation.outcome else {
+        return None;
+    };
+    let from = match operation.kind {
+        OperationKind::Assign => 0,
+        OperationKind::Fail => register.epoch,
+    };
+    Some(linearizability::Operation::answered(
+        operation.key.clone(),
+        step(from),
+        operation.invoked,
+        operation.responded,
+        Answer::Value(register.epoch + 1),
+    ))
 }
 
 /// A line for each operation that was under way shortly before or after this one was.
@@ -176,6 +190,24 @@ mod tests {
         ensure_linearizable(&history(told(OperationKind::Fail, 10, 11, 2))).unwrap();
         let nobody_moved_it = history(told(OperationKind::Assign, 10, 11, 3));
         assert!(ensure_linearizable(&nobody_moved_it).is_err());
+    }
+
+    #[test]
+    fn a_history_with_many_unknown_outcomes_is_decided() {
+        let mut history = vec![told(OperationKind::Assign, 0, 1, 0)];
+        for epoch in 1..50 {
+            let at = epoch * 10;
+            history.extend([
+                unknown(OperationKind::Fail, at),
+                unknown(OperationKind::Fail, at + 1),
+            ]);
+            history.push(told(OperationKind::Fail, at + 2, at + 9, epoch));
+            history.push(told(OperationKind::Assign, at + 3, at + 8, epoch));
+        }
+        ensure_linearizable(&history).unwrap();
+        let stale = told(OperationKind::Assign, 2000, 2001, 48);
+        history.push(stale);
+        ensure_linearizable(&history).unwrap_err();
     }
 
     #[test]

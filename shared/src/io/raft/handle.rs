@@ -159,6 +159,12 @@ impl Cluster {
         self.member.machine.with_state(read)
     }
 
+    /// Index of the last entry in the local state, as of now: [`ClusterStatus::last_applied`] follows it.
+    #[must_use]
+    pub fn last_applied(&self) -> u64 {
+        *self.member.machine.applied_index().borrow()
+    }
+
     /// Every change from now on, in order.
     #[must_use]
     pub fn changes(&self) -> ChangeReceiver {

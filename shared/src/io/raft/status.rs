@@ -10,7 +10,7 @@ pub struct ClusterStatus {
     /// The leader, as long as it is heard of; never one whose process is known to be dead.
     pub leader: Option<NodeId>,
     pub term: u64,
-    /// Index of the last entry in the local state.
+    /// Index of the last entry in the local state when this was published, some times a second.
     pub last_applied: u64,
     pub authority: Authority,
     /// Why this member takes no part in a cluster, and what to do about it.
