@@ -1,5 +1,6 @@
 //! The composition root: builds the parts in order, drains them in reverse.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -22,7 +23,6 @@ use tracing::{info, warn};
 
 use crate::balancer::Shared;
 use crate::balancer::node_set::NodeSet;
-use crate::balancer::output::LiveFailure;
 use crate::balancer::ownership::Ownership;
 use crate::balancer::selection::Turns;
 use crate::balancer::settings::ByteBudget;
@@ -53,17 +53,17 @@ pub struct FrontEnd {
 }
 
 impl FrontEnd {
-    /// Binds everything, then lets clients in. Ready once a node has answered its probe.
+    /// Binds everything, then lets clients in. Ready once a node has passed its check.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let registry = Registry::new();
-        let (failures, failures_heard) = mpsc::channel(FAILURES_WAITING_MAX);
+        let (doubts, doubts_heard) = mpsc::channel(DOUBTS_WAITING_MAX);
         let (news, news_heard) = mpsc::channel(NEWS_WAITING_MAX);
-        let parts = Parts::new(&config, &registry, failures);
+        let parts = Parts::new(&config, &registry, doubts);
         let raft_metrics = RaftMetrics::register(&registry).context("registering the metrics of Raft")?;
         parts.serve_admin(&config, registry).await?;
         let listeners = parts.bind_listeners(&config.listeners).await?;
         let outbound = parts.bind_outbound(&config, &listeners).await?;
-        parts.probe(&config, failures_heard, news_heard);
+        parts.check_nodes(&config, doubts_heard, news_heard);
         let witness = parts.join_cluster(&config, news, raft_metrics)?;
         let addresses = listeners.iter().map(|listener| listener.context.vip).collect();
         let outbound_address = outbound
@@ -125,14 +125,14 @@ struct Parts {
     admission: Arc<Admission>,
     balancer: Arc<crate::balancer::settings::BalancerSettings>,
     streams: Arc<StreamSettings>,
-    failures: mpsc::Sender<(NodeId, LiveFailure)>,
+    doubts: mpsc::Sender<NodeId>,
 }
 
 impl Parts {
-    fn new(config: &Config, registry: &Registry, failures: mpsc::Sender<(NodeId, LiveFailure)>) -> Self {
+    fn new(config: &Config, registry: &Registry, doubts: mpsc::Sender<NodeId>) -> Self {
         let readiness = Readiness::new();
         readiness.not_ready("listeners", "not all are bound");
-        readiness.not_ready("nodes", "none has been probed");
+        readiness.not_ready("nodes", "none has been checked");
         let metrics = Metrics::new(registry);
         metrics.start_time.set(clock::unix_time_secs());
         Self {
@@ -150,11 +150,11 @@ impl Parts {
                 deadlines: config.deadlines.clone(),
                 client_queue: config.limits.client_queue.clone(),
                 node_queue: config.limits.node_queue.clone(),
-                connect_timeout: config.keepalive.connect_timeout,
+                connect_timeout: config.keepalive.check.connect_timeout,
                 silence_max: SILENCE_MAX,
                 idle: config.idle,
             }),
-            failures,
+            doubts,
         }
     }
 
@@ -204,7 +204,7 @@ impl Parts {
             },
             streams: Arc::clone(&self.streams),
             board: Arc::clone(&self.board),
-            failures: self.failures.clone(),
+            doubts: self.doubts.clone(),
             metrics: self.metrics.clone(),
             shutdown: self.shutdown.clone(),
         }
@@ -248,10 +248,10 @@ impl Parts {
         }))
     }
 
-    fn probe(
+    fn check_nodes(
         &self,
         config: &Config,
-        failures: mpsc::Receiver<(NodeId, LiveFailure)>,
+        doubts: mpsc::Receiver<NodeId>,
         news: mpsc::Receiver<ClusterNews>,
     ) {
         let health = config.keepalive.health.clone();
@@ -263,11 +263,13 @@ impl Parts {
                 clock::now(),
             ),
             board: Arc::clone(&self.board),
-            connect_timeout: config.keepalive.connect_timeout,
+            check: config.keepalive.check.clone(),
+            checks: BTreeMap::new(),
+            refusals_told: BTreeMap::new(),
             readiness: self.readiness.clone(),
             metrics: self.metrics.clone(),
             kept_in_all: Arc::clone(&self.kept_in_all),
-            failures,
+            doubts,
             news,
             pulse: self.watchdog.pulse("keepalives"),
             shutdown: self.shutdown.clone(),
@@ -325,5 +327,5 @@ fn transport_of(config: &ListenerConfig) -> Transport {
 /// Bytes that nobody acknowledges for so long break a connection.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 const WITNESS_PATIENCE: Duration = Duration::from_secs(3);
-const FAILURES_WAITING_MAX: usize = 1_024;
+const DOUBTS_WAITING_MAX: usize = 1_024;
 const NEWS_WAITING_MAX: usize = 256;

@@ -15,6 +15,7 @@ use tandem_shared::sip::FramerLimits;
 use crate::balancer::health::HealthSettings;
 use crate::balancer::node_set::ConfiguredNode;
 use crate::balancer::settings::BalancerSettings;
+use crate::io::node_check::{CheckKind, CheckSettings};
 
 /// All of it; cannot be invalid.
 #[derive(Debug, Clone)]
@@ -64,7 +65,7 @@ pub enum Balance {
 #[derive(Debug, Clone)]
 pub struct KeepaliveConfig {
     pub health: HealthSettings,
-    pub connect_timeout: Duration,
+    pub check: CheckSettings,
 }
 
 /// `[outbound]`: where nodes dial to reach clients from the VIP.
@@ -109,7 +110,7 @@ impl Config {
         let admin = AdminConfig::read(root, ADMIN_DEFAULT);
         let listeners = read_listeners(root);
         let nodes = read_nodes(root);
-        let keepalive = read_keepalive(&mut root.section("keepalive"));
+        let keepalive = read_keepalive(&mut root.section("keepalive"), &listeners);
         let outbound = root
             .optional_section("outbound")
             .map(|mut section| read_outbound(&mut section));
@@ -226,7 +227,16 @@ fn read_node(section: &mut Section) -> Option<ConfiguredNode> {
     })
 }
 
-fn read_keepalive(section: &mut Section) -> KeepaliveConfig {
+/// A message is balanced, so that a node which answers none is no use; of a connection nothing is known but that it
+/// stands.
+fn default_check(listeners: &[ListenerConfig]) -> CheckKind {
+    match listeners.iter().any(|listener| listener.mode == Mode::Message) {
+        true => CheckKind::Options,
+        false => CheckKind::Connect,
+    }
+}
+
+fn read_keepalive(section: &mut Section, listeners: &[ListenerConfig]) -> KeepaliveConfig {
     let health = HealthSettings {
         period: section.duration_or("period_ms", secs(5), PROBE_PERIODS),
         failures: section.number_or("failures", 3, 1..=100),
@@ -237,11 +247,20 @@ fn read_keepalive(section: &mut Section) -> KeepaliveConfig {
         flap_window: section.duration_or("flap_window_ms", secs(300), Duration::ZERO..=secs(86_400)),
         slow_start: section.duration_or("slow_start_ms", Duration::ZERO, Duration::ZERO..=secs(3_600)),
     };
-    let connect_timeout = section.duration_or("connect_timeout_ms", secs(1), MILLISECOND..=secs(60));
-    KeepaliveConfig {
-        health,
-        connect_timeout,
-    }
+    let kind = section.choice(
+        "check",
+        &[
+            ("by-mode", None),
+            ("options", Some(CheckKind::Options)),
+            ("connect", Some(CheckKind::Connect)),
+        ],
+    );
+    let check = CheckSettings {
+        kind: kind.unwrap_or_else(|| default_check(listeners)),
+        connect_timeout: section.duration_or("connect_timeout_ms", secs(1), MILLISECOND..=secs(60)),
+        answer_timeout: section.duration_or("answer_timeout_ms", secs(1), MILLISECOND..=secs(60)),
+    };
+    KeepaliveConfig { health, check }
 }
 
 fn read_outbound(section: &mut Section) -> Option<OutboundConfig> {
@@ -319,8 +338,6 @@ fn read_timers(section: &mut Section, balancer: &mut BalancerSettings) -> (Messa
     balancer.wait = section.duration_or("wait_ms", balancer.wait, any.clone());
     balancer.pair_retry = section.duration_or("pair_retry_ms", balancer.pair_retry, any.clone());
     balancer.unanswered = section.duration_or("unanswered_ms", balancer.unanswered, any.clone());
-    balancer.unanswered_requests =
-        section.number_or("unanswered_requests", balancer.unanswered_requests, 1..=1_000_000);
     let deadlines = MessageDeadlines {
         head: section.duration_or("head_ms", deadlines.head, any.clone()),
         body: section.duration_or("body_ms", deadlines.body, any),

@@ -148,28 +148,28 @@ impl Metrics {
             ),
             keepalive_up: maker.gauges(
                 "tandem_lb_keepalive_up",
-                "1 while the node's last probe succeeded.",
+                "1 while the node's last check succeeded.",
                 &["node"],
             ),
             keepalive_latency: maker.histograms(
                 "tandem_lb_keepalive_latency_seconds",
-                "How long successful probes took.",
+                "How long successful checks took.",
                 &["node"],
                 LATENCY_BUCKETS,
             ),
             keepalive_last_success: maker.real_gauges(
                 "tandem_lb_keepalive_last_success_timestamp_seconds",
-                "Unix time of the last successful probe.",
+                "Unix time of the last successful check.",
                 &["node"],
             ),
             keepalive_age: maker.real_gauges(
                 "tandem_lb_keepalive_age_seconds",
-                "Time since the last successful probe, as of the last probe.",
+                "Time since the last successful check, as of the last check.",
                 &["node"],
             ),
             keepalive_failures: maker.counters(
                 "tandem_lb_keepalive_failures_total",
-                "Failed probes.",
+                "Failed checks.",
                 &["node", "reason"],
             ),
             keepalive_transitions: maker.counters(
@@ -297,7 +297,10 @@ impl Metrics {
                     .with_label_values(&[label.as_str(), state.label()])
                     .set(is_this);
             }
-            if before.node(node.id).map(|node| node.state) != Some(node.state) {
+            if before
+                .node(node.id)
+                .is_some_and(|before| before.state != node.state)
+            {
                 self.keepalive_transitions
                     .with_label_values(&[label.as_str(), node.state.label()])
                     .inc();

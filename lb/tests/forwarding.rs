@@ -125,6 +125,7 @@ impl World {
             "[admin]\nlisten = \"127.0.0.1:0\"\n\
              [[listener]]\nname = \"ocs\"\naddress = \"127.0.0.1:0\"\nmode = \"{mode}\"\n\
              [[node]]\nid = 1\naddress = \"{}\"\n[[node]]\nid = 2\naddress = \"{}\"\n\
+             [keepalive]\ncheck = \"connect\"\n\
              [outbound]\nlisten = \"127.0.0.1:0\"\nallow = [\"127.0.0.0/8\"]\nsource_address = \"127.0.0.1\"\n",
             first.address, second.address
         );

@@ -34,10 +34,7 @@ impl Balancer {
     }
 
     fn ordinary_request(&mut self, request: RawMessage, now: Instant) {
-        if let Some(id) = self.pending.repeated(&request) {
-            if let Some(Place::At { pair, .. }) = self.pending.get(id).map(|entry| entry.place) {
-                self.pass_on(pair, &request);
-            }
+        if self.is_repeated(&request) {
             return;
         }
         match tag_of(&request) {
@@ -47,6 +44,16 @@ impl Balancer {
             None if request.is_opening_invite() => self.admit(&request, RequestKind::Opening, now),
             None => self.admit(&request, RequestKind::OutsideDialog, now),
         }
+    }
+
+    /// RFC 3261 §17.2: a request of a transaction that is not answered yet gets that transaction's answer, and none of
+    /// its own. (Nothing is ever lost on TCP: whoever repeats a request is impatient, or mistakes one for another.)
+    fn is_repeated(&mut self, request: &RawMessage) -> bool {
+        let is_repeated = self.pending.same_transaction(request).is_some();
+        if is_repeated {
+            self.count(Count::Dropped(DropReason::Repeated));
+        }
+        is_repeated
     }
 
     /// RFC 3261 §17.1.1.3: the ACK to a final answer other than 2xx belongs to the INVITE's transaction and goes
@@ -89,6 +96,9 @@ impl Balancer {
 
     /// RFC 3261 §9.2: a CANCEL that matches no INVITE is answered 481.
     fn cancel(&mut self, cancel: RawMessage, now: Instant) {
+        if self.is_repeated(&cancel) {
+            return;
+        }
         let held = tag_of(&cancel).filter(|tag| self.holds.is_held(tag));
         match (self.pending.invite_of(&cancel), held) {
             (Some(invite), _) => self.admit(&cancel, RequestKind::Cancel { invite }, now),
@@ -117,9 +127,7 @@ impl Balancer {
         let node = response.via_branch().and_then(NodeId::from_branch);
         let pair = node.and_then(|node| self.pairs.find(node, PairPurpose::Ordinary));
         match pair {
-            Some((id, pair)) if !matches!(pair.state, PairState::Draining { .. }) => {
-                self.pass_on(id, response)
-            }
+            Some((id, pair)) if !matches!(pair.state, PairState::Draining) => self.pass_on(id, response),
             Some(_) | None => self.count(Count::Dropped(DropReason::ResponseWithoutNode)),
         }
     }

@@ -36,7 +36,7 @@ impl Balancer {
     }
 
     fn node_response(&mut self, pair: PairId, node: NodeId, response: &RawMessage, now: Instant) {
-        let Some(id) = self.pending.request_of(response, pair) else {
+        let Some(id) = self.pending.request_of(response) else {
             return self.pass_back(response);
         };
         let Some(entry) = self.pending.get(id) else { return };

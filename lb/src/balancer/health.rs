@@ -7,13 +7,13 @@ use super::node_table::KeepaliveState;
 /// LB-1's parameters, and what keeps a flapping node out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthSettings {
-    /// Between probes of a node that answers.
+    /// Between checks of a node that answers.
     pub period: Duration,
     /// Failed checks in a row that take a node out of service (at least 1).
     pub failures: u32,
-    /// Between probes of a node that does not answer: dying or down.
+    /// Between checks of a node that does not answer: dying or down.
     pub retry_period: Duration,
-    /// Successful probes in a row that bring a node back (at least 1).
+    /// Successful checks in a row that bring a node back (at least 1).
     pub successes: u32,
     /// How long the second departure within `flap_window` keeps a node out; each further one doubles it.
     pub hold_down: Duration,
@@ -28,15 +28,14 @@ pub struct HealthSettings {
 /// What happened to a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HealthInput {
-    ProbeSucceeded,
-    ProbeFailed,
-    /// A connection that carries traffic could not be opened, or broke: a failed check, confirmed by a probe.
-    ConnectionFailed,
-    /// Requests stay unanswered. A frozen process still accepts probes, so no probe can confirm this.
-    RequestsUnanswered,
+    CheckSucceeded,
+    CheckFailed(CheckFailure),
+    /// What clients see: a connection with traffic broke, or requests stay unanswered. It asks for a check at once, and
+    /// says nothing by itself: whatever one client does must not take a node from all the others.
+    Doubted,
     /// The cluster has committed that the node is gone.
     NodeLost,
-    /// The cluster has committed that the node is up: a new life, to be probed at once.
+    /// The cluster has committed that the node is up: a new life, to be checked at once.
     NodeRegistered,
     /// The cluster is not to be heard any more; what it said last binds no longer.
     ClusterSilent,
@@ -47,11 +46,40 @@ pub enum HealthInput {
     DeadlineReached,
 }
 
+/// Why a check failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckFailure {
+    /// Nobody listens there.
+    Refused,
+    /// There is no way to the address.
+    Unreachable,
+    /// No connection in time.
+    Timeout,
+    /// It accepts connections, and does not answer in time: its process stands still.
+    Unanswered,
+    /// It closes our connection before it has said a word: it does not take us for a front end.
+    RefusesUs,
+}
+
+impl CheckFailure {
+    /// As metrics and logs spell it.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::Timeout => "timeout",
+            Self::Unanswered => "unanswered",
+            Self::RefusesUs => "refuses_us",
+        }
+    }
+}
+
 /// What to do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HealthOutput {
-    /// Connect to the traffic port and report what came of it.
-    Probe,
+    /// Check the node as clients would reach it, and report what came of it.
+    Check,
     /// The state or the share has changed: publish a new table.
     Publish,
 }
@@ -62,10 +90,15 @@ pub struct NodeHealth {
     settings: HealthSettings,
     level: Level,
     suspended: bool,
-    /// Committed as lost: probes alone do not bring it back.
+    /// Committed as lost: checks alone do not bring it back.
     lost: bool,
-    probing: bool,
-    next_probe: Instant,
+    checking: bool,
+    /// When the latest check began: what follows is counted from there, so that a check that takes its time makes the
+    /// next one no later.
+    began: Instant,
+    next_check: Instant,
+    /// The latest check failed because the node does not take us for a front end.
+    refuses_us: bool,
     /// Departures in a row, each within the window of the one before, and the last of them.
     departures: u32,
     departed: Option<Instant>,
@@ -79,7 +112,7 @@ enum Level {
     Alive,
     /// So many failed checks in a row.
     Dying(u32),
-    /// So many successful probes in a row.
+    /// So many successful checks in a row.
     Down(u32),
 }
 
@@ -90,7 +123,7 @@ struct Ramp {
 }
 
 impl NodeHealth {
-    /// Out of service until the first successful probe, which is due at once.
+    /// Out of service until the first successful check, which is due at once.
     #[must_use]
     pub fn new(settings: HealthSettings, now: Instant) -> Self {
         Self {
@@ -98,8 +131,10 @@ impl NodeHealth {
             level: Level::Down(0),
             suspended: false,
             lost: false,
-            probing: false,
-            next_probe: now,
+            checking: false,
+            began: now,
+            next_check: now,
+            refuses_us: false,
             departures: 0,
             departed: None,
             ramp: None,
@@ -111,10 +146,9 @@ impl NodeHealth {
     pub fn handle(&mut self, input: HealthInput, now: Instant) -> Vec<HealthOutput> {
         let before = (self.state(), self.share_step(now));
         match input {
-            HealthInput::ProbeSucceeded => self.probe_succeeded(now),
-            HealthInput::ProbeFailed => self.probe_failed(now),
-            HealthInput::ConnectionFailed => self.connection_failed(now),
-            HealthInput::RequestsUnanswered => self.check_failed(now),
+            HealthInput::CheckSucceeded => self.check_succeeded(now),
+            HealthInput::CheckFailed(failure) => self.check_failed(failure, now),
+            HealthInput::Doubted => self.doubted(now),
             HealthInput::NodeLost => self.node_lost(now),
             HealthInput::NodeRegistered => self.node_registered(now),
             HealthInput::ClusterSilent => (self.lost, self.suspended) = (false, false),
@@ -122,7 +156,7 @@ impl NodeHealth {
             HealthInput::Resumed => self.suspended = false,
             HealthInput::DeadlineReached => {}
         }
-        let mut outputs = self.probe_if_due(now);
+        let mut outputs = self.check_if_due(now);
         if self.publish_is_due(before, now) {
             outputs.push(HealthOutput::Publish);
         }
@@ -132,16 +166,17 @@ impl NodeHealth {
     /// When `handle` next wants `DeadlineReached`.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        let probe = (!self.probing).then_some(self.next_probe);
+        let check = (!self.checking).then_some(self.next_check);
         let step = self
             .ramp
             .map(|ramp| ramp.since + self.settings.slow_start * (ramp.published_step + 1) / SHARE_STEPS);
-        probe.into_iter().chain(step).min()
+        check.into_iter().chain(step).min()
     }
 
     #[must_use]
     pub fn state(&self) -> KeepaliveState {
         match self.level {
+            Level::Down(_) if self.refuses_us => KeepaliveState::RefusesUs,
             Level::Down(_) => KeepaliveState::Down,
             Level::Alive | Level::Dying(_) if self.suspended => KeepaliveState::Suspended,
             Level::Alive => KeepaliveState::Alive,
@@ -175,13 +210,14 @@ impl NodeHealth {
         }
     }
 
-    fn probe_succeeded(&mut self, now: Instant) {
-        self.probing = false;
+    fn check_succeeded(&mut self, now: Instant) {
+        self.checking = false;
+        self.refuses_us = false;
         match self.level {
             Level::Alive | Level::Dying(_) => self.level = Level::Alive,
             Level::Down(successes) => self.count_success(successes + 1, now),
         }
-        self.schedule_probe(now);
+        self.schedule_check();
     }
 
     fn count_success(&mut self, successes: u32, now: Instant) {
@@ -204,40 +240,28 @@ impl NodeHealth {
         self.seen_alive = true;
     }
 
-    fn probe_failed(&mut self, now: Instant) {
-        self.probing = false;
-        self.check_failed(now);
-        self.schedule_probe(now);
-    }
-
-    /// Live traffic may bring a node to the brink; the probe that follows at once decides. One client's broken
-    /// connection must not take a node from all the others.
-    fn connection_failed(&mut self, now: Instant) {
-        match self.level {
-            Level::Alive => self.level = Level::Dying(1.min(self.settings.failures - 1)),
-            Level::Dying(failures) => {
-                self.level = Level::Dying((failures + 1).min(self.settings.failures - 1));
-            }
-            Level::Down(_) => return,
-        }
-        self.next_probe = now;
-    }
-
-    fn check_failed(&mut self, now: Instant) {
+    fn check_failed(&mut self, failure: CheckFailure, now: Instant) {
+        self.checking = false;
+        self.refuses_us = failure == CheckFailure::RefusesUs;
         let failures = match self.level {
             Level::Alive => 1,
             Level::Dying(failures) => failures + 1,
-            Level::Down(_) => {
-                self.level = Level::Down(0);
-                return;
-            }
+            Level::Down(_) => 0,
         };
-        if failures < self.settings.failures {
-            self.level = Level::Dying(failures);
-            self.next_probe = self.next_probe.min(now + self.settings.retry_period);
-        } else {
+        self.level = match failures {
+            0 => Level::Down(0),
+            _ => Level::Dying(failures),
+        };
+        if failures >= self.settings.failures {
             self.leave_service(now);
         }
+        self.schedule_check();
+    }
+
+    /// However many doubt it, one check is under way at a time, and the next one begins a moment after.
+    fn doubted(&mut self, now: Instant) {
+        let soon = now.max(self.began + DOUBTED_CHECK_PAUSE);
+        self.next_check = self.next_check.min(soon);
     }
 
     fn leave_service(&mut self, now: Instant) {
@@ -279,23 +303,24 @@ impl NodeHealth {
 
     fn node_registered(&mut self, now: Instant) {
         self.lost = false;
-        self.next_probe = now;
+        self.next_check = now;
     }
 
-    fn schedule_probe(&mut self, now: Instant) {
+    fn schedule_check(&mut self) {
         let period = match self.level {
             Level::Alive => self.settings.period,
             Level::Dying(_) | Level::Down(_) => self.settings.retry_period,
         };
-        self.next_probe = now + period;
+        self.next_check = self.began + period;
     }
 
-    fn probe_if_due(&mut self, now: Instant) -> Vec<HealthOutput> {
-        if self.probing || now < self.next_probe {
+    fn check_if_due(&mut self, now: Instant) -> Vec<HealthOutput> {
+        if self.checking || now < self.next_check {
             return Vec::new();
         }
-        self.probing = true;
-        vec![HealthOutput::Probe]
+        self.checking = true;
+        self.began = now;
+        vec![HealthOutput::Check]
     }
 
     fn publish_is_due(&mut self, before: (KeepaliveState, u32), now: Instant) -> bool {
@@ -310,6 +335,8 @@ impl NodeHealth {
         grown || before != (self.state(), step)
     }
 }
+
+const DOUBTED_CHECK_PAUSE: Duration = Duration::from_millis(100);
 
 /// A slow start gives a node one more tenth of its share at a time.
 pub const SHARE_STEPS: u32 = 10;
@@ -340,15 +367,15 @@ mod tests {
 
     fn alive(now: Instant) -> NodeHealth {
         let mut health = NodeHealth::new(settings(), now);
-        assert_eq!(health.handle(DeadlineReached, now), [HealthOutput::Probe]);
-        assert_eq!(health.handle(ProbeSucceeded, now), [HealthOutput::Publish]);
+        assert_eq!(health.handle(DeadlineReached, now), [HealthOutput::Check]);
+        assert_eq!(health.handle(CheckSucceeded, now), [HealthOutput::Publish]);
         assert_eq!(health.state(), KeepaliveState::Alive);
         health
     }
 
-    fn probe(health: &mut NodeHealth, result: HealthInput) -> Instant {
+    fn check(health: &mut NodeHealth, result: HealthInput) -> Instant {
         let due = health.next_deadline().expect("a probe is due");
-        assert_eq!(health.handle(DeadlineReached, due), [HealthOutput::Probe]);
+        assert_eq!(health.handle(DeadlineReached, due), [HealthOutput::Check]);
         drop(health.handle(result, due));
         due
     }
@@ -363,15 +390,24 @@ mod tests {
     fn three_failures_take_a_node_out_and_two_successes_bring_it_back() {
         let now = now();
         let mut health = alive(now);
-        assert_eq!(probe(&mut health, ProbeFailed), now + secs(5));
+        assert_eq!(
+            check(&mut health, CheckFailed(CheckFailure::Refused)),
+            now + secs(5)
+        );
         assert_eq!(health.state(), KeepaliveState::Dying);
-        assert_eq!(probe(&mut health, ProbeFailed), now + secs(6));
+        assert_eq!(
+            check(&mut health, CheckFailed(CheckFailure::Refused)),
+            now + secs(6)
+        );
         assert_eq!(health.state(), KeepaliveState::Dying);
-        assert_eq!(probe(&mut health, ProbeFailed), now + secs(7));
+        assert_eq!(
+            check(&mut health, CheckFailed(CheckFailure::Refused)),
+            now + secs(7)
+        );
         assert_eq!(health.state(), KeepaliveState::Down);
-        assert_eq!(probe(&mut health, ProbeSucceeded), now + secs(8));
+        assert_eq!(check(&mut health, CheckSucceeded), now + secs(8));
         assert_eq!(health.state(), KeepaliveState::Down);
-        assert_eq!(probe(&mut health, ProbeSucceeded), now + secs(9));
+        assert_eq!(check(&mut health, CheckSucceeded), now + secs(9));
         assert_eq!(health.state(), KeepaliveState::Alive);
         assert_eq!(health.next_deadline(), Some(now + secs(14)));
     }
@@ -379,36 +415,56 @@ mod tests {
     #[test]
     fn a_success_forgives_earlier_failures() {
         let mut health = alive(now());
-        probe(&mut health, ProbeFailed);
-        probe(&mut health, ProbeFailed);
-        probe(&mut health, ProbeSucceeded);
-        probe(&mut health, ProbeFailed);
+        check(&mut health, CheckFailed(CheckFailure::Refused));
+        check(&mut health, CheckFailed(CheckFailure::Refused));
+        check(&mut health, CheckSucceeded);
+        check(&mut health, CheckFailed(CheckFailure::Refused));
         assert_eq!(health.state(), KeepaliveState::Dying);
     }
 
     #[test]
-    fn broken_connections_bring_a_node_to_the_brink_and_the_probe_decides() {
+    fn what_clients_see_asks_for_one_check_and_moves_nothing() {
         let now = now();
         let mut health = alive(now);
-        assert_eq!(
-            health.handle(ConnectionFailed, now),
-            [HealthOutput::Probe, HealthOutput::Publish]
-        );
+        let later = now + secs(1);
+        assert_eq!(health.handle(Doubted, later), [HealthOutput::Check]);
         for _ in 0..1_000 {
-            assert_eq!(health.handle(ConnectionFailed, now), []);
+            assert_eq!(health.handle(Doubted, later), []);
         }
-        assert_eq!(health.state(), KeepaliveState::Dying);
-        drop(health.handle(ProbeFailed, now));
-        assert_eq!(health.state(), KeepaliveState::Down);
+        assert_eq!(health.state(), KeepaliveState::Alive);
+        assert_eq!(health.handle(CheckSucceeded, later), []);
+        assert_eq!(health.state(), KeepaliveState::Alive);
+        assert_eq!(
+            health.next_deadline(),
+            Some(later + secs(5)),
+            "it was asked for before the answer"
+        );
+        assert_eq!(health.handle(Doubted, later), []);
+        assert_eq!(health.next_deadline(), Some(later + DOUBTED_CHECK_PAUSE));
     }
 
     #[test]
-    fn unanswered_requests_alone_take_a_frozen_node_out() {
-        let now = now();
-        let mut health = alive(now);
-        for _ in 0..3 {
-            drop(health.handle(RequestsUnanswered, now));
+    fn a_frozen_node_is_out_of_service_within_four_seconds_of_its_first_silence() {
+        let frozen = now();
+        let mut health = alive(frozen);
+        let mut now = frozen + Duration::from_millis(500);
+        let mut outputs = health.handle(Doubted, now);
+        while health.state() != KeepaliveState::Down {
+            assert!(outputs.contains(&HealthOutput::Check), "{outputs:?}");
+            now += secs(1);
+            outputs = health.handle(CheckFailed(CheckFailure::Unanswered), now);
         }
+        assert!(now < frozen + secs(4));
+    }
+
+    #[test]
+    fn a_node_that_refuses_us_is_told_from_one_that_is_down() {
+        let mut health = alive(now());
+        for _ in 0..3 {
+            check(&mut health, CheckFailed(CheckFailure::RefusesUs));
+        }
+        assert_eq!(health.state(), KeepaliveState::RefusesUs);
+        check(&mut health, CheckFailed(CheckFailure::Refused));
         assert_eq!(health.state(), KeepaliveState::Down);
     }
 
@@ -418,15 +474,15 @@ mod tests {
         let mut health = alive(now);
         assert_eq!(health.handle(NodeLost, now), [HealthOutput::Publish]);
         for _ in 0..5 {
-            probe(&mut health, ProbeSucceeded);
+            check(&mut health, CheckSucceeded);
         }
         assert_eq!(
             (health.state(), health.last_resort_rank()),
             (KeepaliveState::Down, None)
         );
         let later = now + secs(60);
-        assert_eq!(health.handle(NodeRegistered, later), [HealthOutput::Probe]);
-        drop(health.handle(ProbeSucceeded, later));
+        assert_eq!(health.handle(NodeRegistered, later), [HealthOutput::Check]);
+        drop(health.handle(CheckSucceeded, later));
         assert_eq!(health.state(), KeepaliveState::Alive);
     }
 
@@ -437,8 +493,8 @@ mod tests {
         drop(health.handle(Suspended, now));
         drop(health.handle(NodeLost, now));
         drop(health.handle(ClusterSilent, now));
-        probe(&mut health, ProbeSucceeded);
-        probe(&mut health, ProbeSucceeded);
+        check(&mut health, CheckSucceeded);
+        check(&mut health, CheckSucceeded);
         assert_eq!(health.state(), KeepaliveState::Alive);
     }
 
@@ -448,11 +504,11 @@ mod tests {
         let mut health = alive(now);
         let absence = |health: &mut NodeHealth| {
             while health.state() != KeepaliveState::Down {
-                probe(health, ProbeFailed);
+                check(health, CheckFailed(CheckFailure::Refused));
             }
             let departed = health.departed.expect("it has departed");
             loop {
-                let at = probe(health, ProbeSucceeded);
+                let at = check(health, CheckSucceeded);
                 if health.state() == KeepaliveState::Alive {
                     return at - departed;
                 }
@@ -482,13 +538,13 @@ mod tests {
         };
         let mut health = NodeHealth::new(slow, now);
         drop(health.handle(DeadlineReached, now));
-        drop(health.handle(ProbeSucceeded, now));
+        drop(health.handle(CheckSucceeded, now));
         assert_eq!(health.share_step(now), SHARE_STEPS);
         for _ in 0..3 {
-            probe(&mut health, ProbeFailed);
+            check(&mut health, CheckFailed(CheckFailure::Refused));
         }
-        probe(&mut health, ProbeSucceeded);
-        let back = probe(&mut health, ProbeSucceeded);
+        check(&mut health, CheckSucceeded);
+        let back = check(&mut health, CheckSucceeded);
         assert_eq!(health.share_step(back), 1);
         assert_eq!(
             health.handle(DeadlineReached, back + secs(2)),

@@ -13,6 +13,8 @@ pub(super) struct Holds {
     dialogs: HashMap<Bytes, Hold>,
     waiting: usize,
     waiting_max: usize,
+    /// Nothing that waits is overdue before this.
+    earliest: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -29,6 +31,7 @@ impl Holds {
             dialogs: HashMap::new(),
             waiting: 0,
             waiting_max,
+            earliest: None,
         }
     }
 
@@ -66,6 +69,7 @@ impl Holds {
             Some(hold) if self.waiting < self.waiting_max => {
                 hold.waiting.push_back((until, request.clone()));
                 self.waiting += 1;
+                self.earliest.get_or_insert(until);
                 true
             }
             Some(_) | None => false,
@@ -74,25 +78,28 @@ impl Holds {
 
     /// Takes out what has waited for too long.
     pub(super) fn take_overdue(&mut self, now: Instant) -> Vec<RawMessage> {
+        if self.earliest.is_none_or(|earliest| earliest > now) {
+            return Vec::new();
+        }
         let mut overdue = Vec::new();
         for hold in self.dialogs.values_mut() {
             let in_time = hold.waiting.partition_point(|(until, _)| *until <= now);
             overdue.extend(hold.waiting.drain(..in_time).map(|(_, request)| request));
         }
         self.waiting -= overdue.len();
+        let fronts = self.dialogs.values().filter_map(|hold| hold.waiting.front());
+        self.earliest = fronts.map(|&(until, _)| until).min();
         overdue
     }
 
     #[must_use]
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        if self.waiting == 0 {
-            return None;
-        }
-        self.dialogs
-            .values()
-            .filter_map(|hold| hold.waiting.front())
-            .map(|&(until, _)| until)
-            .min()
+        self.earliest
+    }
+
+    #[must_use]
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting > 0 && self.waiting >= self.waiting_max
     }
 
     #[must_use]

@@ -46,6 +46,8 @@ pub enum Input {
         pair: PairId,
         entry: Option<EntryId>,
     },
+    /// From now on what nodes write is not read, because the client takes nothing; or it is again.
+    NodesRead(bool),
     /// The set of nodes or the health of one has changed.
     NodeTableChanged(SharedTable),
     /// The process is to stop: finish what is outstanding, then close.

@@ -12,6 +12,7 @@ mod holds;
 pub mod input;
 pub mod node_set;
 pub mod node_table;
+pub mod options_check;
 pub mod output;
 pub mod ownership;
 mod pairs;
@@ -69,6 +70,9 @@ pub struct Balancer {
     phase: Phase,
     /// The client has proved to speak SIP: pairs with all nodes are wanted.
     pairs_wanted: bool,
+    nodes_are_read: bool,
+    /// Said when everything else is answered: to the message with which framing was lost.
+    last_word: Option<(RawMessage, u16)>,
     outputs: Vec<Output>,
 }
 
@@ -103,6 +107,8 @@ impl Balancer {
             tags: TagSource::new(seed),
             phase: Phase::Serving,
             pairs_wanted: false,
+            nodes_are_read: true,
+            last_word: None,
             outputs: Vec::new(),
             shared,
         }
@@ -126,7 +132,7 @@ impl Balancer {
             Input::ClientGone => self.forget_all(),
             Input::ClientMessage(message) => self.client_message(message, now),
             Input::ClientMessageRefused { message, status } => self.refuse(&message, status),
-            Input::ClientFramingLost { answer } => self.framing_lost(answer),
+            Input::ClientFramingLost { answer } => self.framing_lost(answer, now),
             Input::ClientPinged => self.send_to_client(Bytes::from_static(b"\r\n")),
             Input::ClientHalfClosed => {
                 self.finish(
@@ -139,6 +145,7 @@ impl Balancer {
             Input::PairPinged(pair) => self.pair_pinged(pair, now),
             Input::PairLost { pair, loss } => self.pair_lost(pair, loss, now),
             Input::PairQueueFull { pair, entry } => self.pair_queue_full(pair, entry, now),
+            Input::NodesRead(are_read) => self.nodes_read(are_read, now),
             Input::NodeTableChanged(table) => self.node_table_changed(table, now),
             Input::DrainStarted => self.finish(CloseReason::Drained, None),
             Input::DeadlineReached => self.deadline_reached(now),
@@ -159,7 +166,7 @@ impl Balancer {
         let deadlines = [
             finish,
             self.pending.next_expiry(),
-            self.pending.waiting().map(|(_, until)| until).min(),
+            self.pending.next_overdue(),
             self.holds.next_deadline(),
             self.suspects.next_deadline(),
             self.owner_lookup_at,
@@ -175,12 +182,18 @@ impl Balancer {
         self.pending.unanswered() + self.holds.waiting()
     }
 
+    /// As many requests are unanswered as may be: the client is to be read again when one is answered.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.pending.is_full() || self.holds.is_full()
+    }
+
     fn deadline_reached(&mut self, now: Instant) {
         self.expire_requests(now);
         self.answer_overdue(now);
         self.look_up_owners(now);
         self.retry_refused_nodes(now);
-        self.give_up_frozen_nodes(now);
+        self.doubt_silent_nodes(now);
         self.close_idle_resent_pairs(now);
     }
 
@@ -190,11 +203,20 @@ impl Balancer {
         }
     }
 
-    fn framing_lost(&mut self, answer: Option<(RawMessage, u16)>) {
-        if let Some((message, status)) = answer {
-            self.refuse(&message, status);
+    /// What came before was good, and is answered first.
+    fn framing_lost(&mut self, answer: Option<(RawMessage, u16)>, now: Instant) {
+        self.last_word = answer;
+        let until = now + self.shared.settings.framing_lost;
+        match self.phase {
+            Phase::Serving => self.finish(CloseReason::FramingLost, Some(until)),
+            Phase::Finishing { until: earlier, .. } => {
+                self.phase = Phase::Finishing {
+                    until: Some(earlier.map_or(until, |earlier| earlier.min(until))),
+                    reason: CloseReason::FramingLost,
+                };
+            }
+            Phase::Closed => {}
         }
-        self.close(CloseReason::FramingLost);
     }
 
     fn finish(&mut self, reason: CloseReason, until: Option<Instant>) {
@@ -213,6 +235,9 @@ impl Balancer {
     }
 
     fn close(&mut self, reason: CloseReason) {
+        if let Some((message, status)) = self.last_word.take() {
+            self.refuse(&message, status);
+        }
         self.forget_all();
         self.outputs.push(Output::CloseClient(reason));
     }

@@ -20,7 +20,7 @@ pub struct ConfiguredNode {
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeSetOutput {
-    Probe { node: NodeId, address: SocketAddr },
+    Check { node: NodeId, address: SocketAddr },
     Publish(NodeTable),
 }
 
@@ -105,7 +105,7 @@ impl NodeSet {
         self.handle(node, HealthInput::ClusterSilent, now)
     }
 
-    /// The witness has stopped: from here on probes decide alone.
+    /// The witness has stopped: from here on checks decide alone.
     #[must_use]
     pub fn cluster_silent(&mut self, now: Instant) -> Vec<NodeSetOutput> {
         let nodes: Vec<NodeId> = self.members.keys().copied().collect();
@@ -220,7 +220,7 @@ impl NodeSet {
         now: Instant,
     ) -> NodeSetOutput {
         match output {
-            HealthOutput::Probe => NodeSetOutput::Probe { node, address },
+            HealthOutput::Check => NodeSetOutput::Check { node, address },
             HealthOutput::Publish => NodeSetOutput::Publish(self.table(now)),
         }
     }
@@ -235,6 +235,7 @@ fn weight_with_share(weight: u32, share_step: u32) -> u32 {
 mod tests {
     use crate::io::clock::now;
 
+    use super::super::health::CheckFailure;
     use super::*;
     use std::time::Duration;
 
@@ -276,7 +277,7 @@ mod tests {
         let mut set = NodeSet::new(settings(), 7, [configured(1), configured(2)], now);
         assert_eq!(set.deadline_reached(now).len(), 2);
         for id in [1, 2] {
-            drop(set.handle(NodeId(id), HealthInput::ProbeSucceeded, now));
+            drop(set.handle(NodeId(id), HealthInput::CheckSucceeded, now));
         }
         set
     }
@@ -288,14 +289,15 @@ mod tests {
     #[test]
     fn the_last_node_is_never_taken_out_by_failed_checks() {
         let now = now();
+        let failed = HealthInput::CheckFailed(CheckFailure::Refused);
         let mut set = two_alive(now);
-        drop(set.handle(NodeId(1), HealthInput::RequestsUnanswered, now));
+        drop(set.handle(NodeId(1), failed, now));
         assert_eq!(in_service(&set, now), [2]);
         let later = now + Duration::from_millis(1);
-        drop(set.handle(NodeId(2), HealthInput::RequestsUnanswered, later));
+        drop(set.handle(NodeId(2), failed, later));
         assert_eq!(in_service(&set, later), [2]);
         assert_eq!(set.table(later).serving_count(), 0);
-        drop(set.handle(NodeId(1), HealthInput::ProbeSucceeded, later));
+        drop(set.handle(NodeId(1), HealthInput::CheckSucceeded, later));
         assert_eq!(in_service(&set, later), [1]);
     }
 
@@ -309,18 +311,18 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_joins_is_probed_and_then_gets_traffic() {
+    fn a_node_that_joins_is_checked_and_then_gets_traffic() {
         let now = now();
         let mut set = two_alive(now);
         let outputs = set.node_changed(&record(3, 1, NodeState::Live), now);
         assert_eq!(
             outputs,
-            [NodeSetOutput::Probe {
+            [NodeSetOutput::Check {
                 node: NodeId(3),
                 address: address(3)
             }]
         );
-        drop(set.handle(NodeId(3), HealthInput::ProbeSucceeded, now));
+        drop(set.handle(NodeId(3), HealthInput::CheckSucceeded, now));
         assert_eq!(in_service(&set, now), [1, 2, 3]);
     }
 
@@ -361,7 +363,7 @@ mod tests {
                     for (incarnation, state) in [first, second, (incarnation, state)] {
                         drop(set.node_changed(&record(1, incarnation, state), now));
                     }
-                    drop(set.handle(NodeId(1), HealthInput::ProbeSucceeded, now));
+                    drop(set.handle(NodeId(1), HealthInput::CheckSucceeded, now));
                     let table = set.table(now);
                     let node = table.node(NodeId(1)).unwrap();
                     let expected = match state {
@@ -379,13 +381,13 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_the_cluster_forgets_is_judged_by_probes_alone() {
+    fn a_node_that_the_cluster_forgets_is_judged_by_checks_alone() {
         for state in [NodeState::Lost, NodeState::Draining] {
             let now = now();
             let mut set = two_alive(now);
             drop(set.node_changed(&record(1, 7, state), now));
             drop(set.node_forgotten(NodeId(1), now));
-            drop(set.handle(NodeId(1), HealthInput::ProbeSucceeded, now));
+            drop(set.handle(NodeId(1), HealthInput::CheckSucceeded, now));
             assert_eq!(in_service(&set, now), [1, 2]);
         }
     }

@@ -10,18 +10,26 @@ use super::selection::weighted_schedule;
 /// Keepalive states, in the words of the content switches this replaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeepaliveState {
-    /// Answers its probes.
+    /// Answers its checks.
     Alive,
-    /// Has missed probes, fewer than it takes to leave service.
+    /// Has failed checks, fewer than it takes to leave service.
     Dying,
     /// Out of service.
     Down,
+    /// Out of service: it closes our connections unheard, because it does not take us for a front end.
+    RefusesUs,
     /// Answers, and is to be given no new session: an operator said so, or it prepares to stop.
     Suspended,
 }
 
 impl KeepaliveState {
-    pub const ALL: [Self; 4] = [Self::Alive, Self::Dying, Self::Down, Self::Suspended];
+    pub const ALL: [Self; 5] = [
+        Self::Alive,
+        Self::Dying,
+        Self::Down,
+        Self::RefusesUs,
+        Self::Suspended,
+    ];
 
     /// As metrics and logs spell it.
     #[must_use]
@@ -30,6 +38,7 @@ impl KeepaliveState {
             Self::Alive => "alive",
             Self::Dying => "dying",
             Self::Down => "down",
+            Self::RefusesUs => "refuses_us",
             Self::Suspended => "suspended",
         }
     }
@@ -42,7 +51,7 @@ pub struct NodeEntry {
     /// Its SIP listener.
     pub address: SocketAddr,
     pub state: KeepaliveState,
-    /// It failed its probes and is used all the same, because there is no other.
+    /// It failed its checks and is used all the same, because there is no other.
     pub last_resort: bool,
     /// Share of new sessions, 1 for everyone unless configured (never 0).
     pub weight: u32,
@@ -59,7 +68,7 @@ impl NodeEntry {
     pub fn is_in_service(&self) -> bool {
         match self.state {
             KeepaliveState::Alive | KeepaliveState::Dying => true,
-            KeepaliveState::Down => self.last_resort,
+            KeepaliveState::Down | KeepaliveState::RefusesUs => self.last_resort,
             KeepaliveState::Suspended => false,
         }
     }
@@ -67,7 +76,8 @@ impl NodeEntry {
     /// May be sent what belongs to its sessions.
     #[must_use]
     pub fn is_reachable(&self) -> bool {
-        self.state != KeepaliveState::Down || self.last_resort
+        let is_down = matches!(self.state, KeepaliveState::Down | KeepaliveState::RefusesUs);
+        !is_down || self.last_resort
     }
 }
 

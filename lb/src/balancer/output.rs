@@ -31,11 +31,8 @@ pub enum Output {
     SendToClient(Bytes),
     /// Close once what is queued is written.
     CloseClient(CloseReason),
-    /// Live traffic says something about a node's health.
-    ReportFailure {
-        node: NodeId,
-        failure: LiveFailure,
-    },
+    /// Live traffic makes us doubt a node: it is to be checked.
+    DoubtNode(NodeId),
     /// For the metrics.
     Count(Count),
 }
@@ -47,13 +44,6 @@ pub enum CloseReason {
     /// The client closed its side and everything is answered, or waited for long enough.
     HalfClosed,
     Drained,
-}
-
-/// What live traffic says of a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LiveFailure {
-    ConnectionFailed,
-    RequestsUnanswered,
 }
 
 /// Something to count.
@@ -205,15 +195,18 @@ pub enum DropReason {
     RequestOnResentPair,
     /// No answer came within the lifetime of a transaction.
     Unanswered,
+    /// A request of a transaction that has one already, which is not answered yet.
+    Repeated,
 }
 
 impl DropReason {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::ResponseWithoutNode,
         Self::AckWithoutNode,
         Self::SecondAnswer,
         Self::RequestOnResentPair,
         Self::Unanswered,
+        Self::Repeated,
     ];
 
     #[must_use]
@@ -224,6 +217,7 @@ impl DropReason {
             Self::SecondAnswer => "second_answer",
             Self::RequestOnResentPair => "request_on_resent_pair",
             Self::Unanswered => "unanswered",
+            Self::Repeated => "repeated",
         }
     }
 }

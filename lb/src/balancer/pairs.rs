@@ -20,6 +20,8 @@ pub(super) struct Pair {
     pub(super) unanswered: usize,
     /// Since when the node has owed us a byte, or the pair has been idle.
     pub(super) quiet_since: Instant,
+    /// When a check of the node was asked for last, since it was quiet.
+    pub(super) doubted: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,9 +32,7 @@ pub(super) enum PairState {
     Reopening,
     Standing,
     /// We want to be rid of it, after hearing what the node has written.
-    Draining {
-        frozen: bool,
-    },
+    Draining,
 }
 
 /// Whether messages may be sent to a node through its ordinary pair.
@@ -70,6 +70,7 @@ impl Pairs {
                 stood_since: Some(now),
                 unanswered: 0,
                 quiet_since: now,
+                doubted: None,
             },
         );
     }
@@ -95,6 +96,7 @@ impl Pairs {
                 stood_since: None,
                 unanswered: 0,
                 quiet_since: now,
+                doubted: None,
             },
         );
         id
@@ -135,6 +137,21 @@ impl Pairs {
     pub(super) fn heard(&mut self, id: PairId, now: Instant) {
         if let Some(pair) = self.pairs.get_mut(&id) {
             pair.quiet_since = now;
+            pair.doubted = None;
+        }
+    }
+
+    /// Nobody has listened for a while: silence is counted from now on.
+    pub(super) fn listen_again(&mut self, now: Instant) {
+        for pair in self.pairs.values_mut() {
+            pair.quiet_since = pair.quiet_since.max(now);
+            pair.doubted = None;
+        }
+    }
+
+    pub(super) fn doubt(&mut self, id: PairId, now: Instant) {
+        if let Some(pair) = self.pairs.get_mut(&id) {
+            pair.doubted = Some(now);
         }
     }
 
@@ -173,7 +190,7 @@ impl Pairs {
             Some((_, pair)) => match pair.state {
                 PairState::Opening | PairState::Standing => Access::Ready,
                 PairState::Reopening if self.refused.contains_key(&node) => Access::Refused,
-                PairState::Reopening | PairState::Draining { .. } => Access::Uncertain,
+                PairState::Reopening | PairState::Draining => Access::Uncertain,
             },
             None if self.refused.contains_key(&node) => Access::Refused,
             None => Access::Ready,

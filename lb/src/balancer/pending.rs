@@ -92,9 +92,12 @@ impl Kept {
 #[derive(Debug)]
 pub struct PendingTable {
     entries: BTreeMap<EntryId, Entry>,
-    by_key: HashMap<PendingKey, Slot>,
+    by_key: HashMap<PendingKey, EntryId>,
     by_expiry: BTreeSet<(Instant, EntryId)>,
+    /// Of those in `by_expiry`, the ones that are answered: what makes room.
+    answered: BTreeSet<(Instant, EntryId)>,
     waiting: BTreeSet<EntryId>,
+    waiting_until: BTreeSet<(Instant, EntryId)>,
     unanswered: usize,
     entries_max: usize,
     kept_bytes: usize,
@@ -103,26 +106,12 @@ pub struct PendingTable {
     next_id: u64,
 }
 
-/// One transaction; and since colliding clients exist, possibly two.
+/// One transaction. In a dialog the To-tag is part of it: dialogs that a fork has made share everything else.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct PendingKey {
     transaction: TransactionKey,
     method: Box<[u8]>,
-}
-
-#[derive(Debug)]
-enum Slot {
-    One(EntryId),
-    Several(Vec<EntryId>),
-}
-
-impl Slot {
-    fn ids(&self) -> &[EntryId] {
-        match self {
-            Self::One(id) => std::slice::from_ref(id),
-            Self::Several(ids) => ids,
-        }
-    }
+    to_tag: Option<Box<[u8]>>,
 }
 
 impl PendingTable {
@@ -132,7 +121,9 @@ impl PendingTable {
             entries: BTreeMap::new(),
             by_key: HashMap::new(),
             by_expiry: BTreeSet::new(),
+            answered: BTreeSet::new(),
             waiting: BTreeSet::new(),
+            waiting_until: BTreeSet::new(),
             unanswered: 0,
             entries_max,
             kept_bytes: 0,
@@ -147,15 +138,17 @@ impl PendingTable {
         if self.entries.len() < self.entries_max {
             return true;
         }
-        let answered = self
-            .by_expiry
-            .iter()
-            .map(|&(_, id)| id)
-            .find(|id| self.entries.get(id).is_some_and(|entry| !entry.is_unanswered()));
+        let answered = self.answered.first().map(|&(_, id)| id);
         answered.and_then(|id| self.remove(id)).is_some()
     }
 
-    /// Adds a request that waits for its node.
+    /// As many requests are unanswered as may be.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.unanswered >= self.entries_max
+    }
+
+    /// Adds a request that waits for its node. Takes the place of an answered one with the same key.
     pub fn insert(
         &mut self,
         request: &RawMessage,
@@ -165,8 +158,11 @@ impl PendingTable {
     ) -> EntryId {
         let id = EntryId(self.next_id);
         self.next_id += 1;
-        let key = PendingKey::of(request, request.method().unwrap_or_default());
-        self.index(&key, id);
+        let key = PendingKey::of(request, request.method().unwrap_or_default(), request.to_tag());
+        if let Some(before) = self.by_key.get(&key).copied() {
+            self.remove(before);
+        }
+        self.by_key.insert(key.clone(), id);
         self.by_expiry.insert((expires, id));
         self.unanswered += 1;
         let entry = Entry {
@@ -187,6 +183,7 @@ impl PendingTable {
         };
         self.entries.insert(id, entry);
         self.waiting.insert(id);
+        self.waiting_until.insert((until, id));
         id
     }
 
@@ -223,11 +220,12 @@ impl PendingTable {
         if entry.is_unanswered() {
             self.unanswered -= 1;
         }
-        entry.place = place;
-        self.waiting.remove(&id);
-        self.by_expiry.remove(&(entry.expires, id));
-        entry.expires = expires;
-        self.by_expiry.insert((expires, id));
+        let before = std::mem::replace(&mut entry.expires, expires);
+        for ordered in [&mut self.by_expiry, &mut self.answered] {
+            ordered.remove(&(before, id));
+            ordered.insert((expires, id));
+        }
+        self.set_place(id, place);
     }
 
     /// An unanswered request goes to a node, or comes back from it to wait for another.
@@ -235,10 +233,14 @@ impl PendingTable {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
-        entry.place = place;
-        match place {
-            Place::Waiting { .. } => drop(self.waiting.insert(id)),
-            Place::At { .. } | Place::Answered { .. } | Place::AnsweredHere => drop(self.waiting.remove(&id)),
+        let before = std::mem::replace(&mut entry.place, place);
+        if let Place::Waiting { until } = before {
+            self.waiting.remove(&id);
+            self.waiting_until.remove(&(until, id));
+        }
+        if let Place::Waiting { until } = place {
+            self.waiting.insert(id);
+            self.waiting_until.insert((until, id));
         }
     }
 
@@ -248,9 +250,14 @@ impl PendingTable {
         if entry.is_unanswered() {
             self.unanswered -= 1;
         }
-        self.by_expiry.remove(&(entry.expires, id));
-        self.waiting.remove(&id);
-        self.unindex(&entry.key, id);
+        for ordered in [&mut self.by_expiry, &mut self.answered] {
+            ordered.remove(&(entry.expires, id));
+        }
+        if let Place::Waiting { until } = entry.place {
+            self.waiting.remove(&id);
+            self.waiting_until.remove(&(until, id));
+        }
+        self.by_key.remove(&entry.key);
         Some(entry)
     }
 
@@ -263,39 +270,27 @@ impl PendingTable {
         self.entries.get_mut(&id)
     }
 
-    /// The same request, byte for byte, unanswered: the client repeats itself.
+    /// The unanswered request whose transaction this one belongs to as well (RFC 3261 §17.2.3), whatever else differs.
     #[must_use]
-    pub fn repeated(&self, request: &RawMessage) -> Option<EntryId> {
-        let method = request.method()?;
-        self.candidates(request, method).find(|id| {
-            let entry = self.entries.get(id);
-            let same = |message: &RawMessage| message.bytes() == request.bytes();
-            entry.is_some_and(|entry| entry.is_unanswered() && entry.kept.message().is_some_and(same))
-        })
+    pub fn same_transaction(&self, request: &RawMessage) -> Option<EntryId> {
+        let id = self.find(request, request.method()?, request.to_tag())?;
+        self.entries
+            .get(&id)
+            .is_some_and(Entry::is_unanswered)
+            .then_some(id)
     }
 
-    /// The INVITE that an ACK or a CANCEL belongs to. Among colliding ones, an unanswered one for CANCEL, an
-    /// answered one for ACK.
+    /// The INVITE that an ACK or a CANCEL belongs to. The To-tag of an ACK is the answer's, and the INVITE's only in a
+    /// dialog that stood before.
     #[must_use]
     pub fn invite_of(&self, request: &RawMessage) -> Option<EntryId> {
-        let wants_unanswered = request.method() == Some(b"CANCEL");
-        let mut candidates: Vec<EntryId> = self.candidates(request, b"INVITE").collect();
-        candidates
-            .sort_by_key(|id| self.entries.get(id).is_some_and(Entry::is_unanswered) != wants_unanswered);
-        candidates.first().copied()
+        self.find_in_or_before_dialog(request, b"INVITE")
     }
 
-    /// The request that a node's response answers: the one that went through that pair, in that dialog, if there
-    /// is a choice.
+    /// The request that a node's response answers.
     #[must_use]
-    pub fn request_of(&self, response: &RawMessage, pair: PairId) -> Option<EntryId> {
-        let mismatch = |id: &EntryId| {
-            self.entries
-                .get(id)
-                .map(|entry| (entry.pair() != Some(pair), !entry.accepts_tag(response.to_tag())))
-        };
-        self.candidates(response, response.cseq_method())
-            .min_by_key(mismatch)
+    pub fn request_of(&self, response: &RawMessage) -> Option<EntryId> {
+        self.find_in_or_before_dialog(response, response.cseq_method())
     }
 
     /// Unanswered requests at a pair, in order of arrival.
@@ -310,13 +305,21 @@ impl PendingTable {
     }
 
     /// Requests that wait for a node, in order of arrival.
-    pub fn waiting(&self) -> impl Iterator<Item = (EntryId, Instant)> {
-        self.waiting
-            .iter()
-            .filter_map(|&id| match self.entries.get(&id)?.place {
-                Place::Waiting { until } => Some((id, until)),
-                Place::At { .. } | Place::Answered { .. } | Place::AnsweredHere => None,
-            })
+    pub fn waiting(&self) -> impl Iterator<Item = EntryId> {
+        self.waiting.iter().copied()
+    }
+
+    /// One that waits for a node and whose time is over.
+    #[must_use]
+    pub fn overdue(&self, now: Instant) -> Option<EntryId> {
+        let first = self.waiting_until.first();
+        first.filter(|&&(until, _)| until <= now).map(|&(_, id)| id)
+    }
+
+    /// When the next of those that wait for a node has waited for too long.
+    #[must_use]
+    pub fn next_overdue(&self) -> Option<Instant> {
+        self.waiting_until.first().map(|&(until, _)| until)
     }
 
     /// Everything, in order of arrival.
@@ -351,27 +354,15 @@ impl PendingTable {
             .expect("callers pass the id of an entry that they have just inserted")
     }
 
-    fn candidates(&self, message: &RawMessage, method: &[u8]) -> impl Iterator<Item = EntryId> {
-        let slot = self.by_key.get(&PendingKey::of(message, method));
-        slot.map_or(&[][..], Slot::ids).iter().copied()
+    fn find_in_or_before_dialog(&self, message: &RawMessage, method: &[u8]) -> Option<EntryId> {
+        let in_dialog = message
+            .to_tag()
+            .and_then(|tag| self.find(message, method, Some(tag)));
+        in_dialog.or_else(|| self.find(message, method, None))
     }
 
-    fn index(&mut self, key: &PendingKey, id: EntryId) {
-        match self.by_key.get_mut(key) {
-            None => drop(self.by_key.insert(key.clone(), Slot::One(id))),
-            Some(Slot::Several(ids)) => ids.push(id),
-            Some(slot) => *slot = Slot::Several(slot.ids().iter().copied().chain([id]).collect()),
-        }
-    }
-
-    fn unindex(&mut self, key: &PendingKey, id: EntryId) {
-        let Some(slot) = self.by_key.get_mut(key) else {
-            return;
-        };
-        match slot {
-            Slot::Several(ids) if ids.len() > 1 => ids.retain(|&other| other != id),
-            Slot::One(_) | Slot::Several(_) => drop(self.by_key.remove(key)),
-        }
+    fn find(&self, message: &RawMessage, method: &[u8], to_tag: Option<&[u8]>) -> Option<EntryId> {
+        self.by_key.get(&PendingKey::of(message, method, to_tag)).copied()
     }
 
     fn release_bytes(&mut self, id: EntryId) {
@@ -396,27 +387,14 @@ impl Entry {
     pub fn is_unanswered(&self) -> bool {
         matches!(self.place, Place::Waiting { .. } | Place::At { .. })
     }
-
-    fn pair(&self) -> Option<PairId> {
-        match self.place {
-            Place::At { pair, .. } | Place::Answered { pair, .. } => Some(pair),
-            Place::Waiting { .. } | Place::AnsweredHere => None,
-        }
-    }
-
-    fn accepts_tag(&self, to_tag: Option<&[u8]>) -> bool {
-        match &self.kind {
-            RequestKind::InDialog { tag } => to_tag == Some(&tag[..]),
-            RequestKind::Opening | RequestKind::OutsideDialog | RequestKind::Cancel { .. } => true,
-        }
-    }
 }
 
 impl PendingKey {
-    fn of(message: &RawMessage, method: &[u8]) -> Self {
+    fn of(message: &RawMessage, method: &[u8], to_tag: Option<&[u8]>) -> Self {
         Self {
             transaction: message.transaction_key(),
             method: method.into(),
+            to_tag: to_tag.map(Into::into),
         }
     }
 }

@@ -38,7 +38,7 @@ impl Balancer {
 
     /// Tries again for everything that waits for a node, in order of arrival.
     pub(super) fn place_waiting(&mut self, now: Instant) {
-        let waiting: Vec<EntryId> = self.pending.waiting().map(|(id, _)| id).collect();
+        let waiting: Vec<EntryId> = self.pending.waiting().collect();
         for id in waiting {
             self.place(id, None, now);
         }
@@ -149,7 +149,7 @@ impl Balancer {
         match self.pairs.find(node, purpose) {
             Some((id, pair)) => match pair.state {
                 PairState::Opening | PairState::Standing => Some(id),
-                PairState::Reopening | PairState::Draining { .. } => None,
+                PairState::Reopening | PairState::Draining => None,
             },
             None => self.open_pair(node, purpose, PairState::Opening, now),
         }

@@ -7,7 +7,7 @@ use tandem_shared::cluster::NodeId;
 use super::Balancer;
 use super::input::{PairId, PairLoss, PairPurpose};
 use super::node_table::{NodeEntry, SharedTable};
-use super::output::{Count, DropReason, Limit, LiveFailure, Output, RedispatchReason};
+use super::output::{Count, DropReason, Limit, Output, RedispatchReason};
 use super::pairs::{Access, Pair, PairState};
 use super::pending::{EntryId, Place, RequestKind};
 
@@ -32,7 +32,7 @@ impl Balancer {
     pub(super) fn pair_opened(&mut self, id: PairId, now: Instant) {
         let Some(pair) = self.pairs.get(id) else { return };
         let node = pair.node;
-        if matches!(pair.state, PairState::Draining { .. }) {
+        if matches!(pair.state, PairState::Draining) {
             return;
         }
         self.pairs.opened(id, now);
@@ -43,7 +43,7 @@ impl Balancer {
     pub(super) fn pair_lost(&mut self, id: PairId, loss: PairLoss, now: Instant) {
         let Some(pair) = self.pairs.remove(id) else { return };
         let stood = match pair.state {
-            PairState::Standing | PairState::Draining { .. } => loss != PairLoss::ConnectFailed,
+            PairState::Standing | PairState::Draining => loss != PairLoss::ConnectFailed,
             PairState::Opening | PairState::Reopening => false,
         };
         let orphans = self.pending.at(id);
@@ -86,18 +86,14 @@ impl Balancer {
     fn report_loss(&mut self, pair: &Pair, loss: PairLoss) {
         match loss {
             PairLoss::ConnectFailed | PairLoss::Broken => {
-                let failure = LiveFailure::ConnectionFailed;
-                self.outputs.push(Output::ReportFailure {
-                    node: pair.node,
-                    failure,
-                });
+                self.outputs.push(Output::DoubtNode(pair.node));
             }
             PairLoss::Drained | PairLoss::FramingLost => {}
         }
     }
 
     /// A node whose pair broke may well live: one attempt tells, and until then nothing moves to its heir. A node
-    /// that was refused, lies or is frozen is left alone for a moment.
+    /// that was refused or lies is left alone for a moment.
     fn reopen_or_refuse(&mut self, pair: &Pair, loss: PairLoss, now: Instant) {
         if pair.purpose == PairPurpose::Resent {
             return self.doubt(pair.node, loss, now);
@@ -110,8 +106,7 @@ impl Balancer {
         let may_live = match (loss, pair.state) {
             // Once at a time: a node that takes connections and breaks them is as good as one that refuses.
             (PairLoss::Broken, _) => pair.stood_since.is_some_and(|since| since + retry <= now),
-            (PairLoss::Drained, PairState::Draining { frozen }) => !frozen,
-            (PairLoss::Drained, PairState::Opening | PairState::Reopening | PairState::Standing) => true,
+            (PairLoss::Drained, _) => true,
             (PairLoss::ConnectFailed | PairLoss::FramingLost, _) => moved,
         };
         if !may_live {
@@ -183,14 +178,14 @@ impl Balancer {
     fn part_with(&mut self, id: PairId, now: Instant) {
         match self.pairs.get(id).map(|pair| pair.state) {
             Some(PairState::Standing) => {
-                self.pairs.set_state(id, PairState::Draining { frozen: false });
+                self.pairs.set_state(id, PairState::Draining);
                 self.outputs.push(Output::DrainPair(id));
             }
             Some(PairState::Opening | PairState::Reopening) => {
                 self.outputs.push(Output::ClosePair(id));
                 self.abandon(id, now);
             }
-            Some(PairState::Draining { .. }) | None => {}
+            Some(PairState::Draining) | None => {}
         }
     }
 
@@ -208,7 +203,7 @@ impl Balancer {
             return;
         }
         self.place_waiting(now);
-        let disowned = |(id, _)| {
+        let disowned = |id| {
             let entry = self.pending.get(id);
             entry.is_some_and(|entry| entry.disowned_by.is_some())
         };
@@ -229,9 +224,9 @@ impl Balancer {
     /// Requests whose time is over: those that wait for a node are answered, those at a node are forgotten, since
     /// the client has given them up as well.
     pub(super) fn expire_requests(&mut self, now: Instant) {
-        let overdue = self.pending.waiting().filter(|&(_, until)| until <= now);
-        let overdue: Vec<EntryId> = overdue.map(|(id, _)| id).collect();
-        overdue.into_iter().for_each(|id| self.give_up(id, 500, now));
+        while let Some(id) = self.pending.overdue(now) {
+            self.give_up(id, 500, now);
+        }
         while let Some(id) = self.pending.expired(now) {
             self.expire(id, now);
         }
@@ -250,24 +245,26 @@ impl Balancer {
         }
     }
 
-    /// A frozen process keeps its connections: N requests unanswered and no byte for T are its only sign. With no
-    /// other node to go to, waiting is better.
-    pub(super) fn give_up_frozen_nodes(&mut self, now: Instant) {
-        let frozen =
-            |pair: &Pair| self.frozen_at(pair).is_some_and(|at| at <= now) && self.has_other(pair.node);
-        let frozen: Vec<(PairId, NodeId)> = self
+    /// A frozen process keeps its connections: unanswered requests and silence are its first sign, and a check tells.
+    pub(super) fn doubt_silent_nodes(&mut self, now: Instant) {
+        let is_due = |pair: &Pair| self.doubt_at(pair).is_some_and(|at| at <= now);
+        let silent: Vec<(PairId, NodeId)> = self
             .pairs
             .iter()
-            .filter(|(_, pair)| frozen(pair))
+            .filter(|(_, pair)| is_due(pair))
             .map(|(id, pair)| (id, pair.node))
             .collect();
-        for (pair, node) in frozen {
-            self.pairs.set_state(pair, PairState::Draining { frozen: true });
-            self.outputs.push(Output::DrainPair(pair));
-            self.outputs.push(Output::ReportFailure {
-                node,
-                failure: LiveFailure::RequestsUnanswered,
-            });
+        for (pair, node) in silent {
+            self.pairs.doubt(pair, now);
+            self.outputs.push(Output::DoubtNode(node));
+        }
+    }
+
+    /// Whether what nodes write is read. While it is not, their silence is ours.
+    pub(super) fn nodes_read(&mut self, are_read: bool, now: Instant) {
+        self.nodes_are_read = are_read;
+        if are_read {
+            self.pairs.listen_again(now);
         }
     }
 
@@ -286,17 +283,15 @@ impl Balancer {
     }
 
     pub(super) fn next_pair_deadline(&self) -> Option<Instant> {
-        let frozen = self.pairs.iter().filter(|(_, pair)| self.has_other(pair.node));
-        let frozen = frozen.filter_map(|(_, pair)| self.frozen_at(pair));
-        frozen
-            .chain(self.pairs.iter().filter_map(|(_, pair)| self.idle_at(pair)))
-            .min()
+        let deadlines = |(_, pair)| [self.doubt_at(pair), self.idle_at(pair)];
+        self.pairs.iter().flat_map(deadlines).flatten().min()
     }
 
-    fn frozen_at(&self, pair: &Pair) -> Option<Instant> {
-        let settings = &self.shared.settings;
-        let owes = pair.state == PairState::Standing && pair.unanswered >= settings.unanswered_requests;
-        owes.then(|| pair.quiet_since + settings.unanswered)
+    fn doubt_at(&self, pair: &Pair) -> Option<Instant> {
+        let owes = pair.state == PairState::Standing && pair.unanswered > 0 && self.nodes_are_read;
+        let first = pair.quiet_since + self.shared.settings.unanswered;
+        let again = pair.doubted.map(|doubted| doubted + DOUBTED_AGAIN_AFTER);
+        owes.then(|| again.unwrap_or(first))
     }
 
     fn idle_at(&self, pair: &Pair) -> Option<Instant> {
@@ -304,14 +299,9 @@ impl Balancer {
             pair.purpose == PairPurpose::Resent && pair.state == PairState::Standing && pair.unanswered == 0;
         idle.then(|| pair.quiet_since + self.shared.settings.resent_pair_idle)
     }
-
-    fn has_other(&self, node: NodeId) -> bool {
-        self.table
-            .turns()
-            .iter()
-            .any(|&other| other != node && self.pairs.stands(other))
-    }
 }
 
 /// The copy of the state that a front end holds lags by the time of one message of the cluster.
 pub(super) const OWNER_LOOKUP_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
+/// As long as a check may take.
+const DOUBTED_AGAIN_AFTER: std::time::Duration = std::time::Duration::from_secs(1);

@@ -18,8 +18,7 @@ pub struct BalancerSettings {
     pub wait: Duration,
     /// A lost or refused pair is opened again after this.
     pub pair_retry: Duration,
-    /// So many unanswered requests, and no byte from the node for `unanswered`, mean that it is frozen.
-    pub unanswered_requests: usize,
+    /// An unanswered request, and no byte from its node for so long, ask for a check of the node.
     pub unanswered: Duration,
     /// Lifetime of an unanswered INVITE (RFC 3261 §16.6 timer C: more than three minutes).
     pub invite_lifetime: Duration,
@@ -31,6 +30,8 @@ pub struct BalancerSettings {
     pub resent_pair_idle: Duration,
     /// After the client closed its side, answers are still delivered for this long.
     pub half_close: Duration,
+    /// After framing was lost, what came before is still answered for this long.
+    pub framing_lost: Duration,
 }
 
 impl Default for BalancerSettings {
@@ -42,13 +43,13 @@ impl Default for BalancerSettings {
             attempts_max: 4,
             wait: Duration::from_secs(5),
             pair_retry: Duration::from_secs(1),
-            unanswered_requests: 10,
-            unanswered: Duration::from_secs(6),
+            unanswered: Duration::from_millis(500),
             invite_lifetime: Duration::from_secs(200),
             request_lifetime: Duration::from_secs(40),
             answered_lifetime: Duration::from_secs(32),
             resent_pair_idle: Duration::from_secs(5),
             half_close: Duration::from_secs(32),
+            framing_lost: Duration::from_secs(5),
         }
     }
 }

@@ -17,7 +17,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{debug, info};
 
-use crate::balancer::output::LiveFailure;
 use crate::balancer::pending::EntryId;
 use crate::balancer::{Balancer, Input, Output, PairId, PairPurpose, Shared};
 use crate::metrics::{MessageCounters, Metrics, Side};
@@ -49,7 +48,7 @@ pub struct ListenerContext {
     pub balancer: Shared,
     pub streams: Arc<StreamSettings>,
     pub board: Arc<NodeBoard>,
-    pub failures: mpsc::Sender<(NodeId, LiveFailure)>,
+    pub doubts: mpsc::Sender<NodeId>,
     pub metrics: Metrics,
     pub shutdown: Shutdown,
 }
@@ -198,14 +197,19 @@ impl ClientConnection {
             paused: None,
         };
         let mut draining = false;
+        let mut nodes_are_read = true;
         // Made once: making them takes a lock that all connections share.
         let (drain, close) = (shutdown.reached(Stage::Drain), shutdown.reached(Stage::Close));
         tokio::pin!(drain, close);
         while !self.closing {
             let deadline = self.deadline(reading.paused);
             let congested = self.client.queued_bytes() > self.high_water();
+            if congested == nodes_are_read {
+                nodes_are_read = !congested;
+                self.feed(Input::NodesRead(nodes_are_read));
+            }
             tokio::select! {
-                received = reader.next(), if reading.open && reading.paused.is_none() => {
+                received = reader.next(), if self.may_read(&reading) => {
                     self.client_sent(received, &mut reading, admitted);
                 }
                 Some(event) = events.recv(), if !congested => self.pair_reported(event),
@@ -226,6 +230,11 @@ impl ClientConnection {
                 () = &mut close => return,
             }
         }
+    }
+
+    /// A client over its rate, or with as many unanswered requests as it may have, waits in its own socket.
+    fn may_read(&self, reading: &Reading) -> bool {
+        reading.open && reading.paused.is_none() && !self.balancer.is_full()
     }
 
     /// Above this, nodes are not read: they wait until the client has taken what it has.
@@ -257,10 +266,13 @@ impl ClientConnection {
         match received {
             Received::Frame(frame) => {
                 reading.heard = true;
-                reading.paused = admitted.message_arrived(self.last_activity);
+                if !matches!(frame, Frame::KeepAlivePing) {
+                    reading.paused = admitted.message_arrived(self.last_activity);
+                }
                 if reading.paused.is_some() {
                     self.context.metrics.limit_reached("messages_per_second");
                 }
+                reading.open = !matches!(frame, Frame::Lost { .. });
                 self.client_framed(frame);
             }
             // A probe says nothing and leaves: no mistake of anybody's.
@@ -275,15 +287,22 @@ impl ClientConnection {
                 }
                 self.closing = true;
             }
-            Received::Truncated(_) => self.client_incomplete("truncated"),
-            Received::Overdue(phase) => self.client_incomplete(overdue_label(phase)),
+            Received::Truncated(_) => {
+                reading.open = false;
+                self.client_incomplete("truncated");
+                self.feed(Input::ClientHalfClosed);
+            }
+            Received::Overdue(phase) => {
+                reading.open = false;
+                self.client_incomplete(overdue_label(phase));
+                self.feed(Input::ClientFramingLost { answer: None });
+            }
         }
     }
 
-    fn client_incomplete(&mut self, reason: &'static str) {
-        info!(client = %self.identity.address, reason, "closing a connection within a message");
+    fn client_incomplete(&self, reason: &'static str) {
+        info!(client = %self.identity.address, reason, "a message did not become whole");
         self.context.metrics.framing_error(reason, "client");
-        self.closing = true;
     }
 
     fn client_framed(&mut self, frame: Frame) {
@@ -377,7 +396,7 @@ impl ClientConnection {
                 self.closing = true;
             }
             // The prober hears enough of others when its queue is full.
-            Output::ReportFailure { node, failure } => drop(self.context.failures.try_send((node, failure))),
+            Output::DoubtNode(node) => drop(self.context.doubts.try_send(node)),
             Output::Count(count) => self.context.metrics.count(&self.context.name, &count),
         }
     }

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream;
 use tracing::debug;
 
-use crate::balancer::output::{Count, LiveFailure};
+use crate::balancer::output::Count;
 
 use super::admission::Admitted;
 use super::client_connection::{ClientIdentity, ListenerContext};
@@ -64,7 +64,7 @@ async fn connect(context: &ListenerContext, identity: &ClientIdentity) -> Option
             Err(_) => debug!(%node, "cannot reach a node in time"),
         }
         // The prober hears enough of others when its queue is full.
-        let _ = context.failures.try_send((node, LiveFailure::ConnectionFailed));
+        let _ = context.doubts.try_send(node);
     }
     None
 }

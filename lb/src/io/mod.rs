@@ -14,6 +14,7 @@ pub mod clock;
 pub mod connection_mode;
 pub mod listener;
 pub mod node_board;
+pub mod node_check;
 pub mod outbound_listener;
 pub mod paired_connection;
 pub mod prober;

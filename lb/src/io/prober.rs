@@ -1,53 +1,53 @@
-//! Keepalives, and everything else that is heard of nodes: the driver of the node set.
+//! Checks, and everything else that is heard of nodes: the driver of the node set.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
 use tandem_shared::cluster::NodeId;
 use tandem_shared::io::admin::Readiness;
 use tandem_shared::io::shutdown::{Shutdown, Stage};
 use tandem_shared::io::watchdog::Pulse;
-use tokio::net::TcpStream;
-use tokio::sync::mpsc;
-use tracing::info;
+use tokio::sync::{Mutex, mpsc};
+use tracing::{info, warn};
 
-use crate::balancer::health::HealthInput;
+use crate::balancer::health::{CheckFailure, HealthInput};
 use crate::balancer::node_set::{NodeSet, NodeSetOutput};
-use crate::balancer::node_table::NodeTable;
-use crate::balancer::output::LiveFailure;
+use crate::balancer::node_table::{KeepaliveState, NodeTable};
 use crate::balancer::settings::ByteBudget;
 use crate::membership::ClusterNews;
 use crate::metrics::Metrics;
 
 use super::clock;
 use super::node_board::NodeBoard;
+use super::node_check::{CheckSettings, FailedCheck, NodeCheck};
 
 /// One task for all nodes.
 pub struct Prober {
     pub nodes: NodeSet,
     pub board: Arc<NodeBoard>,
-    pub connect_timeout: Duration,
+    pub check: CheckSettings,
+    pub checks: BTreeMap<NodeId, Arc<Mutex<NodeCheck>>>,
+    /// When it was said of a node that it refuses us.
+    pub refusals_told: BTreeMap<NodeId, Instant>,
     pub readiness: Readiness,
     pub metrics: Metrics,
     pub kept_in_all: Arc<ByteBudget>,
-    pub failures: mpsc::Receiver<(NodeId, LiveFailure)>,
+    pub doubts: mpsc::Receiver<NodeId>,
     pub news: mpsc::Receiver<ClusterNews>,
     pub pulse: Pulse,
     pub shutdown: Shutdown,
 }
 
 #[derive(Debug)]
-struct ProbeResult {
+struct CheckResult {
     node: NodeId,
-    outcome: Result<Duration, &'static str>,
+    outcome: Result<Duration, FailedCheck>,
 }
 
 impl Prober {
     pub async fn run(mut self) {
-        let (results, mut probed) = mpsc::channel(PROBES_MAX);
+        let (results, mut checked) = mpsc::channel(CHECKS_MAX);
         let mut last_success = BTreeMap::new();
         self.publish(NodeTable::default());
         loop {
@@ -58,8 +58,8 @@ impl Prober {
                 .unwrap_or_else(|| Instant::now() + HOUSEKEEPING);
             let deadline = deadline.min(Instant::now() + HOUSEKEEPING);
             let outputs = tokio::select! {
-                Some(result) = probed.recv() => self.probed(&result, &mut last_success),
-                Some((node, failure)) = self.failures.recv() => self.failed_live(node, failure),
+                Some(result) = checked.recv() => self.checked(&result, &mut last_success),
+                Some(node) = self.doubts.recv() => self.nodes.handle(node, HealthInput::Doubted, Instant::now()),
                 Some(news) = self.news.recv() => self.hear(&news),
                 () = tokio::time::sleep_until(deadline.into()) => self.nodes.deadline_reached(Instant::now()),
                 () = self.shutdown.reached(Stage::Close) => return,
@@ -72,9 +72,9 @@ impl Prober {
         }
     }
 
-    fn probed(
+    fn checked(
         &mut self,
-        result: &ProbeResult,
+        result: &CheckResult,
         last_success: &mut BTreeMap<NodeId, Instant>,
     ) -> Vec<NodeSetOutput> {
         let now = Instant::now();
@@ -92,15 +92,16 @@ impl Prober {
                     .keepalive_last_success
                     .with_label_values(&label)
                     .set(clock::unix_time_secs());
-                HealthInput::ProbeSucceeded
+                HealthInput::CheckSucceeded
             }
-            Err(reason) => {
+            Err(failed) => {
                 self.metrics.keepalive_up.with_label_values(&label).set(0);
                 self.metrics
                     .keepalive_failures
-                    .with_label_values(&[label[0], reason])
+                    .with_label_values(&[label[0], failed.failure.label()])
                     .inc();
-                HealthInput::ProbeFailed
+                self.explain(result.node, &failed, now);
+                HealthInput::CheckFailed(failed.failure)
             }
         };
         if let Some(&last) = last_success.get(&result.node) {
@@ -110,12 +111,18 @@ impl Prober {
         self.nodes.handle(result.node, input, now)
     }
 
-    fn failed_live(&mut self, node: NodeId, failure: LiveFailure) -> Vec<NodeSetOutput> {
-        let input = match failure {
-            LiveFailure::ConnectionFailed => HealthInput::ConnectionFailed,
-            LiveFailure::RequestsUnanswered => HealthInput::RequestsUnanswered,
+    /// Everything else is told by the node's state.
+    fn explain(&mut self, node: NodeId, failed: &FailedCheck, now: Instant) {
+        let (CheckFailure::RefusesUs, Some(own)) = (failed.failure, failed.own) else {
+            return;
         };
-        self.nodes.handle(node, input, Instant::now())
+        let told = self.refusals_told.get(&node);
+        if told.is_some_and(|&told| now < told + REFUSAL_TOLD_EVERY) {
+            return;
+        }
+        self.refusals_told.insert(node, now);
+        let address = own.ip();
+        warn!(%node, %address, "a node closes our connections unheard: add this address to its sip.trusted_front_ends");
     }
 
     fn hear(&mut self, news: &ClusterNews) -> Vec<NodeSetOutput> {
@@ -126,14 +133,18 @@ impl Prober {
         }
     }
 
-    fn perform(&self, output: NodeSetOutput, results: &mpsc::Sender<ProbeResult>) {
+    fn perform(&mut self, output: NodeSetOutput, results: &mpsc::Sender<CheckResult>) {
         match output {
-            NodeSetOutput::Probe { node, address } => {
-                let (results, connect_timeout) = (results.clone(), self.connect_timeout);
+            NodeSetOutput::Check { node, address } => {
+                let settings = &self.check;
+                let check = self.checks.entry(node);
+                let check = check.or_insert_with(|| Arc::new(Mutex::new(NodeCheck::new(settings.clone()))));
+                let (check, results) = (Arc::clone(check), results.clone());
                 tokio::spawn(async move {
-                    let outcome = probe(address, connect_timeout).await;
+                    // One at a time is under way: nobody waits here.
+                    let outcome = check.lock().await.run(address).await;
                     // Without a prober nobody is interested.
-                    let _ = results.send(ProbeResult { node, outcome }).await;
+                    let _ = results.send(CheckResult { node, outcome }).await;
                 });
             }
             NodeSetOutput::Publish(table) => self.publish(table),
@@ -150,29 +161,28 @@ impl Prober {
             }
         }
         match table.serving_count() {
-            0 => self.readiness.not_ready("nodes", "no node is in service"),
+            0 => self.readiness.not_ready("nodes", why_none_serves(&table)),
             _ => self.readiness.resolved("nodes"),
         }
         self.board.publish(table);
     }
 }
 
-/// Connects to the traffic port and leaves without a word. With a reset, so that neither side keeps the connection's
-/// remains: nodes know such a visitor and log nothing.
-async fn probe(address: SocketAddr, connect_timeout: Duration) -> Result<Duration, &'static str> {
-    let started = Instant::now();
-    match tokio::time::timeout(connect_timeout, TcpStream::connect(address)).await {
-        Ok(Ok(stream)) => {
-            // A close with FIN does as well.
-            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-            Ok(started.elapsed())
-        }
-        Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => Err("refused"),
-        Ok(Err(_)) => Err("unreachable"),
-        Err(_) => Err("timeout"),
+fn why_none_serves(table: &NodeTable) -> String {
+    let refusing = table
+        .nodes()
+        .filter(|node| node.state == KeepaliveState::RefusesUs);
+    let refusing: Vec<String> = refusing.map(|node| node.id.to_string()).collect();
+    match refusing.is_empty() {
+        true => "no node is in service".to_owned(),
+        false => format!(
+            "no node is in service; {} do not take this machine for a front end: see sip.trusted_front_ends there",
+            refusing.join(", ")
+        ),
     }
 }
 
-const PROBES_MAX: usize = 64;
+const CHECKS_MAX: usize = 64;
+const REFUSAL_TOLD_EVERY: Duration = Duration::from_secs(60);
 /// Gauges that nobody pushes are looked at this often.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);

@@ -120,7 +120,7 @@ impl Bench {
         self.pass(Duration::from_secs(2));
         let mut outputs = self.lose(pair, PairLoss::Broken);
         outputs.extend(self.lose(reopened, PairLoss::ConnectFailed));
-        outputs.retain(|output| !output.starts_with("report") && !output.starts_with("open"));
+        outputs.retain(|output| !output.starts_with("doubt") && !output.starts_with("open"));
         outputs
     }
 
@@ -142,6 +142,13 @@ impl Bench {
             outputs.extend(self.feed(Input::DeadlineReached));
         }
         self.now = end;
+        outputs
+    }
+
+    /// The outputs without those that only ask for a check.
+    pub(super) fn without_doubts(&mut self, run: impl FnOnce(&mut Self) -> Vec<String>) -> Vec<String> {
+        let mut outputs = run(self);
+        outputs.retain(|output| !output.starts_with("doubt"));
         outputs
     }
 
@@ -238,7 +245,7 @@ fn show(output: &Output) -> String {
         Output::ClosePair(pair) => format!("close {}", pair.0),
         Output::SendToClient(bytes) => format!("client < {}", show_bytes(bytes)),
         Output::CloseClient(reason) => format!("close client: {reason:?}"),
-        Output::ReportFailure { node, failure } => format!("report {node}: {failure:?}"),
+        Output::DoubtNode(node) => format!("doubt {node}"),
         Output::Count(count) => format!("{count:?}"),
     }
 }

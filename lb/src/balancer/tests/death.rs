@@ -4,7 +4,6 @@ use tandem_shared::cluster::NodeId;
 
 use super::super::input::PairLoss;
 use super::super::output::{Count, DropReason, MethodLabel, RedispatchReason, ResentOutcome};
-use super::super::settings::BalancerSettings;
 use super::super::{Input, PairId};
 use super::bench::*;
 
@@ -17,7 +16,7 @@ fn an_opening_invite_goes_to_another_node_at_once_over_a_connection_for_re_sent(
     assert_eq!(
         bench.lose(0, PairLoss::Broken),
         [
-            "report n1: ConnectionFailed",
+            "doubt n1",
             "open 2 to n1",
             "open 3 to n2 for re-sent",
             "3 < INVITE a"
@@ -43,17 +42,10 @@ fn a_request_in_a_dialog_goes_to_the_heir_once_its_node_is_refused() {
     let mut bench = Bench::standing();
     drop(bench.client(&request("INFO", "a", Some("n1-x"))));
     bench.pass(Duration::from_secs(2));
-    assert_eq!(
-        bench.lose(0, PairLoss::Broken),
-        ["report n1: ConnectionFailed", "open 2 to n1"]
-    );
+    assert_eq!(bench.lose(0, PairLoss::Broken), ["doubt n1", "open 2 to n1"]);
     assert_eq!(
         bench.lose(2, PairLoss::ConnectFailed),
-        [
-            "report n1: ConnectionFailed",
-            "open 3 to n2 for re-sent",
-            "3 < INFO a"
-        ]
+        ["doubt n1", "open 3 to n2 for re-sent", "3 < INFO a"]
     );
 }
 
@@ -73,14 +65,10 @@ fn a_node_that_breaks_every_connection_is_as_good_as_dead() {
     bench.pass(Duration::from_secs(2));
     drop(bench.lose(0, PairLoss::Broken));
     drop(bench.open(2));
-    assert_eq!(bench.lose(2, PairLoss::Broken), ["report n1: ConnectionFailed"]);
+    assert_eq!(bench.lose(2, PairLoss::Broken), ["doubt n1"]);
     assert_eq!(
         bench.lose(3, PairLoss::Broken),
-        [
-            "report n1: ConnectionFailed",
-            "open 4 to n2 for re-sent",
-            "4 < INFO a"
-        ]
+        ["doubt n1", "open 4 to n2 for re-sent", "4 < INFO a"]
     );
 }
 
@@ -181,7 +169,7 @@ fn a_request_that_no_node_has_seen_goes_out_as_an_ordinary_one() {
     drop(bench.client(&request("INVITE", "a", None)));
     assert_eq!(
         bench.lose(0, PairLoss::ConnectFailed),
-        ["report n1: ConnectionFailed", "1 < INVITE a"]
+        ["doubt n1", "1 < INVITE a"]
     );
     assert_eq!(bench.count(&Count::SessionAssigned(NodeId(2))), 1);
 }
@@ -193,7 +181,7 @@ fn when_no_node_is_left_the_answer_is_503() {
     drop(bench.lose(0, PairLoss::ConnectFailed));
     assert_eq!(
         bench.lose(1, PairLoss::ConnectFailed),
-        ["report n2: ConnectionFailed", "client < 503 a"]
+        ["doubt n2", "client < 503 a"]
     );
 }
 
@@ -202,14 +190,11 @@ fn when_the_heir_dies_too_the_client_is_answered_in_the_end() {
     let mut bench = Bench::standing();
     drop(bench.client(&request("INFO", "a", Some("n1-x"))));
     assert_eq!(bench.kill(0, 2), ["3 < INFO a"]);
-    assert_eq!(
-        bench.lose(3, PairLoss::ConnectFailed),
-        ["report n2: ConnectionFailed", "drain 1"]
-    );
+    assert_eq!(bench.lose(3, PairLoss::ConnectFailed), ["doubt n2", "drain 1"]);
     assert_eq!(bench.lose(1, PairLoss::Drained), ["open 4 to n2"]);
     assert_eq!(
         bench.lose(4, PairLoss::ConnectFailed),
-        ["report n2: ConnectionFailed", "client < 503 a"]
+        ["doubt n2", "client < 503 a"]
     );
     assert_eq!((bench.pending_at(1), bench.pending_at(2)), (0, 0));
 }
@@ -256,7 +241,7 @@ fn a_lying_node_loses_its_pair_and_the_client_gets_500() {
     drop(bench.client(&request("INFO", "a", Some("n1-x"))));
     drop(bench.client(&request("INFO", "b", Some("n2-y"))));
     assert_eq!(bench.lose(0, PairLoss::FramingLost), ["client < 500 a"]);
-    assert_eq!(bench.pass(Duration::from_secs(1)), ["open 2 to n1"]);
+    assert_eq!(bench.pass(Duration::from_secs(1)), ["doubt n2", "open 2 to n1"]);
     assert_eq!(
         bench.node(1, &answer("INFO", "b", 200, "n2-y")),
         ["client < 200 b"]
@@ -264,23 +249,41 @@ fn a_lying_node_loses_its_pair_and_the_client_gets_500() {
 }
 
 #[test]
-fn a_frozen_node_is_given_up_when_many_requests_stay_unanswered() {
-    let settings = BalancerSettings {
-        unanswered_requests: 2,
-        ..BalancerSettings::default()
-    };
-    let mut bench = Bench::standing_with(settings);
+fn a_node_that_leaves_one_request_unanswered_is_doubted_and_left_when_its_check_has_failed() {
+    let mut bench = Bench::standing();
     drop(bench.client(&request("INFO", "a", Some("n1-x"))));
     drop(bench.client(&request("INFO", "b", Some("n1-y"))));
-    assert_eq!(bench.pass(Duration::from_millis(5_900)), [""; 0]);
-    assert_eq!(
-        bench.pass(Duration::from_millis(200)),
-        ["drain 0", "report n1: RequestsUnanswered"]
-    );
+    assert_eq!(bench.pass(Duration::from_millis(499)), [""; 0]);
+    assert_eq!(bench.pass(Duration::from_millis(1)), ["doubt n1"]);
+    assert_eq!(bench.pass(Duration::from_secs(2)), ["doubt n1", "doubt n1"]);
+    assert_eq!(bench.nodes(&[2]), ["drain 0"]);
     assert_eq!(
         bench.lose(0, PairLoss::Drained),
         ["open 2 to n2 for re-sent", "2 < INFO a", "2 < INFO b"]
     );
+}
+
+#[test]
+fn a_node_that_takes_its_time_is_doubted_once_a_second_until_it_says_something() {
+    let mut bench = Bench::standing();
+    drop(bench.client(&request("INVITE", "a", None)));
+    assert_eq!(bench.pass(Duration::from_secs(1)), ["doubt n1"]);
+    assert_eq!(bench.node(0, &answer("INVITE", "a", 100, "")), ["client < 100 a"]);
+    assert_eq!(bench.pass(Duration::from_millis(600)), ["doubt n1"]);
+    drop(bench.node(0, &answer("INVITE", "a", 200, "n1-x")));
+    assert_eq!(bench.pass(Duration::from_secs(10)), [""; 0]);
+}
+
+/// What a node says while the client takes nothing is not heard by us.
+#[test]
+fn our_own_pause_is_nobodys_silence() {
+    let mut bench = Bench::standing();
+    drop(bench.client(&request("INFO", "a", Some("n1-x"))));
+    assert_eq!(bench.feed(Input::NodesRead(false)), [""; 0]);
+    assert_eq!(bench.pass(Duration::from_secs(30)), [""; 0]);
+    assert_eq!(bench.feed(Input::NodesRead(true)), [""; 0]);
+    assert_eq!(bench.pass(Duration::from_millis(499)), [""; 0]);
+    assert_eq!(bench.pass(Duration::from_millis(1)), ["doubt n1"]);
 }
 
 #[test]

@@ -1,0 +1,92 @@
+//! The question by which a node is checked: OPTIONS (RFC 3261 §11), answered by the same parts that answer clients.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use tandem_shared::sip::RawMessage;
+
+/// The questions on one connection of the front end's own.
+#[derive(Debug)]
+pub struct OptionsCheck {
+    call_id: String,
+    own: SocketAddr,
+    node: SocketAddr,
+    /// Of the latest one.
+    number: u32,
+}
+
+impl OptionsCheck {
+    /// From `own` to `node`, the ends of the connection; `chance` tells this front end's questions from another's.
+    #[must_use]
+    pub fn new(own: SocketAddr, node: SocketAddr, chance: u64) -> Self {
+        Self {
+            call_id: format!("{chance:016x}"),
+            own,
+            node,
+            number: 0,
+        }
+    }
+
+    /// The next question.
+    pub fn request(&mut self) -> Bytes {
+        self.number = self.number.wrapping_add(1);
+        let Self {
+            call_id,
+            own,
+            node,
+            number,
+        } = self;
+        let text = format!(
+            "OPTIONS sip:{node} SIP/2.0\r\nVia: SIP/2.0/TCP {own};branch=z9hG4bK{call_id}{number}\r\n\
+             Max-Forwards: 70\r\nFrom: <sip:{own}>;tag={call_id}\r\nTo: <sip:{node}>\r\nCall-ID: {call_id}\r\n\
+             CSeq: {number} OPTIONS\r\nContent-Length: 0\r\n\r\n"
+        );
+        text.into()
+    }
+
+    /// Whether it is a final answer to the latest question. What it says does not matter: whoever refuses lives.
+    #[must_use]
+    pub fn is_answered_by(&self, message: &RawMessage) -> bool {
+        message.status().is_some_and(|status| status >= 200)
+            && message.call_id() == self.call_id.as_bytes()
+            && message.cseq_number() == self.number
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tandem_shared::sip::write_answer;
+
+    use super::*;
+
+    fn check() -> OptionsCheck {
+        let address = |host: u8| ([192, 0, 2, host], 5060).into();
+        OptionsCheck::new(address(1), address(2), 7)
+    }
+
+    fn answer(request: &Bytes, status: u16) -> RawMessage {
+        let request = RawMessage::parse(request.clone()).unwrap();
+        RawMessage::parse(write_answer(&request, status, "Whatever", "tag", &[])).unwrap()
+    }
+
+    #[test]
+    fn any_final_answer_to_the_latest_question_will_do() {
+        let mut check = check();
+        let first = check.request();
+        assert!(check.is_answered_by(&answer(&first, 200)));
+        assert!(check.is_answered_by(&answer(&first, 503)));
+        assert!(!check.is_answered_by(&answer(&first, 100)));
+        let second = check.request();
+        assert!(!check.is_answered_by(&answer(&first, 200)), "late");
+        assert!(check.is_answered_by(&answer(&second, 405)));
+    }
+
+    #[test]
+    fn a_question_is_a_well_formed_request_between_ipv6_addresses_too() {
+        let address = |host| (std::net::Ipv6Addr::new(0xfd86, 0, 0, 0, 0, 0, 0, host), 5060).into();
+        let mut check = OptionsCheck::new(address(1), address(2), 7);
+        let request = RawMessage::parse(check.request()).unwrap();
+        assert_eq!(request.method(), Some(&b"OPTIONS"[..]));
+        assert!(request.may_be_answered());
+    }
+}

@@ -1,0 +1,283 @@
+//! Checks of one node: the way that clients' messages take, or no more than a connection.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+use tandem_shared::io::sip_stream::{MessageDeadlines, Received, SipReader, StreamCounters, tune_socket};
+use tandem_shared::proxy_protocol::{ProxiedConnection, ProxyHeader, Purpose, Transport};
+use tandem_shared::sip::{Frame, FramerLimits};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+use crate::balancer::health::CheckFailure;
+use crate::balancer::options_check::OptionsCheck;
+
+/// How nodes are checked.
+#[derive(Debug, Clone)]
+pub struct CheckSettings {
+    pub kind: CheckKind,
+    pub connect_timeout: Duration,
+    /// From the question to its answer.
+    pub answer_timeout: Duration,
+}
+
+/// What a node has to do to pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckKind {
+    /// Answer OPTIONS on a connection of the front end's own.
+    Options,
+    /// Accept a connection.
+    Connect,
+}
+
+/// A check that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FailedCheck {
+    pub failure: CheckFailure,
+    /// Our end of the connection, if there was one.
+    pub own: Option<SocketAddr>,
+}
+
+/// The checks of one node, and the connection that they share.
+#[derive(Debug)]
+pub struct NodeCheck {
+    settings: CheckSettings,
+    connection: Option<Connection>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    node: SocketAddr,
+    own: SocketAddr,
+    reader: SipReader<OwnedReadHalf>,
+    writer: OwnedWriteHalf,
+    check: OptionsCheck,
+    /// The node has said something on it.
+    heard: bool,
+}
+
+impl NodeCheck {
+    #[must_use]
+    pub fn new(settings: CheckSettings) -> Self {
+        Self {
+            settings,
+            connection: None,
+        }
+    }
+
+    /// Checks the node at that address; how long it took.
+    ///
+    /// # Errors
+    /// When the node has not passed.
+    pub async fn run(&mut self, address: SocketAddr) -> Result<Duration, FailedCheck> {
+        let started = Instant::now();
+        match self.settings.kind {
+            CheckKind::Options => self.ask(address).await?,
+            CheckKind::Connect => leave(&connect(address, self.settings.connect_timeout).await?),
+        }
+        Ok(started.elapsed())
+    }
+
+    async fn ask(&mut self, address: SocketAddr) -> Result<(), FailedCheck> {
+        let before = self
+            .connection
+            .take()
+            .filter(|connection| connection.node == address);
+        if let Some(mut connection) = before {
+            // One that was made by a former process, perhaps: only a new one shows how the node is.
+            match tokio::time::timeout(self.settings.answer_timeout, connection.exchange()).await {
+                Ok(Ok(())) => {
+                    self.connection = Some(connection);
+                    return Ok(());
+                }
+                Ok(Err(_)) => {}
+                Err(_) => return Err(connection.failed(CheckFailure::Unanswered)),
+            }
+        }
+        let stream = connect(address, self.settings.connect_timeout).await?;
+        let mut connection = Connection::new(stream, address).map_err(|error| failed(&error))?;
+        match tokio::time::timeout(self.settings.answer_timeout, connection.begin()).await {
+            Ok(Ok(())) => {
+                self.connection = Some(connection);
+                Ok(())
+            }
+            Ok(Err(_)) if !connection.heard => Err(connection.failed(CheckFailure::RefusesUs)),
+            Ok(Err(_)) | Err(_) => Err(connection.failed(CheckFailure::Unanswered)),
+        }
+    }
+}
+
+impl Connection {
+    fn new(stream: TcpStream, node: SocketAddr) -> io::Result<Self> {
+        tune_socket(&stream, SILENCE_MAX)?;
+        let own = stream.local_addr()?;
+        let (read, writer) = stream.into_split();
+        let reader = SipReader::new(
+            read,
+            FramerLimits::default(),
+            MessageDeadlines::default(),
+            StreamCounters::unregistered(),
+        );
+        Ok(Self {
+            node,
+            own,
+            reader,
+            writer,
+            check: OptionsCheck::new(own, node, rand::random()),
+            heard: false,
+        })
+    }
+
+    /// We are the client ourselves.
+    async fn begin(&mut self) -> io::Result<()> {
+        let header = ProxyHeader::Proxied(ProxiedConnection {
+            source: self.own,
+            destination: self.node,
+            transport: Transport::Tcp,
+            connection_id: Some(rand::random()),
+            peer: None,
+            purpose: Purpose::Pair,
+        });
+        self.writer.write_all(&header.write()).await?;
+        self.exchange().await
+    }
+
+    async fn exchange(&mut self) -> io::Result<()> {
+        let request = self.check.request();
+        self.writer.write_all(&request).await?;
+        loop {
+            let frame = match self.reader.next().await {
+                Received::Frame(frame) => frame,
+                Received::Failed(error) => return Err(error),
+                Received::Ended | Received::Truncated(_) | Received::Overdue(_) => {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            };
+            self.heard = true;
+            match frame {
+                Frame::Message(message) if self.check.is_answered_by(&message) => return Ok(()),
+                Frame::KeepAlivePing => self.writer.write_all(b"\r\n").await?,
+                Frame::Message(_) | Frame::Refused { .. } => {}
+                Frame::Lost { .. } => return Err(io::ErrorKind::InvalidData.into()),
+            }
+        }
+    }
+
+    fn failed(&self, failure: CheckFailure) -> FailedCheck {
+        FailedCheck {
+            failure,
+            own: Some(self.own),
+        }
+    }
+}
+
+async fn connect(address: SocketAddr, timeout: Duration) -> Result<TcpStream, FailedCheck> {
+    match tokio::time::timeout(timeout, TcpStream::connect(address)).await {
+        Ok(connected) => connected.map_err(|error| failed(&error)),
+        Err(_) => Err(FailedCheck {
+            failure: CheckFailure::Timeout,
+            own: None,
+        }),
+    }
+}
+
+fn failed(error: &io::Error) -> FailedCheck {
+    let failure = if error.kind() == io::ErrorKind::ConnectionRefused {
+        CheckFailure::Refused
+    } else {
+        CheckFailure::Unreachable
+    };
+    FailedCheck { failure, own: None }
+}
+
+/// With a reset, so that neither side keeps the connection's remains: nodes know such a visitor and log nothing.
+fn leave(stream: &TcpStream) {
+    // A close with FIN does as well.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+/// Bytes that nobody acknowledges for so long break the connection.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use tandem_shared::io::sip_stream::read_proxy_header;
+    use tandem_shared::sip::{RawMessage, write_answer};
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn check(kind: CheckKind) -> NodeCheck {
+        NodeCheck::new(CheckSettings {
+            kind,
+            connect_timeout: Duration::from_secs(10),
+            answer_timeout: Duration::from_secs(10),
+        })
+    }
+
+    async fn listener() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    /// Answers so many questions on each of so many connections.
+    async fn answer(listener: TcpListener, connections: usize, answers: usize) {
+        for _ in 0..connections {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let (_, received) = read_proxy_header(&mut stream, Duration::from_secs(10))
+                .await
+                .unwrap()
+                .unwrap();
+            let mut received = received.to_vec();
+            for _ in 0..answers {
+                while !received.ends_with(b"\r\n\r\n") {
+                    assert_ne!(stream.read_buf(&mut received).await.unwrap(), 0);
+                }
+                let request = RawMessage::parse(std::mem::take(&mut received).into()).unwrap();
+                let bytes = write_answer(&request, 405, "Method Not Allowed", "tag", &[]);
+                stream.write_all(b"\r\n\r\n").await.unwrap();
+                stream.write_all(&bytes).await.unwrap();
+                // The pong.
+                assert_eq!(stream.read_u16().await.unwrap(), 0x0d0a);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_that_answers_passes_and_one_that_started_again_does_as_well() {
+        let (listener, address) = listener().await;
+        let node = tokio::spawn(answer(listener, 2, 2));
+        let mut check = check(CheckKind::Options);
+        for _ in 0..4 {
+            check.run(address).await.unwrap();
+        }
+        node.await.unwrap();
+        let failed = check.run(address).await.unwrap_err();
+        assert_eq!(failed.failure, CheckFailure::Refused);
+    }
+
+    #[tokio::test]
+    async fn a_node_that_closes_unheard_refuses_us_at_our_address() {
+        let (listener, address) = listener().await;
+        let node = tokio::spawn(async move { drop(listener.accept().await.unwrap()) });
+        let failed = check(CheckKind::Options).run(address).await.unwrap_err();
+        node.await.unwrap();
+        assert_eq!(failed.failure, CheckFailure::RefusesUs);
+        assert_eq!(failed.own.map(|own| own.ip()), Some(address.ip()));
+    }
+
+    #[tokio::test]
+    async fn a_node_that_stands_still_does_not_pass_by_accepting() {
+        let (_listener, address) = listener().await;
+        check(CheckKind::Connect).run(address).await.unwrap();
+        let mut check = check(CheckKind::Options);
+        check.settings.answer_timeout = Duration::from_millis(20);
+        let failed = check.run(address).await.unwrap_err();
+        assert_eq!(failed.failure, CheckFailure::Unanswered);
+    }
+}
