@@ -10,7 +10,8 @@ use anyhow::Context as _;
 use prometheus::Registry;
 use tandem_shared::cluster::NodeId;
 use tandem_shared::io::admin::{self, AdminState, HostNames, Readiness};
-use tandem_shared::io::process::ExitStatus;
+use tandem_shared::io::log_limit::LogLimit;
+use tandem_shared::io::process::{ExitStatus, raise_descriptor_limit};
 use tandem_shared::io::raft::RaftMetrics;
 use tandem_shared::io::shutdown::{DrainTimings, Shutdown};
 use tandem_shared::io::sip_stream::listen;
@@ -18,7 +19,7 @@ use tandem_shared::io::tls::{sip_client_config, sip_server_config};
 use tandem_shared::io::watchdog::Watchdog;
 use tandem_shared::proxy_protocol::Transport;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tracing::{info, warn};
 
 use crate::balancer::Shared;
@@ -30,10 +31,11 @@ use crate::config::{Config, ListenerConfig, Mode};
 use crate::io::admission::Admission;
 use crate::io::client_connection::{ListenerContext, StreamSettings};
 use crate::io::clock;
-use crate::io::listener::Listener;
+use crate::io::listener::{Door, Listener};
 use crate::io::node_board::NodeBoard;
-use crate::io::outbound_listener::OutboundListener;
+use crate::io::outbound_listener::{OutboundListener, SILENT_MAX};
 use crate::io::prober::Prober;
+use crate::io::resolved_hosts::ResolvedHosts;
 use crate::io::witness::Witness;
 use crate::membership::ClusterNews;
 use crate::metrics::Metrics;
@@ -55,13 +57,15 @@ pub struct FrontEnd {
 impl FrontEnd {
     /// Binds everything, then lets clients in. Ready once a node has passed its check.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
+        check_descriptors(&config);
         let registry = Registry::new();
         let (doubts, doubts_heard) = mpsc::channel(DOUBTS_WAITING_MAX);
         let (news, news_heard) = mpsc::channel(NEWS_WAITING_MAX);
         let parts = Parts::new(&config, &registry, doubts);
         let raft_metrics = RaftMetrics::register(&registry).context("registering the metrics of Raft")?;
         parts.serve_admin(&config, registry).await?;
-        let listeners = parts.bind_listeners(&config.listeners).await?;
+        let hosts = parts.look_up_hosts(&config.listeners).await;
+        let listeners = parts.bind_listeners(&config.listeners, &hosts)?;
         let outbound = parts.bind_outbound(&config, &listeners).await?;
         parts.check_nodes(&config, doubts_heard, news_heard);
         let witness = parts.join_cluster(&config, news, raft_metrics)?;
@@ -152,6 +156,7 @@ impl Parts {
                 node_queue: config.limits.node_queue.clone(),
                 connect_timeout: config.keepalive.check.connect_timeout,
                 silence_max: SILENCE_MAX,
+                client_silence_max: config.limits.client_queue.stall_max + SILENCE_MAX,
                 idle: config.idle,
             }),
             doubts,
@@ -174,7 +179,20 @@ impl Parts {
         Ok(())
     }
 
-    async fn bind_listeners(&self, configs: &[ListenerConfig]) -> anyhow::Result<Vec<Listener>> {
+    /// Once before anybody is let in, and then for as long as somebody may be.
+    async fn look_up_hosts(&self, configs: &[ListenerConfig]) -> ResolvedHosts {
+        let names = configs.iter().flat_map(|config| config.access.hosts());
+        let hosts = ResolvedHosts::new(names.map(ToOwned::to_owned));
+        hosts.look_up().await;
+        tokio::spawn(hosts.clone().keep_up_to_date(self.shutdown.clone()));
+        hosts
+    }
+
+    fn bind_listeners(
+        &self,
+        configs: &[ListenerConfig],
+        hosts: &ResolvedHosts,
+    ) -> anyhow::Result<Vec<Listener>> {
         let mut listeners = Vec::new();
         for config in configs {
             let socket = bind(config.address, &config.name)?;
@@ -186,6 +204,11 @@ impl Parts {
                 mode: config.mode,
                 tls,
                 admission: Arc::clone(&self.admission),
+                door: Arc::new(Door::new(
+                    config.access.clone(),
+                    config.proxies.clone(),
+                    hosts.clone(),
+                )),
             });
         }
         Ok(listeners)
@@ -205,6 +228,7 @@ impl Parts {
             streams: Arc::clone(&self.streams),
             board: Arc::clone(&self.board),
             doubts: self.doubts.clone(),
+            remarks: Arc::new(LogLimit::once_a_minute()),
             metrics: self.metrics.clone(),
             shutdown: self.shutdown.clone(),
         }
@@ -245,6 +269,8 @@ impl Parts {
             tcp: of(Transport::Tcp).map(|(_, listener)| Arc::clone(&listener.context)),
             tls,
             admission: Arc::clone(&self.admission),
+            silent: Arc::new(Semaphore::new(SILENT_MAX)),
+            refusals: LogLimit::once_a_minute(),
         }))
     }
 
@@ -303,7 +329,7 @@ impl Parts {
     fn let_in(&self, listeners: Vec<Listener>, outbound: Option<OutboundListener>) {
         for listener in listeners {
             info!(name = %listener.context.name, address = %listener.context.vip, "listening");
-            self.shutdown.spawn_vital("listener", listener.run());
+            self.shutdown.spawn_vital("listener", Arc::new(listener).run());
         }
         if let Some(outbound) = outbound {
             self.shutdown.spawn_vital("outbound listener", outbound.run());
@@ -311,6 +337,25 @@ impl Parts {
         self.readiness.resolved("listeners");
         tokio::spawn(self.watchdog.clone().run(self.shutdown.clone()));
     }
+}
+
+/// Each client has a connection to each node, and what is short of descriptors refuses clients.
+fn check_descriptors(config: &Config) {
+    let wanted = descriptors_wanted(config.limits.connections_max, config.nodes.len());
+    if let Some(limit) = raise_descriptor_limit().filter(|limit| *limit < wanted) {
+        warn!(
+            limit,
+            wanted,
+            "too few descriptors for limits.connections_max: raise LimitNOFILE of the service, or lower the limit"
+        );
+    }
+}
+
+fn descriptors_wanted(connections_max: usize, nodes: usize) -> u64 {
+    let wanted = connections_max
+        .saturating_mul(1 + nodes)
+        .saturating_add(DESCRIPTORS_OF_OUR_OWN);
+    u64::try_from(wanted).unwrap_or(u64::MAX)
 }
 
 fn bind(address: SocketAddr, name: &str) -> anyhow::Result<TcpListener> {
@@ -326,6 +371,8 @@ fn transport_of(config: &ListenerConfig) -> Transport {
 
 /// Bytes that nobody acknowledges for so long break a connection.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// Listeners, files of the log, connections of members and of whoever administers.
+const DESCRIPTORS_OF_OUR_OWN: usize = 512;
 const WITNESS_PATIENCE: Duration = Duration::from_secs(3);
 const DOUBTS_WAITING_MAX: usize = 1_024;
 const NEWS_WAITING_MAX: usize = 256;

@@ -12,6 +12,7 @@ use tandem_shared::io::shutdown::DrainTimings;
 use tandem_shared::io::sip_stream::{MessageDeadlines, SendLimits};
 use tandem_shared::sip::FramerLimits;
 
+use crate::access::{Access, AllowedSource};
 use crate::balancer::health::HealthSettings;
 use crate::balancer::node_set::ConfiguredNode;
 use crate::balancer::settings::BalancerSettings;
@@ -46,6 +47,10 @@ pub struct ListenerConfig {
     pub balance: Balance,
     /// Mutual TLS; `None` is plain TCP.
     pub tls: Option<TlsFiles>,
+    /// Who may connect.
+    pub access: Access,
+    /// Balancers in front: their connections begin with a PROXY protocol header, which says who connects.
+    pub proxies: Vec<IpNet>,
 }
 
 /// What is balanced.
@@ -72,8 +77,9 @@ pub struct KeepaliveConfig {
 #[derive(Debug, Clone)]
 pub struct OutboundConfig {
     pub listen: SocketAddr,
-    /// Clients that may be reached.
+    /// Clients that may be reached, and at which ports.
     pub allow: Vec<IpNet>,
+    pub allow_ports: Vec<u16>,
     /// Who may ask for it; the nodes' own addresses always may.
     pub allow_from: Vec<IpNet>,
     /// The VIP.
@@ -187,12 +193,51 @@ fn read_listener(section: &mut Section) -> Option<ListenerConfig> {
         Some(files) => Some(files?),
         None => None,
     };
+    let access = read_access(section, address);
+    let proxies = section.parsed_list("proxy_protocol_from", NETWORK);
     Some(ListenerConfig {
         name: name?,
         address: address?,
         mode,
         balance,
         tls,
+        access,
+        proxies,
+    })
+}
+
+/// RCC-8: beyond loopback nobody is let in whom nobody has named.
+fn read_access(section: &mut Section, address: Option<SocketAddr>) -> Access {
+    if section.is_word("allow", "any") {
+        return Access::Any;
+    }
+    let mut sections = section.sections("allow");
+    let count = sections.len();
+    let sources: Vec<AllowedSource> = sections.iter_mut().filter_map(read_allowed).collect();
+    let is_loopback = address.is_some_and(|address| address.ip().is_loopback());
+    match count {
+        0 if is_loopback => return Access::Any,
+        0 => section.problem(
+            "allow",
+            "lets nobody in",
+            "who may connect, as [{ source = \"192.0.2.0/24\", description = \"the pool\" }], or \"any\"",
+        ),
+        1..=ALLOWED_SOURCES_MAX => {}
+        _ => section.problem(
+            "allow",
+            format!("has {count} entries"),
+            format!("up to {ALLOWED_SOURCES_MAX}"),
+        ),
+    }
+    Access::Listed(sources)
+}
+
+fn read_allowed(section: &mut Section) -> Option<AllowedSource> {
+    let source = section.parsed("source", "an address, a network or a host name");
+    let description = section.text_or("description", "");
+    Some(AllowedSource {
+        source: source?,
+        description,
     })
 }
 
@@ -266,6 +311,7 @@ fn read_keepalive(section: &mut Section, listeners: &[ListenerConfig]) -> Keepal
 fn read_outbound(section: &mut Section) -> Option<OutboundConfig> {
     let listen = section.address("listen");
     let allow: Vec<IpNet> = section.parsed_list("allow", NETWORK);
+    let allow_ports = section.numbers_or("allow_ports", &SIP_PORTS, 1..=u16::MAX);
     let allow_from = section.parsed_list("allow_from", NETWORK);
     let source_address = section.parsed("source_address", "the VIP, as \"192.0.2.1\"");
     if allow.is_empty() {
@@ -278,6 +324,7 @@ fn read_outbound(section: &mut Section) -> Option<OutboundConfig> {
     Some(OutboundConfig {
         listen: listen?,
         allow,
+        allow_ports,
         allow_from,
         source_address: source_address?,
     })
@@ -380,6 +427,9 @@ const NETWORK: &str = "a network, as \"192.0.2.0/24\"";
 const ADMIN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9_060);
 /// LB-7.
 const NODES_MAX: usize = 7;
+/// RFC 3261 §19.1.2.
+const SIP_PORTS: [u16; 2] = [5060, 5061];
+const ALLOWED_SOURCES_MAX: usize = 256;
 const BYTES_MAX: usize = 1 << 36;
 
 #[cfg(test)]
@@ -390,7 +440,7 @@ mod tests {
 
     use super::*;
 
-    const SMALLEST: &str = "[[listener]]\nname = \"ocs\"\naddress = \"192.0.2.1:5060\"\n\
+    const SMALLEST: &str = "[[listener]]\nname = \"ocs\"\naddress = \"192.0.2.1:5060\"\nallow = \"any\"\n\
         [[node]]\nid = 1\naddress = \"192.0.2.11:5060\"\n";
 
     fn read(text: &str) -> Result<Config, ConfigError> {
@@ -408,12 +458,38 @@ mod tests {
     }
 
     #[test]
+    fn beyond_loopback_somebody_must_be_named_who_may_connect() {
+        let with = |address: &str, allow: &str| {
+            let text = SMALLEST.replace("192.0.2.1:5060", address);
+            let text = text.replace("allow = \"any\"", allow);
+            read(&text).map(|config| config.listeners[0].access.clone())
+        };
+        assert_eq!(with("127.0.0.1:5060", "").unwrap(), Access::Any);
+        assert_eq!(with("[::1]:5060", "").unwrap(), Access::Any);
+        assert_eq!(with("192.0.2.1:5060", "allow = \"any\"").unwrap(), Access::Any);
+        for nobody in [
+            "",
+            "allow = []",
+            "allow = \"all\"",
+            "allow = [{ source = \"1.2.3\" }]",
+        ] {
+            let error = with("192.0.2.1:5060", nobody).unwrap_err().to_string();
+            assert!(error.contains("listener[0].allow"), "{error}");
+        }
+        let listed =
+            "allow = [{ source = \"192.0.2.0/24\", description = \"pool\" }, { source = \"ocs.example\" }]";
+        let access = with("192.0.2.1:5060", listed).unwrap();
+        assert_eq!(access.hosts().collect::<Vec<_>>(), ["ocs.example"]);
+    }
+
+    #[test]
     fn every_problem_is_named_at_once() {
         let text = "[[listener]]\nname = \"ocs\"\naddress = \"0.0.0.0:5060\"\nbalance = \"dice\"\n\
             [[node]]\nid = 0\n[keepalive]\nperiods_ms = 1\n[outbound]\nlisten = \"192.0.2.1:5070\"\n";
         let error = read(text).unwrap_err().to_string();
         for key in [
             "listener[0].address",
+            "listener[0].allow",
             "listener[0].balance",
             "node[0].id",
             "node[0].address",

@@ -28,6 +28,7 @@ pub struct Metrics {
     pub node_bytes: IntCounterVec,
     pub client_connections: IntGaugeVec,
     pub client_connections_accepted: IntCounterVec,
+    pub client_connections_refused: IntCounterVec,
     pub pairs: IntGaugeVec,
     pub pairs_lost: IntCounterVec,
     pub outbound_connections: IntCounterVec,
@@ -120,6 +121,11 @@ impl Metrics {
                 "tandem_lb_client_connections_accepted_total",
                 "Connections of clients that were accepted.",
                 &["listener"],
+            ),
+            client_connections_refused: maker.counters(
+                "tandem_lb_client_connections_refused_total",
+                "Connections of clients that were accepted and not served, by reason.",
+                &["listener", "reason"],
             ),
             pairs: maker.gauges("tandem_lb_pairs", "Connections to nodes on behalf of clients.", &["node"]),
             pairs_lost: maker.counters(
@@ -250,6 +256,12 @@ impl Metrics {
         }
     }
 
+    pub fn connection_refused(&self, listener: &str, reason: &str) {
+        self.client_connections_refused
+            .with_label_values(&[listener, reason])
+            .inc();
+    }
+
     pub fn limit_reached(&self, limit: &str) {
         self.limits_reached.with_label_values(&[limit]).inc();
     }
@@ -261,6 +273,7 @@ impl Metrics {
     pub fn pair_lost(&self, node: NodeId, loss: PairLoss) {
         let loss = match loss {
             PairLoss::ConnectFailed => "connect_failed",
+            PairLoss::OutOfDescriptors => "out_of_descriptors",
             PairLoss::Broken => "broken",
             PairLoss::Drained => "drained",
             PairLoss::FramingLost => "framing_lost",

@@ -85,7 +85,7 @@ async fn in_connection_mode_a_connection_goes_to_one_node_whole() {
 #[tokio::test]
 async fn a_node_reaches_a_client_through_the_outbound_listener() {
     let world = World::start("message").await;
-    let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = &world.target;
     let mut node = TcpStream::connect(world.front_end.outbound_address().unwrap())
         .await
         .unwrap();
@@ -116,17 +116,21 @@ struct World {
     front_end: FrontEnd,
     first: Node,
     second: Node,
+    /// A client that listens.
+    target: TcpListener,
 }
 
 impl World {
     async fn start(mode: &str) -> Self {
         let (first, second) = (Node::start().await, Node::start().await);
+        let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = target.local_addr().unwrap().port();
         let text = format!(
             "[admin]\nlisten = \"127.0.0.1:0\"\n\
              [[listener]]\nname = \"ocs\"\naddress = \"127.0.0.1:0\"\nmode = \"{mode}\"\n\
              [[node]]\nid = 1\naddress = \"{}\"\n[[node]]\nid = 2\naddress = \"{}\"\n\
              [keepalive]\ncheck = \"connect\"\n\
-             [outbound]\nlisten = \"127.0.0.1:0\"\nallow = [\"127.0.0.0/8\"]\nsource_address = \"127.0.0.1\"\n",
+             [outbound]\nlisten = \"127.0.0.1:0\"\nallow = [\"127.0.0.0/8\"]\nallow_ports = [{port}]\nsource_address = \"127.0.0.1\"\n",
             first.address, second.address
         );
         let config = read_text(Path::new("lb.toml"), &text, Config::read).unwrap();
@@ -141,6 +145,7 @@ impl World {
             front_end,
             first,
             second,
+            target,
         }
     }
 

@@ -57,6 +57,8 @@ pub enum CheckFailure {
     Timeout,
     /// It accepts connections, and does not answer in time: its process stands still.
     Unanswered,
+    /// We had no descriptor left for the connection: nothing is known of the node.
+    OutOfDescriptors,
     /// It closes our connection before it has said a word: it does not take us for a front end.
     RefusesUs,
 }
@@ -70,6 +72,7 @@ impl CheckFailure {
             Self::Unreachable => "unreachable",
             Self::Timeout => "timeout",
             Self::Unanswered => "unanswered",
+            Self::OutOfDescriptors => "out_of_descriptors",
             Self::RefusesUs => "refuses_us",
         }
     }
@@ -242,6 +245,9 @@ impl NodeHealth {
 
     fn check_failed(&mut self, failure: CheckFailure, now: Instant) {
         self.checking = false;
+        if failure == CheckFailure::OutOfDescriptors {
+            return self.schedule_check();
+        }
         self.refuses_us = failure == CheckFailure::RefusesUs;
         let failures = match self.level {
             Level::Alive => 1,
@@ -455,6 +461,15 @@ mod tests {
             outputs = health.handle(CheckFailed(CheckFailure::Unanswered), now);
         }
         assert!(now < frozen + secs(4));
+    }
+
+    #[test]
+    fn what_we_lack_ourselves_counts_against_no_node() {
+        let mut health = alive(now());
+        for _ in 0..10 {
+            check(&mut health, CheckFailed(CheckFailure::OutOfDescriptors));
+        }
+        assert_eq!(health.state(), KeepaliveState::Alive);
     }
 
     #[test]

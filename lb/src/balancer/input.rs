@@ -70,6 +70,8 @@ impl fmt::Display for PairId {
 pub enum PairLoss {
     /// It never stood: refused, timed out, unreachable. Nothing was sent.
     ConnectFailed,
+    /// We had no descriptor left for it. Nothing was sent, and nothing is known of the node.
+    OutOfDescriptors,
     /// The node closed or reset it, or writing to it made no progress.
     Broken,
     /// We drained it because its node is out of service or does not answer.

@@ -43,7 +43,9 @@ impl Balancer {
     pub(super) fn pair_lost(&mut self, id: PairId, loss: PairLoss, now: Instant) {
         let Some(pair) = self.pairs.remove(id) else { return };
         let stood = match pair.state {
-            PairState::Standing | PairState::Draining => loss != PairLoss::ConnectFailed,
+            PairState::Standing | PairState::Draining => {
+                !matches!(loss, PairLoss::ConnectFailed | PairLoss::OutOfDescriptors)
+            }
             PairState::Opening | PairState::Reopening => false,
         };
         let orphans = self.pending.at(id);
@@ -88,7 +90,7 @@ impl Balancer {
             PairLoss::ConnectFailed | PairLoss::Broken => {
                 self.outputs.push(Output::DoubtNode(pair.node));
             }
-            PairLoss::Drained | PairLoss::FramingLost => {}
+            PairLoss::Drained | PairLoss::FramingLost | PairLoss::OutOfDescriptors => {}
         }
     }
 
@@ -107,7 +109,7 @@ impl Balancer {
             // Once at a time: a node that takes connections and breaks them is as good as one that refuses.
             (PairLoss::Broken, _) => pair.stood_since.is_some_and(|since| since + retry <= now),
             (PairLoss::Drained, _) => true,
-            (PairLoss::ConnectFailed | PairLoss::FramingLost, _) => moved,
+            (PairLoss::ConnectFailed | PairLoss::OutOfDescriptors | PairLoss::FramingLost, _) => moved,
         };
         if !may_live {
             self.pairs.refuse(pair.node, now + retry);

@@ -1,15 +1,16 @@
 //! One task per client connection: it owns the balancer, and everything that happens to the connection passes here.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tandem_shared::cluster::NodeId;
+use tandem_shared::io::log_limit::LogLimit;
 use tandem_shared::io::shutdown::{Shutdown, Stage};
 use tandem_shared::io::sip_stream::{
-    MessageDeadlines, Received, SendLimits, SendRefused, SipReader, SipSender, send_queue,
+    MessageDeadlines, Received, SendEnded, SendLimits, SendRefused, SipReader, SipSender, send_queue,
 };
 use tandem_shared::proxy_protocol::{PeerIdentity, ProxiedConnection, ProxyHeader, Purpose, Transport};
 use tandem_shared::sip::{Frame, FramerLimits, RawMessage};
@@ -33,8 +34,10 @@ pub struct StreamSettings {
     pub client_queue: SendLimits,
     pub node_queue: SendLimits,
     pub connect_timeout: Duration,
-    /// Unacknowledged bytes break a connection after this.
+    /// Bytes that a node does not acknowledge break its connection after this.
     pub silence_max: Duration,
+    /// The same for a client, whose queue ends the connection earlier, and counts it.
+    pub client_silence_max: Duration,
     pub idle: Duration,
 }
 
@@ -49,6 +52,8 @@ pub struct ListenerContext {
     pub streams: Arc<StreamSettings>,
     pub board: Arc<NodeBoard>,
     pub doubts: mpsc::Sender<NodeId>,
+    /// What is said of clients, once a minute for each address and reason.
+    pub remarks: Arc<LogLimit<(IpAddr, &'static str)>>,
     pub metrics: Metrics,
     pub shutdown: Shutdown,
 }
@@ -157,6 +162,9 @@ impl ClientConnection {
         connection.pairs.clear();
         // The writer has its own patience with a client that takes nothing.
         if let Ok(Err(error)) = writer.await {
+            if matches!(error, SendEnded::Stalled(_)) {
+                connection.context.metrics.limit_reached("client_stalled");
+            }
             debug!(client = %connection.identity.address, %error, "a client did not take its last messages");
         }
     }
@@ -255,7 +263,7 @@ impl ClientConnection {
         }
         if now >= self.last_activity + self.context.streams.idle && self.balancer.unanswered() == 0 {
             self.context.metrics.limit_reached("idle");
-            info!(client = %self.identity.address, "closing an idle connection");
+            self.remark("idle", "a connection was idle, and is closed");
             self.closing = true;
         }
         self.feed(Input::DeadlineReached);
@@ -300,8 +308,15 @@ impl ClientConnection {
         }
     }
 
+    fn remark(&self, reason: &'static str, text: &'static str) {
+        let client = self.identity.address;
+        if let Some(unsaid) = self.context.remarks.is_due((client.ip(), reason)) {
+            info!(%client, reason, unsaid, "{text}");
+        }
+    }
+
     fn client_incomplete(&self, reason: &'static str) {
-        info!(client = %self.identity.address, reason, "a message did not become whole");
+        self.remark(reason, "a message did not become whole");
         self.context.metrics.framing_error(reason, "client");
     }
 
@@ -316,7 +331,7 @@ impl ClientConnection {
             }
             Frame::KeepAlivePing => self.feed(Input::ClientPinged),
             Frame::Refused { message, reason } => {
-                info!(client = %self.identity.address, %reason, "refusing a message");
+                self.remark(reason.label(), "a message is refused");
                 self.context.metrics.framing_error(reason.label(), "client");
                 self.feed(Input::ClientMessageRefused {
                     message,
@@ -324,7 +339,7 @@ impl ClientConnection {
                 });
             }
             Frame::Lost { answer, reason } => {
-                info!(client = %self.identity.address, %reason, "closing a connection: framing is lost");
+                self.remark(reason.label(), "framing is lost: the connection is closed");
                 self.context.metrics.framing_error(reason.label(), "client");
                 self.feed(Input::ClientFramingLost { answer });
             }
@@ -518,7 +533,7 @@ impl ClientConnection {
             Err(SendRefused::Full) => {
                 // Nodes are not read any more long before this; what a client does not take at all ends here.
                 self.context.metrics.limit_reached("client_queue");
-                info!(client = %self.identity.address, "closing a connection that takes nothing");
+                self.remark("client_queue", "a client takes nothing: its connection is closed");
                 self.closing = true;
             }
         }

@@ -1,24 +1,29 @@
 //! The accept loop of one VIP and port, with its limits.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use rustls::ServerConfig;
+use tandem_shared::io::log_limit::LogLimit;
 use tandem_shared::io::shutdown::Stage;
-use tandem_shared::io::sip_stream::tune_socket;
+use tandem_shared::io::sip_stream::{read_proxy_header_alone, tune_socket};
 use tandem_shared::io::tls::peer_identity;
-use tandem_shared::proxy_protocol::PeerIdentity;
+use tandem_shared::proxy_protocol::{PeerIdentity, ProxyHeader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
+use crate::access::Access;
 use crate::config::Mode;
 
 use super::admission::{Admission, Admitted};
 use super::client_connection::{ClientConnection, ClientIdentity, ListenerContext};
 use super::connection_mode;
+use super::resolved_hosts::ResolvedHosts;
 
 /// One listener, bound.
 pub struct Listener {
@@ -27,11 +32,54 @@ pub struct Listener {
     pub mode: Mode,
     pub tls: Option<Arc<ServerConfig>>,
     pub admission: Arc<Admission>,
+    pub door: Arc<Door>,
+}
+
+/// Who may come in.
+#[derive(Debug)]
+pub struct Door {
+    access: Access,
+    /// Balancers in front, which say for whom they connect.
+    proxies: Vec<IpNet>,
+    hosts: ResolvedHosts,
+    /// Headers of theirs that are being read.
+    headers: Arc<Semaphore>,
+    refusals: LogLimit<(IpAddr, &'static str)>,
+}
+
+impl Door {
+    #[must_use]
+    pub fn new(access: Access, proxies: Vec<IpNet>, hosts: ResolvedHosts) -> Self {
+        Self {
+            access,
+            proxies,
+            hosts,
+            headers: Arc::new(Semaphore::new(HEADERS_MAX)),
+            refusals: LogLimit::once_a_minute(),
+        }
+    }
+
+    fn is_proxy(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.proxies.iter().any(|network| network.contains(&address))
+    }
+
+    fn admits(&self, address: IpAddr) -> bool {
+        self.access.admits(address, &self.hosts.addresses())
+    }
+
+    /// Counted each time, and said once a minute for each address and reason.
+    fn refuse(&self, context: &ListenerContext, address: SocketAddr, reason: &'static str, text: &str) {
+        context.metrics.connection_refused(&context.name, reason);
+        if let Some(unsaid) = self.refusals.is_due((address.ip(), reason)) {
+            warn!(listener = %context.name, %address, reason, unsaid, text, "refused a connection");
+        }
+    }
 }
 
 impl Listener {
     /// Accepts until the process stops accepting. Connections go on in tasks of their own.
-    pub async fn run(self) {
+    pub async fn run(self: Arc<Self>) {
         let shutdown = self.context.shutdown.clone();
         loop {
             let accepted = tokio::select! {
@@ -39,23 +87,54 @@ impl Listener {
                 () = shutdown.reached(Stage::StopAccepting) => return,
             };
             match accepted {
-                Ok((stream, address)) => self.admit(stream, address),
+                Ok((stream, address)) => self.meet(stream, address),
                 Err(error) => {
-                    // Out of file descriptors, most likely: trying again at once would only burn the processor.
-                    warn!(listener = %self.context.name, %error, "cannot accept");
+                    // Out of descriptors, most likely: trying again at once would only burn the processor.
+                    self.context.metrics.limit_reached("accept");
+                    let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+                    if let Some(unsaid) = self.door.refusals.is_due((unspecified, "accept")) {
+                        warn!(listener = %self.context.name, %error, unsaid, "cannot accept a connection");
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
     }
 
-    fn admit(&self, stream: TcpStream, address: SocketAddr) {
+    /// Not a byte is read from whom nobody lets in.
+    fn meet(self: &Arc<Self>, stream: TcpStream, address: SocketAddr) {
+        if !self.door.is_proxy(address.ip()) {
+            return self.admit(stream, address);
+        }
+        let Ok(slot) = Arc::clone(&self.door.headers).try_acquire_owned() else {
+            return self.context.metrics.limit_reached("proxy_headers");
+        };
+        let listener = Arc::clone(self);
+        self.context.shutdown.spawn("proxy header", async move {
+            listener.ask_proxy(stream, address).await;
+            drop(slot);
+        });
+    }
+
+    async fn ask_proxy(self: &Arc<Self>, mut stream: TcpStream, proxy: SocketAddr) {
+        let refused = |text: &str| self.door.refuse(&self.context, proxy, "proxy_header", text);
+        match read_proxy_header_alone(&mut stream, HEADER_TIMEOUT).await {
+            // Balancers probe as well.
+            Ok(None | Some(ProxyHeader::Local)) => {}
+            Ok(Some(ProxyHeader::Proxied(proxied))) => self.admit(stream, proxied.source),
+            Err(error) => refused(&error.to_string()),
+        }
+    }
+
+    fn admit(self: &Arc<Self>, stream: TcpStream, address: SocketAddr) {
+        if !self.door.admits(address.ip()) {
+            let text = "its address stands in no allow of the listener";
+            return self.door.refuse(&self.context, address, "not_allowed", text);
+        }
         match self.admission.admit(address.ip()) {
             Ok(admitted) => {
                 let connection = Accepted {
-                    context: Arc::clone(&self.context),
-                    tls: self.tls.clone(),
-                    mode: self.mode,
+                    listener: Arc::clone(self),
                     admitted,
                     address,
                 };
@@ -73,24 +152,23 @@ impl Listener {
 
 /// One accepted connection on its way to its task.
 struct Accepted {
-    context: Arc<ListenerContext>,
-    tls: Option<Arc<ServerConfig>>,
-    mode: Mode,
+    listener: Arc<Listener>,
     admitted: Admitted,
     address: SocketAddr,
 }
 
 impl Accepted {
     async fn serve(self, stream: TcpStream) {
-        let metrics = &self.context.metrics;
-        let name: &str = &self.context.name;
+        let context = Arc::clone(&self.listener.context);
+        let metrics = &context.metrics;
+        let name: &str = &context.name;
         metrics
             .client_connections_accepted
             .with_label_values(&[name])
             .inc();
         let gauge = metrics.client_connections.with_label_values(&[name]);
         gauge.inc();
-        if let Err(error) = tune_socket(&stream, self.context.streams.silence_max) {
+        if let Err(error) = tune_socket(&stream, context.streams.client_silence_max) {
             debug!(client = %self.address, %error, "a connection was gone before it was served");
         } else {
             self.serve_tuned(stream).await;
@@ -99,7 +177,7 @@ impl Accepted {
     }
 
     async fn serve_tuned(self, stream: TcpStream) {
-        let Some(tls) = self.tls.clone() else {
+        let Some(tls) = self.listener.tls.clone() else {
             return self.serve_stream(stream, None).await;
         };
         if let Some((stream, peer)) = self.shake_hands(tls, stream).await {
@@ -116,9 +194,10 @@ impl Accepted {
             connection_id: rand::random(),
             peer,
         };
-        match self.mode {
-            Mode::Message => ClientConnection::run(self.context, identity, stream, self.admitted).await,
-            Mode::Connection => connection_mode::relay(self.context, identity, stream, self.admitted).await,
+        let context = Arc::clone(&self.listener.context);
+        match self.listener.mode {
+            Mode::Message => ClientConnection::run(context, identity, stream, self.admitted).await,
+            Mode::Connection => connection_mode::relay(context, identity, stream, self.admitted).await,
         }
     }
 
@@ -133,11 +212,11 @@ impl Accepted {
             // A probe connects and leaves.
             Ok(Err(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => return None,
             Ok(Err(error)) => {
-                info!(client = %self.address, %error, "TLS was refused");
+                self.refuse("tls", &error.to_string());
                 return None;
             }
             Err(_) => {
-                info!(client = %self.address, "no TLS handshake in time");
+                self.refuse("tls_timeout", "no TLS handshake in time");
                 return None;
             }
         };
@@ -145,12 +224,20 @@ impl Accepted {
         match peer_identity(certificate) {
             Ok(peer) => Some((stream, peer)),
             Err(error) => {
-                info!(client = %self.address, %error, "a client's certificate says nothing");
+                self.refuse("tls_certificate", &error.to_string());
                 None
             }
         }
     }
+
+    fn refuse(&self, reason: &'static str, text: &str) {
+        let Listener { context, door, .. } = &*self.listener;
+        door.refuse(context, self.address, reason, text);
+    }
 }
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// From the balancers in front, at once.
+const HEADERS_MAX: usize = 1_024;
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);

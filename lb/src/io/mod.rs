@@ -18,4 +18,5 @@ pub mod node_check;
 pub mod outbound_listener;
 pub mod paired_connection;
 pub mod prober;
+pub mod resolved_hosts;
 pub mod witness;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
+use tandem_shared::io::process::is_out_of_descriptors;
 use tandem_shared::io::sip_stream::{MessageDeadlines, Received, SipReader, StreamCounters, tune_socket};
 use tandem_shared::proxy_protocol::{ProxiedConnection, ProxyHeader, Purpose, Transport};
 use tandem_shared::sip::{Frame, FramerLimits};
@@ -185,7 +186,9 @@ async fn connect(address: SocketAddr, timeout: Duration) -> Result<TcpStream, Fa
 }
 
 fn failed(error: &io::Error) -> FailedCheck {
-    let failure = if error.kind() == io::ErrorKind::ConnectionRefused {
+    let failure = if is_out_of_descriptors(error) {
+        CheckFailure::OutOfDescriptors
+    } else if error.kind() == io::ErrorKind::ConnectionRefused {
         CheckFailure::Refused
     } else {
         CheckFailure::Unreachable

@@ -1,13 +1,14 @@
 //! Node → client on the node's initiative: the node dials here, and we connect from the VIP.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tandem_shared::cluster::NodeId;
+use tandem_shared::io::log_limit::LogLimit;
 use tandem_shared::io::shutdown::Stage;
 use tandem_shared::io::sip_stream::{Received, SipReader, read_proxy_header, send_queue, tune_socket};
 use tandem_shared::io::tls::peer_identity;
@@ -15,6 +16,7 @@ use tandem_shared::proxy_protocol::{PeerIdentity, ProxiedConnection, ProxyHeader
 use tandem_shared::sip::{Frame, RawMessage};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 use tracing::{debug, info, warn};
 
@@ -32,6 +34,9 @@ pub struct OutboundListener {
     pub tcp: Option<Arc<ListenerContext>>,
     pub tls: Option<(Arc<ListenerContext>, Arc<ClientConfig>)>,
     pub admission: Arc<Admission>,
+    /// Connections that have not said yet where they want to go.
+    pub silent: Arc<Semaphore>,
+    pub refusals: LogLimit<(IpAddr, &'static str)>,
 }
 
 /// Why a node's wish is not granted. The label stands in the metrics.
@@ -41,8 +46,10 @@ enum Refusal {
     Stranger(IpAddr),
     #[error("the connection does not begin with what an outbound connection begins with")]
     NotOutbound,
-    #[error("{0} stands in no allow")]
+    #[error("{0} stands in no allow, or its port not in allow_ports")]
     TargetForbidden(SocketAddr),
+    #[error("too many connections of nodes have not said yet where they want to go")]
+    TooManySilent,
     #[error("there is no listener for that transport whose address could be shown")]
     NoListener,
     #[error("the limit {0} is reached")]
@@ -77,7 +84,11 @@ impl OutboundListener {
                     });
                 }
                 Err(error) => {
-                    warn!(%error, "cannot accept an outbound connection");
+                    context.metrics.limit_reached("accept");
+                    let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+                    if let Some(unsaid) = listener.refusals.is_due((unspecified, "accept")) {
+                        warn!(%error, unsaid, "cannot accept an outbound connection");
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -99,7 +110,9 @@ impl OutboundListener {
             Err(refusal) => {
                 outcomes.with_label_values(&[refusal.label()]).inc();
                 let error: &dyn std::error::Error = &refusal;
-                info!(%dialler, error, "an outbound connection is refused");
+                if let Some(unsaid) = self.refusals.is_due((dialler.ip(), refusal.label())) {
+                    info!(%dialler, error, unsaid, "an outbound connection is refused");
+                }
             }
         }
     }
@@ -110,6 +123,7 @@ impl OutboundListener {
         if !self.is_trusted(dialler.ip(), context) {
             return Err(Refusal::Stranger(dialler.ip()));
         }
+        let slot = self.silent.try_acquire().map_err(|_| Refusal::TooManySilent)?;
         let header = read_proxy_header(&mut stream, HEADER_TIMEOUT).await;
         let (header, rest) = match header {
             Ok(None) => return Ok(None),
@@ -127,16 +141,12 @@ impl OutboundListener {
         };
         let context = self.context_for(&wish)?;
         let target = wish.destination;
-        if !self
-            .config
-            .allow
-            .iter()
-            .any(|network| network.contains(&target.ip()))
-        {
+        if !self.may_be_reached(target) {
             return Err(Refusal::TargetForbidden(target));
         }
         let admitted = self.admission.admit(target.ip()).map_err(Refusal::Limit)?;
         let standing = identify(&context, stream, &wish, &rest).await?;
+        drop(slot);
         let name = server_name.clone();
         let unreachable = |source| Refusal::Unreachable { target, source };
         let client = tokio::time::timeout(CONNECT_TIMEOUT, self.dial(target, wish.transport, name))
@@ -158,6 +168,12 @@ impl OutboundListener {
             }
         }
         Ok(Some(()))
+    }
+
+    fn may_be_reached(&self, target: SocketAddr) -> bool {
+        let mut networks = self.config.allow.iter();
+        networks.any(|network| network.contains(&target.ip()))
+            && self.config.allow_ports.contains(&target.port())
     }
 
     fn is_trusted(&self, dialler: IpAddr, context: &ListenerContext) -> bool {
@@ -287,6 +303,7 @@ impl Refusal {
             Self::Stranger(_) => "stranger",
             Self::NotOutbound => "not_outbound",
             Self::TargetForbidden(_) => "target_forbidden",
+            Self::TooManySilent => "too_many_silent",
             Self::NoListener => "no_listener",
             Self::Limit(_) => "limit",
             Self::NodeUnknown => "node_unknown",
@@ -296,6 +313,8 @@ impl Refusal {
 }
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of all nodes together: each says it at once.
+pub const SILENT_MAX: usize = 1_024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tandem_shared::cluster::NodeId;
+use tandem_shared::io::process::is_out_of_descriptors;
 use tandem_shared::io::sip_stream::{Received, SipReader, SipSender, send_queue, tune_socket};
 use tandem_shared::sip::{Frame, RawMessage};
 use tokio::io::{AsyncRead, AsyncWriteExt};
@@ -47,7 +48,11 @@ impl PairTask {
             Ok(stream) => self.carry_stream(stream).await,
             Err(error) => {
                 debug!(node = %self.node, %address, %error, "cannot reach a node");
-                self.lost(PairLoss::ConnectFailed).await;
+                let loss = match is_out_of_descriptors(&error) {
+                    true => PairLoss::OutOfDescriptors,
+                    false => PairLoss::ConnectFailed,
+                };
+                self.lost(loss).await;
             }
         }
     }
@@ -116,7 +121,10 @@ impl PairTask {
             if let Err(early) = self.report(received, counters).await {
                 return match early {
                     PairLoss::FramingLost => early,
-                    PairLoss::ConnectFailed | PairLoss::Broken | PairLoss::Drained => loss,
+                    PairLoss::ConnectFailed
+                    | PairLoss::OutOfDescriptors
+                    | PairLoss::Broken
+                    | PairLoss::Drained => loss,
                 };
             }
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use ipnet::IpNet;
 use tandem_shared::cluster::ConnectionId;
+use tandem_shared::io::log_limit::LogLimit;
 use tandem_shared::io::shutdown::Stage;
 use tandem_shared::io::sip_stream::{read_proxy_header, tune_socket};
 use tandem_shared::proxy_protocol::{ProxiedConnection, ProxyHeader, Purpose};
@@ -33,6 +34,7 @@ impl PairIds {
 
 /// Accepts until the drain stops it.
 pub async fn run(listener: TcpListener, config: Arc<SipConfig>, ids: PairIds, context: ConnectionContext) {
+    let refusals = LogLimit::once_a_minute();
     let slots = Arc::new(Semaphore::new(config.connections_max));
     loop {
         let accepted = tokio::select! {
@@ -42,13 +44,17 @@ pub async fn run(listener: TcpListener, config: Arc<SipConfig>, ids: PairIds, co
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                warn!(%error, "cannot accept a connection of a front end");
+                if let Some(unsaid) = refusals.is_due((None, "accept")) {
+                    warn!(%error, unsaid, "cannot accept a connection of a front end");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         if !is_trusted(&config.trusted_front_ends, peer) {
-            warn!(%peer, "refused: not among sip.trusted_front_ends");
+            if let Some(unsaid) = refusals.is_due((Some(peer.ip()), "not_trusted")) {
+                warn!(%peer, unsaid, "refused: not among sip.trusted_front_ends");
+            }
             context.metrics.connection_refused("not_trusted");
             continue;
         }

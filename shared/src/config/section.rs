@@ -183,6 +183,28 @@ impl Section {
         self.optional_number(key, range).unwrap_or(default)
     }
 
+    /// A list of numbers; `default` when it is absent.
+    pub fn numbers_or<T: Number>(&mut self, key: &str, default: &[T], range: RangeInclusive<T>) -> Vec<T> {
+        let accepted = format!("a list of numbers, each {}", whole_number(&range));
+        let values = match self.take(key) {
+            None => return default.to_vec(),
+            Some(Value::Array(values)) => values,
+            Some(value) => {
+                self.wrong_type(key, &value, &accepted);
+                return Vec::new();
+            }
+        };
+        let numbers = values.iter().filter_map(|value| {
+            let number = value.as_integer().and_then(|number| T::try_from(number).ok());
+            let number = number.filter(|number| range.contains(number));
+            if number.is_none() {
+                self.wrong_type(key, value, &accepted);
+            }
+            number
+        });
+        numbers.collect()
+    }
+
     pub fn optional_number<T: Number>(&mut self, key: &str, range: RangeInclusive<T>) -> Option<T> {
         let value = self.take(key)?;
         let number = value.as_integer().and_then(|number| T::try_from(number).ok());
@@ -203,6 +225,15 @@ impl Section {
             let range = range.start().as_secs()..=range.end().as_secs();
             Duration::from_secs(self.number_or(key, default.as_secs(), range))
         }
+    }
+
+    /// Takes the key out if it holds exactly this word.
+    pub fn is_word(&mut self, key: &str, word: &str) -> bool {
+        let is_word = self.table.get(key).and_then(Value::as_str) == Some(word);
+        if is_word {
+            self.take(key);
+        }
+        is_word
     }
 
     pub fn flag_or(&mut self, key: &str, default: bool) -> bool {

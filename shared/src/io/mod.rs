@@ -5,6 +5,7 @@
 )]
 
 pub mod admin;
+pub mod log_limit;
 pub mod process;
 pub mod raft;
 pub mod shutdown;

@@ -5,6 +5,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use thiserror::Error;
 
 use super::shutdown::{DrainOutcome, ShutdownReason};
@@ -176,6 +178,24 @@ fn with_causes(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// How many files and sockets this process may have open: as many as the operating system allows it at most, once this
+/// has been called. `None` where that cannot be told.
+#[must_use]
+pub fn raise_descriptor_limit() -> Option<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => Some(hard),
+        Err(_) => Some(soft),
+    }
+}
+
+/// Whether this process, or the machine, has no descriptor left: nobody else's fault.
+#[must_use]
+pub fn is_out_of_descriptors(error: &std::io::Error) -> bool {
+    let errors = [Errno::EMFILE, Errno::ENFILE].map(|errno| errno as i32);
+    error.raw_os_error().is_some_and(|code| errors.contains(&code))
 }
 
 #[cfg(test)]

@@ -69,7 +69,7 @@ fn lb(addresses: Addresses, options: &ClusterOptions) -> String {
         "[log]\nformat = \"text\"\n\n\
          [admin]\nlisten = \"{admin}\"\n\n\
          [[listener]]\nname = \"ocs\"\naddress = \"{vip}\"\ntransport = \"tcp\"\nmode = \"message\"\n\
-         balance = \"round-robin\"\n\n\
+         balance = \"round-robin\"\nallow = [{{ source = \"{network}\" }}]\n\n\
          {tls_listener}\
          {nodes}\
          [keepalive]\nperiod_ms = 500\nfailures = 3\nretry_period_ms = 200\nsuccesses = 1\n{hold_down}\n\
@@ -97,8 +97,10 @@ fn tls_listener(addresses: Addresses, options: &ClusterOptions) -> String {
     }
     format!(
         "[[listener]]\nname = \"ocs-tls\"\naddress = \"{}\"\ntransport = \"tls\"\n\
-         certificate = \"n{WITNESS}.pem\"\nkey = \"n{WITNESS}.key\"\nclient_authority = \"authority.pem\"\n\n",
+         certificate = \"n{WITNESS}.pem\"\nkey = \"n{WITNESS}.key\"\nclient_authority = \"authority.pem\"\n\
+         allow = [{{ source = \"{}\" }}]\n\n",
         addresses.vip_tls(),
+        addresses.network(),
     )
 }
 

@@ -1,15 +1,13 @@
 //! Connections between members that came to nothing, by cause: counted each time, said once a minute.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::IntCounterVec;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 
 use crate::cluster::NodeId;
+use crate::io::log_limit::LogLimit;
 
 /// Why one member does not talk to another: what was seen, and what was wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -58,7 +56,7 @@ impl Direction {
 #[derive(Debug)]
 pub(super) struct Refusals {
     counter: IntCounterVec,
-    said: Mutex<BTreeMap<(Direction, String, &'static str), Instant>>,
+    said: LogLimit<(Direction, String, &'static str)>,
 }
 
 impl Refusals {
@@ -66,7 +64,7 @@ impl Refusals {
     pub(super) fn new(counter: IntCounterVec) -> Self {
         Self {
             counter,
-            said: Mutex::default(),
+            said: LogLimit::new(SAID_EVERY, SAID_MAX),
         }
     }
 
@@ -101,18 +99,7 @@ impl Refusals {
 
     fn is_due(&self, direction: Direction, other: &str, label: &'static str) -> bool {
         self.counter.with_label_values(&[direction.label(), label]).inc();
-        let now = Instant::now();
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.len() >= SAID_MAX {
-            said.retain(|_, at| now < *at + SAID_EVERY);
-        }
-        let subject = (direction, other.to_owned(), label);
-        let is_due = said.get(&subject).is_none_or(|at| now >= *at + SAID_EVERY);
-        // Strangers by the dozen are counted, and said no more.
-        if is_due && said.len() < SAID_MAX {
-            said.insert(subject, now);
-        }
-        is_due && said.len() < SAID_MAX
+        self.said.is_due((direction, other.to_owned(), label)).is_some()
     }
 }
 
@@ -167,8 +154,7 @@ mod tests {
     async fn no_crowd_of_strangers_fills_the_memory_or_the_log() {
         let refusals = refusals();
         let said = (0..1000).filter(|number| refusals.is_due(Direction::In, &number.to_string(), "tls"));
-        assert!(said.count() < SAID_MAX);
-        assert!(refusals.said.lock().unwrap().len() <= SAID_MAX);
+        assert_eq!(said.count(), SAID_MAX);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use prometheus::IntCounter;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-pub use proxy_header::{ProxyHeaderError, read_proxy_header};
+pub use proxy_header::{ProxyHeaderError, read_proxy_header, read_proxy_header_alone};
 pub use reader::{MessageDeadlines, Received, SipReader};
 pub use sender::{SendEnded, SendLimits, SendRefused, SipSender, SipWriter, send_queue};
 

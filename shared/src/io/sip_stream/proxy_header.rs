@@ -23,6 +23,37 @@ pub async fn read_proxy_header<R: AsyncRead + Unpin>(
         .map_err(|_| ProxyHeaderError::Overdue(timeout))?
 }
 
+/// As [`read_proxy_header`], and not a byte beyond the header, for a stream on which something else begins behind it.
+///
+/// # Errors
+/// When what comes is no header, or does not come in time.
+pub async fn read_proxy_header_alone<R: AsyncRead + Unpin>(
+    stream: &mut R,
+    timeout: Duration,
+) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
+    tokio::time::timeout(timeout, read_alone(stream))
+        .await
+        .map_err(|_| ProxyHeaderError::Overdue(timeout))?
+}
+
+/// A byte at a time until the length is known, and then no more than that: this is done once for a connection.
+async fn read_alone<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
+    let mut bytes = Vec::new();
+    loop {
+        match stream.read_u8().await {
+            Ok(byte) => bytes.push(byte),
+            Err(_) if bytes.is_empty() => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(ProxyHeaderError::Truncated);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if let Parsed::Complete { header, .. } = ProxyHeader::parse(&bytes)? {
+            return Ok(Some(header));
+        }
+    }
+}
+
 #[derive(Debug, Error)]
 pub enum ProxyHeaderError {
     #[error(transparent)]
