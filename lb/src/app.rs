@@ -291,7 +291,7 @@ impl Parts {
             board: Arc::clone(&self.board),
             check: config.keepalive.check.clone(),
             checks: BTreeMap::new(),
-            refusals_told: BTreeMap::new(),
+            refusals: LogLimit::once_a_minute(),
             readiness: self.readiness.clone(),
             metrics: self.metrics.clone(),
             kept_in_all: Arc::clone(&self.kept_in_all),

@@ -100,8 +100,9 @@ pub struct NodeHealth {
     /// next one no later.
     began: Instant,
     next_check: Instant,
-    /// The latest check failed because the node does not take us for a front end.
-    refuses_us: bool,
+    /// So many checks in a row failed because the node does not take us for a front end. A node that is stopped closes its
+    /// connections unheard as well, and is gone by the next check.
+    refusals: u32,
     /// Departures in a row, each within the window of the one before, and the last of them.
     departures: u32,
     departed: Option<Instant>,
@@ -137,7 +138,7 @@ impl NodeHealth {
             checking: false,
             began: now,
             next_check: now,
-            refuses_us: false,
+            refusals: 0,
             departures: 0,
             departed: None,
             ramp: None,
@@ -179,7 +180,7 @@ impl NodeHealth {
     #[must_use]
     pub fn state(&self) -> KeepaliveState {
         match self.level {
-            Level::Down(_) if self.refuses_us => KeepaliveState::RefusesUs,
+            Level::Down(_) if self.refusals >= REFUSALS_MIN => KeepaliveState::RefusesUs,
             Level::Down(_) => KeepaliveState::Down,
             Level::Alive | Level::Dying(_) if self.suspended => KeepaliveState::Suspended,
             Level::Alive => KeepaliveState::Alive,
@@ -215,7 +216,7 @@ impl NodeHealth {
 
     fn check_succeeded(&mut self, now: Instant) {
         self.checking = false;
-        self.refuses_us = false;
+        self.refusals = 0;
         match self.level {
             Level::Alive | Level::Dying(_) => self.level = Level::Alive,
             Level::Down(successes) => self.count_success(successes + 1, now),
@@ -248,7 +249,14 @@ impl NodeHealth {
         if failure == CheckFailure::OutOfDescriptors {
             return self.schedule_check();
         }
-        self.refuses_us = failure == CheckFailure::RefusesUs;
+        self.refusals = match failure {
+            CheckFailure::RefusesUs => self.refusals.saturating_add(1),
+            CheckFailure::Refused
+            | CheckFailure::Unreachable
+            | CheckFailure::Timeout
+            | CheckFailure::Unanswered
+            | CheckFailure::OutOfDescriptors => 0,
+        };
         let failures = match self.level {
             Level::Alive => 1,
             Level::Dying(failures) => failures + 1,
@@ -342,6 +350,7 @@ impl NodeHealth {
     }
 }
 
+const REFUSALS_MIN: u32 = 2;
 const DOUBTED_CHECK_PAUSE: Duration = Duration::from_millis(100);
 
 /// A slow start gives a node one more tenth of its share at a time.
@@ -481,6 +490,10 @@ mod tests {
         assert_eq!(health.state(), KeepaliveState::RefusesUs);
         check(&mut health, CheckFailed(CheckFailure::Refused));
         assert_eq!(health.state(), KeepaliveState::Down);
+        check(&mut health, CheckFailed(CheckFailure::RefusesUs));
+        assert_eq!(health.state(), KeepaliveState::Down, "it may be stopping");
+        check(&mut health, CheckFailed(CheckFailure::RefusesUs));
+        assert_eq!(health.state(), KeepaliveState::RefusesUs);
     }
 
     #[test]

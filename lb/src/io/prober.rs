@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use tandem_shared::cluster::NodeId;
 use tandem_shared::io::admin::Readiness;
+use tandem_shared::io::log_limit::LogLimit;
 use tandem_shared::io::shutdown::{Shutdown, Stage};
 use tandem_shared::io::watchdog::Pulse;
 use tokio::sync::{Mutex, mpsc};
 use tracing::{info, warn};
 
-use crate::balancer::health::{CheckFailure, HealthInput};
+use crate::balancer::health::HealthInput;
 use crate::balancer::node_set::{NodeSet, NodeSetOutput};
 use crate::balancer::node_table::{KeepaliveState, NodeTable};
 use crate::balancer::settings::ByteBudget;
@@ -28,8 +29,7 @@ pub struct Prober {
     pub board: Arc<NodeBoard>,
     pub check: CheckSettings,
     pub checks: BTreeMap<NodeId, Arc<Mutex<NodeCheck>>>,
-    /// When it was said of a node that it refuses us.
-    pub refusals_told: BTreeMap<NodeId, Instant>,
+    pub refusals: LogLimit<NodeId>,
     pub readiness: Readiness,
     pub metrics: Metrics,
     pub kept_in_all: Arc<ByteBudget>,
@@ -47,8 +47,9 @@ struct CheckResult {
 
 impl Prober {
     pub async fn run(mut self) {
-        let (results, mut checked) = mpsc::channel(CHECKS_MAX);
+        let (results, mut checked) = mpsc::channel::<CheckResult>(CHECKS_MAX);
         let mut last_success = BTreeMap::new();
+        let mut failed = None;
         self.publish(NodeTable::default());
         loop {
             self.pulse.beat();
@@ -58,7 +59,10 @@ impl Prober {
                 .unwrap_or_else(|| Instant::now() + HOUSEKEEPING);
             let deadline = deadline.min(Instant::now() + HOUSEKEEPING);
             let outputs = tokio::select! {
-                Some(result) = checked.recv() => self.checked(&result, &mut last_success),
+                Some(result) = checked.recv() => {
+                    failed = result.outcome.err().map(|failed| (result.node, failed));
+                    self.checked(&result, &mut last_success)
+                }
                 Some(node) = self.doubts.recv() => self.nodes.handle(node, HealthInput::Doubted, Instant::now()),
                 Some(news) = self.news.recv() => self.hear(&news),
                 () = tokio::time::sleep_until(deadline.into()) => self.nodes.deadline_reached(Instant::now()),
@@ -66,6 +70,9 @@ impl Prober {
             };
             for output in outputs {
                 self.perform(output, &results);
+            }
+            if let Some((node, failed)) = failed.take() {
+                self.tell_refusal(node, &failed);
             }
             let kept = i64::try_from(self.kept_in_all.used()).unwrap_or(i64::MAX);
             self.metrics.kept_bytes.set(kept);
@@ -100,7 +107,6 @@ impl Prober {
                     .keepalive_failures
                     .with_label_values(&[label[0], failed.failure.label()])
                     .inc();
-                self.explain(result.node, &failed, now);
                 HealthInput::CheckFailed(failed.failure)
             }
         };
@@ -112,17 +118,21 @@ impl Prober {
     }
 
     /// Everything else is told by the node's state.
-    fn explain(&mut self, node: NodeId, failed: &FailedCheck, now: Instant) {
-        let (CheckFailure::RefusesUs, Some(own)) = (failed.failure, failed.own) else {
+    fn tell_refusal(&self, node: NodeId, failed: &FailedCheck) {
+        let table = self.board.table();
+        let refuses = table
+            .node(node)
+            .is_some_and(|node| node.state == KeepaliveState::RefusesUs);
+        let Some(own) = failed.own.filter(|_| refuses) else {
             return;
         };
-        let told = self.refusals_told.get(&node);
-        if told.is_some_and(|&told| now < told + REFUSAL_TOLD_EVERY) {
-            return;
+        if let Some(unsaid) = self.refusals.is_due(node) {
+            let address = own.ip();
+            warn!(
+                %node, %address, unsaid,
+                "a node closes our connections unheard: add this address to its sip.trusted_front_ends"
+            );
         }
-        self.refusals_told.insert(node, now);
-        let address = own.ip();
-        warn!(%node, %address, "a node closes our connections unheard: add this address to its sip.trusted_front_ends");
     }
 
     fn hear(&mut self, news: &ClusterNews) -> Vec<NodeSetOutput> {
@@ -183,6 +193,5 @@ fn why_none_serves(table: &NodeTable) -> String {
 }
 
 const CHECKS_MAX: usize = 64;
-const REFUSAL_TOLD_EVERY: Duration = Duration::from_secs(60);
 /// Gauges that nobody pushes are looked at this often.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);

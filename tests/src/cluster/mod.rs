@@ -570,7 +570,8 @@ impl std::fmt::Display for Member {
 }
 
 fn print_tail(member: Member, log: &str) {
-    let lines: Vec<_> = log.lines().collect();
+    // The load of a story asks for changes by the dozen.
+    let lines: Vec<_> = log.lines().filter(|line| !line.contains(" audit: ")).collect();
     println!("── last lines of {member}");
     for line in &lines[lines.len().saturating_sub(TAIL_LINES)..] {
         println!("{line}");

@@ -3,6 +3,7 @@
 mod bench;
 mod death;
 mod fence;
+mod flapping;
 mod limits;
 mod moved;
 mod routes;

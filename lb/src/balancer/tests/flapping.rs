@@ -1,0 +1,225 @@
+//! Nodes that come and go at any moment: whatever happens, every request of the client is answered, and once.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use tandem_shared::cluster::NodeId;
+use tandem_shared::sip::{RawMessage, write_answer};
+
+use super::super::output::Output;
+use super::super::{Input, PairId, PairLoss};
+use super::bench::{Bench, request, table};
+
+/// What may happen next.
+#[derive(Debug, Clone)]
+enum Step {
+    /// The client asks for a session, or for something in one of the first or the second node.
+    Ask(Option<u64>),
+    /// These nodes are in service.
+    Nodes(Vec<u64>),
+    /// Something that a pair's task has been told, or was about to tell, comes to pass.
+    Drive(usize),
+    /// A node answers the oldest request of one of its pairs, or says that it cannot.
+    Answer(usize, bool),
+    /// A pair breaks.
+    Break(usize),
+    Pass(u64),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let nodes = prop_oneof![Just(vec![1, 2]), Just(vec![1]), Just(vec![2]), Just(vec![])];
+    prop_oneof![
+        4 => proptest::option::of(1..=2_u64).prop_map(Step::Ask),
+        2 => nodes.prop_map(Step::Nodes),
+        6 => any::<usize>().prop_map(Step::Drive),
+        3 => (any::<usize>(), any::<bool>()).prop_map(|(pair, well)| Step::Answer(pair, well)),
+        1 => any::<usize>().prop_map(Step::Break),
+        2 => (1..3_000_u64).prop_map(Step::Pass),
+    ]
+}
+
+/// The pairs' tasks and the nodes behind them.
+struct World {
+    bench: Bench,
+    pairs: BTreeMap<PairId, Pair>,
+    asked: usize,
+    /// By request: how often it was answered finally.
+    answers: BTreeMap<String, usize>,
+}
+
+struct Pair {
+    node: NodeId,
+    stands: bool,
+    draining: bool,
+    /// Requests that the node has not answered.
+    received: VecDeque<Bytes>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            bench: Bench::new(),
+            pairs: BTreeMap::new(),
+            asked: 0,
+            answers: BTreeMap::new(),
+        }
+    }
+
+    fn feed(&mut self, input: Input) {
+        for output in self.bench.balancer.handle(input, self.bench.now) {
+            match output {
+                Output::OpenPair { pair, node, .. } => {
+                    let opening = Pair {
+                        node,
+                        stands: false,
+                        draining: false,
+                        received: VecDeque::new(),
+                    };
+                    self.pairs.insert(pair, opening);
+                }
+                Output::SendToNode { pair, bytes, .. } => {
+                    if let Some(pair) = self.pairs.get_mut(&pair) {
+                        pair.received.push_back(bytes);
+                    }
+                }
+                Output::DrainPair(pair) => {
+                    if let Some(pair) = self.pairs.get_mut(&pair) {
+                        pair.draining = true;
+                    }
+                }
+                Output::ClosePair(pair) => drop(self.pairs.remove(&pair)),
+                Output::SendToClient(bytes) => self.note_answer(bytes),
+                Output::CloseClient(reason) => panic!("{reason:?}"),
+                Output::DoubtNode(_) | Output::Count(_) => {}
+            }
+        }
+    }
+
+    fn note_answer(&mut self, bytes: Bytes) {
+        let answer = RawMessage::parse(bytes).unwrap();
+        if answer.status().is_some_and(|status| status >= 200) {
+            let name = String::from_utf8_lossy(answer.call_id()).into_owned();
+            *self.answers.entry(name).or_default() += 1;
+        }
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Ask(node) => {
+                self.asked += 1;
+                let name = format!("r{}", self.asked);
+                let text = match node {
+                    None => request("INVITE", &name, None),
+                    Some(node) => request("INFO", &name, Some(&format!("n{node}-x"))),
+                };
+                self.feed(Input::ClientMessage(super::bench::parse(&text)));
+            }
+            Step::Nodes(nodes) => self.feed(Input::NodeTableChanged(std::sync::Arc::new(table(&nodes)))),
+            Step::Drive(choice) => self.drive(choice, true),
+            Step::Answer(choice, well) => self.answer(choice, well),
+            Step::Break(choice) => {
+                if let Some(pair) = nth(&self.pairs, choice, |pair| pair.stands) {
+                    self.pairs.remove(&pair);
+                    self.lose(pair, PairLoss::Broken);
+                }
+            }
+            Step::Pass(millis) => self.pass(Duration::from_millis(millis)),
+        }
+    }
+
+    /// An opening pair opens, or is refused; a draining one has drained.
+    fn drive(&mut self, choice: usize, may_be_refused: bool) {
+        let Some(id) = nth(&self.pairs, choice, |pair| !pair.stands || pair.draining) else {
+            return;
+        };
+        let Some(pair) = self.pairs.get_mut(&id) else {
+            return;
+        };
+        if pair.draining {
+            self.pairs.remove(&id);
+            self.lose(id, PairLoss::Drained);
+        } else if may_be_refused && choice.is_multiple_of(7) {
+            self.pairs.remove(&id);
+            self.lose(id, PairLoss::ConnectFailed);
+        } else {
+            pair.stands = true;
+            self.feed(Input::PairOpened(id));
+        }
+    }
+
+    fn lose(&mut self, pair: PairId, loss: PairLoss) {
+        self.feed(Input::PairLost { pair, loss });
+    }
+
+    fn answer(&mut self, choice: usize, well: bool) {
+        let owes = |pair: &Pair| pair.stands && !pair.received.is_empty();
+        let Some(id) = nth(&self.pairs, choice, owes) else {
+            return;
+        };
+        let Some(pair) = self.pairs.get_mut(&id) else {
+            return;
+        };
+        let (node, bytes) = (pair.node, pair.received.pop_front());
+        let asked = RawMessage::parse(bytes.unwrap_or_default()).unwrap();
+        if !asked.is_request() || asked.method() == Some(b"ACK") {
+            return;
+        }
+        let status = if well { 200 } else { 503 };
+        let answer = write_answer(&asked, status, "Whatever", &format!("{node}-t"), &[]);
+        let message = RawMessage::parse(answer).unwrap();
+        self.feed(Input::PairMessage { pair: id, message });
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let end = self.bench.now + time;
+        while let Some(deadline) = self
+            .bench
+            .balancer
+            .next_deadline()
+            .filter(|&deadline| deadline <= end)
+        {
+            self.bench.now = deadline.max(self.bench.now);
+            self.feed(Input::DeadlineReached);
+        }
+        self.bench.now = end;
+    }
+
+    /// Both nodes are in service, reachable, and answer everything.
+    fn settle(&mut self) {
+        self.take(Step::Nodes(vec![1, 2]));
+        for _ in 0..600 {
+            for _ in 0..8 {
+                self.drive(1, false);
+                self.answer(0, true);
+            }
+            self.pass(Duration::from_millis(50));
+        }
+    }
+}
+
+fn nth(pairs: &BTreeMap<PairId, Pair>, choice: usize, is_meant: impl Fn(&Pair) -> bool) -> Option<PairId> {
+    let meant: Vec<PairId> = pairs
+        .iter()
+        .filter(|(_, pair)| is_meant(pair))
+        .map(|(id, _)| *id)
+        .collect();
+    (!meant.is_empty()).then(|| meant[choice % meant.len()])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn every_request_is_answered_once(steps in proptest::collection::vec(any_step(), 1..80)) {
+        let mut world = World::new();
+        for step in steps {
+            world.take(step);
+        }
+        world.settle();
+        prop_assert_eq!(world.bench.balancer.unanswered(), 0);
+        let asked = (1..=world.asked).map(|number| (format!("r{number}"), 1));
+        prop_assert_eq!(world.answers, asked.collect::<BTreeMap<_, _>>());
+    }
+}
