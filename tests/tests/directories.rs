@@ -50,6 +50,19 @@ fn a_wiped_node_does_not_help_to_lose_what_it_acknowledged() {
     }
 }
 
+/// The leader has no connection to itself, and answers under its number all the same.
+#[test]
+fn whoever_has_its_seat_is_said_to_have_it_the_leader_too() {
+    let lab = lab();
+    lab.propose(0, assign("somebody"));
+    for at in 0..3 {
+        for member in 0..3 {
+            let told = lab.replace(at, member).unwrap();
+            assert!(told.contains("has its seat"), "{member} at {at}: {told}");
+        }
+    }
+}
+
 #[test]
 fn a_directory_that_went_back_in_time_takes_no_part_in_any_role() {
     for (member, at) in [(0, 1), (1, 0), (2, 0)] {

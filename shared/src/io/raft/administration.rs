@@ -366,6 +366,12 @@ impl Member {
             connected.is_some_and(|connected| connected.start == present.introduction.start)
         });
         let replication = metrics.replication.as_ref()?;
+        // Nobody has a connection to itself.
+        let is_own = number == self.id();
+        let introduction = match is_own {
+            true => Some(self.introduction()),
+            false => present.map(|present| present.introduction),
+        };
         let lag = present.and_then(|present| {
             let matched = (*replication.get(&present.introduction.id)?)?;
             Some(
@@ -387,15 +393,15 @@ impl Member {
                 .collect(),
             removed,
             written,
-            newcomer: present.map(|present| Newcomer {
-                id: present.introduction.id,
-                directory: present.introduction.directory,
-                role: present.introduction.role,
-                newest_format: present.introduction.newest_format,
-                initialized: present.reach.initialized,
-                stranger: present.stranger,
+            newcomer: introduction.map(|introduction| Newcomer {
+                id: introduction.id,
+                directory: introduction.directory,
+                role: introduction.role,
+                newest_format: introduction.newest_format,
+                initialized: is_own || present.is_some_and(|present| present.reach.initialized),
+                stranger: present.and_then(|present| present.stranger),
             }),
-            lag,
+            lag: if is_own { Some(0) } else { lag },
         })
     }
 }
