@@ -13,9 +13,9 @@ use tandem_shared::io::admin::{self, AdminState, HostNames, Readiness};
 use tandem_shared::io::log_limit::LogLimit;
 use tandem_shared::io::process::{ExitStatus, raise_descriptor_limit};
 use tandem_shared::io::raft::RaftMetrics;
-use tandem_shared::io::shutdown::{DrainTimings, Shutdown};
-use tandem_shared::io::sip_stream::listen;
-use tandem_shared::io::tls::{sip_client_config, sip_server_config};
+use tandem_shared::io::shutdown::{DrainTimings, Shutdown, Stage};
+use tandem_shared::io::sip_stream::{listen, listen_on_virtual_ip};
+use tandem_shared::io::sip_tls::SipTls;
 use tandem_shared::io::watchdog::Watchdog;
 use tandem_shared::proxy_protocol::Transport;
 use tokio::net::TcpListener;
@@ -66,7 +66,7 @@ impl FrontEnd {
         parts.serve_admin(&config, registry).await?;
         let hosts = parts.look_up_hosts(&config.listeners).await;
         let listeners = parts.bind_listeners(&config.listeners, &hosts)?;
-        let outbound = parts.bind_outbound(&config, &listeners).await?;
+        let outbound = parts.bind_outbound(&config, &listeners)?;
         parts.check_nodes(&config, doubts_heard, news_heard);
         let witness = parts.join_cluster(&config, news, raft_metrics)?;
         let addresses = listeners.iter().map(|listener| listener.context.vip).collect();
@@ -195,9 +195,12 @@ impl Parts {
     ) -> anyhow::Result<Vec<Listener>> {
         let mut listeners = Vec::new();
         for config in configs {
-            let socket = bind(config.address, &config.name)?;
-            let tls = config.tls.as_ref().map(sip_server_config).transpose();
+            let socket = bind_virtual_ip(config.address, &config.name)?;
+            let tls = config.tls.clone().map(SipTls::new).transpose();
             let tls = tls.with_context(|| format!("the certificates of listener {}", config.name))?;
+            if let Some(tls) = &tls {
+                self.keep_up_to_date(&config.name, tls.clone());
+            }
             listeners.push(Listener {
                 context: Arc::new(self.context(config, socket.local_addr()?)),
                 socket,
@@ -212,6 +215,17 @@ impl Parts {
             });
         }
         Ok(listeners)
+    }
+
+    fn keep_up_to_date(&self, listener: &str, tls: SipTls) {
+        let gauge = self.metrics.certificate_expires.with_label_values(&[listener]);
+        let show = move |tls: &SipTls| gauge.set(i64::try_from(tls.expires()).unwrap_or(i64::MAX));
+        show(&tls);
+        let shutdown = self.shutdown.clone();
+        tokio::spawn(async move {
+            tls.keep_up_to_date(shutdown.reached(Stage::StopAccepting), show)
+                .await;
+        });
     }
 
     fn context(&self, config: &ListenerConfig, vip: SocketAddr) -> ListenerContext {
@@ -235,7 +249,7 @@ impl Parts {
     }
 
     /// A connection that a node asks for shows the first listener of its transport.
-    async fn bind_outbound(
+    fn bind_outbound(
         &self,
         config: &Config,
         listeners: &[Listener],
@@ -248,21 +262,10 @@ impl Parts {
             let mut pairs = config.listeners.iter().zip(listeners);
             pairs.find(|(config, _)| config.mode == Mode::Message && transport_of(config) == transport)
         };
-        let tls = match of(Transport::Tls) {
-            Some((
-                ListenerConfig {
-                    name,
-                    tls: Some(files),
-                    ..
-                },
-                listener,
-            )) => {
-                let client = sip_client_config(files);
-                let client = client.with_context(|| format!("the certificates of listener {name}"))?;
-                Some((Arc::clone(&listener.context), client))
-            }
-            Some(_) | None => None,
-        };
+        let tls = of(Transport::Tls).and_then(|(_, listener)| {
+            let tls = listener.tls.clone()?;
+            Some((Arc::clone(&listener.context), tls))
+        });
         Ok(Some(OutboundListener {
             config: outbound.clone(),
             socket,
@@ -356,6 +359,16 @@ fn descriptors_wanted(connections_max: usize, nodes: usize) -> u64 {
         .saturating_mul(1 + nodes)
         .saturating_add(DESCRIPTORS_OF_OUR_OWN);
     u64::try_from(wanted).unwrap_or(u64::MAX)
+}
+
+/// The other front end may have the address now: this one waits for it.
+fn bind_virtual_ip(address: SocketAddr, name: &str) -> anyhow::Result<TcpListener> {
+    let listened = listen_on_virtual_ip(address);
+    let (listener, is_here) = listened.with_context(|| format!("binding listener {name} on {address}"))?;
+    if !is_here {
+        warn!(name, %address, "the address is not on this machine: clients come once it is");
+    }
+    Ok(listener)
 }
 
 fn bind(address: SocketAddr, name: &str) -> anyhow::Result<TcpListener> {

@@ -10,6 +10,7 @@ use tandem_shared::cluster::{MemberRole, NodeId};
 use tandem_shared::config::{AdminConfig, ClusterSection, LogConfig, Section, TlsFiles};
 use tandem_shared::io::shutdown::DrainTimings;
 use tandem_shared::io::sip_stream::{MessageDeadlines, SendLimits};
+use tandem_shared::io::sip_tls::SipTlsSettings;
 use tandem_shared::sip::FramerLimits;
 
 use crate::access::{Access, AllowedSource};
@@ -46,7 +47,7 @@ pub struct ListenerConfig {
     /// Whether weights count.
     pub balance: Balance,
     /// Mutual TLS; `None` is plain TCP.
-    pub tls: Option<TlsFiles>,
+    pub tls: Option<SipTlsSettings>,
     /// Who may connect.
     pub access: Access,
     /// Balancers in front: their connections begin with a PROXY protocol header, which says who connects.
@@ -179,7 +180,7 @@ fn read_listener(section: &mut Section) -> Option<ListenerConfig> {
     );
     let balance = section.choice("balance", &[("round-robin", Balance::RoundRobin)]);
     let tls = match section.choice("transport", &[("tcp", false), ("tls", true)]) {
-        true => Some(TlsFiles::read(section, "client_authority")),
+        true => Some(read_tls(section)),
         false => None,
     };
     if address.is_some_and(|address| address.ip().is_unspecified()) {
@@ -190,7 +191,7 @@ fn read_listener(section: &mut Section) -> Option<ListenerConfig> {
         );
     }
     let tls = match tls {
-        Some(files) => Some(files?),
+        Some(settings) => Some(settings?),
         None => None,
     };
     let access = read_access(section, address);
@@ -203,6 +204,18 @@ fn read_listener(section: &mut Section) -> Option<ListenerConfig> {
         tls,
         access,
         proxies,
+    })
+}
+
+fn read_tls(section: &mut Section) -> Option<SipTlsSettings> {
+    let files = TlsFiles::read(section, "client_authority");
+    let subjects = section.parsed_list("subjects", "a name, or \"*.\" and a domain");
+    let cipher_suites =
+        section.parsed_list("cipher_suites", "a cipher suite, as \"TLS13_AES_256_GCM_SHA384\"");
+    Some(SipTlsSettings {
+        files: files?,
+        subjects,
+        cipher_suites,
     })
 }
 

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use tandem_lb::app;
 use tandem_lb::config::Config;
 use tandem_shared::io::process::{self, ExitStatus};
+use tandem_shared::io::sip_tls::SipTls;
 use tandem_shared::io::telemetry::init_logging;
-use tandem_shared::io::tls::{TlsError, sip_server_config};
+use tandem_shared::io::tls::TlsError;
 
 fn main() -> ExitCode {
     process::main("tandem-lb", Config::read, check, start)
@@ -19,7 +20,7 @@ fn check(config: &Config) -> Result<(), TlsError> {
         .iter()
         .filter_map(|listener| listener.tls.as_ref())
     {
-        sip_server_config(tls)?;
+        SipTls::new(tls.clone())?;
     }
     match &config.cluster {
         Some(cluster) => cluster.section.check_certificate(cluster.member_id),

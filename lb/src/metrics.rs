@@ -29,6 +29,7 @@ pub struct Metrics {
     pub client_connections: IntGaugeVec,
     pub client_connections_accepted: IntCounterVec,
     pub client_connections_refused: IntCounterVec,
+    pub certificate_expires: IntGaugeVec,
     pub pairs: IntGaugeVec,
     pub pairs_lost: IntCounterVec,
     pub outbound_connections: IntCounterVec,
@@ -126,6 +127,11 @@ impl Metrics {
                 "tandem_lb_client_connections_refused_total",
                 "Connections of clients that were accepted and not served, by reason.",
                 &["listener", "reason"],
+            ),
+            certificate_expires: maker.gauges(
+                "tandem_lb_certificate_expires_timestamp_seconds",
+                "Unix time at which the certificate of a listener ends.",
+                &["listener"],
             ),
             pairs: maker.gauges("tandem_lb_pairs", "Connections to nodes on behalf of clients.", &["node"]),
             pairs_lost: maker.counters(

@@ -69,6 +69,48 @@ async fn garbage_closes_its_own_connection_and_a_ping_is_answered() {
     assert_eq!(read(&mut client, 2).await, "\r\n");
 }
 
+/// Nothing is said to whom nobody lets in, and nothing is read.
+#[tokio::test]
+async fn whoever_stands_in_no_access_list_is_turned_away() {
+    let allow = "allow = [{ source = \"127.0.0.2\", description = \"the pool\" }]";
+    let world = World::start_with("message", allow).await;
+    let mut stranger = world.client().await;
+    stranger.write_all(b"\r\n\r\n").await.unwrap();
+    assert!(!matches!(within(stranger.read(&mut [0; 16])).await, Ok(1..)));
+    let mut client = world.client_from("127.0.0.2:0").await;
+    client.write_all(b"\r\n\r\n").await.unwrap();
+    assert_eq!(read(&mut client, 2).await, "\r\n");
+}
+
+#[tokio::test]
+async fn behind_a_balancer_the_access_list_is_asked_for_the_address_in_its_header() {
+    let keys = "proxy_protocol_from = [\"127.0.0.0/8\"]\nallow = [{ source = \"192.0.2.9\" }]";
+    let world = World::start_with("message", keys).await;
+    let header = |source: &str| {
+        ProxyHeader::Proxied(ProxiedConnection {
+            source: source.parse().unwrap(),
+            destination: "192.0.2.1:5060".parse().unwrap(),
+            transport: Transport::Tcp,
+            connection_id: None,
+            peer: None,
+            purpose: Purpose::Pair,
+        })
+        .write()
+    };
+    let invite = request("INVITE", "a", "");
+    for refused in [header("192.0.2.8:5060"), invite.clone().into_bytes()] {
+        let mut stranger = world.client().await;
+        stranger.write_all(&refused).await.unwrap();
+        assert!(!matches!(within(stranger.read(&mut [0; 16])).await, Ok(1..)));
+    }
+    let mut client = world.client().await;
+    client.write_all(&header("192.0.2.9:40000")).await.unwrap();
+    client.write_all(invite.as_bytes()).await.unwrap();
+    let (told, mut node) = world.first.accept().await;
+    assert_eq!(told.source, "192.0.2.9:40000".parse().unwrap());
+    assert_eq!(read(&mut node, invite.len()).await, invite);
+}
+
 #[tokio::test]
 async fn in_connection_mode_a_connection_goes_to_one_node_whole() {
     let world = World::start("connection").await;
@@ -122,12 +164,17 @@ struct World {
 
 impl World {
     async fn start(mode: &str) -> Self {
+        Self::start_with(mode, "").await
+    }
+
+    /// With more keys of the listener.
+    async fn start_with(mode: &str, keys: &str) -> Self {
         let (first, second) = (Node::start().await, Node::start().await);
         let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = target.local_addr().unwrap().port();
         let text = format!(
             "[admin]\nlisten = \"127.0.0.1:0\"\n\
-             [[listener]]\nname = \"ocs\"\naddress = \"127.0.0.1:0\"\nmode = \"{mode}\"\n\
+             [[listener]]\nname = \"ocs\"\naddress = \"127.0.0.1:0\"\nmode = \"{mode}\"\n{keys}\n\
              [[node]]\nid = 1\naddress = \"{}\"\n[[node]]\nid = 2\naddress = \"{}\"\n\
              [keepalive]\ncheck = \"connect\"\n\
              [outbound]\nlisten = \"127.0.0.1:0\"\nallow = [\"127.0.0.0/8\"]\nallow_ports = [{port}]\nsource_address = \"127.0.0.1\"\n",
@@ -147,6 +194,12 @@ impl World {
             second,
             target,
         }
+    }
+
+    async fn client_from(&self, source: &str) -> TcpStream {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(source.parse().unwrap()).unwrap();
+        socket.connect(self.front_end.addresses()[0]).await.unwrap()
     }
 
     async fn client(&self) -> TcpStream {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use rustls::ServerConfig;
 use tandem_shared::io::log_limit::LogLimit;
 use tandem_shared::io::shutdown::Stage;
 use tandem_shared::io::sip_stream::{read_proxy_header_alone, tune_socket};
+use tandem_shared::io::sip_tls::{SipTls, explain_refusal};
 use tandem_shared::io::tls::peer_identity;
 use tandem_shared::proxy_protocol::{PeerIdentity, ProxyHeader};
 use tokio::net::{TcpListener, TcpStream};
@@ -30,7 +30,7 @@ pub struct Listener {
     pub context: Arc<ListenerContext>,
     pub socket: TcpListener,
     pub mode: Mode,
-    pub tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<SipTls>,
     pub admission: Arc<Admission>,
     pub door: Arc<Door>,
 }
@@ -177,7 +177,7 @@ impl Accepted {
     }
 
     async fn serve_tuned(self, stream: TcpStream) {
-        let Some(tls) = self.listener.tls.clone() else {
+        let Some(tls) = &self.listener.tls else {
             return self.serve_stream(stream, None).await;
         };
         if let Some((stream, peer)) = self.shake_hands(tls, stream).await {
@@ -203,20 +203,21 @@ impl Accepted {
 
     async fn shake_hands(
         &self,
-        tls: Arc<ServerConfig>,
+        tls: &SipTls,
         stream: TcpStream,
     ) -> Option<(TlsStream<TcpStream>, PeerIdentity)> {
-        let handshake = TlsAcceptor::from(tls).accept(stream);
+        let handshake = TlsAcceptor::from(tls.server()).accept(stream);
         let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(stream)) => stream,
             // A probe connects and leaves.
             Ok(Err(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => return None,
             Ok(Err(error)) => {
-                self.refuse("tls", &error.to_string());
+                let (status, text) = explain_refusal(&error);
+                self.refuse(status, &text);
                 return None;
             }
             Err(_) => {
-                self.refuse("tls_timeout", "no TLS handshake in time");
+                self.refuse("network_error", "no TLS handshake in time");
                 return None;
             }
         };
@@ -224,7 +225,7 @@ impl Accepted {
         match peer_identity(certificate) {
             Ok(peer) => Some((stream, peer)),
             Err(error) => {
-                self.refuse("tls_certificate", &error.to_string());
+                self.refuse("bad_certificates", &error.to_string());
                 None
             }
         }

@@ -11,6 +11,7 @@ use tandem_shared::cluster::NodeId;
 use tandem_shared::io::log_limit::LogLimit;
 use tandem_shared::io::shutdown::Stage;
 use tandem_shared::io::sip_stream::{Received, SipReader, read_proxy_header, send_queue, tune_socket};
+use tandem_shared::io::sip_tls::SipTls;
 use tandem_shared::io::tls::peer_identity;
 use tandem_shared::proxy_protocol::{PeerIdentity, ProxiedConnection, ProxyHeader, Purpose, Transport};
 use tandem_shared::sip::{Frame, RawMessage};
@@ -32,7 +33,7 @@ pub struct OutboundListener {
     pub socket: TcpListener,
     /// The listener whose VIP and certificate a connection of each transport shows.
     pub tcp: Option<Arc<ListenerContext>>,
-    pub tls: Option<(Arc<ListenerContext>, Arc<ClientConfig>)>,
+    pub tls: Option<(Arc<ListenerContext>, SipTls)>,
     pub admission: Arc<Admission>,
     /// Connections that have not said yet where they want to go.
     pub silent: Arc<Semaphore>,
@@ -208,7 +209,7 @@ impl OutboundListener {
         let stream = socket.connect(target).await?;
         tune_socket(&stream, SILENCE_MAX)?;
         match (transport, &self.tls) {
-            (Transport::Tls, Some((_, config))) => secure(config, stream, target, name).await,
+            (Transport::Tls, Some((_, tls))) => secure(tls.client(), stream, target, name).await,
             (Transport::Tcp | Transport::Tls, _) => Ok(Dialled::Plain(stream)),
         }
     }
@@ -233,7 +234,7 @@ impl Dialled {
 }
 
 async fn secure(
-    config: &Arc<ClientConfig>,
+    config: Arc<ClientConfig>,
     stream: TcpStream,
     target: SocketAddr,
     name: Option<String>,
@@ -242,9 +243,7 @@ async fn secure(
         Some(name) => ServerName::try_from(name).map_err(|_| io::ErrorKind::InvalidInput)?,
         None => ServerName::IpAddress(target.ip().into()),
     };
-    let stream = TlsConnector::from(Arc::clone(config))
-        .connect(name, stream)
-        .await?;
+    let stream = TlsConnector::from(config).connect(name, stream).await?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let peer = certificate
         .and_then(|certificate| peer_identity(certificate).ok())

@@ -10,6 +10,8 @@ pub mod process;
 pub mod raft;
 pub mod shutdown;
 pub mod sip_stream;
+pub mod sip_tls;
 pub mod telemetry;
 pub mod tls;
 pub mod watchdog;
+pub mod watched_files;

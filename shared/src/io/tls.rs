@@ -3,6 +3,7 @@
 //! Files are read and checked when a configuration is built, so that what is wrong with them is said at the start
 //! and not at the first handshake.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use thiserror::Error;
+use webpki::{BorrowedCertRevocationList, CertRevocationList};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -37,14 +39,6 @@ pub fn peer_server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsErro
 /// As [`peer_server_config`].
 pub fn peer_client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, TlsError> {
     client_config(files, PEER_VERSIONS)
-}
-
-/// For SIP listeners (RCC-9): TLS 1.2 and 1.3, mutual.
-///
-/// # Errors
-/// As [`peer_server_config`].
-pub fn sip_server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
-    server_config(files, SIP_VERSIONS)
 }
 
 /// For SIP connections that we open, with the listener's certificate.
@@ -86,6 +80,13 @@ pub enum TlsError {
     NoRevocationList { path: PathBuf },
     #[error("a revocation list in {} is damaged ({reason}): fetch it again from the authority", .path.display())]
     DamagedRevocationList { path: PathBuf, reason: String },
+    #[error("{} may be read by every user of this machine (mode {mode:o}): chmod 600 it", .path.display())]
+    KeyExposed { path: PathBuf, mode: u32 },
+    #[error("the cipher suites that are chosen serve neither TLS 1.2 nor 1.3: choose others, or none")]
+    CipherSuites {
+        #[source]
+        source: rustls::Error,
+    },
     #[error("other members would not accept the certificate in {} {role}: {source}", .path.display())]
     NotAccepted {
         path: PathBuf,
@@ -138,8 +139,18 @@ pub fn check_member_certificate(files: &TlsFiles, id: NodeId, cluster_name: &str
     verifier
         .check_client(&chain)
         .map_err(not_accepted("as a client's"))?;
-    let parsed = parse_certificate(own).map_err(|source| TlsError::DamagedCertificate {
-        path: files.certificate.clone(),
+    ends(own, &files.certificate)
+}
+
+/// When the first certificate of a file ends, in seconds of Unix time.
+pub(super) fn certificate_expires(path: &Path) -> Result<u64, TlsError> {
+    let chain = load_certificates(path)?;
+    chain.first().map_or(Ok(0), |own| ends(own, path))
+}
+
+fn ends(certificate: &CertificateDer<'_>, path: &Path) -> Result<u64, TlsError> {
+    let parsed = parse_certificate(certificate).map_err(|source| TlsError::DamagedCertificate {
+        path: path.to_path_buf(),
         source,
     })?;
     Ok(u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0))
@@ -235,7 +246,7 @@ fn client_config(
     Ok(Arc::new(config))
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
@@ -251,7 +262,7 @@ fn unusable(files: &TlsFiles, error: &VerifierBuilderError) -> TlsError {
     }
 }
 
-fn mismatch(files: &TlsFiles, source: rustls::Error) -> TlsError {
+pub(super) fn mismatch(files: &TlsFiles, source: rustls::Error) -> TlsError {
     TlsError::Mismatch {
         certificate: files.certificate.clone(),
         key: files.key.clone(),
@@ -260,14 +271,14 @@ fn mismatch(files: &TlsFiles, source: rustls::Error) -> TlsError {
 }
 
 /// What the files hold, read and checked.
-struct Material {
-    certificates: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-    trust: Trust,
+pub(super) struct Material {
+    pub(super) certificates: Vec<CertificateDer<'static>>,
+    pub(super) key: PrivateKeyDer<'static>,
+    pub(super) trust: Trust,
 }
 
 impl Material {
-    fn load(files: &TlsFiles) -> Result<Self, TlsError> {
+    pub(super) fn load(files: &TlsFiles) -> Result<Self, TlsError> {
         Ok(Self {
             certificates: load_certificates(&files.certificate)?,
             key: load_key(&files.key)?,
@@ -277,7 +288,7 @@ impl Material {
 }
 
 /// By what certificates of peers are judged.
-struct Trust {
+pub(super) struct Trust {
     authority: Arc<RootCertStore>,
     revoked: Vec<CertificateRevocationListDer<'static>>,
 }
@@ -294,6 +305,22 @@ impl Trust {
         })
     }
 
+    pub(super) fn authority(&self) -> &Arc<RootCertStore> {
+        &self.authority
+    }
+
+    pub(super) fn revoked(&self, files: &TlsFiles) -> Result<Vec<CertRevocationList<'static>>, TlsError> {
+        let parsed = self.revoked.iter().map(|list| {
+            let list = BorrowedCertRevocationList::from_der(list)?;
+            list.to_owned().map(CertRevocationList::from)
+        });
+        let parsed: Result<Vec<_>, webpki::Error> = parsed.collect();
+        parsed.map_err(|reason| TlsError::DamagedRevocationList {
+            path: files.revocation_list.clone().unwrap_or_default(),
+            reason: reason.to_string(),
+        })
+    }
+
     fn server_verifier(&self, files: &TlsFiles) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
         WebPkiServerVerifier::builder_with_provider(self.authority.clone(), provider())
             .with_crls(self.revoked.clone())
@@ -302,7 +329,7 @@ impl Trust {
             .map_err(|error| unusable(files, &error))
     }
 
-    fn client_verifier(&self, files: &TlsFiles) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    pub(super) fn client_verifier(&self, files: &TlsFiles) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
         WebPkiClientVerifier::builder_with_provider(self.authority.clone(), provider())
             .with_crls(self.revoked.clone())
             .only_check_end_entity_revocation()
@@ -327,7 +354,15 @@ fn load_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErr
     Ok(certificates)
 }
 
+/// OPS-6: a key that everybody may read is none.
 fn load_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    if let Ok(metadata) = std::fs::metadata(path) {
+        let mode = metadata.permissions().mode() & 0o7777;
+        if mode & OTHERS != 0 {
+            let path = path.to_path_buf();
+            return Err(TlsError::KeyExposed { path, mode });
+        }
+    }
     PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|source| {
         let path = path.to_path_buf();
         if matches!(source, rustls::pki_types::pem::Error::NoItemsFound) {
@@ -483,7 +518,10 @@ fn address_text(bytes: &[u8]) -> Option<String> {
 }
 
 static PEER_VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
-static SIP_VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
+/// Of every permission, those of neither owner nor group.
+const OTHERS: u32 = 0o007;
+pub(super) static SIP_VERSIONS: &[&SupportedProtocolVersion] =
+    &[&rustls::version::TLS13, &rustls::version::TLS12];
 
 #[cfg(test)]
 mod tests {
@@ -493,6 +531,7 @@ mod tests {
     };
     use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+    use super::super::sip_tls::{SipTls, SipTlsSettings};
     use super::*;
 
     /// A directory with an authority and the certificates that it issued.
@@ -528,13 +567,27 @@ mod tests {
                 revocation_list: None,
             };
             std::fs::write(&files.certificate, certificate.pem()).unwrap();
-            std::fs::write(&files.key, key.serialize_pem()).unwrap();
+            write_key(&files.key, &key.serialize_pem());
             files
         }
 
         fn path(&self, file: &str) -> PathBuf {
             self.directory.path().join(file)
         }
+    }
+
+    fn write_key(path: &Path, key: &str) {
+        std::fs::write(path, key).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    fn sip_server(files: &TlsFiles) -> Arc<ServerConfig> {
+        let settings = SipTlsSettings {
+            files: files.clone(),
+            subjects: Vec::new(),
+            cipher_suites: Vec::new(),
+        };
+        SipTls::new(settings).unwrap().server()
     }
 
     fn first_certificate(files: &TlsFiles) -> CertificateDer<'static> {
@@ -762,11 +815,9 @@ mod tests {
         let files = authority.issue("vip", "vip", &["vip.example.com"]);
         let name = ServerName::try_from("vip.example.com").unwrap();
         let old = || client_config(&files, &[&rustls::version::TLS12]).unwrap();
-        handshake(sip_server_config(&files).unwrap(), old(), name.clone())
-            .await
-            .unwrap();
+        handshake(sip_server(&files), old(), name.clone()).await.unwrap();
         handshake(
-            sip_server_config(&files).unwrap(),
+            sip_server(&files),
             sip_client_config(&files).unwrap(),
             name.clone(),
         )
@@ -785,7 +836,7 @@ mod tests {
         let good = authority.issue("n1", "first", &["n1.main.tandem"]);
         let other = authority.issue("n2", "second", &["n2.main.tandem"]);
         let empty = authority.path("empty.pem");
-        std::fs::write(&empty, "").unwrap();
+        write_key(&empty, "");
         let damaged = authority.path("damaged.pem");
         std::fs::write(
             &damaged,

@@ -1,5 +1,6 @@
 //! Certificates for one cluster and the Exchange beside it, thrown away with it.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -123,7 +124,9 @@ impl Issued {
     /// Writes `NAME.pem` and `NAME.key`.
     pub fn write(&self, directory: &Path, name: &str) -> anyhow::Result<()> {
         std::fs::write(directory.join(format!("{name}.pem")), &self.certificate)?;
-        std::fs::write(directory.join(format!("{name}.key")), &self.key)?;
+        let key = directory.join(format!("{name}.key"));
+        std::fs::write(&key, &self.key)?;
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600))?;
         Ok(())
     }
 }

@@ -4,11 +4,9 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures::StreamExt;
@@ -30,6 +28,7 @@ use crate::io::tls::{
     PeerVerifier, TlsError, check_member_certificate, check_peer, peer_client_config, peer_server_config,
     peer_server_name,
 };
+use crate::io::watched_files::WatchedFiles;
 
 /// How members reach each other. Cheap to clone.
 pub trait Transport: Clone + Send + Sync + 'static {
@@ -234,17 +233,6 @@ impl TlsTransport {
             );
         }
     }
-
-    /// Changes when one of the files is written or replaced.
-    fn fingerprint(&self) -> Vec<Option<(SystemTime, u64, u64)>> {
-        let files = [&self.files.certificate, &self.files.key, &self.files.authority];
-        let files = files.into_iter().chain(&self.files.revocation_list);
-        let fingerprint = |path: &PathBuf| {
-            let metadata = std::fs::metadata(path).ok()?;
-            Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
-        };
-        files.map(fingerprint).collect()
-    }
 }
 
 impl Transport for TlsTransport {
@@ -306,7 +294,8 @@ impl Transport for TlsTransport {
     }
 
     async fn maintain(&self, expires: Arc<AtomicU64>) {
-        let mut known = self.fingerprint();
+        let files = [&self.files.certificate, &self.files.key, &self.files.authority];
+        let mut files = WatchedFiles::new(files.into_iter().chain(&self.files.revocation_list).cloned());
         let mut warned = None;
         loop {
             expires.store(self.loaded.load().expires, Ordering::Relaxed);
@@ -314,26 +303,15 @@ impl Transport for TlsTransport {
                 warned = Some(Instant::now());
                 self.warn_of_expiry(UnixTime::now());
             }
-            sleep(FILES_LOOKED_AT_EVERY).await;
-            let now = self.fingerprint();
-            // The files are not replaced all at once: there is time for the rest of them to be written.
-            if now != known && self.settles(&now).await {
-                known = now;
-                self.reload();
+            tokio::select! {
+                () = files.changed() => self.reload(),
+                () = sleep(EXPIRY_LOOKED_AT_EVERY) => {}
             }
         }
     }
 }
 
-impl TlsTransport {
-    async fn settles(&self, fingerprint: &[Option<(SystemTime, u64, u64)>]) -> bool {
-        sleep(FILES_SETTLE).await;
-        self.fingerprint() == fingerprint
-    }
-}
-
-const FILES_LOOKED_AT_EVERY: Duration = Duration::from_secs(2);
-const FILES_SETTLE: Duration = Duration::from_millis(500);
+const EXPIRY_LOOKED_AT_EVERY: Duration = Duration::from_secs(60);
 const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 const EXPIRY_WARNED_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 

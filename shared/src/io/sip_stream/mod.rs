@@ -52,13 +52,37 @@ impl StreamCounters {
 /// # Errors
 /// When the address cannot be bound.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket_for(address)?;
+    socket.bind(address)?;
+    socket.listen(ACCEPT_QUEUE)
+}
+
+/// As [`listen`], for an address that may not be this machine's yet, or at the moment: a virtual IP. Says whether it is.
+///
+/// # Errors
+/// As [`listen`], but for that.
+pub fn listen_on_virtual_ip(address: SocketAddr) -> io::Result<(TcpListener, bool)> {
+    match listen(address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+            let socket = socket_for(address)?;
+            match address {
+                SocketAddr::V4(_) => SockRef::from(&socket).set_freebind_v4(true)?,
+                SocketAddr::V6(_) => SockRef::from(&socket).set_freebind_v6(true)?,
+            }
+            socket.bind(address)?;
+            Ok((socket.listen(ACCEPT_QUEUE)?, false))
+        }
+        listened => Ok((listened?, true)),
+    }
+}
+
+fn socket_for(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(ACCEPT_QUEUE)
+    Ok(socket)
 }
 
 /// Sets what every SIP connection wants of TCP: no delay of small messages, and an end to a connection whose other
@@ -80,3 +104,25 @@ pub fn tune_socket(stream: &TcpStream, silence_max: Duration) -> io::Result<()> 
 const ACCEPT_QUEUE: u32 = 4096;
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// TEST-NET-1 and the documentation's prefix (RFC 5737, RFC 3849) are nobody's.
+    #[tokio::test]
+    async fn a_virtual_ip_that_is_not_here_yet_is_listened_on() {
+        for (address, is_here) in [
+            ("127.0.0.1:0", true),
+            ("192.0.2.1:0", false),
+            ("[2001:db8::1]:0", false),
+        ] {
+            let address: SocketAddr = address.parse().unwrap();
+            let (listener, found) = listen_on_virtual_ip(address).unwrap();
+            assert_eq!(
+                (listener.local_addr().unwrap().ip(), found),
+                (address.ip(), is_here)
+            );
+        }
+    }
+}

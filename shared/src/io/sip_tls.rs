@@ -1,0 +1,597 @@
+//! TLS of SIP listeners (RCC-9): mutual, for peers with names that are listed, and read again while connections go on.
+//!
+//! Owns the configuration of one listener and its files. Does not own the authorities' rules; they are webpki's.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError, PeerIncompatible,
+    RootCertStore, ServerConfig, SignatureScheme, SupportedCipherSuite,
+};
+use thiserror::Error;
+use webpki::{
+    CertRevocationList, EndEntityCert, KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder,
+    UnknownStatusPolicy,
+};
+
+use super::tls::{
+    Material, SIP_VERSIONS, TlsError, certificate_expires, mismatch, peer_identity, provider,
+    sip_client_config,
+};
+use super::watched_files::WatchedFiles;
+use crate::config::TlsFiles;
+
+/// What a listener's TLS is made of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SipTlsSettings {
+    pub files: TlsFiles,
+    /// Names that a client's certificate may have; empty: any that the authorities have signed.
+    pub subjects: Vec<SubjectPattern>,
+    /// Empty: all that are supported.
+    pub cipher_suites: Vec<CipherSuiteName>,
+}
+
+/// A name in a certificate: a whole one, or `*.` and a domain, for which the star stands for one label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubjectPattern(String);
+
+/// A cipher suite that is supported, as `TLS13_AES_256_GCM_SHA384`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CipherSuiteName(SupportedCipherSuite);
+
+/// One listener's TLS. Clones share what was read last.
+#[derive(Debug, Clone)]
+pub struct SipTls {
+    settings: Arc<SipTlsSettings>,
+    loaded: Arc<ArcSwap<Loaded>>,
+}
+
+#[derive(Debug)]
+struct Loaded {
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+    /// When our certificate ends, in seconds of Unix time.
+    expires: u64,
+}
+
+impl Loaded {
+    fn read(settings: &SipTlsSettings) -> Result<Self, TlsError> {
+        Ok(Self {
+            server: server_config(settings)?,
+            client: sip_client_config(&settings.files)?,
+            expires: certificate_expires(&settings.files.certificate)?,
+        })
+    }
+}
+
+impl SipTls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// When one of them cannot be used.
+    pub fn new(settings: SipTlsSettings) -> Result<Self, TlsError> {
+        let loaded = Loaded::read(&settings)?;
+        Ok(Self {
+            settings: Arc::new(settings),
+            loaded: Arc::new(ArcSwap::from_pointee(loaded)),
+        })
+    }
+
+    /// For connections that are accepted now.
+    #[must_use]
+    pub fn server(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.loaded.load().server)
+    }
+
+    /// For connections that are made now, with the listener's certificate.
+    #[must_use]
+    pub fn client(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.loaded.load().client)
+    }
+
+    /// When the listener's certificate ends, in seconds of Unix time.
+    #[must_use]
+    pub fn expires(&self) -> u64 {
+        self.loaded.load().expires
+    }
+
+    /// Reads the files again whenever they change, until `stop`. Connections that stand go on; files that cannot be used
+    /// are told of and change nothing. `read` is called after each time.
+    pub async fn keep_up_to_date(self, stop: impl Future<Output = ()>, read: impl Fn(&Self)) {
+        let files = &self.settings.files;
+        let paths = [&files.certificate, &files.key, &files.authority];
+        let mut watched = WatchedFiles::new(paths.into_iter().chain(&files.revocation_list).cloned());
+        tokio::pin!(stop);
+        loop {
+            tokio::select! {
+                () = watched.changed() => {}
+                () = &mut stop => return,
+            }
+            let certificate = files.certificate.display();
+            match Loaded::read(&self.settings) {
+                Ok(loaded) => {
+                    self.loaded.store(Arc::new(loaded));
+                    tracing::info!(%certificate, "the files of a listener's TLS were read again");
+                }
+                Err(error) => {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::error!(error, %certificate, "the new files of a listener's TLS are not used");
+                }
+            }
+            read(&self);
+        }
+    }
+}
+
+fn server_config(settings: &SipTlsSettings) -> Result<Arc<ServerConfig>, TlsError> {
+    let files = &settings.files;
+    let material = Material::load(files)?;
+    let chosen = settings.cipher_suites.iter().map(|name| name.0);
+    let mut provider = (*provider()).clone();
+    if !settings.cipher_suites.is_empty() {
+        provider.cipher_suites = chosen.collect();
+    }
+    let provider = Arc::new(provider);
+    let verifier = SipClientVerifier {
+        as_client: material.trust.client_verifier(files)?,
+        authority: Arc::clone(material.trust.authority()),
+        revoked: material.trust.revoked(files)?,
+        subjects: settings.subjects.clone(),
+        provider: Arc::clone(&provider),
+    };
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(SIP_VERSIONS)
+        .map_err(|source| TlsError::CipherSuites { source })?
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_single_cert(material.certificates, material.key)
+        .map_err(|source| mismatch(files, source))?;
+    Ok(Arc::new(config))
+}
+
+/// Judges the certificates of clients: signed by an authority, for clients or for servers (an OCS shows the certificate of
+/// its server), valid, not revoked, and with a name that is listed.
+#[derive(Debug)]
+struct SipClientVerifier {
+    as_client: Arc<dyn ClientCertVerifier>,
+    authority: Arc<RootCertStore>,
+    revoked: Vec<CertRevocationList<'static>>,
+    subjects: Vec<SubjectPattern>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl SipClientVerifier {
+    /// By the same rules as a client's certificate, but for its use.
+    fn check_as_server(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), webpki::Error> {
+        let revoked: Vec<&CertRevocationList<'_>> = self.revoked.iter().collect();
+        let revocation = RevocationOptionsBuilder::new(&revoked).ok().map(|options| {
+            options
+                .with_depth(RevocationCheckDepth::EndEntity)
+                .with_status_policy(UnknownStatusPolicy::Deny)
+                .build()
+        });
+        let certificate = EndEntityCert::try_from(end_entity)?;
+        let verified = certificate.verify_for_usage(
+            self.provider.signature_verification_algorithms.all,
+            &self.authority.roots,
+            intermediates,
+            now,
+            KeyUsage::server_auth(),
+            revocation,
+            None,
+        );
+        verified.map(drop)
+    }
+}
+
+impl ClientCertVerifier for SipClientVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.as_client.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        if let Err(error) = self.as_client.verify_client_cert(end_entity, intermediates, now) {
+            if !is_other_usage(&error) {
+                return Err(error);
+            }
+            self.check_as_server(end_entity, intermediates, now)
+                .map_err(|reason| known_reason(&reason).map_or(error, rustls::Error::InvalidCertificate))?;
+        }
+        check_subject(end_entity, &self.subjects)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+/// What webpki says, where rustls has a name for it that matters here.
+fn known_reason(error: &webpki::Error) -> Option<CertificateError> {
+    if matches!(error, webpki::Error::UnknownIssuer) {
+        Some(CertificateError::UnknownIssuer)
+    } else if matches!(error, webpki::Error::CertRevoked) {
+        Some(CertificateError::Revoked)
+    } else if matches!(error, webpki::Error::CertExpired { .. }) {
+        Some(CertificateError::Expired)
+    } else if matches!(error, webpki::Error::CertNotValidYet { .. }) {
+        Some(CertificateError::NotValidYet)
+    } else {
+        None
+    }
+}
+
+fn is_other_usage(error: &rustls::Error) -> bool {
+    matches!(
+        error,
+        rustls::Error::InvalidCertificate(
+            CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. }
+        )
+    )
+}
+
+/// The certificate is good, and of somebody who is not expected.
+#[derive(Debug, Error)]
+#[error("the certificate names {seen:?}, and the listener's subjects are {accepted:?}")]
+struct SubjectRefused {
+    /// Its alternative names, or its common name where it has none.
+    seen: Vec<String>,
+    has_alternative_names: bool,
+    accepted: Vec<String>,
+}
+
+fn check_subject(certificate: &CertificateDer<'_>, subjects: &[SubjectPattern]) -> Result<(), rustls::Error> {
+    let identity = peer_identity(certificate).map_err(|error| {
+        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
+    })?;
+    let alternatives = &identity.subject_alternative_names;
+    let mut names = alternatives.iter().chain(&identity.common_name);
+    if subjects.is_empty() || names.any(|name| subjects.iter().any(|subject| subject.matches(name))) {
+        return Ok(());
+    }
+    let refused = SubjectRefused {
+        has_alternative_names: !alternatives.is_empty(),
+        seen: alternatives
+            .iter()
+            .chain(&identity.common_name)
+            .cloned()
+            .collect(),
+        accepted: subjects.iter().map(ToString::to_string).collect(),
+    };
+    let other = CertificateError::Other(OtherError(Arc::new(refused)));
+    Err(rustls::Error::InvalidCertificate(other))
+}
+
+/// Why a handshake came to nothing: a status of certificate checks as metrics spell it, and a sentence.
+#[must_use]
+pub fn explain_refusal(error: &io::Error) -> (&'static str, String) {
+    let inner = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let Some(error) = inner else {
+        return ("network_error", error.to_string());
+    };
+    // One by one: what rustls may say besides is for no status of its own.
+    if let rustls::Error::NoCertificatesPresented = error {
+        return ("bad_certificates", "the client shows no certificate".to_owned());
+    }
+    if let rustls::Error::PeerIncompatible(
+        PeerIncompatible::Tls12NotOffered
+        | PeerIncompatible::Tls12NotOfferedOrEnabled
+        | PeerIncompatible::SupportedVersionsExtensionRequired,
+    ) = error
+    {
+        let text = "the client offers neither TLS 1.2 nor 1.3, as an OCS without its updates: see \"TLS 1.0\" in deploy/README.md";
+        return ("tls_version", text.to_owned());
+    }
+    let rustls::Error::InvalidCertificate(reason) = error else {
+        return ("failed", error.to_string());
+    };
+    let status = if *reason == CertificateError::UnknownIssuer {
+        "certificate_missing_from_chain"
+    } else if let CertificateError::Other(other) = reason
+        && let Some(refused) = other.0.downcast_ref::<SubjectRefused>()
+    {
+        match refused.has_alternative_names {
+            true => "san_mismatch",
+            false => "subject_cn_mismatch",
+        }
+    } else {
+        "bad_certificates"
+    };
+    (status, error.to_string())
+}
+
+impl SubjectPattern {
+    /// Names compare without regard to case (RFC 4343).
+    #[must_use]
+    pub fn matches(&self, name: &str) -> bool {
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        match self.0.strip_prefix("*.") {
+            None => self.0 == name,
+            Some(domain) => name
+                .split_once('.')
+                .is_some_and(|(label, rest)| !label.is_empty() && rest == domain),
+        }
+    }
+}
+
+impl FromStr for SubjectPattern {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let name = text.strip_prefix("*.").unwrap_or(text);
+        let is_name = !name.is_empty() && !name.contains('*') && !name.contains(char::is_whitespace);
+        match is_name && (name == text || name.contains('.')) {
+            true => Ok(Self(text.trim_end_matches('.').to_ascii_lowercase())),
+            false => Err("neither a name nor \"*.\" and a domain"),
+        }
+    }
+}
+
+impl fmt::Display for SubjectPattern {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl FromStr for CipherSuiteName {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let suites = provider().cipher_suites.clone();
+        let named = suites
+            .into_iter()
+            .find(|suite| suite.suite().as_str() == Some(text));
+        named.map(Self).ok_or("no cipher suite that is supported")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+
+    use rcgen::{
+        BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    };
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+    use super::*;
+
+    /// An authority, and the files of whom it has issued a certificate to.
+    struct Authority {
+        directory: tempfile::TempDir,
+        issuer: Issuer<'static, KeyPair>,
+    }
+
+    impl Authority {
+        fn new(name: &str) -> Self {
+            let mut params = CertificateParams::default();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let key = KeyPair::generate().unwrap();
+            let certificate = params.self_signed(&key).unwrap();
+            let directory = tempfile::tempdir().unwrap();
+            std::fs::write(directory.path().join("ca.pem"), certificate.pem()).unwrap();
+            Self {
+                directory,
+                issuer: Issuer::new(params, key),
+            }
+        }
+
+        fn issue(&self, name: &str, names: &[&str], usages: &[ExtendedKeyUsagePurpose]) -> TlsFiles {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let mut params = CertificateParams::new(names).unwrap();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.extended_key_usages = usages.to_vec();
+            let key = KeyPair::generate().unwrap();
+            let certificate = params.signed_by(&key, &self.issuer).unwrap();
+            let files = TlsFiles {
+                certificate: self.path(&format!("{name}.pem")),
+                key: self.path(&format!("{name}.key")),
+                authority: self.path("ca.pem"),
+                revocation_list: None,
+            };
+            std::fs::write(&files.certificate, certificate.pem()).unwrap();
+            std::fs::write(&files.key, key.serialize_pem()).unwrap();
+            std::fs::set_permissions(&files.key, std::fs::Permissions::from_mode(0o600)).unwrap();
+            files
+        }
+
+        fn path(&self, file: &str) -> PathBuf {
+            self.directory.path().join(file)
+        }
+
+        /// The listener of `vip.example`, for these subjects.
+        fn listener(&self, subjects: &[&str]) -> SipTls {
+            let files = self.issue("vip", &["vip.example"], &[]);
+            SipTls::new(SipTlsSettings {
+                files,
+                subjects: subjects.iter().map(|subject| pattern(subject)).collect(),
+                cipher_suites: Vec::new(),
+            })
+            .unwrap()
+        }
+    }
+
+    /// What the listener makes of a client with these files.
+    async fn met(listener: &SipTls, client: &TlsFiles) -> Result<(), (&'static str, String)> {
+        let (near, far) = tokio::io::duplex(16 << 10);
+        let connect = async {
+            let config = sip_client_config(client).unwrap();
+            let name = "vip.example".try_into().unwrap();
+            TlsConnector::from(config).connect(name, near).await
+        };
+        let accepted = TlsAcceptor::from(listener.server()).accept(far);
+        let (accepted, _connected) = tokio::join!(accepted, connect);
+        accepted.map(drop).map_err(|error| explain_refusal(&error))
+    }
+
+    #[tokio::test]
+    async fn certificates_for_clients_and_for_servers_are_accepted_and_those_for_neither_are_not() {
+        use ExtendedKeyUsagePurpose::{ClientAuth, CodeSigning, ServerAuth};
+        let authority = Authority::new("ours");
+        let listener = authority.listener(&[]);
+        for usages in [&[][..], &[ClientAuth], &[ServerAuth], &[ServerAuth, ClientAuth]] {
+            let client = authority.issue("ocs", &["ocs.example"], usages);
+            assert_eq!(met(&listener, &client).await, Ok(()), "{usages:?}");
+        }
+        let signing = authority.issue("signer", &["ocs.example"], &[CodeSigning]);
+        let (status, _) = met(&listener, &signing).await.unwrap_err();
+        assert_eq!(status, "bad_certificates");
+    }
+
+    #[tokio::test]
+    async fn a_client_of_another_authority_misses_an_issuer() {
+        let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+        let listener = ours.listener(&[]);
+        for usage in [
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ] {
+            let mut client = theirs.issue("ocs", &["ocs.example"], &[usage]);
+            client.authority = ours.path("ca.pem");
+            let (status, text) = met(&listener, &client).await.unwrap_err();
+            assert_eq!(status, "certificate_missing_from_chain", "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_not_listed_is_refused_and_said() {
+        let authority = Authority::new("ours");
+        let listener = authority.listener(&["*.pool.example", "edge.example"]);
+        for (name, names) in [("ocs", &["ocs1.pool.example"][..]), ("edge.example", &[])] {
+            let client = authority.issue(name, names, &[]);
+            assert_eq!(met(&listener, &client).await, Ok(()), "{name}");
+        }
+        let client = authority.issue("other", &["ocs1.other.example"], &[]);
+        let (status, text) = met(&listener, &client).await.unwrap_err();
+        assert_eq!(status, "san_mismatch");
+        assert!(
+            text.contains("ocs1.other.example") && text.contains("*.pool.example"),
+            "{text}"
+        );
+        let client = authority.issue("old.example", &[], &[]);
+        let (status, text) = met(&listener, &client).await.unwrap_err();
+        assert_eq!(status, "subject_cn_mismatch");
+        assert!(text.contains("old.example"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn new_files_are_used_and_bad_ones_change_nothing() {
+        let authority = Authority::new("ours");
+        let listener = authority.listener(&[]);
+        let before = listener.server();
+        let (told, mut times) = tokio::sync::watch::channel(0);
+        let kept = listener
+            .clone()
+            .keep_up_to_date(std::future::pending(), move |_| {
+                told.send_modify(|times| *times += 1);
+            });
+        let kept = tokio::spawn(kept);
+        // The task has looked at the files once it waits.
+        tokio::task::yield_now().await;
+        drop(authority.issue("vip", &["vip.example"], &[]));
+        times.wait_for(|times| *times == 1).await.unwrap();
+        let after = listener.server();
+        assert!(!Arc::ptr_eq(&before, &after));
+        std::fs::write(authority.path("vip.key"), "nothing").unwrap();
+        times.wait_for(|times| *times == 2).await.unwrap();
+        assert!(Arc::ptr_eq(&after, &listener.server()));
+        kept.abort();
+    }
+
+    #[test]
+    fn a_key_that_everybody_may_read_is_refused() {
+        let authority = Authority::new("ours");
+        let files = authority.issue("vip", &["vip.example"], &[]);
+        std::fs::set_permissions(&files.key, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let refused = SipTls::new(SipTlsSettings {
+            files,
+            subjects: Vec::new(),
+            cipher_suites: Vec::new(),
+        });
+        assert!(
+            matches!(refused, Err(TlsError::KeyExposed { mode: 0o644, .. })),
+            "{refused:?}"
+        );
+    }
+
+    fn pattern(text: &str) -> SubjectPattern {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_star_stands_for_one_label_and_case_for_nothing() {
+        let pool = pattern("*.Pool.example.com");
+        assert!(pool.matches("ocs1.pool.example.com") && pool.matches("OCS2.POOL.EXAMPLE.COM."));
+        for other in [
+            "pool.example.com",
+            "a.b.pool.example.com",
+            ".pool.example.com",
+            "ocs.pool.example.org",
+        ] {
+            assert!(!pool.matches(other), "{other}");
+        }
+        assert!(pattern("ocs").matches("OCS") && !pattern("ocs").matches("ocs.example.com"));
+        for text in ["", "*", "*.", "*.com", "a.*.com", "*a.example.com", "a b"] {
+            assert!(text.parse::<SubjectPattern>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn cipher_suites_are_named_as_rustls_names_them() {
+        assert!("TLS13_AES_256_GCM_SHA384".parse::<CipherSuiteName>().is_ok());
+        assert!(
+            "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"
+                .parse::<CipherSuiteName>()
+                .is_ok()
+        );
+        assert!(
+            "TLS_RSA_WITH_3DES_EDE_CBC_SHA"
+                .parse::<CipherSuiteName>()
+                .is_err()
+        );
+    }
+}
