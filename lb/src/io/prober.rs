@@ -186,7 +186,7 @@ fn why_none_serves(table: &NodeTable) -> String {
     match refusing.is_empty() {
         true => "no node is in service".to_owned(),
         false => format!(
-            "no node is in service; {} do not take this machine for a front end: see sip.trusted_front_ends there",
+            "no node is in service, and this machine is no front end to {}: see sip.trusted_front_ends there",
             refusing.join(", ")
         ),
     }
