@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use tandem_shared::host_name::is_host_name;
 
 /// Whom a listener lets in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,23 +76,11 @@ impl std::str::FromStr for Source {
         let is_numeric = text
             .bytes()
             .all(|byte| byte.is_ascii_digit() || b".:/".contains(&byte));
-        match is_host_name(text) && !is_numeric {
+        match is_host_name(text.strip_suffix('.').unwrap_or(text)) && !is_numeric {
             true => Ok(Self::Host(text.to_ascii_lowercase())),
             false => Err("neither an address, a network nor a host name"),
         }
     }
-}
-
-/// RFC 1123 §2.1, and the underscore that Windows allows.
-fn is_host_name(text: &str) -> bool {
-    let is_label = |label: &str| {
-        let inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-        (1..=63).contains(&label.len())
-            && label.bytes().all(inner)
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    text.len() <= 253 && text.strip_suffix('.').unwrap_or(text).split('.').all(is_label)
 }
 
 impl HostAddresses {

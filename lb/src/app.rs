@@ -207,11 +207,7 @@ impl Parts {
                 mode: config.mode,
                 tls,
                 admission: Arc::clone(&self.admission),
-                door: Arc::new(Door::new(
-                    config.access.clone(),
-                    config.proxies.clone(),
-                    hosts.clone(),
-                )),
+                door: Door::new(config.access.clone(), config.proxies.clone(), hosts.clone()),
             });
         }
         Ok(listeners)
@@ -384,7 +380,7 @@ fn transport_of(config: &ListenerConfig) -> Transport {
 
 /// Bytes that nobody acknowledges for so long break a connection.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
-/// Listeners, files of the log, connections of members and of whoever administers.
+/// Listeners, files of the log, connections of members and administrators.
 const DESCRIPTORS_OF_OUR_OWN: usize = 512;
 const WITNESS_PATIENCE: Duration = Duration::from_secs(3);
 const DOUBTS_WAITING_MAX: usize = 1_024;

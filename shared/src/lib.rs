@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod config;
+pub mod host_name;
 pub mod io;
 pub mod progress;
 pub mod proxy_protocol;

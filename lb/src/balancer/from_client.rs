@@ -47,9 +47,9 @@ impl Balancer {
     }
 
     /// RFC 3261 §17.2: a request of a transaction that is not answered yet gets that transaction's answer, and none of
-    /// its own. (Nothing is ever lost on TCP: whoever repeats a request is impatient, or mistakes one for another.)
+    /// its own. (Nothing is ever lost on TCP: a client that repeats a request is impatient, or takes one for another.)
     fn is_repeated(&mut self, request: &RawMessage) -> bool {
-        let is_repeated = self.pending.same_transaction(request).is_some();
+        let is_repeated = self.pending.is_of_unanswered_transaction(request);
         if is_repeated {
             self.count(Count::Dropped(DropReason::Repeated));
         }

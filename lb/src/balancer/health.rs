@@ -257,19 +257,20 @@ impl NodeHealth {
             | CheckFailure::Unanswered
             | CheckFailure::OutOfDescriptors => 0,
         };
-        let failures = match self.level {
-            Level::Alive => 1,
-            Level::Dying(failures) => failures + 1,
-            Level::Down(_) => 0,
-        };
-        self.level = match failures {
-            0 => Level::Down(0),
-            _ => Level::Dying(failures),
-        };
-        if failures >= self.settings.failures {
-            self.leave_service(now);
+        match self.level {
+            Level::Alive => self.count_failure(1, now),
+            Level::Dying(failures) => self.count_failure(failures + 1, now),
+            Level::Down(_) => self.level = Level::Down(0),
         }
         self.schedule_check();
+    }
+
+    fn count_failure(&mut self, failures: u32, now: Instant) {
+        if failures < self.settings.failures {
+            self.level = Level::Dying(failures);
+        } else {
+            self.leave_service(now);
+        }
     }
 
     /// However many doubt it, one check is under way at a time, and the next one begins a moment after.

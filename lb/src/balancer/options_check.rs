@@ -44,7 +44,7 @@ impl OptionsCheck {
         text.into()
     }
 
-    /// Whether it is a final answer to the latest question. What it says does not matter: whoever refuses lives.
+    /// Whether it is a final answer to the latest question. What it says does not matter: a node that refuses is there.
     #[must_use]
     pub fn is_answered_by(&self, message: &RawMessage) -> bool {
         message.status().is_some_and(|status| status >= 200)

@@ -96,8 +96,8 @@ pub struct PendingTable {
     by_expiry: BTreeSet<(Instant, EntryId)>,
     /// Of those in `by_expiry`, the ones that are answered: what makes room.
     answered: BTreeSet<(Instant, EntryId)>,
-    waiting: BTreeSet<EntryId>,
-    waiting_until: BTreeSet<(Instant, EntryId)>,
+    /// Those that wait for a node, by when they have waited for too long.
+    waiting: BTreeSet<(Instant, EntryId)>,
     unanswered: usize,
     entries_max: usize,
     kept_bytes: usize,
@@ -123,7 +123,6 @@ impl PendingTable {
             by_expiry: BTreeSet::new(),
             answered: BTreeSet::new(),
             waiting: BTreeSet::new(),
-            waiting_until: BTreeSet::new(),
             unanswered: 0,
             entries_max,
             kept_bytes: 0,
@@ -182,8 +181,7 @@ impl PendingTable {
             expires,
         };
         self.entries.insert(id, entry);
-        self.waiting.insert(id);
-        self.waiting_until.insert((until, id));
+        self.waiting.insert((until, id));
         id
     }
 
@@ -235,12 +233,10 @@ impl PendingTable {
         };
         let before = std::mem::replace(&mut entry.place, place);
         if let Place::Waiting { until } = before {
-            self.waiting.remove(&id);
-            self.waiting_until.remove(&(until, id));
+            self.waiting.remove(&(until, id));
         }
         if let Place::Waiting { until } = place {
-            self.waiting.insert(id);
-            self.waiting_until.insert((until, id));
+            self.waiting.insert((until, id));
         }
     }
 
@@ -254,8 +250,7 @@ impl PendingTable {
             ordered.remove(&(entry.expires, id));
         }
         if let Place::Waiting { until } = entry.place {
-            self.waiting.remove(&id);
-            self.waiting_until.remove(&(until, id));
+            self.waiting.remove(&(until, id));
         }
         self.by_key.remove(&entry.key);
         Some(entry)
@@ -270,14 +265,13 @@ impl PendingTable {
         self.entries.get_mut(&id)
     }
 
-    /// The unanswered request whose transaction this one belongs to as well (RFC 3261 §17.2.3), whatever else differs.
+    /// Whether an unanswered request is of the same transaction (RFC 3261 §17.2.3), whatever else differs.
     #[must_use]
-    pub fn same_transaction(&self, request: &RawMessage) -> Option<EntryId> {
-        let id = self.find(request, request.method()?, request.to_tag())?;
-        self.entries
-            .get(&id)
+    pub fn is_of_unanswered_transaction(&self, request: &RawMessage) -> bool {
+        let method = request.method().unwrap_or_default();
+        let id = self.find(request, method, request.to_tag());
+        id.and_then(|id| self.entries.get(&id))
             .is_some_and(Entry::is_unanswered)
-            .then_some(id)
     }
 
     /// The INVITE that an ACK or a CANCEL belongs to. The To-tag of an ACK is the answer's, and the INVITE's only in a
@@ -305,21 +299,24 @@ impl PendingTable {
     }
 
     /// Requests that wait for a node, in order of arrival.
-    pub fn waiting(&self) -> impl Iterator<Item = EntryId> {
-        self.waiting.iter().copied()
+    #[must_use]
+    pub fn waiting(&self) -> Vec<EntryId> {
+        let mut waiting: Vec<EntryId> = self.waiting.iter().map(|&(_, id)| id).collect();
+        waiting.sort_unstable();
+        waiting
     }
 
     /// One that waits for a node and whose time is over.
     #[must_use]
     pub fn overdue(&self, now: Instant) -> Option<EntryId> {
-        let first = self.waiting_until.first();
+        let first = self.waiting.first();
         first.filter(|&&(until, _)| until <= now).map(|&(_, id)| id)
     }
 
     /// When the next of those that wait for a node has waited for too long.
     #[must_use]
     pub fn next_overdue(&self) -> Option<Instant> {
-        self.waiting_until.first().map(|&(until, _)| until)
+        self.waiting.first().map(|&(until, _)| until)
     }
 
     /// Everything, in order of arrival.

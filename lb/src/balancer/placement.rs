@@ -38,8 +38,7 @@ impl Balancer {
 
     /// Tries again for everything that waits for a node, in order of arrival.
     pub(super) fn place_waiting(&mut self, now: Instant) {
-        let waiting: Vec<EntryId> = self.pending.waiting().collect();
-        for id in waiting {
+        for id in self.pending.waiting() {
             self.place(id, None, now);
         }
     }

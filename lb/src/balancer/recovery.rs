@@ -209,7 +209,7 @@ impl Balancer {
             let entry = self.pending.get(id);
             entry.is_some_and(|entry| entry.disowned_by.is_some())
         };
-        let any = self.pending.waiting().any(disowned);
+        let any = self.pending.waiting().into_iter().any(disowned);
         self.owner_lookup_at = any.then_some(now + OWNER_LOOKUP_PAUSE);
     }
 

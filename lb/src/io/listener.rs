@@ -32,7 +32,7 @@ pub struct Listener {
     pub mode: Mode,
     pub tls: Option<SipTls>,
     pub admission: Arc<Admission>,
-    pub door: Arc<Door>,
+    pub door: Door,
 }
 
 /// Who may come in.

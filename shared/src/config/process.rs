@@ -75,6 +75,12 @@ pub struct TlsFiles {
 }
 
 impl TlsFiles {
+    /// All of them.
+    pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        let always = [&self.certificate, &self.key, &self.authority];
+        always.into_iter().chain(&self.revocation_list)
+    }
+
     /// Takes `certificate`, `key`, `revocation_list` and `authority_key` out of `section`. `None` when one is missing, which is noted.
     pub fn read(section: &mut Section, authority_key: &str) -> Option<Self> {
         let certificate = section.path("certificate");

@@ -12,6 +12,8 @@ pub mod shutdown;
 pub mod sip_stream;
 pub mod sip_tls;
 pub mod telemetry;
+#[cfg(test)]
+mod test_authority;
 pub mod tls;
 pub mod watchdog;
 pub mod watched_files;

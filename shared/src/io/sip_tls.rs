@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
@@ -108,8 +108,7 @@ impl SipTls {
     /// are told of and change nothing. `read` is called after each time.
     pub async fn keep_up_to_date(self, stop: impl Future<Output = ()>, read: impl Fn(&Self)) {
         let files = &self.settings.files;
-        let paths = [&files.certificate, &files.key, &files.authority];
-        let mut watched = WatchedFiles::new(paths.into_iter().chain(&files.revocation_list).cloned());
+        let mut watched = WatchedFiles::new(files.paths().cloned());
         tokio::pin!(stop);
         loop {
             tokio::select! {
@@ -146,7 +145,7 @@ fn server_config(settings: &SipTlsSettings) -> Result<Arc<ServerConfig>, TlsErro
         authority: Arc::clone(material.trust.authority()),
         revoked: material.trust.revoked(files)?,
         subjects: settings.subjects.clone(),
-        provider: Arc::clone(&provider),
+        algorithms: provider.signature_verification_algorithms,
     };
     let config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(SIP_VERSIONS)
@@ -165,7 +164,7 @@ struct SipClientVerifier {
     authority: Arc<RootCertStore>,
     revoked: Vec<CertRevocationList<'static>>,
     subjects: Vec<SubjectPattern>,
-    provider: Arc<CryptoProvider>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl SipClientVerifier {
@@ -185,7 +184,7 @@ impl SipClientVerifier {
         });
         let certificate = EndEntityCert::try_from(end_entity)?;
         let verified = certificate.verify_for_usage(
-            self.provider.signature_verification_algorithms.all,
+            self.algorithms.all,
             &self.authority.roots,
             intermediates,
             now,
@@ -225,8 +224,8 @@ impl ClientCertVerifier for SipClientVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signed, algorithms)
+        self.as_client
+            .verify_tls12_signature(message, certificate, signed)
     }
 
     fn verify_tls13_signature(
@@ -235,14 +234,12 @@ impl ClientCertVerifier for SipClientVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signed, algorithms)
+        self.as_client
+            .verify_tls13_signature(message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        self.as_client.supported_verify_schemes()
     }
 }
 
@@ -390,69 +387,21 @@ impl FromStr for CipherSuiteName {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
-    use std::path::PathBuf;
 
-    use rcgen::{
-        BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    };
+    use rcgen::ExtendedKeyUsagePurpose;
     use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+    use super::super::test_authority::Authority;
     use super::*;
 
-    /// An authority, and the files of whom it has issued a certificate to.
-    struct Authority {
-        directory: tempfile::TempDir,
-        issuer: Issuer<'static, KeyPair>,
-    }
-
-    impl Authority {
-        fn new(name: &str) -> Self {
-            let mut params = CertificateParams::default();
-            params.distinguished_name.push(DnType::CommonName, name);
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            let key = KeyPair::generate().unwrap();
-            let certificate = params.self_signed(&key).unwrap();
-            let directory = tempfile::tempdir().unwrap();
-            std::fs::write(directory.path().join("ca.pem"), certificate.pem()).unwrap();
-            Self {
-                directory,
-                issuer: Issuer::new(params, key),
-            }
-        }
-
-        fn issue(&self, name: &str, names: &[&str], usages: &[ExtendedKeyUsagePurpose]) -> TlsFiles {
-            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-            let mut params = CertificateParams::new(names).unwrap();
-            params.distinguished_name.push(DnType::CommonName, name);
-            params.extended_key_usages = usages.to_vec();
-            let key = KeyPair::generate().unwrap();
-            let certificate = params.signed_by(&key, &self.issuer).unwrap();
-            let files = TlsFiles {
-                certificate: self.path(&format!("{name}.pem")),
-                key: self.path(&format!("{name}.key")),
-                authority: self.path("ca.pem"),
-                revocation_list: None,
-            };
-            std::fs::write(&files.certificate, certificate.pem()).unwrap();
-            std::fs::write(&files.key, key.serialize_pem()).unwrap();
-            std::fs::set_permissions(&files.key, std::fs::Permissions::from_mode(0o600)).unwrap();
-            files
-        }
-
-        fn path(&self, file: &str) -> PathBuf {
-            self.directory.path().join(file)
-        }
-
-        /// The listener of `vip.example`, for these subjects.
-        fn listener(&self, subjects: &[&str]) -> SipTls {
-            let files = self.issue("vip", &["vip.example"], &[]);
-            SipTls::new(SipTlsSettings {
-                files,
-                subjects: subjects.iter().map(|subject| pattern(subject)).collect(),
-                cipher_suites: Vec::new(),
-            })
-            .unwrap()
-        }
+    /// The listener of `vip.example`, for these subjects.
+    fn listener(authority: &Authority, subjects: &[&str]) -> SipTls {
+        SipTls::new(SipTlsSettings {
+            files: authority.issue("vip", "vip", &["vip.example"]),
+            subjects: subjects.iter().map(|subject| pattern(subject)).collect(),
+            cipher_suites: Vec::new(),
+        })
+        .unwrap()
     }
 
     /// What the listener makes of a client with these files.
@@ -472,12 +421,12 @@ mod tests {
     async fn certificates_for_clients_and_for_servers_are_accepted_and_those_for_neither_are_not() {
         use ExtendedKeyUsagePurpose::{ClientAuth, CodeSigning, ServerAuth};
         let authority = Authority::new("ours");
-        let listener = authority.listener(&[]);
+        let listener = listener(&authority, &[]);
         for usages in [&[][..], &[ClientAuth], &[ServerAuth], &[ServerAuth, ClientAuth]] {
-            let client = authority.issue("ocs", &["ocs.example"], usages);
+            let client = authority.issue_for("ocs", "ocs", &["ocs.example"], usages);
             assert_eq!(met(&listener, &client).await, Ok(()), "{usages:?}");
         }
-        let signing = authority.issue("signer", &["ocs.example"], &[CodeSigning]);
+        let signing = authority.issue_for("signer", "signer", &["ocs.example"], &[CodeSigning]);
         let (status, _) = met(&listener, &signing).await.unwrap_err();
         assert_eq!(status, "bad_certificates");
     }
@@ -485,12 +434,12 @@ mod tests {
     #[tokio::test]
     async fn a_client_of_another_authority_misses_an_issuer() {
         let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
-        let listener = ours.listener(&[]);
+        let listener = listener(&ours, &[]);
         for usage in [
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ] {
-            let mut client = theirs.issue("ocs", &["ocs.example"], &[usage]);
+            let mut client = theirs.issue_for("ocs", "ocs", &["ocs.example"], &[usage]);
             client.authority = ours.path("ca.pem");
             let (status, text) = met(&listener, &client).await.unwrap_err();
             assert_eq!(status, "certificate_missing_from_chain", "{text}");
@@ -500,19 +449,19 @@ mod tests {
     #[tokio::test]
     async fn a_name_that_is_not_listed_is_refused_and_said() {
         let authority = Authority::new("ours");
-        let listener = authority.listener(&["*.pool.example", "edge.example"]);
+        let listener = listener(&authority, &["*.pool.example", "edge.example"]);
         for (name, names) in [("ocs", &["ocs1.pool.example"][..]), ("edge.example", &[])] {
-            let client = authority.issue(name, names, &[]);
+            let client = authority.issue(name, name, names);
             assert_eq!(met(&listener, &client).await, Ok(()), "{name}");
         }
-        let client = authority.issue("other", &["ocs1.other.example"], &[]);
+        let client = authority.issue("other", "other", &["ocs1.other.example"]);
         let (status, text) = met(&listener, &client).await.unwrap_err();
         assert_eq!(status, "san_mismatch");
         assert!(
             text.contains("ocs1.other.example") && text.contains("*.pool.example"),
             "{text}"
         );
-        let client = authority.issue("old.example", &[], &[]);
+        let client = authority.issue("old.example", "old.example", &[]);
         let (status, text) = met(&listener, &client).await.unwrap_err();
         assert_eq!(status, "subject_cn_mismatch");
         assert!(text.contains("old.example"), "{text}");
@@ -521,7 +470,7 @@ mod tests {
     #[tokio::test]
     async fn new_files_are_used_and_bad_ones_change_nothing() {
         let authority = Authority::new("ours");
-        let listener = authority.listener(&[]);
+        let listener = listener(&authority, &[]);
         let before = listener.server();
         let (told, mut times) = tokio::sync::watch::channel(0);
         let kept = listener
@@ -532,7 +481,7 @@ mod tests {
         let kept = tokio::spawn(kept);
         // The task has looked at the files once it waits.
         tokio::task::yield_now().await;
-        drop(authority.issue("vip", &["vip.example"], &[]));
+        drop(authority.issue("vip", "vip", &["vip.example"]));
         times.wait_for(|times| *times == 1).await.unwrap();
         let after = listener.server();
         assert!(!Arc::ptr_eq(&before, &after));
@@ -545,7 +494,7 @@ mod tests {
     #[test]
     fn a_key_that_everybody_may_read_is_refused() {
         let authority = Authority::new("ours");
-        let files = authority.issue("vip", &["vip.example"], &[]);
+        let files = authority.issue("vip", "vip", &["vip.example"]);
         std::fs::set_permissions(&files.key, std::fs::Permissions::from_mode(0o644)).unwrap();
         let refused = SipTls::new(SipTlsSettings {
             files,

@@ -526,60 +526,14 @@ pub(super) static SIP_VERSIONS: &[&SupportedProtocolVersion] =
 #[cfg(test)]
 mod tests {
     use rcgen::{
-        BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
-        KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber,
+        CertificateParams, CertificateRevocationListParams, KeyIdMethod, KeyPair, RevokedCertParams,
+        SerialNumber,
     };
     use tokio_rustls::{TlsAcceptor, TlsConnector};
 
     use super::super::sip_tls::{SipTls, SipTlsSettings};
+    use super::super::test_authority::{Authority, write_key};
     use super::*;
-
-    /// A directory with an authority and the certificates that it issued.
-    struct Authority {
-        directory: tempfile::TempDir,
-        issuer: Issuer<'static, KeyPair>,
-    }
-
-    impl Authority {
-        fn new() -> Self {
-            let mut params = CertificateParams::default();
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            let key = KeyPair::generate().unwrap();
-            let certificate = params.self_signed(&key).unwrap();
-            let directory = tempfile::tempdir().unwrap();
-            std::fs::write(directory.path().join("ca.pem"), certificate.pem()).unwrap();
-            Self {
-                directory,
-                issuer: Issuer::new(params, key),
-            }
-        }
-
-        fn issue(&self, file: &str, common_name: &str, names: &[&str]) -> TlsFiles {
-            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-            let mut params = CertificateParams::new(names).unwrap();
-            params.distinguished_name.push(DnType::CommonName, common_name);
-            let key = KeyPair::generate().unwrap();
-            let certificate = params.signed_by(&key, &self.issuer).unwrap();
-            let files = TlsFiles {
-                certificate: self.path(&format!("{file}.pem")),
-                key: self.path(&format!("{file}.key")),
-                authority: self.path("ca.pem"),
-                revocation_list: None,
-            };
-            std::fs::write(&files.certificate, certificate.pem()).unwrap();
-            write_key(&files.key, &key.serialize_pem());
-            files
-        }
-
-        fn path(&self, file: &str) -> PathBuf {
-            self.directory.path().join(file)
-        }
-    }
-
-    fn write_key(path: &Path, key: &str) {
-        std::fs::write(path, key).unwrap();
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
-    }
 
     fn sip_server(files: &TlsFiles) -> Arc<ServerConfig> {
         let settings = SipTlsSettings {
@@ -643,7 +597,7 @@ mod tests {
 
     #[test]
     fn a_certificate_that_other_members_would_refuse_is_named_with_the_reason() {
-        let authority = Authority::new();
+        let authority = Authority::new("authority");
         let now = time::OffsetDateTime::now_utc();
         let check = |files: &TlsFiles| check_member_certificate(files, NodeId(1), "main");
         let expires = check(&member_files(&authority, |_| {})).unwrap();
@@ -681,7 +635,7 @@ mod tests {
             );
         }
 
-        let other = Authority::new();
+        let other = Authority::new("authority");
         let files = TlsFiles {
             authority: other.path("ca.pem"),
             ..member_files(&authority, |_| {})
@@ -718,7 +672,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_revoked_certificate_is_refused_at_both_ends() {
-        let authority = Authority::new();
+        let authority = Authority::new("authority");
         let numbered = |number: u64| {
             move |params: &mut CertificateParams| params.serial_number = Some(SerialNumber::from(number))
         };
@@ -749,7 +703,7 @@ mod tests {
 
     #[test]
     fn a_revocation_list_that_cannot_be_used_is_named() {
-        let authority = Authority::new();
+        let authority = Authority::new("authority");
         let files = TlsFiles {
             revocation_list: Some(authority.path("ca.pem")),
             ..member_files(&authority, |_| {})
@@ -768,7 +722,7 @@ mod tests {
         };
         assert!(told(&files).contains("a revocation list in"), "{}", told(&files));
         // A list of another authority says nothing of this one's certificates.
-        let other = Authority::new();
+        let other = Authority::new("authority");
         let files = TlsFiles {
             revocation_list: revoked(&other, &[]),
             ..files
@@ -778,7 +732,7 @@ mod tests {
 
     #[tokio::test]
     async fn members_of_one_cluster_know_each_other_by_name() {
-        let authority = Authority::new();
+        let authority = Authority::new("authority");
         let first = authority.issue("n1", "first", &["n1.main.tandem"]);
         let second = authority.issue("n2", "second", &["n2.main.tandem", "10.0.0.2"]);
         let name = peer_server_name(NodeId(1), "main").unwrap();
@@ -800,7 +754,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stranger_is_refused() {
-        let (ours, theirs) = (Authority::new(), Authority::new());
+        let (ours, theirs) = (Authority::new("authority"), Authority::new("authority"));
         let server = peer_server_config(&ours.issue("n1", "first", &["n1.main.tandem"])).unwrap();
         let mut stranger = theirs.issue("n2", "second", &["n2.main.tandem"]);
         stranger.authority = ours.path("ca.pem");
@@ -811,7 +765,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_sip_listener_takes_tls_1_2_and_a_peer_listener_does_not() {
-        let authority = Authority::new();
+        let authority = Authority::new("authority");
         let files = authority.issue("vip", "vip", &["vip.example.com"]);
         let name = ServerName::try_from("vip.example.com").unwrap();
         let old = || client_config(&files, &[&rustls::version::TLS12]).unwrap();
@@ -832,7 +786,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_a_file_is_said_before_any_handshake() {
-        let authority = Authority::new();
+        let authority = Authority::new("authority");
         let good = authority.issue("n1", "first", &["n1.main.tandem"]);
         let other = authority.issue("n2", "second", &["n2.main.tandem"]);
         let empty = authority.path("empty.pem");

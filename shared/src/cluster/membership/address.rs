@@ -7,6 +7,8 @@ use std::str::FromStr;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::host_name::is_host_name;
+
 /// An address, or a name that is looked up at every connection: containers change their addresses.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MemberAddress {
@@ -71,7 +73,7 @@ impl FromStr for MemberAddress {
         };
         let (host, port) = text.rsplit_once(':').ok_or_else(error)?;
         let port = port.parse().map_err(|_| error())?;
-        if !is_host_name(host) {
+        if !is_name(host) {
             return Err(error());
         }
         let host = host.to_ascii_lowercase();
@@ -79,21 +81,13 @@ impl FromStr for MemberAddress {
     }
 }
 
-/// RFC 1123 §2.1. A last label of digits alone would be a mistyped address.
-fn is_host_name(host: &str) -> bool {
-    let mut labels = host.split('.');
-    let is_label = |label: &str| {
-        let inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-        (1..=63).contains(&label.len())
-            && label.bytes().all(inner)
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
+/// A last label of digits alone would be a mistyped address.
+fn is_name(host: &str) -> bool {
     let ends_in_number = host
         .rsplit('.')
         .next()
         .is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
-    host.len() <= 253 && labels.all(is_label) && !ends_in_number
+    is_host_name(host) && !ends_in_number
 }
 
 /// As text: what the log holds can be read in any order of families.

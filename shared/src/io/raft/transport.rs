@@ -294,8 +294,7 @@ impl Transport for TlsTransport {
     }
 
     async fn maintain(&self, expires: Arc<AtomicU64>) {
-        let files = [&self.files.certificate, &self.files.key, &self.files.authority];
-        let mut files = WatchedFiles::new(files.into_iter().chain(&self.files.revocation_list).cloned());
+        let mut files = WatchedFiles::new(self.files.paths().cloned());
         let mut warned = None;
         loop {
             expires.store(self.loaded.load().expires, Ordering::Relaxed);

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -18,7 +18,7 @@ pub async fn read_proxy_header<R: AsyncRead + Unpin>(
     stream: &mut R,
     timeout: Duration,
 ) -> Result<Option<(ProxyHeader, BytesMut)>, ProxyHeaderError> {
-    tokio::time::timeout(timeout, read(stream))
+    tokio::time::timeout(timeout, read(stream, READ_BYTES))
         .await
         .map_err(|_| ProxyHeaderError::Overdue(timeout))?
 }
@@ -31,27 +31,10 @@ pub async fn read_proxy_header_alone<R: AsyncRead + Unpin>(
     stream: &mut R,
     timeout: Duration,
 ) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
-    tokio::time::timeout(timeout, read_alone(stream))
-        .await
-        .map_err(|_| ProxyHeaderError::Overdue(timeout))?
-}
-
-/// A byte at a time until the length is known, and then no more than that: this is done once for a connection.
-async fn read_alone<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
-    let mut bytes = Vec::new();
-    loop {
-        match stream.read_u8().await {
-            Ok(byte) => bytes.push(byte),
-            Err(_) if bytes.is_empty() => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                return Err(ProxyHeaderError::Truncated);
-            }
-            Err(error) => return Err(error.into()),
-        }
-        if let Parsed::Complete { header, .. } = ProxyHeader::parse(&bytes)? {
-            return Ok(Some(header));
-        }
-    }
+    // A byte at a time: this is done once for a connection.
+    let read = tokio::time::timeout(timeout, read(stream, 1)).await;
+    let header = read.map_err(|_| ProxyHeaderError::Overdue(timeout))??;
+    Ok(header.map(|(header, _)| header))
 }
 
 #[derive(Debug, Error)]
@@ -68,10 +51,11 @@ pub enum ProxyHeaderError {
 
 async fn read<R: AsyncRead + Unpin>(
     stream: &mut R,
+    at_once: usize,
 ) -> Result<Option<(ProxyHeader, BytesMut)>, ProxyHeaderError> {
     let mut bytes = BytesMut::with_capacity(READ_BYTES);
     loop {
-        match stream.read_buf(&mut bytes).await {
+        match stream.read_buf(&mut (&mut bytes).limit(at_once)).await {
             Ok(0) if bytes.is_empty() => return Ok(None),
             Ok(0) => return Err(ProxyHeaderError::Truncated),
             // A probe that resets instead of closing.
