@@ -9,7 +9,7 @@ use tandem_shared::sip::RawMessage;
 use super::Balancer;
 use super::input::{PairId, PairPurpose};
 use super::output::{Count, DropReason, Output, RedispatchReason, ResentOutcome};
-use super::pending::{EntryId, Place, RequestKind};
+use super::pending::{Entry, EntryId, Place, RequestKind};
 use super::recovery::OWNER_LOOKUP_PAUSE;
 
 impl Balancer {
@@ -41,8 +41,7 @@ impl Balancer {
         };
         let Some(entry) = self.pending.get(id) else { return };
         match entry.place {
-            // RFC 3261 §13.3.1.4: a 2xx is repeated until its ACK comes.
-            Place::Answered { node: by, .. } if by == node => self.pass_back(response),
+            Place::Answered { .. } if entry.is_repeated_by(response) => self.pass_back(response),
             Place::Answered { .. } | Place::AnsweredHere => {
                 self.count(Count::Dropped(DropReason::SecondAnswer));
             }
@@ -131,6 +130,14 @@ impl Balancer {
             Some(503) => self.send_to_client(as_server_error(response)),
             Some(_) | None => self.send_to_client(response.bytes().clone()),
         }
+    }
+}
+
+impl Entry {
+    /// RFC 3261 §13.3.1.4: the 2xx to an INVITE is repeated until its ACK comes. Of an INVITE that was sent again, each
+    /// copy may be answered, over whichever pair stands, and by the same node: of those one answer is enough.
+    fn is_repeated_by(&self, response: &RawMessage) -> bool {
+        self.is_invite && self.accepted && self.attempts == 1 && matches!(response.status(), Some(200..300))
     }
 }
 

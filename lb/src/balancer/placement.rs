@@ -256,8 +256,8 @@ impl Entry {
         }
     }
 
-    /// An INVITE for the ACK to come; anything that several nodes may answer for the second answer.
+    /// An INVITE for the ACK to come; anything that some node may still answer, or answer once more, for that answer.
     fn must_be_remembered(&self) -> bool {
-        self.is_invite || self.attempts > 1
+        self.is_invite || self.may_have_been_seen || self.attempts > 1
     }
 }

@@ -9,7 +9,7 @@ use tandem_shared::cluster::NodeId;
 use tandem_shared::sip::{RawMessage, write_answer};
 
 use super::super::output::Output;
-use super::super::{Input, PairId, PairLoss};
+use super::super::{Input, PairId, PairLoss, PairPurpose};
 use super::bench::{Bench, request, table};
 
 /// What may happen next.
@@ -23,6 +23,9 @@ enum Step {
     Drive(usize),
     /// A node answers the oldest request of one of its pairs, or says that it cannot.
     Answer(usize, bool),
+    /// A node answers a request of a pair that we have closed: the network brought it late, and the answer goes over
+    /// another pair of the same client.
+    AnswerLate(usize, bool),
     /// A pair breaks.
     Break(usize),
     Pass(u64),
@@ -35,6 +38,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => nodes.prop_map(Step::Nodes),
         6 => any::<usize>().prop_map(Step::Drive),
         3 => (any::<usize>(), any::<bool>()).prop_map(|(pair, well)| Step::Answer(pair, well)),
+        1 => (any::<usize>(), any::<bool>()).prop_map(|(late, well)| Step::AnswerLate(late, well)),
         1 => any::<usize>().prop_map(Step::Break),
         2 => (1..3_000_u64).prop_map(Step::Pass),
     ]
@@ -44,6 +48,8 @@ fn any_step() -> impl Strategy<Value = Step> {
 struct World {
     bench: Bench,
     pairs: BTreeMap<PairId, Pair>,
+    /// Requests that were written to a pair that is closed.
+    late: Vec<(NodeId, Bytes)>,
     asked: usize,
     /// By request: how often it was answered finally.
     answers: BTreeMap<String, usize>,
@@ -51,6 +57,7 @@ struct World {
 
 struct Pair {
     node: NodeId,
+    purpose: PairPurpose,
     stands: bool,
     draining: bool,
     /// Requests that the node has not answered.
@@ -62,6 +69,7 @@ impl World {
         Self {
             bench: Bench::new(),
             pairs: BTreeMap::new(),
+            late: Vec::new(),
             asked: 0,
             answers: BTreeMap::new(),
         }
@@ -70,9 +78,12 @@ impl World {
     fn feed(&mut self, input: Input) {
         for output in self.bench.balancer.handle(input, self.bench.now) {
             match output {
-                Output::OpenPair { pair, node, .. } => {
+                Output::OpenPair {
+                    pair, node, purpose, ..
+                } => {
                     let opening = Pair {
                         node,
+                        purpose,
                         stands: false,
                         draining: false,
                         received: VecDeque::new(),
@@ -89,11 +100,18 @@ impl World {
                         pair.draining = true;
                     }
                 }
-                Output::ClosePair(pair) => drop(self.pairs.remove(&pair)),
+                Output::ClosePair(pair) => self.close(pair),
                 Output::SendToClient(bytes) => self.note_answer(bytes),
                 Output::CloseClient(reason) => panic!("{reason:?}"),
                 Output::DoubtNode(_) | Output::Count(_) => {}
             }
+        }
+    }
+
+    fn close(&mut self, pair: PairId) {
+        if let Some(closed) = self.pairs.remove(&pair).filter(|pair| pair.stands) {
+            let late = closed.received.into_iter().map(|bytes| (closed.node, bytes));
+            self.late.extend(late);
         }
     }
 
@@ -119,9 +137,10 @@ impl World {
             Step::Nodes(nodes) => self.feed(Input::NodeTableChanged(std::sync::Arc::new(table(&nodes)))),
             Step::Drive(choice) => self.drive(choice, true),
             Step::Answer(choice, well) => self.answer(choice, well),
+            Step::AnswerLate(choice, well) => self.answer_late(choice, well),
             Step::Break(choice) => {
                 if let Some(pair) = nth(&self.pairs, choice, |pair| pair.stands) {
-                    self.pairs.remove(&pair);
+                    self.close(pair);
                     self.lose(pair, PairLoss::Broken);
                 }
             }
@@ -138,7 +157,7 @@ impl World {
             return;
         };
         if pair.draining {
-            self.pairs.remove(&id);
+            self.close(id);
             self.lose(id, PairLoss::Drained);
         } else if may_be_refused && choice.is_multiple_of(7) {
             self.pairs.remove(&id);
@@ -162,7 +181,22 @@ impl World {
             return;
         };
         let (node, bytes) = (pair.node, pair.received.pop_front());
-        let asked = RawMessage::parse(bytes.unwrap_or_default()).unwrap();
+        self.answer_over(id, node, bytes.unwrap_or_default(), well);
+    }
+
+    fn answer_late(&mut self, choice: usize, well: bool) {
+        if self.late.is_empty() {
+            return;
+        }
+        let (node, bytes) = self.late.swap_remove(choice % self.late.len());
+        let carries = |pair: &Pair| pair.stands && pair.node == node && pair.purpose == PairPurpose::Ordinary;
+        if let Some(id) = nth(&self.pairs, choice, carries) {
+            self.answer_over(id, node, bytes, well);
+        }
+    }
+
+    fn answer_over(&mut self, id: PairId, node: NodeId, bytes: Bytes, well: bool) {
+        let asked = RawMessage::parse(bytes).unwrap();
         if !asked.is_request() || asked.method() == Some(b"ACK") {
             return;
         }
@@ -193,6 +227,7 @@ impl World {
             for _ in 0..8 {
                 self.drive(1, false);
                 self.answer(0, true);
+                self.answer_late(0, true);
             }
             self.pass(Duration::from_millis(50));
         }
