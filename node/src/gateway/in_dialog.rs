@@ -1,5 +1,7 @@
 //! Requests with a To-tag: whose they are, and in which order they are carried out.
 
+use std::collections::BTreeSet;
+
 use tandem_shared::cluster::Authority;
 use tandem_shared::cluster::{Command, SessionKey};
 use tandem_shared::sip::{Method, RawMessage, Request};
@@ -65,8 +67,8 @@ impl Gateway {
             .iter_mut()
             .find(|waiting| waiting.is_same_as(&queued))
         {
-            same.pair = queued.pair;
-            return;
+            let unanswered = same.came_again(queued.pair);
+            return self.leave_unanswered(unanswered);
         }
         if session.requests.len() >= requests_max {
             return self.refuse_for_now(&queued);
@@ -222,11 +224,25 @@ impl Gateway {
         self.report(Report::Answered { service, status });
     }
 
-    /// Over the connection that the request came by, or another pair of the same client connection. When both are
+    /// Over each connection that the request came by, or another pair of the same client connection. When all are
     /// gone the front end asks again.
     pub(super) fn send_answer(&mut self, queued: &QueuedRequest, bytes: bytes::Bytes) {
-        if let Some(pair) = self.pairs.for_answer(queued.pair, queued.connection) {
-            self.outputs.push(Output::Send { pair, bytes });
+        let mut pairs = BTreeSet::new();
+        for pair in queued.pairs() {
+            pairs.extend(self.pairs.for_answer(pair, queued.connection));
+            self.pairs.answered(pair);
+        }
+        let send = |pair| Output::Send {
+            pair,
+            bytes: bytes.clone(),
+        };
+        self.outputs.extend(pairs.into_iter().map(send));
+    }
+
+    /// A copy of a request that is answered elsewhere.
+    pub(super) fn leave_unanswered(&mut self, pair: Option<PairId>) {
+        if let Some(pair) = pair {
+            self.pairs.answered(pair);
         }
     }
 

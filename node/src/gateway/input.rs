@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use tandem_shared::cluster::Authority;
 use tandem_shared::cluster::{Applied, NodeId, SessionKey, SessionRecord, WatcherRecord};
 use tandem_shared::sip::RawMessage;
@@ -41,6 +42,12 @@ pub enum Input {
     },
     PairClosed {
         id: PairId,
+    },
+    /// Nothing more can be read from the pair, because its client has said all, or framing is lost. The answers that are
+    /// due still go out, then `farewell`, then [`super::Output::ClosePair`] follows.
+    PairHalfClosed {
+        id: PairId,
+        farewell: Option<Bytes>,
     },
     /// A well-framed message.
     SipMessage {

@@ -38,6 +38,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tandem_shared::cluster::Authority;
@@ -220,7 +221,8 @@ impl Gateway {
         let redial = self.outbound.values().filter_map(Outbound::retry_at).min();
         let (watchers, proposals) = (self.watchers.next_deadline(), self.proposals.next_deadline());
         let publishing = self.publishing.as_ref().and_then(Publishing::next_deadline);
-        [session, held, redial, watchers, publishing, proposals]
+        let pairs = self.pairs.next_deadline();
+        [session, held, redial, watchers, publishing, proposals, pairs]
             .into_iter()
             .flatten()
             .min()
@@ -253,6 +255,7 @@ impl Gateway {
         match input {
             Input::PairOpened { id, pair } => self.pair_opened(id, pair),
             Input::PairClosed { id } => self.pair_closed(id, now),
+            Input::PairHalfClosed { id, farewell } => self.pair_half_closed(id, farewell, now),
             Input::SipMessage { pair, message } => self.message_arrived(pair, message, now),
             Input::SipMessageRefused {
                 pair,
@@ -324,6 +327,7 @@ impl Gateway {
             self.index_deadline(&key);
             self.attend_watcher(&key, now);
         }
+        self.close_done_pairs(now);
         if self.authority == Authority::Isolated && self.sessions.is_empty() && self.proposals.is_idle() {
             return;
         }
@@ -342,12 +346,13 @@ impl Gateway {
         match Message::parse(&raw) {
             Ok(Message::Request(request)) => self.request_arrived(pair, raw, request, now),
             Ok(Message::Response(response)) => self.response_arrived(&raw, response.status, now),
-            Err(_) => self.answer_plainly(pair, &raw, 400, "malformed", &[]),
+            Err(_) => self.message_refused(pair, &raw, 400, "malformed"),
         }
     }
 
     fn message_refused(&mut self, pair: PairId, raw: &RawMessage, status: u16, reason: &'static str) {
-        if raw.may_be_answered() {
+        if raw.may_be_answered() && self.pairs.get(pair).is_some() {
+            self.pairs.asked(pair);
             self.answer_plainly(pair, raw, status, reason, &[]);
         }
     }
@@ -364,6 +369,7 @@ impl Gateway {
         let tag = self.new_tag();
         let bytes = transaction::plain(raw, status, &tag, extra_headers);
         self.outputs.push(Output::Send { pair, bytes });
+        self.pairs.answered(pair);
         self.report(Report::Answered { service, status });
     }
 
@@ -375,9 +381,29 @@ impl Gateway {
     }
 
     fn pair_closed(&mut self, id: PairId, now: Now) {
-        let Some(pair) = self.pairs.closed(id) else {
-            return;
-        };
+        if let Some(pair) = self.pairs.closed(id) {
+            self.way_lost(id, &pair, now);
+        }
+    }
+
+    fn pair_half_closed(&mut self, id: PairId, farewell: Option<Bytes>, now: Now) {
+        let until = now.instant + ANSWERS_DUE_FOR;
+        if let Some(pair) = self.pairs.half_closed(id, until, farewell) {
+            self.way_lost(id, &pair, now);
+        }
+    }
+
+    /// Half-closed pairs whose answers have gone, or will not come.
+    fn close_done_pairs(&mut self, now: Now) {
+        while let Some((pair, farewell)) = self.pairs.next_done(now.instant) {
+            let farewell = farewell.map(|bytes| Output::Send { pair, bytes });
+            self.outputs.extend(farewell);
+            self.outputs.push(Output::ClosePair { pair });
+        }
+    }
+
+    /// Nothing of ours is asked over that pair any more.
+    fn way_lost(&mut self, id: PairId, pair: &Pair, now: Now) {
         // One that does not last is not dialled again at once.
         let retry_at = now.instant + REDIAL_AFTER;
         for outbound in self
@@ -529,6 +555,8 @@ fn via(local_target: &str, branch: &str) -> String {
 
 /// How long after a failed attempt, or a lost connection, a client is dialled again.
 const REDIAL_AFTER: Duration = Duration::from_millis(500);
+/// How long a pair over which nothing more comes stands for answers that are due (RFC 3261 §17: 64 × T1).
+const ANSWERS_DUE_FOR: Duration = Duration::from_secs(32);
 /// How long the end of a session is held back while another node may own it.
 const ISOLATED_GRACE: Duration = Duration::from_secs(1);
 /// How long the end of a session is tried to be written.

@@ -33,6 +33,9 @@ enum Refused {
 
 impl Gateway {
     pub(super) fn request_arrived(&mut self, pair: PairId, raw: RawMessage, request: Request, now: Now) {
+        if request.method != Method::Ack {
+            self.pairs.asked(pair);
+        }
         if raw.to_tag().is_some() {
             return self.request_in_dialog(pair, raw, request, now);
         }
@@ -138,23 +141,31 @@ impl Gateway {
     }
 
     fn refuse_invite(&mut self, queued: &QueuedRequest, refused: &Refused) {
-        let (pair, raw) = (queued.pair, &queued.raw);
         match refused {
-            Refused::Plainly(status) => self.answer_plainly(pair, raw, *status, "INVITE", &[]),
-            Refused::UnknownExtension(tag) => {
-                self.answer_plainly(pair, raw, 420, "INVITE", &[("Unsupported", tag)])
-            }
+            Refused::Plainly(status) => self.answer_opening(queued, *status, &[]),
+            Refused::UnknownExtension(tag) => self.answer_opening(queued, 420, &[("Unsupported", tag)]),
             Refused::WrongContentType => {
-                self.answer_plainly(pair, raw, 415, "INVITE", &[("Accept", csta::CONTENT_TYPE)]);
+                self.answer_opening(queued, 415, &[("Accept", csta::CONTENT_TYPE)]);
             }
             Refused::IntervalTooSmall(secs) => {
-                self.answer_plainly(pair, raw, 422, "INVITE", &[("Min-SE", &secs.to_string())]);
+                self.answer_opening(queued, 422, &[("Min-SE", &secs.to_string())]);
             }
             Refused::NotNow => {
                 let retry_after = self.retry_after();
-                self.answer_plainly(pair, raw, 480, "INVITE", &[("Retry-After", &retry_after)]);
+                self.answer_opening(queued, 480, &[("Retry-After", &retry_after)]);
             }
         }
+    }
+
+    /// No session comes of an INVITE.
+    fn answer_opening(&mut self, queued: &QueuedRequest, status: u16, extra_headers: &[(&str, &str)]) {
+        let tag = self.new_tag();
+        let bytes = transaction::plain(&queued.raw, status, &tag, extra_headers);
+        self.send_answer(queued, bytes);
+        self.report(Report::Answered {
+            service: "INVITE",
+            status,
+        });
     }
 
     fn open_session(
@@ -167,7 +178,8 @@ impl Gateway {
         // The same request again, while the first one waits: the answer goes where it came from last.
         if let Some(known) = self.openings.get(&opening).cloned() {
             if let Some(Stage::Opening(first)) = self.session_mut(&known).map(|session| &mut session.stage) {
-                first.request = queued;
+                let unanswered = first.request.came_again(queued.pair);
+                self.leave_unanswered(unanswered);
             }
             return;
         }
@@ -333,7 +345,7 @@ impl Gateway {
         };
         self.answer_plainly(pair, raw, 200, "CANCEL", &[]);
         if let Some(opening) = self.forget_opening(&key) {
-            self.answer_plainly(opening.request.pair, &opening.request.raw, 487, "INVITE", &[]);
+            self.answer_opening(&opening.request, 487, &[]);
             self.close_record(&key, Epoch::FIRST, now);
         }
     }

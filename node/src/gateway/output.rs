@@ -33,6 +33,10 @@ pub enum Output {
         pair: PairId,
         bytes: Bytes,
     },
+    /// What was sent goes out, then the connection is closed; `Input::PairClosed` follows.
+    ClosePair {
+        pair: PairId,
+    },
     DialOutbound {
         target: OutboundTarget,
     },

@@ -1,7 +1,11 @@
 //! The connections over which clients are reached: pairs that a front end opened, and those dialled through one.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use bytes::Bytes;
 
 use tandem_shared::cluster::ConnectionId;
 use tandem_shared::proxy_protocol::Transport;
@@ -37,8 +41,23 @@ pub struct Pair {
 #[derive(Debug, Default)]
 pub(super) struct Pairs {
     all: HashMap<PairId, Pair>,
+    /// Requests that came over a pair and wait for their final answers. Pairs without any are left out.
+    unanswered: HashMap<PairId, u32>,
+    /// Pairs over which nothing more comes.
+    half_closed: HashMap<PairId, HalfClosed>,
+    /// Of those, until when they stand at most; without the ones that have been told to close.
+    standing_until: BTreeSet<(Instant, PairId)>,
+    /// Of those, the ones that wait for no answer any more.
+    done: Vec<PairId>,
     by_connection: BTreeMap<ConnectionId, BTreeSet<PairId>>,
     by_address: BTreeMap<IpAddr, BTreeSet<PairId>>,
+}
+
+#[derive(Debug)]
+struct HalfClosed {
+    until: Instant,
+    /// What is said last.
+    farewell: Option<Bytes>,
 }
 
 impl Pairs {
@@ -52,9 +71,77 @@ impl Pairs {
 
     pub(super) fn closed(&mut self, id: PairId) -> Option<Pair> {
         let pair = self.all.remove(&id)?;
+        self.unanswered.remove(&id);
+        if let Some(half_closed) = self.half_closed.remove(&id) {
+            self.standing_until.remove(&(half_closed.until, id));
+        }
+        self.forget_way(id, &pair);
+        Some(pair)
+    }
+
+    /// Nothing more comes over the pair. It stands for the answers that are due, until `until` at most, and `farewell`
+    /// is said behind them.
+    pub(super) fn half_closed(
+        &mut self,
+        id: PairId,
+        until: Instant,
+        farewell: Option<Bytes>,
+    ) -> Option<Pair> {
+        let pair = self.all.get(&id).cloned()?;
+        if self.half_closed.contains_key(&id) {
+            return None;
+        }
+        self.half_closed.insert(id, HalfClosed { until, farewell });
+        self.standing_until.insert((until, id));
+        if !self.unanswered.contains_key(&id) {
+            self.done.push(id);
+        }
+        self.forget_way(id, &pair);
+        Some(pair)
+    }
+
+    /// No event goes that way any more.
+    fn forget_way(&mut self, id: PairId, pair: &Pair) {
         remove_from(&mut self.by_connection, &pair.connection, id);
         remove_from(&mut self.by_address, &pair.client.ip(), id);
-        Some(pair)
+    }
+
+    /// A request came over the pair that has to be answered.
+    pub(super) fn asked(&mut self, id: PairId) {
+        if self.all.contains_key(&id) {
+            *self.unanswered.entry(id).or_default() += 1;
+        }
+    }
+
+    /// A request that came over the pair has its final answer, or will never have one.
+    pub(super) fn answered(&mut self, id: PairId) {
+        if let Entry::Occupied(mut count) = self.unanswered.entry(id) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+                if self.half_closed.contains_key(&id) {
+                    self.done.push(id);
+                }
+            }
+        }
+    }
+
+    /// A half-closed pair that has nothing to wait for any more, with what is said last. Each is told once.
+    pub(super) fn next_done(&mut self, now: Instant) -> Option<(PairId, Option<Bytes>)> {
+        let overdue = self.standing_until.first().filter(|(until, _)| *until <= now);
+        self.done.extend(overdue.map(|&(_, id)| id));
+        while let Some(id) = self.done.pop() {
+            if let Some(half_closed) = self.half_closed.get_mut(&id)
+                && self.standing_until.remove(&(half_closed.until, id))
+            {
+                return Some((id, half_closed.farewell.take()));
+            }
+        }
+        None
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.standing_until.first().map(|&(until, _)| until)
     }
 
     pub(super) fn get(&self, id: PairId) -> Option<&Pair> {
@@ -69,15 +156,14 @@ impl Pairs {
     }
 
     /// Where the answer to a request that came over `id` goes: there, or over another pair of the same client
-    /// connection when that one is gone.
+    /// connection when that one is gone. A front end that has half-closed a pair and opened another reads the other.
     pub(super) fn for_answer(&self, id: PairId, connection: ConnectionId) -> Option<PairId> {
-        if self.all.contains_key(&id) {
+        let stands = self.all.contains_key(&id);
+        if stands && !self.half_closed.contains_key(&id) {
             return Some(id);
         }
-        self.by_connection
-            .get(&connection)
-            .and_then(BTreeSet::last)
-            .copied()
+        let other = self.by_connection.get(&connection).and_then(BTreeSet::last);
+        other.copied().or_else(|| stands.then_some(id))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -86,15 +172,14 @@ impl Pairs {
 
     /// What must hold between the table and its two indexes.
     pub(super) fn is_consistent(&self) -> bool {
-        let indexed = |index: usize| {
-            index
-                == self
-                    .all
-                    .values()
-                    .filter(|pair| pair.purpose != PairPurpose::Resent)
-                    .count()
+        let carries_events = |(id, pair): &(&PairId, &Pair)| {
+            pair.purpose != PairPurpose::Resent && !self.half_closed.contains_key(id)
         };
-        indexed(self.by_connection.values().map(BTreeSet::len).sum())
+        let indexed = |index: usize| index == self.all.iter().filter(carries_events).count();
+        let stand = |id: &PairId| self.all.contains_key(id);
+        self.unanswered.keys().all(stand)
+            && self.half_closed.keys().all(stand)
+            && indexed(self.by_connection.values().map(BTreeSet::len).sum())
             && indexed(self.by_address.values().map(BTreeSet::len).sum())
     }
 }

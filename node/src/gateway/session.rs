@@ -129,7 +129,10 @@ impl Link {
 pub(super) struct QueuedRequest {
     pub(super) raw: RawMessage,
     pub(super) request: Request,
+    /// That its last copy came by.
     pub(super) pair: PairId,
+    /// That earlier copies came by.
+    earlier_pairs: Vec<PairId>,
     pub(super) connection: ConnectionId,
     /// It came over a connection of re-sent requests: a lost node may have carried it out.
     pub(super) resent: bool,
@@ -144,6 +147,7 @@ impl QueuedRequest {
             raw,
             request,
             pair: pair_id,
+            earlier_pairs: Vec::new(),
             connection: pair.connection,
             resent: pair.purpose == PairPurpose::Resent,
             arrived_at: now,
@@ -155,6 +159,22 @@ impl QueuedRequest {
             top_via: String::from_utf8_lossy(self.raw.top_via()).into_owned(),
             cseq: self.raw.cseq_number(),
         }
+    }
+
+    /// Another copy of the request has come. The front end may not read what it has asked by before, and a first copy
+    /// that the network held up may come behind the one that was sent again: each is answered where it came by.
+    /// Returns a pair by which no answer goes any more.
+    pub(super) fn came_again(&mut self, pair: PairId) -> Option<PairId> {
+        if pair == self.pair || self.earlier_pairs.contains(&pair) {
+            return Some(pair);
+        }
+        self.earlier_pairs.push(std::mem::replace(&mut self.pair, pair));
+        (self.earlier_pairs.len() > EARLIER_PAIRS_MAX).then(|| self.earlier_pairs.remove(0))
+    }
+
+    /// That copies of it came by, each once.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = PairId> {
+        self.earlier_pairs.iter().copied().chain([self.pair])
     }
 
     pub(super) fn is_same_as(&self, other: &Self) -> bool {
@@ -332,3 +352,6 @@ impl Session {
 fn contains(haystack: &Bytes, needle: &[u8]) -> bool {
     haystack.windows(needle.len()).any(|window| window == needle)
 }
+
+/// A front end gives a request to nodes four times at most, unless it is configured otherwise.
+const EARLIER_PAIRS_MAX: usize = 8;

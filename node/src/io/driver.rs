@@ -293,6 +293,11 @@ impl Driver {
     fn perform(&mut self, output: Output) {
         match output {
             Output::Send { pair, bytes } => self.send(pair, bytes),
+            Output::ClosePair { pair } => {
+                if let Some(sender) = self.senders.get(&pair) {
+                    sender.close();
+                }
+            }
             Output::DialOutbound { target } => {
                 let (route, id) = (self.outbound.clone(), self.pair_ids.next());
                 let context = self.context.clone();

@@ -1,6 +1,7 @@
 //! One connection with a front end: frames in, messages out.
 
-use tandem_shared::io::shutdown::Shutdown;
+use bytes::Bytes;
+use tandem_shared::io::shutdown::{Shutdown, Stage};
 use tandem_shared::io::sip_stream::{
     MessageDeadlines, Received, SendLimits, SipReader, SipSender, send_queue,
 };
@@ -59,7 +60,21 @@ where
         MessageDeadlines::default(),
         context.metrics.streams.clone(),
     );
-    read(reader.with_bytes(received), id, &sender, &context).await;
+    if let Some(farewell) = read(reader.with_bytes(received), id, &sender, &context).await {
+        let half_closed = Input::PairHalfClosed { id, farewell };
+        if context
+            .events
+            .send(DriverEvent::Gateway(half_closed))
+            .await
+            .is_ok()
+        {
+            // The gateway closes it when all is answered, or the other end when it does not want to hear of it.
+            tokio::select! {
+                () = sender.closed() => {}
+                () = context.shutdown.reached(Stage::Close) => {}
+            }
+        }
+    }
     sender.close();
     // The loop may be gone already.
     let _ = context
@@ -68,53 +83,60 @@ where
         .await;
 }
 
+/// Returns when nothing more can be read: with what shall be said last, when something may still be written.
 async fn read<R: AsyncRead + Unpin>(
     mut reader: SipReader<R>,
     id: PairId,
     sender: &SipSender,
     context: &ConnectionContext,
-) {
+) -> Option<Option<Bytes>> {
     loop {
         let received = tokio::select! {
             received = reader.next() => received,
-            () = sender.closed() => return,
+            () = sender.closed() => return None,
         };
         let frame = match received {
             Received::Frame(frame) => frame,
-            Received::Ended => return,
-            Received::Truncated(_) => return count(context, "truncated"),
-            Received::Overdue(_) => return count(context, "overdue"),
-            Received::Failed(error) => return debug!(%error, "a connection failed"),
+            Received::Ended => return Some(None),
+            Received::Truncated(_) => {
+                count(context, "truncated");
+                return Some(None);
+            }
+            Received::Overdue(_) => {
+                count(context, "overdue");
+                return Some(None);
+            }
+            Received::Failed(error) => {
+                debug!(%error, "a connection failed");
+                return None;
+            }
         };
-        let Some(input) = input_of(frame, id, sender, context) else {
-            continue;
-        };
-        let lost = matches!(input, Step::Lost);
-        if let Step::Input(input) = input
-            && context.events.send(DriverEvent::Gateway(*input)).await.is_err()
-        {
-            return;
-        }
-        if lost {
-            return;
+        match step(frame, id, context) {
+            Step::Input(input) => context.events.send(DriverEvent::Gateway(*input)).await.ok()?,
+            Step::Pong => {
+                // A queue that is full has something better to send.
+                let _ = sender.try_send(Bytes::from_static(b"\r\n"));
+            }
+            Step::Lost { farewell } => return Some(farewell),
         }
     }
 }
 
+/// What a frame means.
 enum Step {
     Input(Box<Input>),
+    /// RFC 5626 §3.5.1.
+    Pong,
     /// Nothing more can be read.
-    Lost,
+    Lost {
+        farewell: Option<Bytes>,
+    },
 }
 
-fn input_of(frame: Frame, pair: PairId, sender: &SipSender, context: &ConnectionContext) -> Option<Step> {
+fn step(frame: Frame, pair: PairId, context: &ConnectionContext) -> Step {
     match frame {
-        Frame::Message(message) => Some(Step::Input(Box::new(Input::SipMessage { pair, message }))),
-        Frame::KeepAlivePing => {
-            // RFC 5626 §3.5.1. A queue that is full has something better to send.
-            let _ = sender.try_send(bytes::Bytes::from_static(b"\r\n"));
-            None
-        }
+        Frame::Message(message) => Step::Input(Box::new(Input::SipMessage { pair, message })),
+        Frame::KeepAlivePing => Step::Pong,
         Frame::Refused { message, reason } => {
             context
                 .metrics
@@ -127,18 +149,16 @@ fn input_of(frame: Frame, pair: PairId, sender: &SipSender, context: &Connection
                 status: reason.status(),
                 reason: "refused",
             };
-            Some(Step::Input(Box::new(input)))
+            Step::Input(Box::new(input))
         }
         Frame::Lost { answer, reason } => {
             count(context, reason.label());
-            if let Some((message, status)) = answer
-                && message.may_be_answered()
-            {
+            let answer = answer.filter(|(message, _)| message.may_be_answered());
+            let farewell = answer.map(|(message, status)| {
                 let phrase = tandem_shared::sip::reason_phrase(status);
-                // The connection ends in any case.
-                let _ = sender.try_send(write_answer(&message, status, &phrase, "framing", &[]));
-            }
-            Some(Step::Lost)
+                write_answer(&message, status, &phrase, "framing", &[])
+            });
+            Step::Lost { farewell }
         }
     }
 }

@@ -66,6 +66,8 @@ pub(super) struct Bench {
     pub(super) proposed: Vec<Command>,
     pub(super) reports: Vec<Report>,
     pub(super) dialled: Vec<OutboundTarget>,
+    /// Pairs that shall be closed.
+    pub(super) closed: Vec<PairId>,
     /// What committed batches changed, for who follows.
     pub(super) changes: Vec<Vec<Change>>,
     pending: Vec<(u64, Command)>,
@@ -104,6 +106,7 @@ impl Bench {
             proposed: Vec::new(),
             reports: Vec::new(),
             dialled: Vec::new(),
+            closed: Vec::new(),
             changes: Vec::new(),
             pending: Vec::new(),
         };
@@ -146,6 +149,7 @@ impl Bench {
                 let message = RawMessage::parse(bytes).unwrap();
                 self.sent.push(Sent { pair, message });
             }
+            Output::ClosePair { pair } => self.closed.push(pair),
             Output::DialOutbound { target } => self.dialled.push(target),
             Output::CtiRequest {
                 connection,

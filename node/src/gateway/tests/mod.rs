@@ -7,6 +7,7 @@ mod calls;
 mod following;
 mod handover;
 mod opening;
+mod pairs;
 mod publishing;
 mod resilience;
 mod watchers;
