@@ -228,6 +228,7 @@ impl Parts {
         ListenerContext {
             name: config.name.as_str().into(),
             vip,
+            host_name: config.host_name.clone(),
             transport: transport_of(config),
             balancer: Shared {
                 settings: Arc::clone(&self.balancer),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tandem_shared::cluster::{MemberRole, NodeId};
 use tandem_shared::config::{AdminConfig, ClusterSection, LogConfig, Section, TlsFiles};
+use tandem_shared::host_name::is_host_name;
 use tandem_shared::io::shutdown::DrainTimings;
 use tandem_shared::io::sip_stream::{MessageDeadlines, SendLimits};
 use tandem_shared::io::sip_tls::SipTlsSettings;
@@ -43,6 +44,8 @@ pub struct Config {
 pub struct ListenerConfig {
     pub name: String,
     pub address: SocketAddr,
+    /// What clients are shown instead of the address.
+    pub host_name: Option<String>,
     pub mode: Mode,
     /// Whether weights count.
     pub balance: Balance,
@@ -94,6 +97,8 @@ pub struct Limits {
     pub connections_per_address_max: usize,
     /// Messages per second from one address, and as many at once; 0 is no limit.
     pub messages_per_second_per_address: u64,
+    /// The same in bytes, for connections at whose messages nothing looks.
+    pub bytes_per_second_per_address: u64,
     pub nodes_max: usize,
     pub kept_bytes_in_all_max: usize,
     pub framer: FramerLimits,
@@ -194,11 +199,20 @@ fn read_listener(section: &mut Section) -> Option<ListenerConfig> {
         Some(settings) => Some(settings?),
         None => None,
     };
+    let host_name = section.optional_text("host_name");
+    if let Some(name) = host_name.as_deref().filter(|name| !is_host_name(name)) {
+        section.problem(
+            "host_name",
+            format!("{name:?} is no host name"),
+            "a name that clients look up and trust, as \"rcc.example.com\"",
+        );
+    }
     let access = read_access(section, address);
     let proxies = section.parsed_list("proxy_protocol_from", NETWORK);
     Some(ListenerConfig {
         name: name?,
         address: address?,
+        host_name,
         mode,
         balance,
         tls,
@@ -360,6 +374,11 @@ fn read_limits(section: &mut Section, balancer: &mut BalancerSettings) -> Limits
     Limits {
         connections_max: section.number_or("connections_max", 10_000, 1..=1_000_000),
         connections_per_address_max: section.number_or("connections_per_address_max", 2_000, 1..=1_000_000),
+        bytes_per_second_per_address: section.number_or(
+            "bytes_per_second_per_address",
+            64 << 20,
+            0..=1_000_000_000_000,
+        ),
         messages_per_second_per_address: section.number_or(
             "messages_per_second_per_address",
             20_000,

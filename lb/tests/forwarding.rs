@@ -94,6 +94,7 @@ async fn behind_a_balancer_the_access_list_is_asked_for_the_address_in_its_heade
             connection_id: None,
             peer: None,
             purpose: Purpose::Pair,
+            host_name: None,
         })
         .write()
     };
@@ -109,6 +110,39 @@ async fn behind_a_balancer_the_access_list_is_asked_for_the_address_in_its_heade
     let (told, mut node) = world.first.accept().await;
     assert_eq!(told.source, "192.0.2.9:40000".parse().unwrap());
     assert_eq!(read(&mut node, invite.len()).await, invite);
+}
+
+/// Lync over TLS talks only to names that it trusts: nodes show this one.
+#[tokio::test]
+async fn nodes_are_told_a_listeners_host_name() {
+    for mode in ["message", "connection"] {
+        let world = World::start_with(mode, "host_name = \"rcc.example.com\"").await;
+        let mut client = world.client().await;
+        client
+            .write_all(request("INVITE", "a", "").as_bytes())
+            .await
+            .unwrap();
+        let (header, _node) = world.first.accept().await;
+        assert_eq!(header.host_name.as_deref(), Some("rcc.example.com"), "{mode}");
+    }
+}
+
+/// RFC 793 §3.5: who has said all may still listen.
+#[tokio::test]
+async fn in_connection_mode_a_client_that_has_said_all_gets_its_answers() {
+    let world = World::start("connection").await;
+    let mut client = world.client().await;
+    client.write_all(b"anything").await.unwrap();
+    client.shutdown().await.unwrap();
+    let (_, mut first) = world.first.accept().await;
+    let mut asked = String::new();
+    within(first.read_to_string(&mut asked)).await.unwrap();
+    assert_eq!(asked, "anything");
+    first.write_all(b"an answer").await.unwrap();
+    drop(first);
+    let mut answered = String::new();
+    within(client.read_to_string(&mut answered)).await.unwrap();
+    assert_eq!(answered, "an answer");
 }
 
 #[tokio::test]
@@ -138,6 +172,7 @@ async fn a_node_reaches_a_client_through_the_outbound_listener() {
         connection_id: Some([7; 16]),
         peer: None,
         purpose: Purpose::Outbound { server_name: None },
+        host_name: None,
     });
     node.write_all(&header.write()).await.unwrap();
     let event = "INFO sip:user@ocs SIP/2.0\r\nVia: SIP/2.0/TCP vip;branch=z9hG4bKn2-e\r\n\

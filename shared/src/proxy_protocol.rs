@@ -10,12 +10,15 @@
 //! | 0x05 | PP2_TYPE_UNIQUE_ID | random 128-bit id of the client connection |
 //! | 0x20 | PP2_TYPE_SSL | present: the client spoke TLS; holds the CN of its verified certificate |
 //! | 0xE0 | subject alternative name | one DNS name or URI of the verified certificate; one TLV for each |
+//! | 0xE2 | host name | of the listener that the client connected to: shown to clients instead of its address |
 //! | 0xE1 | purpose | one byte: 0 pair (also when absent), 1 re-sent requests, 2 outbound |
 //!
 //! Other types are skipped. Owns no sockets: [`ProxyHeader::parse`] is called again when more bytes have come.
 //! What always holds: a header is at most [`HEADER_BYTES_MAX`] long, and no length is believed beyond it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::host_name::is_host_name;
 
 /// The first bytes of a connection between front end and node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +39,8 @@ pub struct ProxiedConnection {
     /// From the verified certificate of a TLS client.
     pub peer: Option<PeerIdentity>,
     pub purpose: Purpose,
+    /// What clients are shown instead of `destination`'s address. A host name: [`crate::host_name::is_host_name`].
+    pub host_name: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -48,6 +53,15 @@ pub enum Transport {
 pub struct PeerIdentity {
     pub common_name: Option<String>,
     pub subject_alternative_names: Vec<String>,
+}
+
+impl PeerIdentity {
+    /// All of them, the common name last.
+    #[must_use]
+    pub fn names(&self) -> Vec<&str> {
+        let names = self.subject_alternative_names.iter().chain(&self.common_name);
+        names.map(String::as_str).collect()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,6 +174,9 @@ impl ProxiedConnection {
             }
         };
         put_tlv(&mut payload, TLV_PURPOSE, &[purpose]);
+        if let Some(name) = &self.host_name {
+            put_tlv(&mut payload, TLV_HOST_NAME, name.as_bytes());
+        }
         put_names(&mut payload, self.peer.as_ref());
         (COMMAND_PROXY, family, payload)
     }
@@ -301,6 +318,7 @@ struct Tlvs {
     authority: Option<String>,
     ssl: Option<Ssl>,
     purpose: Option<u8>,
+    host_name: Option<String>,
     subject_alternative_names: Vec<String>,
 }
 
@@ -323,6 +341,14 @@ impl Tlvs {
                 &[purpose @ PURPOSE_PAIR..=PURPOSE_OUTBOUND] => put_once(&mut self.purpose, purpose, kind),
                 _ => Err(malformed),
             },
+            TLV_HOST_NAME => {
+                let name = text(value, kind)?;
+                // It goes into messages as it is.
+                if !is_host_name(&name) {
+                    return Err(malformed);
+                }
+                put_once(&mut self.host_name, name, kind)
+            }
             TLV_SUBJECT_ALTERNATIVE_NAME => {
                 self.subject_alternative_names.push(text(value, kind)?);
                 Ok(())
@@ -356,6 +382,7 @@ impl Tlvs {
             connection_id: self.connection_id,
             peer,
             purpose,
+            host_name: self.host_name,
         }
     }
 }
@@ -443,6 +470,7 @@ const TLV_SSL: u8 = 0x20;
 const TLV_SSL_COMMON_NAME: u8 = 0x22;
 const TLV_SUBJECT_ALTERNATIVE_NAME: u8 = 0xE0;
 const TLV_PURPOSE: u8 = 0xE1;
+const TLV_HOST_NAME: u8 = 0xE2;
 
 const SSL_CLIENT_SSL: u8 = 0x01;
 const SSL_CLIENT_CERTIFICATE: u8 = 0x02;
@@ -470,6 +498,7 @@ mod tests {
                 subject_alternative_names: vec!["ocs.example.com".to_owned(), "pool.example.com".to_owned()],
             }),
             purpose: Purpose::Pair,
+            host_name: None,
         }
     }
 
@@ -522,6 +551,10 @@ mod tests {
                 ..connection()
             }),
             ProxyHeader::Proxied(outbound(None)),
+            ProxyHeader::Proxied(ProxiedConnection {
+                host_name: Some("rcc.example.com".to_owned()),
+                ..connection()
+            }),
             ProxyHeader::Proxied(outbound(Some("ocs.example.com".to_owned()))),
             ProxyHeader::Proxied(ProxiedConnection {
                 peer: None,
@@ -638,7 +671,9 @@ mod tests {
 
     #[test]
     fn broken_tlvs_are_refused() {
-        let cases: [(&[u8], ProxyProtocolError); 10] = [
+        let cases: [(&[u8], ProxyProtocolError); 12] = [
+            (&[0xE2, 0, 0], ProxyProtocolError::TlvMalformed(0xE2)),
+            (b"\xE2\0\x05a\r\nb.", ProxyProtocolError::TlvMalformed(0xE2)),
             (&[0x05], ProxyProtocolError::TlvTruncated(0x05)),
             (&[0x05, 0, 16, 1], ProxyProtocolError::TlvTruncated(0x05)),
             (&[0x05, 0, 1, 1], ProxyProtocolError::TlvMalformed(0x05)),

@@ -14,6 +14,7 @@ pub struct Admission {
     connections_max: usize,
     per_address_max: usize,
     messages_per_second: u64,
+    bytes_per_second: u64,
     started: Instant,
     table: Mutex<Table>,
 }
@@ -21,7 +22,14 @@ pub struct Admission {
 #[derive(Debug, Default)]
 struct Table {
     connections: usize,
-    sources: HashMap<IpAddr, (usize, Arc<AtomicU64>)>,
+    sources: HashMap<IpAddr, (usize, Arc<Source>)>,
+}
+
+/// When the next of a source would be due at an even rate, in nanoseconds since the start.
+#[derive(Debug, Default)]
+struct Source {
+    message_due: AtomicU64,
+    byte_due: AtomicU64,
 }
 
 /// One admitted connection; dropping it makes room.
@@ -29,8 +37,7 @@ struct Table {
 pub struct Admitted {
     admission: Arc<Admission>,
     address: IpAddr,
-    /// Nanoseconds since the start at which the source's next message would be due at an even rate.
-    due: Arc<AtomicU64>,
+    source: Arc<Source>,
 }
 
 impl Admission {
@@ -40,9 +47,23 @@ impl Admission {
             connections_max: limits.connections_max,
             per_address_max: limits.connections_per_address_max,
             messages_per_second: limits.messages_per_second_per_address,
+            bytes_per_second: limits.bytes_per_second_per_address,
             started: Instant::now(),
             table: Mutex::default(),
         }
+    }
+
+    /// With one rate for messages and bytes.
+    #[cfg(test)]
+    pub(super) fn of(connections_max: usize, per_address_max: usize, rate: u64) -> Arc<Self> {
+        Arc::new(Self {
+            connections_max,
+            per_address_max,
+            messages_per_second: rate,
+            bytes_per_second: rate,
+            started: Instant::now(),
+            table: Mutex::default(),
+        })
     }
 
     /// Lets a connection in, or names the limit that forbids it.
@@ -51,17 +72,17 @@ impl Admission {
         if table.connections >= self.connections_max {
             return Err("connections");
         }
-        let (count, due) = table.sources.entry(address).or_default();
+        let (count, source) = table.sources.entry(address).or_default();
         if *count >= self.per_address_max {
             return Err("connections_per_address");
         }
         *count += 1;
-        let due = Arc::clone(due);
+        let source = Arc::clone(source);
         table.connections += 1;
         Ok(Admitted {
             admission: Arc::clone(self),
             address,
-            due,
+            source,
         })
     }
 
@@ -82,16 +103,30 @@ impl Admitted {
     /// a source down harms nobody else, and no message is lost.
     #[must_use]
     pub fn message_arrived(&self, now: Instant) -> Option<Instant> {
-        let rate = self.admission.messages_per_second;
+        self.arrived(
+            &self.source.message_due,
+            1,
+            self.admission.messages_per_second,
+            now,
+        )
+    }
+
+    /// As [`Self::message_arrived`], for bytes at which nothing looks.
+    #[must_use]
+    pub fn bytes_arrived(&self, count: usize, now: Instant) -> Option<Instant> {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        self.arrived(&self.source.byte_due, count, self.admission.bytes_per_second, now)
+    }
+
+    fn arrived(&self, due: &AtomicU64, count: u64, rate: u64, now: Instant) -> Option<Instant> {
         if rate == 0 {
             return None;
         }
         let elapsed = now.saturating_duration_since(self.admission.started);
         let elapsed = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
-        let step = NANOS_PER_SECOND / rate;
-        let next = |due: u64| Some(due.max(elapsed) + step);
-        let due = self
-            .due
+        let step = NANOS_PER_SECOND.saturating_mul(count) / rate;
+        let next = |due: u64| Some(due.max(elapsed).saturating_add(step));
+        let due = due
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
             .unwrap_or(elapsed);
         // A second's worth may come at once.
@@ -112,22 +147,12 @@ const NANOS_PER_SECOND: u64 = 1_000_000_000;
 mod tests {
     use super::*;
 
-    fn admission(connections_max: usize, per_address_max: usize, rate: u64) -> Arc<Admission> {
-        Arc::new(Admission {
-            connections_max,
-            per_address_max,
-            messages_per_second: rate,
-            started: Instant::now(),
-            table: Mutex::default(),
-        })
-    }
-
     const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
     const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
 
     #[test]
     fn connections_are_bounded_per_address_and_in_all() {
-        let admission = admission(2, 1, 0);
+        let admission = Admission::of(2, 1, 0);
         let first = admission.admit(A).unwrap();
         assert_eq!(admission.admit(A).unwrap_err(), "connections_per_address");
         let _second = admission.admit(B).unwrap();
@@ -138,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_source_may_burst_for_a_second_and_is_then_slowed_to_its_rate() {
-        let admission = admission(1, 1, 100);
+        let admission = Admission::of(1, 1, 100);
         let admitted = admission.admit(A).unwrap();
         let now = admission.started;
         assert!((0..100).all(|_| admitted.message_arrived(now).is_none()));
@@ -146,5 +171,17 @@ mod tests {
         let paused = *paused.last().unwrap();
         assert!(paused > now + Duration::from_millis(150) && paused < now + Duration::from_millis(250));
         assert!(admitted.message_arrived(now + Duration::from_secs(2)).is_none());
+    }
+
+    #[test]
+    fn bytes_have_a_rate_of_their_own() {
+        let admission = Admission::of(1, 1, 1000);
+        let admitted = admission.admit(A).unwrap();
+        let now = admission.started;
+        assert!(admitted.bytes_arrived(1000, now).is_none());
+        assert!(admitted.bytes_arrived(500, now).is_some_and(|until| until == now));
+        let paused = admitted.bytes_arrived(1, now).unwrap();
+        assert_eq!(paused, now + Duration::from_millis(500));
+        assert!(admitted.message_arrived(now).is_none());
     }
 }

@@ -23,6 +23,7 @@ use crate::balancer::{Balancer, Input, Output, PairId, PairPurpose, Shared};
 use crate::metrics::{MessageCounters, Metrics, Side};
 
 use super::admission::Admitted;
+use super::client_reading::{Arrival, Reading};
 use super::node_board::NodeBoard;
 use super::paired_connection::{PairEvent, PairTask, overdue_label};
 
@@ -47,6 +48,8 @@ pub struct ListenerContext {
     pub name: Arc<str>,
     /// Where clients connect to: shown to nodes, who show it to clients.
     pub vip: SocketAddr,
+    /// Shown instead of its address.
+    pub host_name: Option<String>,
     pub transport: Transport,
     pub balancer: Shared,
     pub streams: Arc<StreamSettings>,
@@ -199,17 +202,17 @@ impl ClientConnection {
         admitted: &Admitted,
     ) {
         let shutdown = self.context.shutdown.clone();
-        let mut reading = Reading {
-            open: true,
-            heard: false,
-            paused: None,
-        };
+        let mut reading = Reading::new();
         let mut draining = false;
         let mut nodes_are_read = true;
         // Made once: making them takes a lock that all connections share.
         let (drain, close) = (shutdown.reached(Stage::Drain), shutdown.reached(Stage::Close));
         tokio::pin!(drain, close);
-        while !self.closing {
+        loop {
+            self.serve_waiting(&mut reading, admitted);
+            if self.closing {
+                return;
+            }
             let deadline = self.deadline(reading.paused);
             let congested = self.client.queued_bytes() > self.high_water();
             if congested == nodes_are_read {
@@ -217,8 +220,16 @@ impl ClientConnection {
                 self.feed(Input::NodesRead(nodes_are_read));
             }
             tokio::select! {
-                received = reader.next(), if self.may_read(&reading) => {
-                    self.client_sent(received, &mut reading, admitted);
+                received = reader.next(), if reading.may_read() => {
+                    let served = self.is_served(&reading);
+                    match reading.arrived(received, served) {
+                        Arrival::Ping => {
+                            self.last_activity = Instant::now();
+                            self.feed(Input::ClientPinged);
+                        }
+                        Arrival::Serve(received) => self.client_sent(received, &mut reading, admitted),
+                        Arrival::Kept => {}
+                    }
                 }
                 Some(event) = events.recv(), if !congested => self.pair_reported(event),
                 () = self.client.drained_to(self.high_water() / 4), if congested => {}
@@ -240,9 +251,18 @@ impl ClientConnection {
         }
     }
 
-    /// A client over its rate, or with as many unanswered requests as it may have, waits in its own socket.
-    fn may_read(&self, reading: &Reading) -> bool {
-        reading.open && reading.paused.is_none() && !self.balancer.is_full()
+    /// A client over its rate, or with as many unanswered requests as it may have, waits.
+    fn is_served(&self, reading: &Reading) -> bool {
+        reading.paused.is_none() && !self.balancer.is_full()
+    }
+
+    fn serve_waiting(&mut self, reading: &mut Reading, admitted: &Admitted) {
+        while !self.closing
+            && self.is_served(reading)
+            && let Some(received) = reading.next()
+        {
+            self.client_sent(received, reading, admitted);
+        }
     }
 
     /// Above this, nodes are not read: they wait until the client has taken what it has.
@@ -273,22 +293,15 @@ impl ClientConnection {
         self.last_activity = Instant::now();
         match received {
             Received::Frame(frame) => {
-                reading.heard = true;
-                if !matches!(frame, Frame::KeepAlivePing) {
-                    reading.paused = admitted.message_arrived(self.last_activity);
-                }
+                reading.paused = admitted.message_arrived(self.last_activity);
                 if reading.paused.is_some() {
                     self.context.metrics.limit_reached("messages_per_second");
                 }
-                reading.open = !matches!(frame, Frame::Lost { .. });
                 self.client_framed(frame);
             }
             // A probe says nothing and leaves: no mistake of anybody's.
             Received::Ended if !reading.heard => self.closing = true,
-            Received::Ended => {
-                reading.open = false;
-                self.feed(Input::ClientHalfClosed);
-            }
+            Received::Ended => self.feed(Input::ClientHalfClosed),
             Received::Failed(error) => {
                 if reading.heard {
                     debug!(client = %self.identity.address, %error, "a client's connection broke");
@@ -296,12 +309,10 @@ impl ClientConnection {
                 self.closing = true;
             }
             Received::Truncated(_) => {
-                reading.open = false;
                 self.client_incomplete("truncated");
                 self.feed(Input::ClientHalfClosed);
             }
             Received::Overdue(phase) => {
-                reading.open = false;
                 self.client_incomplete(overdue_label(phase));
                 self.feed(Input::ClientFramingLost { answer: None });
             }
@@ -485,6 +496,7 @@ impl ClientConnection {
             connection_id: Some(self.identity.connection_id),
             peer: self.identity.peer.clone(),
             purpose,
+            host_name: self.context.host_name.clone(),
         });
         header.write()
     }
@@ -538,15 +550,6 @@ impl ClientConnection {
             }
         }
     }
-}
-
-struct Reading {
-    /// The client has not closed its side.
-    open: bool,
-    /// Something well-framed has come.
-    heard: bool,
-    /// The source is over its rate until then.
-    paused: Option<Instant>,
 }
 
 async fn sleep_until(deadline: Instant) {

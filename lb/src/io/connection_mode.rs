@@ -2,44 +2,149 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tandem_shared::cluster::NodeId;
 use tandem_shared::io::shutdown::Stage;
 use tandem_shared::io::sip_stream::tune_socket;
 use tandem_shared::proxy_protocol::{ProxiedConnection, ProxyHeader, Purpose};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use crate::balancer::output::Count;
+use crate::metrics::Metrics;
 
 use super::admission::Admitted;
 use super::client_connection::{ClientIdentity, ListenerContext};
 
 /// Connects the client with the node whose turn it is, or with the next one that can be reached.
-pub async fn relay<S>(
-    context: Arc<ListenerContext>,
-    identity: ClientIdentity,
-    mut stream: S,
-    admitted: Admitted,
-) where
+pub async fn relay<S>(context: Arc<ListenerContext>, identity: ClientIdentity, stream: S, admitted: Admitted)
+where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let Some((node, mut node_stream)) = connect(&context, &identity).await else {
+    let Some((node, node_stream)) = connect(&context, &identity).await else {
         debug!(client = %identity.address, "no node can be reached");
         return;
     };
     let gauge = context.metrics.pairs.with_label_values(&[&node.to_string()]);
     gauge.inc();
+    let passage = Passage::new(context.streams.idle, context.metrics.clone(), &admitted);
     tokio::select! {
-        ended = copy_bidirectional(&mut stream, &mut node_stream) => if let Err(error) = ended {
+        ended = passage.carry(stream, node_stream) => if let Err(error) = ended {
             debug!(client = %identity.address, %node, %error, "a relayed connection broke");
         },
+        () = passage.idle() => {
+            context.metrics.limit_reached("idle");
+            debug!(client = %identity.address, %node, "a relayed connection was idle");
+        }
         () = out_of_reach(&context, node) => debug!(client = %identity.address, %node, "the node is down"),
         () = context.shutdown.reached(Stage::Close) => {}
     }
     gauge.dec();
     drop(admitted);
+}
+
+/// What is carried between a client and its node, and when something was last.
+struct Passage<'a> {
+    idle: Duration,
+    metrics: Metrics,
+    admitted: &'a Admitted,
+    last_activity: watch::Sender<Activity>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Activity {
+    at: Instant,
+    /// One of the two has said all.
+    half_closed: bool,
+}
+
+impl<'a> Passage<'a> {
+    fn new(idle: Duration, metrics: Metrics, admitted: &'a Admitted) -> Self {
+        let began = Activity {
+            at: Instant::now(),
+            half_closed: false,
+        };
+        Self {
+            idle,
+            metrics,
+            admitted,
+            last_activity: watch::Sender::new(began),
+        }
+    }
+
+    /// Until both have said all (RFC 793 §3.5: each for itself), or one is gone.
+    async fn carry<C, N>(&self, client: C, node: N) -> io::Result<()>
+    where
+        C: AsyncRead + AsyncWrite,
+        N: AsyncRead + AsyncWrite,
+    {
+        let (from_client, to_client) = tokio::io::split(client);
+        let (from_node, to_node) = tokio::io::split(node);
+        let rate = |count| self.admitted.bytes_arrived(count, Instant::now().into_std());
+        tokio::try_join!(
+            self.carry_one_way(from_client, to_node, rate),
+            self.carry_one_way(from_node, to_client, |_| None),
+        )?;
+        Ok(())
+    }
+
+    /// A source over its rate waits in its own socket.
+    async fn carry_one_way<R, W>(
+        &self,
+        mut from: R,
+        mut to: W,
+        rate: impl Fn(usize) -> Option<std::time::Instant>,
+    ) -> io::Result<()>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        let mut buffer = vec![0; BUFFER_BYTES];
+        loop {
+            let count = from.read(&mut buffer).await?;
+            self.note_activity(count == 0);
+            if count == 0 {
+                return to.shutdown().await;
+            }
+            to.write_all(&buffer[..count]).await?;
+            if let Some(until) = rate(count) {
+                self.metrics.limit_reached("bytes_per_second");
+                sleep_until(until.into()).await;
+            }
+        }
+    }
+
+    fn note_activity(&self, ended: bool) {
+        self.last_activity.send_modify(|activity| {
+            activity.at = Instant::now();
+            activity.half_closed |= ended;
+        });
+    }
+
+    /// Returns when nothing has been carried for too long.
+    async fn idle(&self) {
+        loop {
+            let activity = *self.last_activity.borrow();
+            let idle = match activity.half_closed {
+                true => self.idle.min(HALF_CLOSED_IDLE_MAX),
+                false => self.idle,
+            };
+            let deadline = activity.at + idle;
+            if Instant::now() >= deadline {
+                return;
+            }
+            let mut changes = self.last_activity.subscribe();
+            tokio::select! {
+                () = sleep_until(deadline) => {}
+                // Only an end brings the deadline forward.
+                _ = changes.wait_for(|now| now.half_closed != activity.half_closed) => {}
+            }
+        }
+    }
 }
 
 async fn connect(context: &ListenerContext, identity: &ClientIdentity) -> Option<(NodeId, TcpStream)> {
@@ -83,6 +188,7 @@ async fn open(
         connection_id: Some(identity.connection_id),
         peer: identity.peer.clone(),
         purpose: Purpose::Pair,
+        host_name: context.host_name.clone(),
     });
     stream.write_all(&header.write()).await?;
     Ok(stream)
@@ -95,5 +201,78 @@ async fn out_of_reach(context: &ListenerContext, node: NodeId) {
         if board.changed().await.is_err() {
             return;
         }
+    }
+}
+
+const BUFFER_BYTES: usize = 8 << 10;
+/// When one end has said all, the other has little left to say: a node answers for 32 s at most.
+const HALF_CLOSED_IDLE_MAX: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::DuplexStream;
+
+    use super::super::admission::Admission;
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    async fn within<T>(future: impl Future<Output = T>) -> T {
+        tokio::time::timeout(PATIENCE, future).await.unwrap()
+    }
+
+    struct Ends {
+        client: DuplexStream,
+        node: DuplexStream,
+    }
+
+    /// Both ends of a passage that is carried until it is over or idle. The rate is in bytes per second.
+    fn carried(idle: Duration, rate: u64) -> (Ends, tokio::task::JoinHandle<&'static str>) {
+        let (client, near_client) = tokio::io::duplex(1 << 20);
+        let (node, near_node) = tokio::io::duplex(1 << 20);
+        let task = tokio::spawn(async move {
+            let admitted = Admission::of(1, 1, rate).admit([192, 0, 2, 1].into()).unwrap();
+            let metrics = Metrics::new(&prometheus::Registry::new());
+            let passage = Passage::new(idle, metrics, &admitted);
+            tokio::select! {
+                ended = passage.carry(near_client, near_node) => if ended.is_ok() { "over" } else { "broken" },
+                () = passage.idle() => "idle",
+            }
+        });
+        (Ends { client, node }, task)
+    }
+
+    #[tokio::test]
+    async fn each_end_may_say_all_for_itself() {
+        let (mut ends, task) = carried(PATIENCE * 10, 0);
+        ends.client.write_all(b"asked").await.unwrap();
+        ends.client.shutdown().await.unwrap();
+        let mut heard = String::new();
+        within(ends.node.read_to_string(&mut heard)).await.unwrap();
+        ends.node.write_all(b"answered").await.unwrap();
+        ends.node.shutdown().await.unwrap();
+        within(ends.client.read_to_string(&mut heard)).await.unwrap();
+        assert_eq!(heard, "askedanswered");
+        assert_eq!(within(task).await.unwrap(), "over");
+    }
+
+    #[tokio::test]
+    async fn a_connection_on_which_nothing_comes_is_ended() {
+        let (ends, task) = carried(Duration::from_millis(50), 0);
+        assert_eq!(within(task).await.unwrap(), "idle");
+        drop(ends);
+    }
+
+    #[tokio::test]
+    async fn a_source_over_its_rate_is_slowed_and_loses_nothing() {
+        let (mut ends, _task) = carried(PATIENCE * 10, 100_000);
+        let began = Instant::now();
+        // A second's worth comes at once, and the rest takes a second.
+        let sent = vec![7; 200_000];
+        ends.client.write_all(&sent).await.unwrap();
+        let mut received = vec![0; sent.len()];
+        within(ends.node.read_exact(&mut received)).await.unwrap();
+        assert_eq!(received, sent);
+        assert!(began.elapsed() >= Duration::from_millis(100));
     }
 }

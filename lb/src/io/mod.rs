@@ -10,6 +10,7 @@
 
 pub mod admission;
 pub mod client_connection;
+pub mod client_reading;
 pub mod clock;
 pub mod connection_mode;
 pub mod listener;

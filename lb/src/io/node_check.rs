@@ -141,6 +141,7 @@ impl Connection {
             connection_id: Some(rand::random()),
             peer: None,
             purpose: Purpose::Pair,
+            host_name: None,
         });
         self.writer.write_all(&header.write()).await?;
         self.exchange().await

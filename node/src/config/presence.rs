@@ -1,6 +1,7 @@
 //! `[presence]`: who may watch, and where presence is published (CAL-11).
 
 use tandem_shared::config::Section;
+use tandem_shared::host_name::is_host_name;
 use tandem_shared::sip::Uri;
 
 use crate::gateway::{OutboundTarget, PublishSettings, WatcherSettings, WhoMayWatch};
@@ -48,7 +49,19 @@ fn read_publish(section: &mut Section) -> Option<PublishSettings> {
         );
         return None;
     };
-    Some(PublishSettings { target, publisher })
+    let host_name = section.optional_text("host_name");
+    if let Some(name) = host_name.as_deref().filter(|name| !is_host_name(name)) {
+        section.problem(
+            "host_name",
+            format!("{name:?} is no host name"),
+            "a name that the server trusts, as \"rcc.example.com\"",
+        );
+    }
+    Some(PublishSettings {
+        target,
+        publisher,
+        host_name,
+    })
 }
 
 fn target_of(text: &str) -> Option<OutboundTarget> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tandem_shared::cluster::NodeId;
 use tandem_shared::config::Section;
+use tandem_shared::io::sip_tls::SubjectPattern;
 
 use super::{millis, secs};
 use crate::cti::CtiSettings;
@@ -19,6 +20,8 @@ pub struct SipConfig {
     pub advertise: SocketAddr,
     /// LB-5: whose PROXY protocol headers are believed. Nobody else is served.
     pub trusted_front_ends: Vec<IpNet>,
+    /// RCC-9: of the clients that came to a front end over TLS, who is served: by the names that it has verified. Empty: all.
+    pub subjects: Vec<SubjectPattern>,
     /// Their outbound listeners, to be tried in turn.
     pub outbound_front_ends: Vec<SocketAddr>,
     pub connections_max: usize,
@@ -31,6 +34,7 @@ pub(super) fn read(section: &mut Section) -> Option<SipConfig> {
     let advertise = section.optional_address("advertise");
     let trusted_front_ends: Vec<IpNet> =
         section.parsed_list("trusted_front_ends", "an address range, as \"192.0.2.0/24\"");
+    let subjects = section.parsed_list("subjects", "a name, or \"*.\" and a domain");
     let outbound_front_ends = section.parsed_list("outbound_front_ends", "an IP address and port");
     let connections_max = section.number_or("connections_max", 20_000, 1..=1_000_000);
     let proxy_header_timeout = section.duration_or(
@@ -63,6 +67,7 @@ pub(super) fn read(section: &mut Section) -> Option<SipConfig> {
         } else {
             trusted_front_ends
         },
+        subjects,
         outbound_front_ends,
         connections_max,
         proxy_header_timeout,

@@ -269,8 +269,7 @@ impl Gateway {
         };
         self.proposals.forget(key);
         if let Stage::Opening(opening) = &session.stage {
-            self.openings.remove(&opening.key);
-            self.refuse_for_now(&opening.request);
+            self.refuse_opening_for_now(&opening.request);
         }
         for queued in &session.requests {
             self.refuse_for_now(queued);

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use tandem_shared::cluster::Authority;
 use tandem_shared::cluster::command::SessionUpdate;
 use tandem_shared::cluster::{Applied, Command, Epoch, MonitorRecord, OpeningKey, SessionKey, SessionRecord};
-use tandem_shared::proxy_protocol::Transport;
 use tandem_shared::sip::{Method, RawMessage, Request};
 
 use crate::csta::{self, CstaMessage, SystemStatus};
@@ -91,7 +90,7 @@ impl Gateway {
         let from = request.headers.get("From").unwrap_or_default().into_owned();
         let caller = Caller::of(&from).map_err(|_| Refused::Plainly(400))?;
         let (user, appearance) = self.line_appearance(&caller, &line)?;
-        let dialog = dialog::dialog_of(request, local_target(pair)).map_err(|_| Refused::Plainly(400))?;
+        let dialog = dialog::dialog_of(request, pair.local_target()).map_err(|_| Refused::Plainly(400))?;
         self.check_room(now)?;
         let opening = opening_key(queued, &caller);
         let key = SessionKey::new(self.new_tag());
@@ -155,6 +154,11 @@ impl Gateway {
                 self.answer_opening(queued, 480, &[("Retry-After", &retry_after)]);
             }
         }
+    }
+
+    /// The session is not to be, through no fault of its client.
+    pub(super) fn refuse_opening_for_now(&mut self, queued: &QueuedRequest) {
+        self.refuse_invite(queued, &Refused::NotNow);
     }
 
     /// No session comes of an INVITE.
@@ -248,6 +252,8 @@ impl Gateway {
         let connection = session.link.connection();
         let client = client_key(session);
         self.openings.remove(&opening.key);
+        let subject = self.pairs.get(opening.request.pair);
+        let subject = subject.and_then(|pair| pair.subject.clone());
         self.send_session_answer(&opening.request, &record);
         self.report(Report::SessionStarted {
             key: key.clone(),
@@ -256,6 +262,7 @@ impl Gateway {
             device: record.device.clone(),
             connection: connection.unwrap_or(CtiConnectionId(0)),
             replicated,
+            subject,
         });
         if let Some(client) = client
             && let Some(old) = self.by_client.insert(client, key.clone())
@@ -311,10 +318,7 @@ impl Gateway {
 
     fn forget_opening(&mut self, key: &SessionKey) -> Option<Box<Opening>> {
         match self.remove_session(key)?.stage {
-            Stage::Opening(opening) => {
-                self.openings.remove(&opening.key);
-                Some(opening)
-            }
+            Stage::Opening(opening) => Some(opening),
             Stage::Established => None,
         }
     }
@@ -497,15 +501,6 @@ fn line_status(error: &LineError) -> Refused {
         LineError::NotTheUsers => 403,
         LineError::SeveralDevices { .. } => 485,
     })
-}
-
-/// What clients are shown as our address: the front end's.
-pub(super) fn local_target(pair: &Pair) -> String {
-    let transport = match pair.transport {
-        Transport::Tcp => "tcp",
-        Transport::Tls => "tls",
-    };
-    format!("sip:{};transport={transport}", pair.local)
 }
 
 fn opening_key(queued: &QueuedRequest, caller: &Caller) -> OpeningKey {

@@ -74,6 +74,8 @@ pub enum Report {
         connection: CtiConnectionId,
         /// Committed before the client was told.
         replicated: bool,
+        /// A name in the client's certificate, where it has shown one to the front end.
+        subject: Option<String>,
     },
     SessionMovedHere {
         key: SessionKey,

@@ -34,7 +34,32 @@ pub struct Pair {
     pub client: SocketAddr,
     /// The front end's listener (the VIP): what clients are shown in Contact and Via.
     pub local: SocketAddr,
+    /// The listener's host name, which clients are shown instead of its address.
+    pub host_name: Option<String>,
+    /// A name in the certificate of a TLS client, which the front end has verified.
+    pub subject: Option<String>,
     pub transport: Transport,
+}
+
+impl Pair {
+    /// What clients are shown as our address: the front end's (RFC 3261 §8.1.1.8, §18.1.1).
+    #[must_use]
+    pub fn local_target(&self) -> String {
+        let transport = self.transport_label();
+        match &self.host_name {
+            Some(name) => format!("sip:{name}:{};transport={transport}", self.local.port()),
+            None => format!("sip:{};transport={transport}", self.local),
+        }
+    }
+
+    /// As the transport parameter of a URI spells it.
+    #[must_use]
+    pub fn transport_label(&self) -> &'static str {
+        match self.transport {
+            Transport::Tcp => "tcp",
+            Transport::Tls => "tls",
+        }
+    }
 }
 
 /// The pairs that stand.
@@ -203,6 +228,8 @@ mod tests {
             connection: ConnectionId([connection; 16]),
             client: client.parse().unwrap(),
             local: "192.0.2.1:5060".parse().unwrap(),
+            host_name: None,
+            subject: None,
             transport: Transport::Tcp,
         }
     }

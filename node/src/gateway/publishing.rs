@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tandem_shared::cluster::Authority;
-use tandem_shared::proxy_protocol::Transport;
 use tandem_shared::sip::{Headers, Method, RawMessage, Request};
 
 use crate::directory::User;
@@ -25,6 +24,8 @@ use super::{Gateway, Now, Outbound, OutboundTarget, Output, PairId, Report, new_
 pub struct PublishSettings {
     pub target: OutboundTarget,
     pub publisher: PublisherSettings,
+    /// What Via shows instead of an address.
+    pub host_name: Option<String>,
 }
 
 /// The publisher, and the way to its server.
@@ -32,6 +33,7 @@ pub struct PublishSettings {
 pub(super) struct Publishing {
     target: OutboundTarget,
     publisher: Publisher,
+    host_name: Option<String>,
     pair: Option<PairId>,
     /// The From-tag of every PUBLISH of this life. It names the node, as the front end's fence expects.
     tag: String,
@@ -42,6 +44,7 @@ impl Publishing {
         Self {
             target: settings.target.clone(),
             publisher: Publisher::new(settings.publisher),
+            host_name: settings.host_name.clone(),
             pair: None,
             tag,
         }
@@ -196,12 +199,12 @@ impl Gateway {
         else {
             return;
         };
-        let transport = match pair.transport {
-            Transport::Tcp => "tcp",
-            Transport::Tls => "tls",
+        let own = match &publishing.host_name {
+            Some(name) => format!("sip:{name};transport={}", pair.transport_label()),
+            None => pair.local_target(),
         };
-        let own = format!("sip:{};transport={transport}", pair.local);
-        let bytes = write_publish(request, &publishing.tag, &via(&own, &branch), profile, now);
+        let via = via(&own, &branch);
+        let bytes = write_publish(request, &publishing.tag, &via, profile, now);
         self.outputs.push(Output::Send { pair: id, bytes });
     }
 }

@@ -6,7 +6,7 @@ use tandem_shared::cluster::Authority;
 use tandem_shared::cluster::{Command, SessionKey};
 
 use super::proposals::Waiter;
-use super::session::Session;
+use super::session::{Session, Stage};
 use super::{
     CLOSING_COMMIT_TIMEOUT, EndReason, Farewell, Gateway, ISOLATED_GRACE, Now, Report, client_key, line_key,
 };
@@ -62,6 +62,9 @@ impl Gateway {
             // Without room the record goes when another node adopts it and its timer runs out.
             self.report(Report::EventDropped);
         }
+        if let Stage::Opening(opening) = &session.stage {
+            self.refuse_opening_for_now(&opening.request);
+        }
         for queued in &session.requests {
             self.answer_queued_plainly(queued, key, 481, "closed");
         }
@@ -75,6 +78,9 @@ impl Gateway {
     /// Takes the session out of every table; a monitor that nobody else needs is stopped.
     pub(super) fn remove_session(&mut self, key: &SessionKey) -> Option<Session> {
         let session = self.sessions.remove(key)?;
+        if let Stage::Opening(opening) = &session.stage {
+            self.openings.remove(&opening.key);
+        }
         self.unwatch(key);
         self.unreplicated.forget(key);
         if let Some(client) = client_key(&session)

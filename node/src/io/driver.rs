@@ -460,9 +460,10 @@ impl Driver {
                 device,
                 connection,
                 replicated,
+                subject,
             } => {
                 let connection = self.cti_name(connection.0);
-                info!(session = %key, user, line, device, connection, replicated, "session started");
+                info!(session = %key, user, line, device, connection, replicated, subject, "session started");
             }
             Report::SessionMovedHere { key, user, epoch } => {
                 info!(session = %key, user, epoch, "session moved here")

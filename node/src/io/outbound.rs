@@ -86,6 +86,7 @@ async fn connect(
         purpose: Purpose::Outbound {
             server_name: target.tls.then(|| target.host.clone()),
         },
+        host_name: None,
     });
     stream.write_all(&header.write()).await?;
     let pair = Pair {
@@ -93,6 +94,8 @@ async fn connect(
         connection,
         client: destination,
         local,
+        host_name: None,
+        subject: None,
         transport: target.transport(),
     };
     Ok((stream, pair))

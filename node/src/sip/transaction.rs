@@ -23,9 +23,13 @@ pub fn trying(invite: &RawMessage) -> Bytes {
     write_answer(invite, 100, "Trying", "", &[])
 }
 
-/// An answer without a body.
+/// An answer without a body. RFC 3261 §8.2.6.2: the answer to a request without a To-tag needs one.
 #[must_use]
 pub fn plain(request: &RawMessage, status: u16, to_tag: &str, extra_headers: &[(&str, &str)]) -> Bytes {
+    debug_assert!(
+        request.to_tag().is_some() || !to_tag.is_empty(),
+        "{status} without a To-tag"
+    );
     let reason = tandem_shared::sip::reason_phrase(status);
     write_answer(request, status, &reason, to_tag, extra_headers)
 }

@@ -29,6 +29,7 @@ use super::tls::{
 };
 use super::watched_files::WatchedFiles;
 use crate::config::TlsFiles;
+use crate::proxy_protocol::PeerIdentity;
 
 /// What a listener's TLS is made of.
 #[derive(Debug, Clone, PartialEq)]
@@ -277,13 +278,19 @@ struct SubjectRefused {
     accepted: Vec<String>,
 }
 
+/// Whether one of the holder's names stands in a list of accepted ones. An empty list accepts all.
+#[must_use]
+pub fn is_listed(holder: &PeerIdentity, subjects: &[SubjectPattern]) -> bool {
+    let mut names = holder.subject_alternative_names.iter().chain(&holder.common_name);
+    subjects.is_empty() || names.any(|name| subjects.iter().any(|subject| subject.matches(name)))
+}
+
 fn check_subject(certificate: &CertificateDer<'_>, subjects: &[SubjectPattern]) -> Result<(), rustls::Error> {
     let identity = peer_identity(certificate).map_err(|error| {
         rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
     })?;
     let alternatives = &identity.subject_alternative_names;
-    let mut names = alternatives.iter().chain(&identity.common_name);
-    if subjects.is_empty() || names.any(|name| subjects.iter().any(|subject| subject.matches(name))) {
+    if is_listed(&identity, subjects) {
         return Ok(());
     }
     let refused = SubjectRefused {

@@ -309,3 +309,22 @@ fn a_node_that_is_declared_lost_drops_its_sessions_and_begins_anew() {
     assert!(bench.sent.is_empty());
     assert_eq!(bench.gateway.census().by_state.len(), 0);
 }
+
+/// RFC 3261 §8.2.6.2: its answer has a To-tag; and the client may try again.
+#[test]
+fn a_node_that_is_declared_lost_refuses_what_was_opening() {
+    let mut bench = Bench::new();
+    bench.quorum = false;
+    assert!(bench.receive(&invite("1", "user1")).is_empty());
+    bench.input(Input::DeclaredLost);
+    let refused = bench.sent.pop().unwrap();
+    assert_eq!(
+        (refused.status(), refused.header("Retry-After")),
+        (480, "1".into())
+    );
+    assert!(refused.to_tag().as_str().starts_with("n1-"));
+    bench.commit_all();
+    bench.quorum = true;
+    bench.input(Input::AuthorityChanged(Authority::Quorum));
+    assert_eq!(bench.receive(&invite("2", "user1"))[0].status(), 200);
+}

@@ -128,6 +128,8 @@ impl Bench {
                 connection: ConnectionId([1; 16]),
                 client: "10.0.0.1:40000".parse().unwrap(),
                 local: "192.0.2.1:5060".parse().unwrap(),
+                host_name: None,
+                subject: None,
                 transport: Transport::Tcp,
             },
         });

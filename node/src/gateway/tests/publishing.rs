@@ -20,6 +20,7 @@ fn publishing() -> Bench {
         config.publish = Some(PublishSettings {
             target: target(),
             publisher: PublisherSettings::default(),
+            host_name: Some("rcc.example.com".into()),
         });
     })
 }
@@ -32,6 +33,8 @@ fn connect(bench: &mut Bench) {
             purpose: PairPurpose::Outbound,
             connection: ConnectionId([9; 16]),
             client: "10.0.0.5:5060".parse().unwrap(),
+            host_name: None,
+            subject: None,
             local: "192.0.2.1:40000".parse().unwrap(),
             transport: tandem_shared::proxy_protocol::Transport::Tcp,
         },
@@ -75,7 +78,11 @@ fn a_users_presence_is_published_over_a_connection_that_is_dialled_for_it() {
             .header("From")
             .starts_with("<sip:user2@mail.lab.test>;tag=n1-")
     );
-    assert!(publish.header("Via").contains(";branch=z9hG4bKn1-"));
+    let via = publish.header("Via");
+    assert!(
+        via.starts_with("SIP/2.0/TCP rcc.example.com;branch=z9hG4bKn1-"),
+        "{via}"
+    );
     assert!(publish.body().contains("busy"), "{}", publish.body());
     let accepted = response_to(&publish, 200, "SIP-ETag: e1\r\nExpires: 600\r\n");
     assert!(bench.receive_on(9, &accepted).is_empty());

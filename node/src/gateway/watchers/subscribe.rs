@@ -11,7 +11,6 @@ use crate::directory::User;
 use crate::sip::dialog::{self, Caller};
 use crate::sip::transaction;
 
-use super::super::opening::local_target;
 use super::super::session::QueuedRequest;
 use super::super::{Gateway, Now, Pair, PairId, PairPurpose, Report};
 use super::{Due, EndOfSubscription, Watcher, WatcherReport, WhoMayWatch};
@@ -78,7 +77,7 @@ impl Gateway {
             .id
             .clone();
         check_accept(&request.headers)?;
-        let dialog = dialog::dialog_of(request, local_target(pair)).map_err(|_| Refused::Plainly(400))?;
+        let dialog = dialog::dialog_of(request, pair.local_target()).map_err(|_| Refused::Plainly(400))?;
         self.check_room_for_watcher(&presentity)?;
         let record = WatcherRecord {
             key: SessionKey::new(self.new_tag()),
