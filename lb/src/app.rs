@@ -11,6 +11,7 @@ use prometheus::Registry;
 use tandem_shared::cluster::NodeId;
 use tandem_shared::io::admin::{self, AdminState, HostNames, Readiness};
 use tandem_shared::io::log_limit::LogLimit;
+use tandem_shared::io::pair_security::PairSecurity;
 use tandem_shared::io::process::{ExitStatus, raise_descriptor_limit};
 use tandem_shared::io::raft::RaftMetrics;
 use tandem_shared::io::shutdown::{DrainTimings, Shutdown, Stage};
@@ -61,7 +62,9 @@ impl FrontEnd {
         let registry = Registry::new();
         let (doubts, doubts_heard) = mpsc::channel(DOUBTS_WAITING_MAX);
         let (news, news_heard) = mpsc::channel(NEWS_WAITING_MAX);
-        let parts = Parts::new(&config, &registry, doubts);
+        let pairs = pair_security(&config)?;
+        tokio::spawn(pairs.clone().keep_up_to_date());
+        let parts = Parts::new(&config, &registry, pairs, doubts);
         let raft_metrics = RaftMetrics::register(&registry).context("registering the metrics of Raft")?;
         parts.serve_admin(&config, registry).await?;
         let hosts = parts.look_up_hosts(&config.listeners).await;
@@ -129,11 +132,12 @@ struct Parts {
     admission: Arc<Admission>,
     balancer: Arc<crate::balancer::settings::BalancerSettings>,
     streams: Arc<StreamSettings>,
+    pairs: PairSecurity,
     doubts: mpsc::Sender<NodeId>,
 }
 
 impl Parts {
-    fn new(config: &Config, registry: &Registry, doubts: mpsc::Sender<NodeId>) -> Self {
+    fn new(config: &Config, registry: &Registry, pairs: PairSecurity, doubts: mpsc::Sender<NodeId>) -> Self {
         let readiness = Readiness::new();
         readiness.not_ready("listeners", "not all are bound");
         readiness.not_ready("nodes", "none has been checked");
@@ -159,6 +163,7 @@ impl Parts {
                 client_silence_max: config.limits.client_queue.stall_max + SILENCE_MAX,
                 idle: config.idle,
             }),
+            pairs,
             doubts,
         }
     }
@@ -237,6 +242,7 @@ impl Parts {
                 kept_in_all: Arc::clone(&self.kept_in_all),
             },
             streams: Arc::clone(&self.streams),
+            pairs: self.pairs.clone(),
             board: Arc::clone(&self.board),
             doubts: self.doubts.clone(),
             remarks: Arc::new(LogLimit::once_a_minute()),
@@ -269,6 +275,7 @@ impl Parts {
             tcp: of(Transport::Tcp).map(|(_, listener)| Arc::clone(&listener.context)),
             tls,
             admission: Arc::clone(&self.admission),
+            pairs: self.pairs.clone(),
             silent: Arc::new(Semaphore::new(SILENT_MAX)),
             refusals: LogLimit::once_a_minute(),
         }))
@@ -290,6 +297,7 @@ impl Parts {
             ),
             board: Arc::clone(&self.board),
             check: config.keepalive.check.clone(),
+            pairs: self.pairs.clone(),
             checks: BTreeMap::new(),
             refusals: LogLimit::once_a_minute(),
             readiness: self.readiness.clone(),
@@ -337,6 +345,16 @@ impl Parts {
         self.readiness.resolved("listeners");
         tokio::spawn(self.watchdog.clone().run(self.shutdown.clone()));
     }
+}
+
+/// The member that this process runs is who the front end is to the nodes.
+fn pair_security(config: &Config) -> anyhow::Result<PairSecurity> {
+    let section = config.cluster.as_ref().map(|cluster| &cluster.section);
+    let own = config
+        .cluster
+        .as_ref()
+        .map_or(NodeId(0), |cluster| cluster.member_id);
+    PairSecurity::new(config.pairs, section, own).context("preparing TLS of the connections with nodes")
 }
 
 /// Each client has a connection to each node, and what is short of descriptors refuses clients.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tandem_shared::cluster::{MemberRole, NodeId};
-use tandem_shared::config::{AdminConfig, ClusterSection, LogConfig, Section, TlsFiles};
+use tandem_shared::config::{AdminConfig, ClusterSection, LogConfig, PairTransport, Section, TlsFiles};
 use tandem_shared::host_name::is_host_name;
 use tandem_shared::io::shutdown::DrainTimings;
 use tandem_shared::io::sip_stream::{MessageDeadlines, SendLimits};
@@ -27,6 +27,8 @@ pub struct Config {
     pub admin: AdminConfig,
     pub listeners: Vec<ListenerConfig>,
     pub nodes: Vec<ConfiguredNode>,
+    /// How connections with the nodes are secured.
+    pub pairs: PairTransport,
     pub keepalive: KeepaliveConfig,
     pub outbound: Option<OutboundConfig>,
     pub limits: Limits,
@@ -122,6 +124,8 @@ impl Config {
         let admin = AdminConfig::read(root, ADMIN_DEFAULT);
         let listeners = read_listeners(root);
         let nodes = read_nodes(root);
+        let addresses: Vec<SocketAddr> = nodes.iter().map(|node| node.address).collect();
+        let pairs = PairTransport::read(root, &addresses);
         let keepalive = read_keepalive(&mut root.section("keepalive"), &listeners);
         let outbound = root
             .optional_section("outbound")
@@ -134,11 +138,14 @@ impl Config {
         let cluster = root
             .optional_section("cluster")
             .map(|mut section| read_cluster(&mut section));
+        let cluster = cluster.flatten();
+        pairs.check(root, "pairs", cluster.as_ref().map(|cluster| &cluster.section));
         Some(Self {
             log,
             admin,
             listeners,
             nodes,
+            pairs,
             keepalive,
             outbound: outbound.flatten(),
             limits,
@@ -146,7 +153,7 @@ impl Config {
             deadlines,
             idle,
             drain,
-            cluster: cluster.flatten(),
+            cluster,
         })
     }
 }

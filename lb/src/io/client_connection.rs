@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tandem_shared::cluster::NodeId;
 use tandem_shared::io::log_limit::LogLimit;
+use tandem_shared::io::pair_security::PairSecurity;
 use tandem_shared::io::shutdown::{Shutdown, Stage};
 use tandem_shared::io::sip_stream::{
     MessageDeadlines, Received, SendEnded, SendLimits, SendRefused, SipReader, SipSender, send_queue,
@@ -53,6 +54,7 @@ pub struct ListenerContext {
     pub transport: Transport,
     pub balancer: Shared,
     pub streams: Arc<StreamSettings>,
+    pub pairs: PairSecurity,
     pub board: Arc<NodeBoard>,
     pub doubts: mpsc::Sender<NodeId>,
     /// What is said of clients, once a minute for each address and reason.
@@ -259,7 +261,7 @@ impl ClientConnection {
     fn serve_waiting(&mut self, reading: &mut Reading, admitted: &Admitted) {
         while !self.closing
             && self.is_served(reading)
-            && let Some(received) = reading.next()
+            && let Some(received) = reading.take_next()
         {
             self.client_sent(received, reading, admitted);
         }
@@ -477,6 +479,7 @@ impl ClientConnection {
             pair,
             node,
             settings: Arc::clone(&self.context.streams),
+            security: self.context.pairs.clone(),
             events: self.events.clone(),
             drain: Arc::clone(drain),
             metrics: self.context.metrics.clone(),

@@ -67,7 +67,7 @@ impl Reading {
     }
 
     /// The next of what has waited.
-    pub fn next(&mut self) -> Option<Received> {
+    pub fn take_next(&mut self) -> Option<Received> {
         let received = self.waiting.pop_front()?;
         self.waiting_bytes -= bytes_of(&received);
         Some(received)
@@ -133,7 +133,8 @@ mod tests {
         assert!(matches!(reading.arrived(message(2), true), Arrival::Kept));
         assert!(matches!(reading.arrived(Received::Ended, true), Arrival::Kept));
         assert!(!reading.may_read());
-        let sizes: Vec<usize> = std::iter::from_fn(|| reading.next().map(|next| bytes_of(&next))).collect();
+        let sizes: Vec<usize> =
+            std::iter::from_fn(|| reading.take_next().map(|next| bytes_of(&next))).collect();
         assert_eq!((sizes.len(), sizes[2]), (3, 0));
         assert!(sizes[0] < sizes[1]);
         assert_eq!(reading.waiting_bytes, 0);

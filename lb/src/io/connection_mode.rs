@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tandem_shared::cluster::NodeId;
+use tandem_shared::io::pair_security::PairStream;
 use tandem_shared::io::shutdown::Stage;
 use tandem_shared::io::sip_stream::tune_socket;
 use tandem_shared::proxy_protocol::{ProxiedConnection, ProxyHeader, Purpose};
@@ -147,7 +148,7 @@ impl<'a> Passage<'a> {
     }
 }
 
-async fn connect(context: &ListenerContext, identity: &ClientIdentity) -> Option<(NodeId, TcpStream)> {
+async fn connect(context: &ListenerContext, identity: &ClientIdentity) -> Option<(NodeId, PairStream)> {
     let table = context.board.table();
     let mut tried: Vec<NodeId> = Vec::new();
     while let Some(node) = context
@@ -158,7 +159,12 @@ async fn connect(context: &ListenerContext, identity: &ClientIdentity) -> Option
     {
         tried.push(node);
         let address = table.node(node)?.address;
-        match tokio::time::timeout(context.streams.connect_timeout, open(context, identity, address)).await {
+        match tokio::time::timeout(
+            context.streams.connect_timeout,
+            open(context, identity, node, address),
+        )
+        .await
+        {
             Ok(Ok(stream)) => {
                 context
                     .metrics
@@ -177,10 +183,12 @@ async fn connect(context: &ListenerContext, identity: &ClientIdentity) -> Option
 async fn open(
     context: &ListenerContext,
     identity: &ClientIdentity,
+    node: NodeId,
     address: std::net::SocketAddr,
-) -> io::Result<TcpStream> {
-    let mut stream = TcpStream::connect(address).await?;
+) -> io::Result<PairStream> {
+    let stream = TcpStream::connect(address).await?;
     tune_socket(&stream, context.streams.silence_max)?;
+    let mut stream = context.pairs.towards(node, stream).await?;
     let header = ProxyHeader::Proxied(ProxiedConnection {
         source: identity.address,
         destination: context.vip,

@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
+use tandem_shared::cluster::NodeId;
+use tandem_shared::io::pair_security::{PairSecurity, PairStream};
 use tandem_shared::io::process::is_out_of_descriptors;
 use tandem_shared::io::sip_stream::{MessageDeadlines, Received, SipReader, StreamCounters, tune_socket};
 use tandem_shared::proxy_protocol::{ProxiedConnection, ProxyHeader, Purpose, Transport};
 use tandem_shared::sip::{Frame, FramerLimits};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::balancer::health::CheckFailure;
 use crate::balancer::options_check::OptionsCheck;
@@ -35,17 +36,21 @@ pub enum CheckKind {
 }
 
 /// A check that failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailedCheck {
     pub failure: CheckFailure,
     /// Our end of the connection, if there was one.
     pub own: Option<SocketAddr>,
+    /// What was wrong with a secured connection.
+    pub reason: Option<String>,
 }
 
 /// The checks of one node, and the connection that they share.
 #[derive(Debug)]
 pub struct NodeCheck {
     settings: CheckSettings,
+    node: NodeId,
+    pairs: PairSecurity,
     connection: Option<Connection>,
 }
 
@@ -53,8 +58,8 @@ pub struct NodeCheck {
 struct Connection {
     node: SocketAddr,
     own: SocketAddr,
-    reader: SipReader<OwnedReadHalf>,
-    writer: OwnedWriteHalf,
+    reader: SipReader<ReadHalf<PairStream>>,
+    writer: WriteHalf<PairStream>,
     check: OptionsCheck,
     /// The node has said something on it.
     heard: bool,
@@ -62,9 +67,11 @@ struct Connection {
 
 impl NodeCheck {
     #[must_use]
-    pub fn new(settings: CheckSettings) -> Self {
+    pub fn new(settings: CheckSettings, node: NodeId, pairs: PairSecurity) -> Self {
         Self {
             settings,
+            node,
+            pairs,
             connection: None,
         }
     }
@@ -99,37 +106,46 @@ impl NodeCheck {
             }
         }
         let stream = connect(address, self.settings.connect_timeout).await?;
-        let mut connection = Connection::new(stream, address).map_err(|error| failed(&error))?;
+        let own = stream.local_addr().map_err(|error| failed(&error))?;
+        tune_socket(&stream, SILENCE_MAX).map_err(|error| failed(&error))?;
+        let stream = self
+            .pairs
+            .towards(self.node, stream)
+            .await
+            .map_err(|error| not_secured(own, &error))?;
+        let mut connection = Connection::new(stream, own, address);
         match tokio::time::timeout(self.settings.answer_timeout, connection.begin()).await {
             Ok(Ok(())) => {
                 self.connection = Some(connection);
                 Ok(())
             }
-            Ok(Err(_)) if !connection.heard => Err(connection.failed(CheckFailure::RefusesUs)),
+            Ok(Err(error)) if !connection.heard => {
+                let failed = connection.failed(CheckFailure::RefusesUs);
+                let reason = (!self.pairs.is_plain()).then(|| error.to_string());
+                Err(FailedCheck { reason, ..failed })
+            }
             Ok(Err(_)) | Err(_) => Err(connection.failed(CheckFailure::Unanswered)),
         }
     }
 }
 
 impl Connection {
-    fn new(stream: TcpStream, node: SocketAddr) -> io::Result<Self> {
-        tune_socket(&stream, SILENCE_MAX)?;
-        let own = stream.local_addr()?;
-        let (read, writer) = stream.into_split();
+    fn new(stream: PairStream, own: SocketAddr, node: SocketAddr) -> Self {
+        let (read, writer) = tokio::io::split(stream);
         let reader = SipReader::new(
             read,
             FramerLimits::default(),
             MessageDeadlines::default(),
             StreamCounters::unregistered(),
         );
-        Ok(Self {
+        Self {
             node,
             own,
             reader,
             writer,
             check: OptionsCheck::new(own, node, rand::random()),
             heard: false,
-        })
+        }
     }
 
     /// We are the client ourselves.
@@ -172,7 +188,21 @@ impl Connection {
         FailedCheck {
             failure,
             own: Some(self.own),
+            reason: None,
         }
+    }
+}
+
+/// One of the two does not accept the other; or a process stands still.
+fn not_secured(own: SocketAddr, error: &io::Error) -> FailedCheck {
+    let failure = match error.kind() == io::ErrorKind::TimedOut {
+        true => CheckFailure::Unanswered,
+        false => CheckFailure::RefusesUs,
+    };
+    FailedCheck {
+        failure,
+        own: Some(own),
+        reason: Some(error.to_string()),
     }
 }
 
@@ -182,6 +212,7 @@ async fn connect(address: SocketAddr, timeout: Duration) -> Result<TcpStream, Fa
         Err(_) => Err(FailedCheck {
             failure: CheckFailure::Timeout,
             own: None,
+            reason: None,
         }),
     }
 }
@@ -194,7 +225,11 @@ fn failed(error: &io::Error) -> FailedCheck {
     } else {
         CheckFailure::Unreachable
     };
-    FailedCheck { failure, own: None }
+    FailedCheck {
+        failure,
+        own: None,
+        reason: None,
+    }
 }
 
 /// With a reset, so that neither side keeps the connection's remains: nodes know such a visitor and log nothing.
@@ -216,11 +251,12 @@ mod tests {
     use super::*;
 
     fn check(kind: CheckKind) -> NodeCheck {
-        NodeCheck::new(CheckSettings {
+        let settings = CheckSettings {
             kind,
             connect_timeout: Duration::from_secs(10),
             answer_timeout: Duration::from_secs(10),
-        })
+        };
+        NodeCheck::new(settings, NodeId(1), PairSecurity::Plain)
     }
 
     async fn listener() -> (TcpListener, SocketAddr) {

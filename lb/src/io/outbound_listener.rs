@@ -9,13 +9,14 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tandem_shared::cluster::NodeId;
 use tandem_shared::io::log_limit::LogLimit;
+use tandem_shared::io::pair_security::{PairSecurity, PairStream, has_left};
 use tandem_shared::io::shutdown::Stage;
 use tandem_shared::io::sip_stream::{Received, SipReader, read_proxy_header, send_queue, tune_socket};
 use tandem_shared::io::sip_tls::SipTls;
 use tandem_shared::io::tls::peer_identity;
 use tandem_shared::proxy_protocol::{PeerIdentity, ProxiedConnection, ProxyHeader, Purpose, Transport};
 use tandem_shared::sip::{Frame, RawMessage};
-use tokio::net::tcp::OwnedReadHalf;
+use tokio::io::ReadHalf;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
@@ -35,6 +36,7 @@ pub struct OutboundListener {
     pub tcp: Option<Arc<ListenerContext>>,
     pub tls: Option<(Arc<ListenerContext>, SipTls)>,
     pub admission: Arc<Admission>,
+    pub pairs: PairSecurity,
     /// Connections that have not said yet where they want to go.
     pub silent: Arc<Semaphore>,
     pub refusals: LogLimit<(IpAddr, &'static str)>,
@@ -45,6 +47,8 @@ pub struct OutboundListener {
 enum Refusal {
     #[error("{0} is no node and stands in no allow_from")]
     Stranger(IpAddr),
+    #[error("no secured connection with a node: {0}")]
+    NotSecured(io::Error),
     #[error("the connection does not begin with what an outbound connection begins with")]
     NotOutbound,
     #[error("{0} stands in no allow, or its port not in allow_ports")]
@@ -119,12 +123,20 @@ impl OutboundListener {
     }
 
     /// `None` for a probe.
-    async fn connect(&self, mut stream: TcpStream, dialler: SocketAddr) -> Result<Option<()>, Refusal> {
+    async fn connect(&self, stream: TcpStream, dialler: SocketAddr) -> Result<Option<()>, Refusal> {
         let context = self.any_context().ok_or(Refusal::NoListener)?;
         if !self.is_trusted(dialler.ip(), context) {
             return Err(Refusal::Stranger(dialler.ip()));
         }
         let slot = self.silent.try_acquire().map_err(|_| Refusal::TooManySilent)?;
+        let nodes: Vec<NodeId> = context.board.table().nodes().map(|node| node.id).collect();
+        let secured = self.pairs.from_one_of(&nodes, "node", stream).await;
+        let (mut stream, certified) = match secured {
+            Ok(secured) => secured,
+            // A probe connects and leaves.
+            Err(error) if has_left(&error) => return Ok(None),
+            Err(error) => return Err(Refusal::NotSecured(error)),
+        };
         let header = read_proxy_header(&mut stream, HEADER_TIMEOUT).await;
         let (header, rest) = match header {
             Ok(None) => return Ok(None),
@@ -147,6 +159,9 @@ impl OutboundListener {
         }
         let admitted = self.admission.admit(target.ip()).map_err(Refusal::Limit)?;
         let standing = identify(&context, stream, &wish, &rest).await?;
+        if certified.is_some_and(|certified| certified != standing.node) {
+            return Err(Refusal::NodeUnknown);
+        }
         drop(slot);
         let name = server_name.clone();
         let unreachable = |source| Refusal::Unreachable { target, source };
@@ -258,13 +273,13 @@ async fn secure(
 /// first message.
 async fn identify(
     context: &ListenerContext,
-    stream: TcpStream,
+    stream: PairStream,
     wish: &ProxiedConnection,
     rest: &[u8],
-) -> Result<StandingNode<OwnedReadHalf>, Refusal> {
+) -> Result<StandingNode<ReadHalf<PairStream>>, Refusal> {
     let streams = &context.streams;
     let counters = context.metrics.stream_counters(Side::Node);
-    let (read, write) = stream.into_split();
+    let (read, write) = tokio::io::split(stream);
     let (sender, writer) = send_queue(write, &streams.node_queue, counters.clone());
     tokio::spawn(writer.run());
     let mut reader =
@@ -289,7 +304,7 @@ async fn identify(
     })
 }
 
-async fn first_message(reader: &mut SipReader<OwnedReadHalf>) -> Option<RawMessage> {
+async fn first_message(reader: &mut SipReader<ReadHalf<PairStream>>) -> Option<RawMessage> {
     match tokio::time::timeout(HEADER_TIMEOUT, reader.next()).await {
         Ok(Received::Frame(Frame::Message(message))) => Some(message),
         Ok(_) | Err(_) => None,
@@ -300,6 +315,7 @@ impl Refusal {
     fn label(&self) -> &'static str {
         match self {
             Self::Stranger(_) => "stranger",
+            Self::NotSecured(_) => "not_secured",
             Self::NotOutbound => "not_outbound",
             Self::TargetForbidden(_) => "target_forbidden",
             Self::TooManySilent => "too_many_silent",

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tandem_shared::cluster::NodeId;
+use tandem_shared::io::pair_security::{PairSecurity, PairStream};
 use tandem_shared::io::process::is_out_of_descriptors;
 use tandem_shared::io::sip_stream::{Received, SipReader, SipSender, send_queue, tune_socket};
 use tandem_shared::sip::{Frame, RawMessage};
-use tokio::io::{AsyncRead, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 use tracing::{debug, warn};
@@ -34,6 +35,7 @@ pub struct PairTask {
     pub pair: PairId,
     pub node: NodeId,
     pub settings: Arc<StreamSettings>,
+    pub security: PairSecurity,
     pub events: mpsc::Sender<PairEvent>,
     /// Asks for what the node has written already, and then for an end.
     pub drain: Arc<Notify>,
@@ -57,10 +59,11 @@ impl PairTask {
         }
     }
 
-    async fn connect(&self, address: SocketAddr, header: &[u8]) -> io::Result<TcpStream> {
+    async fn connect(&self, address: SocketAddr, header: &[u8]) -> io::Result<PairStream> {
         let connect = async {
-            let mut stream = TcpStream::connect(address).await?;
+            let stream = TcpStream::connect(address).await?;
             tune_socket(&stream, self.settings.silence_max)?;
+            let mut stream = self.security.towards(self.node, stream).await?;
             stream.write_all(header).await?;
             Ok(stream)
         };
@@ -69,8 +72,24 @@ impl PairTask {
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    async fn carry_stream(self, stream: TcpStream) {
-        let (read, write) = stream.into_split();
+    async fn carry_stream(self, stream: PairStream) {
+        match stream {
+            PairStream::Plain(stream) => {
+                let (read, write) = stream.into_split();
+                self.carry_halves(read, write).await;
+            }
+            PairStream::Secured(stream) => {
+                let (read, write) = tokio::io::split(stream);
+                self.carry_halves(read, write).await;
+            }
+        }
+    }
+
+    async fn carry_halves<R, W>(self, read: R, write: W)
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin + Send + 'static,
+    {
         let counters = self.metrics.stream_counters(Side::Node);
         let (sender, writer) = send_queue(write, &self.settings.node_queue, counters.clone());
         tokio::spawn(writer.run());

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tandem_shared::cluster::NodeId;
 use tandem_shared::io::admin::Readiness;
 use tandem_shared::io::log_limit::LogLimit;
+use tandem_shared::io::pair_security::PairSecurity;
 use tandem_shared::io::shutdown::{Shutdown, Stage};
 use tandem_shared::io::watchdog::Pulse;
 use tokio::sync::{Mutex, mpsc};
@@ -28,6 +29,7 @@ pub struct Prober {
     pub nodes: NodeSet,
     pub board: Arc<NodeBoard>,
     pub check: CheckSettings,
+    pub pairs: PairSecurity,
     pub checks: BTreeMap<NodeId, Arc<Mutex<NodeCheck>>>,
     pub refusals: LogLimit<NodeId>,
     pub readiness: Readiness,
@@ -60,7 +62,7 @@ impl Prober {
             let deadline = deadline.min(Instant::now() + HOUSEKEEPING);
             let outputs = tokio::select! {
                 Some(result) = checked.recv() => {
-                    failed = result.outcome.err().map(|failed| (result.node, failed));
+                    failed = result.outcome.clone().err().map(|failed| (result.node, failed));
                     self.checked(&result, &mut last_success)
                 }
                 Some(node) = self.doubts.recv() => self.nodes.handle(node, HealthInput::Doubted, Instant::now()),
@@ -87,7 +89,7 @@ impl Prober {
         let now = Instant::now();
         let label = result.node.to_string();
         let label = [label.as_str()];
-        let input = match result.outcome {
+        let input = match &result.outcome {
             Ok(latency) => {
                 last_success.insert(result.node, now);
                 self.metrics.keepalive_up.with_label_values(&label).set(1);
@@ -126,8 +128,16 @@ impl Prober {
         let Some(own) = failed.own.filter(|_| refuses) else {
             return;
         };
-        if let Some(unsaid) = self.refusals.is_due(node) {
-            let address = own.ip();
+        let Some(unsaid) = self.refusals.is_due(node) else {
+            return;
+        };
+        let address = own.ip();
+        if let Some(reason) = &failed.reason {
+            warn!(
+                %node, %address, reason, unsaid,
+                "no secured connection with a node: are `pairs` and the certificates of the cluster's members right at both ends?"
+            );
+        } else {
             warn!(
                 %node, %address, unsaid,
                 "a node closes our connections unheard: add this address to its sip.trusted_front_ends"
@@ -146,9 +156,12 @@ impl Prober {
     fn perform(&mut self, output: NodeSetOutput, results: &mpsc::Sender<CheckResult>) {
         match output {
             NodeSetOutput::Check { node, address } => {
-                let settings = &self.check;
+                let (settings, pairs) = (&self.check, &self.pairs);
                 let check = self.checks.entry(node);
-                let check = check.or_insert_with(|| Arc::new(Mutex::new(NodeCheck::new(settings.clone()))));
+                let check = check.or_insert_with(|| {
+                    let check = NodeCheck::new(settings.clone(), node, pairs.clone());
+                    Arc::new(Mutex::new(check))
+                });
                 let (check, results) = (Arc::clone(check), results.clone());
                 tokio::spawn(async move {
                     // One at a time is under way: nobody waits here.

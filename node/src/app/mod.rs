@@ -14,6 +14,7 @@ use tandem_shared::cluster::health::Subject;
 use tandem_shared::cluster::{Incarnation, StateLimits};
 use tandem_shared::config::PeerSecurity;
 use tandem_shared::io::admin::{self, AdminState, HostNames, Readiness};
+use tandem_shared::io::pair_security::PairSecurity;
 use tandem_shared::io::process::ExitStatus;
 use tandem_shared::io::raft::{Cluster, ClusterConfig, RaftMetrics, RealFiles, TcpTransport, TlsTransport};
 use tandem_shared::io::shutdown::{DrainTimings, Shutdown};
@@ -139,6 +140,9 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
             .collect(),
     };
     let pair_ids = PairIds::default();
+    let pairs = PairSecurity::new(config.sip.pairs, Some(&config.cluster), config.id)
+        .context("preparing TLS of the connections with front ends")?;
+    tokio::spawn(pairs.clone().keep_up_to_date());
     let (joined_sender, joined) = watch::channel(false);
     // Before the gateway gets the first: none that follows is missed.
     let directories = directory.subscribe();
@@ -155,6 +159,7 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
         outbound: OutboundRoute {
             front_ends: config.sip.outbound_front_ends.clone(),
             source: config.sip.advertise.ip(),
+            security: pairs.clone(),
         },
         pair_ids: pair_ids.clone(),
         readiness,
@@ -174,6 +179,7 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
         sip_listener,
         config.clone(),
         pair_ids,
+        pairs,
         context,
     ));
 
@@ -235,13 +241,14 @@ async fn accept_once_joined(
     listener: TcpListener,
     config: Config,
     pair_ids: PairIds,
+    pairs: PairSecurity,
     context: ConnectionContext,
 ) {
     if joined.wait_for(|joined| *joined).await.is_err() {
         return;
     }
     let shutdown = context.shutdown.clone();
-    let accepting = sip_listener::run(listener, Arc::new(config.sip), pair_ids, context);
+    let accepting = sip_listener::run(listener, Arc::new(config.sip), pair_ids, pairs, context);
     shutdown.spawn_vital("SIP listener", accepting);
 }
 

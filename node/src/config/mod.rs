@@ -71,6 +71,9 @@ pub fn read(root: &mut Section) -> Option<Config> {
     let cluster = ClusterSection::read(&mut cluster_section, id.map(|id| (id, MemberRole::Node)));
     let fast_take_over = cluster_section.flag_or("fast_take_over", true);
     drop(cluster_section);
+    if let Some(sip) = &sip {
+        sip.pairs.check(root, "sip.pairs", cluster.as_ref());
+    }
     let mut fault_injection = root.section("fault_injection");
     let adoption = if fault_injection.flag_or("adoption_disabled", false) {
         AdoptionPolicy::Disabled

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tandem_shared::cluster::NodeId;
-use tandem_shared::config::Section;
+use tandem_shared::config::{PairTransport, Section};
 use tandem_shared::io::sip_tls::SubjectPattern;
 
 use super::{millis, secs};
@@ -24,6 +24,8 @@ pub struct SipConfig {
     pub subjects: Vec<SubjectPattern>,
     /// Their outbound listeners, to be tried in turn.
     pub outbound_front_ends: Vec<SocketAddr>,
+    /// How connections with the front ends are secured.
+    pub pairs: PairTransport,
     pub connections_max: usize,
     pub proxy_header_timeout: Duration,
     pub send_queue_bytes_max: usize,
@@ -59,7 +61,9 @@ pub(super) fn read(section: &mut Section) -> Option<SipConfig> {
             "the node's own address",
         );
     }
+    let pairs = PairTransport::read(section, &[advertise]);
     Some(SipConfig {
+        pairs,
         listen,
         advertise,
         trusted_front_ends: if trusted_front_ends.is_empty() {

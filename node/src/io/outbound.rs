@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tandem_shared::cluster::ConnectionId;
+use tandem_shared::io::pair_security::{PairSecurity, PairStream};
 use tandem_shared::io::sip_stream::tune_socket;
 use tandem_shared::proxy_protocol::{ProxiedConnection, ProxyHeader, Purpose};
 use tokio::io::AsyncWriteExt;
@@ -24,6 +25,7 @@ pub struct OutboundRoute {
     pub front_ends: Vec<SocketAddr>,
     /// They know nodes by the address of their SIP listener, so that is where we dial from.
     pub source: IpAddr,
+    pub security: PairSecurity,
 }
 
 /// Resolves the target, asks one front end after the other to connect there, and serves the connection.
@@ -51,14 +53,14 @@ pub async fn run(target: OutboundTarget, route: OutboundRoute, id: PairId, conte
     }
 }
 
-async fn dial(target: &OutboundTarget, route: &OutboundRoute) -> io::Result<(TcpStream, Pair)> {
+async fn dial(target: &OutboundTarget, route: &OutboundRoute) -> io::Result<(PairStream, Pair)> {
     let destination = timeout(RESOLVE_TIMEOUT, lookup_host((target.host.as_str(), target.port)))
         .await??
         .next()
         .ok_or_else(|| io::Error::other("the name has no address"))?;
     let mut last_error = io::Error::other("sip.outbound_front_ends is empty");
     for front_end in &route.front_ends {
-        match connect(target, destination, *front_end, route.source).await {
+        match connect(target, destination, *front_end, route).await {
             Ok(connected) => return Ok(connected),
             Err(error) => last_error = error,
         }
@@ -70,13 +72,10 @@ async fn connect(
     target: &OutboundTarget,
     destination: SocketAddr,
     front_end: SocketAddr,
-    source: IpAddr,
-) -> io::Result<(TcpStream, Pair)> {
-    let socket = socket_from(source, front_end)?;
-    let mut stream = timeout(CONNECT_TIMEOUT, socket.connect(front_end)).await??;
-    tune_socket(&stream, CONNECT_TIMEOUT)?;
+    route: &OutboundRoute,
+) -> io::Result<(PairStream, Pair)> {
+    let (mut stream, local) = reach(front_end, route).await?;
     let connection = ConnectionId(rand::random());
-    let local = stream.local_addr()?;
     let header = ProxyHeader::Proxied(ProxiedConnection {
         source: local,
         destination,
@@ -99,6 +98,32 @@ async fn connect(
         transport: target.transport(),
     };
     Ok((stream, pair))
+}
+
+/// The front end that listens there, whichever member it is; and our end of the connection.
+async fn reach(front_end: SocketAddr, route: &OutboundRoute) -> io::Result<(PairStream, SocketAddr)> {
+    if route.security.is_plain() {
+        let stream = connect_from(route.source, front_end).await?;
+        let local = stream.local_addr()?;
+        return Ok((PairStream::Plain(stream), local));
+    }
+    let mut last_error = io::Error::other("the cluster has no front end");
+    for &member in route.security.front_ends() {
+        let stream = connect_from(route.source, front_end).await?;
+        let local = stream.local_addr()?;
+        match route.security.towards(member, stream).await {
+            Ok(stream) => return Ok((stream, local)),
+            Err(error) => last_error = error,
+        }
+    }
+    Err(last_error)
+}
+
+async fn connect_from(source: IpAddr, front_end: SocketAddr) -> io::Result<TcpStream> {
+    let socket = socket_from(source, front_end)?;
+    let stream = timeout(CONNECT_TIMEOUT, socket.connect(front_end)).await??;
+    tune_socket(&stream, CONNECT_TIMEOUT)?;
+    Ok(stream)
 }
 
 fn socket_from(source: IpAddr, towards: SocketAddr) -> io::Result<TcpSocket> {

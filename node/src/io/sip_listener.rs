@@ -9,10 +9,12 @@ use bytes::BytesMut;
 use ipnet::IpNet;
 use tandem_shared::cluster::ConnectionId;
 use tandem_shared::io::log_limit::LogLimit;
+use tandem_shared::io::pair_security::{PairSecurity, PairStream, has_left};
 use tandem_shared::io::shutdown::Stage;
 use tandem_shared::io::sip_stream::{read_proxy_header, tune_socket};
 use tandem_shared::io::sip_tls::is_listed;
 use tandem_shared::proxy_protocol::{PeerIdentity, ProxiedConnection, ProxyHeader, Purpose};
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
@@ -33,122 +35,143 @@ impl PairIds {
     }
 }
 
-/// What is said of whom we refuse, once a minute for each address and reason.
-type Refusals = LogLimit<(Option<IpAddr>, &'static str)>;
-
 /// Accepts until the drain stops it.
-pub async fn run(listener: TcpListener, config: Arc<SipConfig>, ids: PairIds, context: ConnectionContext) {
-    let refusals = Arc::new(Refusals::once_a_minute());
+pub async fn run(
+    listener: TcpListener,
+    config: Arc<SipConfig>,
+    ids: PairIds,
+    security: PairSecurity,
+    context: ConnectionContext,
+) {
     let slots = Arc::new(Semaphore::new(config.connections_max));
+    let door = Arc::new(Door {
+        config,
+        ids,
+        security,
+        refusals: LogLimit::once_a_minute(),
+        context,
+    });
+    let shutdown = door.context.shutdown.clone();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = context.shutdown.reached(Stage::StopAccepting) => return,
+            () = shutdown.reached(Stage::StopAccepting) => return,
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                if let Some(unsaid) = refusals.is_due((None, "accept")) {
+                if let Some(unsaid) = door.refusals.is_due((None, "accept")) {
                     warn!(%error, unsaid, "cannot accept a connection of a front end");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        if !is_trusted(&config.trusted_front_ends, peer) {
-            if let Some(unsaid) = refusals.is_due((Some(peer.ip()), "not_trusted")) {
-                warn!(%peer, unsaid, "refused: not among sip.trusted_front_ends");
-            }
-            context.metrics.connection_refused("not_trusted");
+        if !is_trusted(&door.config.trusted_front_ends, peer) {
+            door.refuse(peer, "not_trusted", "it is not among sip.trusted_front_ends");
             continue;
         }
         let Ok(slot) = slots.clone().try_acquire_owned() else {
-            context.metrics.connection_refused("too_many");
+            door.context.metrics.connection_refused("too_many");
             continue;
         };
-        let (config, ids, context) = (config.clone(), ids.clone(), context.clone());
-        let (shutdown, refusals) = (context.shutdown.clone(), Arc::clone(&refusals));
+        let door = Arc::clone(&door);
         shutdown.spawn("sip connection", async move {
-            serve(stream, peer, &config, &ids, &refusals, context).await;
+            door.serve(stream, peer).await;
             drop(slot);
         });
     }
 }
 
-async fn serve(
-    mut stream: TcpStream,
-    peer: SocketAddr,
-    config: &SipConfig,
-    ids: &PairIds,
-    refusals: &Refusals,
+/// Who is served, and as whom.
+struct Door {
+    config: Arc<SipConfig>,
+    ids: PairIds,
+    security: PairSecurity,
+    refusals: LogLimit<(Option<IpAddr>, &'static str)>,
     context: ConnectionContext,
-) {
-    if let Err(error) = tune_socket(&stream, SILENCE_MAX) {
-        return debug!(%peer, %error, "a connection ended at once");
-    }
-    let header = tokio::select! {
-        header = read_proxy_header(&mut stream, config.proxy_header_timeout) => header,
-        () = context.shutdown.reached(Stage::StopAccepting) => return,
-    };
-    let (header, received) = match header {
-        Ok(Some(header)) => header,
-        // LB-1: a probe, and no mistake.
-        Ok(None) => return,
-        Err(error) => {
-            debug!(%peer, %error, "refused: no PROXY protocol header");
-            return context.metrics.connection_refused("proxy_header");
-        }
-    };
-    match header {
-        ProxyHeader::Proxied(proxied) => {
-            if let Some(client) = &proxied.peer
-                && !is_listed(client, &config.subjects)
-            {
-                refuse_subject(&proxied, client, config, refusals);
-                return context.metrics.connection_refused("subject");
-            }
-            match pair_of(&proxied) {
-                Some(pair) => start(stream, pair, &received, ids, context).await,
-                None => context.metrics.connection_refused("purpose"),
-            }
-        }
-        ProxyHeader::Local => hold_probe(stream, context).await,
-    }
 }
 
-/// The front end has verified who the client is, and lets more in than we do.
-fn refuse_subject(
-    proxied: &ProxiedConnection,
-    client: &PeerIdentity,
-    config: &SipConfig,
-    refusals: &Refusals,
-) {
-    if let Some(unsaid) = refusals.is_due((Some(proxied.source.ip()), "subject")) {
-        let accepted: Vec<String> = config.subjects.iter().map(ToString::to_string).collect();
-        let seen = client.names();
-        warn!(client = %proxied.source, ?seen, ?accepted, unsaid, "refused: the client is not among sip.subjects");
+impl Door {
+    /// Counted each time, and said once a minute for each address and reason.
+    fn refuse(&self, peer: SocketAddr, reason: &'static str, text: &str) {
+        self.context.metrics.connection_refused(reason);
+        if let Some(unsaid) = self.refusals.is_due((Some(peer.ip()), reason)) {
+            warn!(%peer, reason, unsaid, text, "refused a connection");
+        }
     }
-}
 
-async fn start(
-    stream: TcpStream,
-    pair: Pair,
-    received: &BytesMut,
-    ids: &PairIds,
-    context: ConnectionContext,
-) {
-    let open = OpenPair {
-        id: ids.next(),
-        pair,
-        target: None,
-    };
-    sip_connection::run(stream, open, received, context).await;
+    async fn serve(&self, stream: TcpStream, peer: SocketAddr) {
+        if let Err(error) = tune_socket(&stream, SILENCE_MAX) {
+            return debug!(%peer, %error, "a connection ended at once");
+        }
+        let stopped = self.context.shutdown.reached(Stage::StopAccepting);
+        let secured = tokio::select! {
+            secured = self.security.from_front_end(stream) => secured,
+            () = stopped => return,
+        };
+        match secured {
+            Ok(stream) => self.serve_secured(stream, peer).await,
+            // A probe connects and leaves.
+            Err(error) if has_left(&error) => {}
+            Err(error) => self.refuse(peer, "not_secured", &error.to_string()),
+        }
+    }
+
+    async fn serve_secured(&self, mut stream: PairStream, peer: SocketAddr) {
+        let header = tokio::select! {
+            header = read_proxy_header(&mut stream, self.config.proxy_header_timeout) => header,
+            () = self.context.shutdown.reached(Stage::StopAccepting) => return,
+        };
+        let (header, received) = match header {
+            Ok(Some(header)) => header,
+            // LB-1: a probe, and no mistake.
+            Ok(None) => return,
+            Err(error) => {
+                debug!(%peer, %error, "refused: no PROXY protocol header");
+                return self.context.metrics.connection_refused("proxy_header");
+            }
+        };
+        match header {
+            ProxyHeader::Proxied(proxied) => self.serve_client(stream, &proxied, &received).await,
+            ProxyHeader::Local => hold_probe(stream, &self.context).await,
+        }
+    }
+
+    async fn serve_client(&self, stream: PairStream, proxied: &ProxiedConnection, received: &BytesMut) {
+        if let Some(client) = &proxied.peer
+            && !is_listed(client, &self.config.subjects)
+        {
+            return self.refuse_subject(proxied.source, client);
+        }
+        let Some(pair) = pair_of(proxied) else {
+            return self.context.metrics.connection_refused("purpose");
+        };
+        let open = OpenPair {
+            id: self.ids.next(),
+            pair,
+            target: None,
+        };
+        let context = self.context.clone();
+        match stream {
+            PairStream::Plain(stream) => sip_connection::run(stream, open, received, context).await,
+            PairStream::Secured(stream) => sip_connection::run(*stream, open, received, context).await,
+        }
+    }
+
+    /// The front end has verified who the client is, and lets more in than we do.
+    fn refuse_subject(&self, client: SocketAddr, identity: &PeerIdentity) {
+        let accepted: Vec<String> = self.config.subjects.iter().map(ToString::to_string).collect();
+        let names = identity.names();
+        let text = format!("the client's certificate names {names:?}, and sip.subjects are {accepted:?}");
+        self.refuse(client, "subject", &text);
+    }
 }
 
 /// A front end that speaks for itself wants to see us accept, and nothing else.
-async fn hold_probe(stream: TcpStream, context: ConnectionContext) {
+async fn hold_probe(mut stream: PairStream, context: &ConnectionContext) {
     tokio::select! {
-        _ = stream.readable() => {}
+        _ = stream.read_u8() => {}
         () = context.shutdown.reached(Stage::StopAccepting) => {}
         () = tokio::time::sleep(PROBE_MAX) => {}
     }
@@ -192,11 +215,12 @@ mod tests {
     use std::str::FromStr;
     use std::time::Instant;
 
+    use tandem_shared::config::PairTransport;
     use tandem_shared::io::shutdown::Shutdown;
     use tandem_shared::io::sip_stream::SendLimits;
     use tandem_shared::io::sip_tls::SubjectPattern;
     use tandem_shared::proxy_protocol::{PeerIdentity, Transport};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::AsyncWriteExt;
     use tokio::sync::mpsc;
 
     use super::*;
@@ -204,7 +228,7 @@ mod tests {
     use crate::metrics::NodeMetrics;
 
     /// A listener that serves clients of one domain, and what it tells the node.
-    async fn listening() -> (SocketAddr, mpsc::Receiver<DriverEvent>) {
+    async fn listening(security: PairSecurity) -> (SocketAddr, mpsc::Receiver<DriverEvent>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let config = SipConfig {
@@ -213,6 +237,7 @@ mod tests {
             trusted_front_ends: vec!["127.0.0.0/8".parse().unwrap()],
             subjects: vec![SubjectPattern::from_str("*.example.com").unwrap()],
             outbound_front_ends: Vec::new(),
+            pairs: PairTransport::Plain,
             connections_max: 10,
             proxy_header_timeout: Duration::from_secs(5),
             send_queue_bytes_max: 65_536,
@@ -224,7 +249,13 @@ mod tests {
             shutdown: Shutdown::new(),
             send_limits: SendLimits::default(),
         };
-        tokio::spawn(run(listener, Arc::new(config), PairIds::default(), context));
+        tokio::spawn(run(
+            listener,
+            Arc::new(config),
+            PairIds::default(),
+            security,
+            context,
+        ));
         (address, heard)
     }
 
@@ -252,16 +283,16 @@ mod tests {
 
     async fn opened(heard: &mut mpsc::Receiver<DriverEvent>) -> Pair {
         let event = tokio::time::timeout(Duration::from_secs(10), heard.recv()).await;
-        match event.unwrap().unwrap() {
-            DriverEvent::PairOpened { open, .. } => open.pair,
-            other => panic!("{other:?}"),
-        }
+        let DriverEvent::PairOpened { open, .. } = event.unwrap().unwrap() else {
+            panic!("no pair was opened")
+        };
+        open.pair
     }
 
     /// The front end may let more in than the node wants to serve.
     #[tokio::test]
     async fn only_clients_whose_verified_name_is_listed_are_served() {
-        let (address, mut heard) = listening().await;
+        let (address, mut heard) = listening(PairSecurity::Plain).await;
         let mut stranger = connect(address, Some("ocs.elsewhere.com"), None).await;
         assert_eq!(stranger.read(&mut [0; 16]).await.unwrap(), 0);
         let _listed = connect(address, Some("ocs.example.com"), Some("rcc.example.com")).await;

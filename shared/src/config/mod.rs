@@ -6,6 +6,7 @@
 //! mends a file at night wants to start the program once more, not once per mistake.
 
 mod cluster;
+mod pairs;
 mod process;
 #[cfg(test)]
 mod property_tests;
@@ -20,6 +21,7 @@ use std::rc::Rc;
 use thiserror::Error;
 
 pub use cluster::{ClusterMember, ClusterSection, LogBounds, PeerSecurity};
+pub use pairs::PairTransport;
 pub use process::{AdminConfig, LogConfig, LogFormat, TlsFiles};
 pub use section::{Number, Section};
 

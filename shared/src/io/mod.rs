@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod log_limit;
+pub mod pair_security;
 pub mod process;
 pub mod raft;
 pub mod shutdown;

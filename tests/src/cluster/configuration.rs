@@ -66,7 +66,7 @@ fn lb(addresses: Addresses, options: &ClusterOptions) -> String {
         })
         .collect();
     format!(
-        "[log]\nformat = \"text\"\n\n\
+        "pairs = \"{pairs}\"\n[log]\nformat = \"text\"\n\n\
          [admin]\nlisten = \"{admin}\"\n\n\
          [[listener]]\nname = \"ocs\"\naddress = \"{vip}\"\ntransport = \"tcp\"\nmode = \"message\"\n\
          balance = \"round-robin\"\nallow = [{{ source = \"{network}\" }}]\n\n\
@@ -77,6 +77,7 @@ fn lb(addresses: Addresses, options: &ClusterOptions) -> String {
          source_address = \"{source}\"\n\n\
          {cluster}",
         admin = addresses.admin(Member::Lb).expect("lb has an admin listener"),
+        pairs = pairs(options),
         vip = addresses.vip(),
         hold_down = options
             .hold_down
@@ -117,7 +118,7 @@ fn node(id: u64, addresses: Addresses, options: &ClusterOptions) -> String {
         "[node]\nid = {id}\ndata_directory = \"node{id}\"\n\n\
          [log]\nformat = \"text\"\n\n\
          [admin]\nlisten = \"{admin}\"\n\n\
-         [sip]\nlisten = \"{sip}\"\ntrusted_front_ends = [\"{network}\"]\n\
+         [sip]\nlisten = \"{sip}\"\ntrusted_front_ends = [\"{network}\"]\npairs = \"{pairs}\"\n\
          outbound_front_ends = [\"{outbound}\"]\nsession_timer_secs = {session_timer}\n{without_quorum}\n\
          [directory]\nfile = \"directory.toml\"\n\n\
          [cti]\nheartbeat_interval_ms = {heartbeat}\nreconnect_interval_ms = 200\n{request_timeout}\n\
@@ -130,6 +131,7 @@ fn node(id: u64, addresses: Addresses, options: &ClusterOptions) -> String {
             .admin(Member::Node(id))
             .expect("a node has an admin listener"),
         sip = addresses.node_sip(id),
+        pairs = pairs(options),
         network = addresses.network(),
         outbound = addresses.outbound(),
         session_timer = options.session_timer_secs,
@@ -151,6 +153,13 @@ fn node(id: u64, addresses: Addresses, options: &ClusterOptions) -> String {
             false => "",
         },
     )
+}
+
+fn pairs(options: &ClusterOptions) -> &'static str {
+    match options.secure_pairs {
+        true => "tls",
+        false => "plain",
+    }
 }
 
 fn presence(addresses: Addresses, options: &ClusterOptions) -> String {

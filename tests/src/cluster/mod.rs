@@ -76,6 +76,8 @@ pub struct ClusterOptions {
     pub cti_managers: usize,
     /// Mutual TLS between members, or plaintext on loopback.
     pub peer_tls: bool,
+    /// Mutual TLS between lb and nodes as well, which needs `peer_tls`.
+    pub secure_pairs: bool,
     /// The planted fault: nodes do not adopt sessions.
     pub adoption_disabled: bool,
     pub cti_heartbeat: Duration,
@@ -113,6 +115,7 @@ impl Default for ClusterOptions {
             users: 200,
             cti_managers: 4,
             peer_tls: true,
+            secure_pairs: false,
             adoption_disabled: false,
             cti_heartbeat: Duration::from_millis(500),
             cti_request_timeout: None,

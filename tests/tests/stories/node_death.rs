@@ -22,7 +22,11 @@ async fn a_node_dies_that_does_not_lead_then_it_returns_and_the_other_dies() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_node_that_leads_dies_then_it_returns_and_the_other_dies() {
-    let mut scene = scene(ClusterOptions::default()).await.unwrap();
+    let options = ClusterOptions {
+        secure_pairs: true,
+        ..ClusterOptions::default()
+    };
+    let mut scene = scene(options).await.unwrap();
     let leader = node_that_leads(&scene).await;
     report(&kill(&mut scene, leader, 0).await.unwrap());
     scene.cluster.restart(leader).await.unwrap();

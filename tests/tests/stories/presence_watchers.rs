@@ -82,6 +82,7 @@ async fn when_a_node_dies_its_heir_goes_on_notifying_and_takes_refreshes() {
 async fn presence_is_published_by_one_node_and_by_its_heir() {
     let options = ClusterOptions {
         publishes_presence: true,
+        secure_pairs: true,
         ..few_users()
     };
     let mut cluster = Cluster::start(options).await.unwrap();

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tandem_shared::config::TlsFiles;
-use tandem_shared::io::tls::sip_client_config;
-use tandem_tests::cluster::{ClusterOptions, DEADLINE, Member};
+use tandem_shared::io::tls::{peer_client_config, sip_client_config};
+use tandem_shared::proxy_protocol::{ProxiedConnection, ProxyHeader, Purpose, Transport};
+use tandem_tests::cluster::{ClusterOptions, DEADLINE, Member, Metrics};
 use tandem_tests::peers::ocs::phone_number;
 use tandem_tests::peers::stranger::{Letter, Stranger};
 use tandem_tests::scenario::Scene;
@@ -72,6 +73,72 @@ async fn a_user_signs_in_by_mutual_tls_and_a_client_without_certificate_is_refus
         .filter_map(|node| node["sessions"].as_u64())
         .sum();
     assert_eq!(owned, 1);
+    scene.cluster.dismiss();
+}
+
+/// CL-7's certificates between lb and nodes: neither plain connections nor other members pass for a front end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_front_ends_of_the_cluster_are_served_where_pairs_are_secured() {
+    let options = ClusterOptions {
+        users: 4,
+        secure_pairs: true,
+        ..ClusterOptions::default()
+    };
+    let scene = Scene::start(options, 1).await.unwrap();
+    scene.sign_in(0..4).await.unwrap();
+    let addresses = scene.cluster.addresses();
+    let node = addresses.node_sip(2);
+    let name = ServerName::try_from("n2.story.tandem").unwrap();
+    let directory = scene.cluster.directory();
+    let config = |member: &str| {
+        peer_client_config(&TlsFiles {
+            certificate: directory.join(format!("{member}.pem")),
+            key: directory.join(format!("{member}.key")),
+            authority: directory.join("authority.pem"),
+            revocation_list: None,
+        })
+        .unwrap()
+    };
+    let header = ProxyHeader::Proxied(ProxiedConnection {
+        source: addresses.vip(),
+        destination: addresses.vip(),
+        transport: Transport::Tcp,
+        connection_id: None,
+        peer: None,
+        purpose: Purpose::Pair,
+        host_name: None,
+    });
+    let line = format!("tel:{};phone-context=dialstring", phone_number(0));
+    let asked = [header.write(), Letter::invite("user0", &line).write().to_vec()].concat();
+
+    let mut plain = Stranger::connect(node).await.unwrap();
+    plain.send_as_much_as_possible(&asked).await;
+    // What it gets is an alert of TLS.
+    assert!(!matches!(plain.answer(DEADLINE).await, Ok(Some(_))));
+
+    let mut another_node = Stranger::connect_tls(node, name.clone(), config("n1"))
+        .await
+        .unwrap();
+    another_node.send_as_much_as_possible(&asked).await;
+    assert!(!matches!(another_node.answer(DEADLINE).await, Ok(Some(_))));
+
+    let mut front_end = Stranger::connect_tls(node, name, config("n100")).await.unwrap();
+    front_end.send(&asked).await.unwrap();
+    let answer = front_end.answer(DEADLINE).await.unwrap().unwrap();
+    assert_eq!(answer.status(), Some(200));
+
+    let refused = |metrics: &Metrics| {
+        metrics.sum(
+            "tandem_node_connections_refused_total",
+            &[("reason", "not_secured")],
+        ) >= 2.0
+    };
+    scene
+        .cluster
+        .wait_for_metrics(Member::Node(2), "both refusals are counted", refused)
+        .await
+        .unwrap();
+    scene.everyone_gets_a_snapshot().await.unwrap();
     scene.cluster.dismiss();
 }
 

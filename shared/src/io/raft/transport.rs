@@ -204,6 +204,14 @@ impl TlsTransport {
         })
     }
 
+    /// Secures a connection that we have made, and fails when whoever answers cannot prove to be `peer`.
+    pub async fn secure_towards(&self, peer: NodeId, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let name = peer_server_name(peer, &self.cluster).map_err(io::Error::other)?;
+        let client = self.loaded.load().client.clone();
+        let stream = TlsConnector::from(client).connect(name, stream).await?;
+        Ok(stream.into())
+    }
+
     fn reload(&self) {
         match Loaded::read(&self.files, self.own, &self.cluster) {
             Ok(loaded) => {
@@ -255,11 +263,8 @@ impl Transport for TlsTransport {
     }
 
     async fn connect(&self, peer: NodeId, address: &MemberAddress) -> io::Result<Self::Stream> {
-        let name = peer_server_name(peer, &self.cluster).map_err(io::Error::other)?;
         let stream = TcpTransport.connect(peer, address).await?;
-        let client = self.loaded.load().client.clone();
-        let stream = TlsConnector::from(client).connect(name, stream).await?;
-        Ok(stream.into())
+        self.secure_towards(peer, stream).await
     }
 
     fn check_from(&self, stream: &Self::Stream, peer: NodeId) -> Result<(), String> {
