@@ -8,12 +8,11 @@ use ipnet::IpNet;
 use tandem_shared::io::log_limit::LogLimit;
 use tandem_shared::io::shutdown::Stage;
 use tandem_shared::io::sip_stream::{read_proxy_header_alone, tune_socket};
-use tandem_shared::io::sip_tls::{SipTls, explain_refusal};
+use tandem_shared::io::sip_tls::SipTls;
 use tandem_shared::io::tls::peer_identity;
 use tandem_shared::proxy_protocol::{PeerIdentity, ProxyHeader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, warn};
 
@@ -206,13 +205,13 @@ impl Accepted {
         tls: &SipTls,
         stream: TcpStream,
     ) -> Option<(TlsStream<TcpStream>, PeerIdentity)> {
-        let handshake = TlsAcceptor::from(tls.server()).accept(stream);
+        let handshake = tls.accept(stream);
         let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(stream)) => stream,
             // A probe connects and leaves.
-            Ok(Err(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => return None,
-            Ok(Err(error)) => {
-                let (status, text) = explain_refusal(&error);
+            Ok(Err(failed)) if failed.error.kind() == std::io::ErrorKind::UnexpectedEof => return None,
+            Ok(Err(failed)) => {
+                let (status, text) = failed.explain();
                 self.refuse(status, &text);
                 return None;
             }

@@ -9,6 +9,7 @@ pub mod log_limit;
 pub mod pair_security;
 pub mod process;
 pub mod raft;
+mod shown_certificate;
 pub mod shutdown;
 pub mod sip_stream;
 pub mod sip_tls;

@@ -18,11 +18,15 @@ use rustls::{
     RootCertStore, ServerConfig, SignatureScheme, SupportedCipherSuite,
 };
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use webpki::{
     CertRevocationList, EndEntityCert, KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder,
     UnknownStatusPolicy,
 };
 
+use super::shown_certificate::{describe, note, noting};
 use super::tls::{
     Material, SIP_VERSIONS, TlsError, certificate_expires, mismatch, peer_identity, provider,
     sip_client_config,
@@ -91,6 +95,18 @@ impl SipTls {
     #[must_use]
     pub fn server(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.loaded.load().server)
+    }
+
+    /// Shakes hands with who has connected to the listener.
+    ///
+    /// # Errors
+    /// When it comes to nothing; the failure can be explained.
+    pub async fn accept<S>(&self, stream: S) -> Result<TlsStream<S>, HandshakeFailed>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let (accepted, certificate) = noting(TlsAcceptor::from(self.server()).accept(stream)).await;
+        accepted.map_err(|error| HandshakeFailed { error, certificate })
     }
 
     /// For connections that are made now, with the listener's certificate.
@@ -169,6 +185,22 @@ struct SipClientVerifier {
 }
 
 impl SipClientVerifier {
+    /// As a client's certificate, or else as a server's.
+    fn check(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        match self.as_client.verify_client_cert(end_entity, intermediates, now) {
+            Ok(_) => Ok(()),
+            Err(error) if is_other_usage(&error) => self
+                .check_as_server(end_entity, intermediates, now)
+                .map_err(|reason| known_reason(&reason).map_or(error, rustls::Error::InvalidCertificate)),
+            Err(error) => Err(error),
+        }
+    }
+
     /// By the same rules as a client's certificate, but for its use.
     fn check_as_server(
         &self,
@@ -208,13 +240,8 @@ impl ClientCertVerifier for SipClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        if let Err(error) = self.as_client.verify_client_cert(end_entity, intermediates, now) {
-            if !is_other_usage(&error) {
-                return Err(error);
-            }
-            self.check_as_server(end_entity, intermediates, now)
-                .map_err(|reason| known_reason(&reason).map_or(error, rustls::Error::InvalidCertificate))?;
-        }
+        self.check(end_entity, intermediates, now)
+            .inspect_err(|_| note(describe(end_entity, &self.authority)))?;
         check_subject(end_entity, &self.subjects)?;
         Ok(ClientCertVerified::assertion())
     }
@@ -306,9 +333,27 @@ fn check_subject(certificate: &CertificateDer<'_>, subjects: &[SubjectPattern]) 
     Err(rustls::Error::InvalidCertificate(other))
 }
 
-/// Why a handshake came to nothing: a status of certificate checks as metrics spell it, and a sentence.
-#[must_use]
-pub fn explain_refusal(error: &io::Error) -> (&'static str, String) {
+/// A handshake with a client came to nothing.
+#[derive(Debug)]
+pub struct HandshakeFailed {
+    pub error: io::Error,
+    /// Whose certificate it was, and whose are accepted: when it was not valid.
+    certificate: Option<String>,
+}
+
+impl HandshakeFailed {
+    /// Why: a status of certificate checks as metrics spell it, and a sentence.
+    #[must_use]
+    pub fn explain(&self) -> (&'static str, String) {
+        let (status, text) = explain_refusal(&self.error);
+        match &self.certificate {
+            Some(certificate) => (status, format!("{text}; {certificate}")),
+            None => (status, text),
+        }
+    }
+}
+
+fn explain_refusal(error: &io::Error) -> (&'static str, String) {
     let inner = error
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<rustls::Error>());
@@ -331,17 +376,18 @@ pub fn explain_refusal(error: &io::Error) -> (&'static str, String) {
     let rustls::Error::InvalidCertificate(reason) = error else {
         return ("failed", error.to_string());
     };
-    let status = if *reason == CertificateError::UnknownIssuer {
-        "certificate_missing_from_chain"
-    } else if let CertificateError::Other(other) = reason
+    if let CertificateError::Other(other) = reason
         && let Some(refused) = other.0.downcast_ref::<SubjectRefused>()
     {
-        match refused.has_alternative_names {
+        let status = match refused.has_alternative_names {
             true => "san_mismatch",
             false => "subject_cn_mismatch",
-        }
-    } else {
-        "bad_certificates"
+        };
+        return (status, refused.to_string());
+    }
+    let status = match *reason == CertificateError::UnknownIssuer {
+        true => "certificate_missing_from_chain",
+        false => "bad_certificates",
     };
     (status, error.to_string())
 }
@@ -396,7 +442,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use rcgen::ExtendedKeyUsagePurpose;
-    use tokio_rustls::{TlsAcceptor, TlsConnector};
+    use tokio_rustls::TlsConnector;
 
     use super::super::test_authority::Authority;
     use super::*;
@@ -419,9 +465,8 @@ mod tests {
             let name = "vip.example".try_into().unwrap();
             TlsConnector::from(config).connect(name, near).await
         };
-        let accepted = TlsAcceptor::from(listener.server()).accept(far);
-        let (accepted, _connected) = tokio::join!(accepted, connect);
-        accepted.map(drop).map_err(|error| explain_refusal(&error))
+        let (accepted, _connected) = tokio::join!(listener.accept(far), connect);
+        accepted.map(drop).map_err(|failed| failed.explain())
     }
 
     #[tokio::test]
@@ -450,6 +495,9 @@ mod tests {
             client.authority = ours.path("ca.pem");
             let (status, text) = met(&listener, &client).await.unwrap_err();
             assert_eq!(status, "certificate_missing_from_chain", "{text}");
+            for name in ["ocs.example", "\"CN=theirs\"", "\"CN=ours\""] {
+                assert!(text.contains(name), "{text}");
+            }
         }
     }
 
@@ -465,7 +513,9 @@ mod tests {
         let (status, text) = met(&listener, &client).await.unwrap_err();
         assert_eq!(status, "san_mismatch");
         assert!(
-            text.contains("ocs1.other.example") && text.contains("*.pool.example"),
+            text.starts_with("the certificate names")
+                && text.contains("ocs1.other.example")
+                && text.contains("*.pool.example"),
             "{text}"
         );
         let client = authority.issue("old.example", "old.example", &[]);

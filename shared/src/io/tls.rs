@@ -412,7 +412,7 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     })
 }
 
-fn parse_certificate<'a>(
+pub(super) fn parse_certificate<'a>(
     certificate: &'a CertificateDer<'_>,
 ) -> Result<X509Certificate<'a>, CertificateError> {
     match X509Certificate::from_der(certificate) {
