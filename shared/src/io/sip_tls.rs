@@ -373,6 +373,11 @@ fn explain_refusal(error: &io::Error) -> (&'static str, String) {
         let text = "the client offers neither TLS 1.2 nor 1.3, as an OCS without its updates: see \"TLS 1.0\" in deploy/README.md";
         return ("tls_version", text.to_owned());
     }
+    // RFC 5246 §7.4.1.4.1: the extension is new in TLS 1.2, so a hello of TLS 1.0 lacks it; rustls looks for it first.
+    if let rustls::Error::PeerIncompatible(PeerIncompatible::SignatureAlgorithmsExtensionRequired) = error {
+        let text = "the client names no signature algorithms, as one that offers neither TLS 1.2 nor 1.3 (an OCS without its updates): see \"TLS 1.0\" in deploy/README.md";
+        return ("tls_version", text.to_owned());
+    }
     let rustls::Error::InvalidCertificate(reason) = error else {
         return ("failed", error.to_string());
     };
@@ -442,6 +447,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use rcgen::ExtendedKeyUsagePurpose;
+    use tokio::io::AsyncWriteExt;
     use tokio_rustls::TlsConnector;
 
     use super::super::test_authority::Authority;
@@ -522,6 +528,25 @@ mod tests {
         let (status, text) = met(&listener, &client).await.unwrap_err();
         assert_eq!(status, "subject_cn_mismatch");
         assert!(text.contains("old.example"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_client_of_tls_1_0_is_named_as_such() {
+        let authority = Authority::new("ours");
+        let listener = listener(&authority, &[]);
+        // RFC 2246 §7.4.1.2: version 3.1, 32 bytes at random, no session, one cipher suite, no compression. It has no
+        // extensions.
+        let hello = [&[3, 1][..], &[7; 32], &[0, 0, 2, 0, 0x2f, 1, 0]].concat();
+        let length = u8::try_from(hello.len()).unwrap();
+        let record = [&[0x16, 3, 1, 0, length + 4, 1, 0, 0, length][..], &hello].concat();
+        let (mut near, far) = tokio::io::duplex(1 << 10);
+        near.write_all(&record).await.unwrap();
+        let (status, text) = listener.accept(far).await.unwrap_err().explain();
+        assert_eq!(status, "tls_version", "{text}");
+        assert!(
+            text.contains("1.2") && text.contains("deploy/README.md"),
+            "{text}"
+        );
     }
 
     #[tokio::test]
