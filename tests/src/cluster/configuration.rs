@@ -75,6 +75,7 @@ fn lb(addresses: Addresses, options: &ClusterOptions) -> String {
          [keepalive]\nperiod_ms = 500\nfailures = 3\nretry_period_ms = 200\nsuccesses = 1\n{hold_down}\n\
          [outbound]\nlisten = \"{outbound}\"\nallow = [\"{network}\"]\n\
          source_address = \"{source}\"\n\n\
+         {further}\n\
          {cluster}",
         admin = addresses.admin(Member::Lb).expect("lb has an admin listener"),
         pairs = pairs(options),
@@ -87,6 +88,9 @@ fn lb(addresses: Addresses, options: &ClusterOptions) -> String {
         outbound = addresses.outbound(),
         network = addresses.network(),
         source = addresses.vip().ip(),
+        further = options
+            .lb_sections
+            .replace("{vip}", &addresses.vip().ip().to_string()),
         cluster = cluster(WITNESS, addresses, options),
     )
 }
@@ -248,6 +252,7 @@ mod tests {
             newest_format: Some(1),
             cti_request_timeout: Some(Duration::from_secs(1)),
             finalise: Finalise::Manual,
+            lb_sections: "[[listener]]\nname = \"more\"\naddress = \"{vip}:5063\"\n".to_owned(),
             ..ClusterOptions::default()
         };
         for addresses in made.into_iter().chain([Addresses::on_loopback(1, 2)]) {

@@ -101,6 +101,8 @@ pub struct ClusterOptions {
     pub finalise: Finalise,
     /// Nodes open sessions while the cluster has no quorum.
     pub serves_without_quorum: bool,
+    /// Further sections of lb's file; `{vip}` in them stands for the virtual address.
+    pub lb_sections: String,
     /// Further variables of the environment of one member.
     pub environment: Vec<(Member, &'static str, String)>,
     /// `TANDEM_LOG` of every process.
@@ -128,6 +130,7 @@ impl Default for ClusterOptions {
             newest_format: None,
             finalise: Finalise::AfterSecs(24 * 60 * 60),
             serves_without_quorum: false,
+            lb_sections: String::new(),
             environment: Vec::new(),
             log_filter: std::env::var("TANDEM_LOG").unwrap_or_else(|_| "info,openraft=error".to_owned()),
         }
