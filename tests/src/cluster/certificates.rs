@@ -66,10 +66,19 @@ impl Authority {
         name: &str,
         change: impl FnOnce(&mut CertificateParams),
     ) -> anyhow::Result<Issued> {
-        let key = KeyPair::generate()?;
+        self.issue_to(&KeyPair::generate()?, name, change)
+    }
+
+    /// The same, for a key that is there already.
+    pub fn issue_to(
+        &self,
+        key: &KeyPair,
+        name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> anyhow::Result<Issued> {
         let mut params = CertificateParams::new(vec![name.to_owned()])?;
         change(&mut params);
-        let certificate = params.signed_by(&key, &self.issuer)?;
+        let certificate = params.signed_by(key, &self.issuer)?;
         Ok(Issued {
             certificate: certificate.pem(),
             key: key.serialize_pem(),

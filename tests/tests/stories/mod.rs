@@ -24,6 +24,7 @@ mod lost_while_frozen;
 mod lost_writes;
 mod metrics;
 mod node_death;
+mod openssl_clients;
 mod presence_watchers;
 mod rebalance;
 mod rolled_back;
