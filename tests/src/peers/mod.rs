@@ -18,6 +18,7 @@ pub mod ocs;
 pub mod openssl;
 pub mod pbx;
 pub mod presence_server;
+pub mod sipp;
 pub mod stranger;
 pub mod switch;
 pub mod watcher;

@@ -31,6 +31,7 @@ mod rolled_back;
 mod rolling_upgrade;
 mod round_robin;
 mod service_manager;
+mod sipp;
 mod stopped_witness;
 mod strange_directories;
 mod tls;
