@@ -233,6 +233,7 @@ async fn dial_out(cluster: &Cluster, target: SocketAddr) -> TcpStream {
         connection_id: Some(rand::random()),
         peer: None,
         purpose: Purpose::Outbound { server_name: None },
+        host_name: None,
     });
     let mut stream = connect_from(SocketAddr::new(node.ip(), 0), addresses.outbound()).await;
     stream.write_all(&header.write()).await.unwrap();
