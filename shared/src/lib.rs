@@ -1,8 +1,9 @@
 //! What both Tandem binaries speak.
 //!
-//! [`cluster`] is the replicated state. Decisions are pure and stand outside [`io`]; everything asynchronous
-//! stands inside it.
+//! [`cluster`] is the replicated state, [`certificate`] what certificates say. Decisions are pure and stand outside
+//! [`io`]; everything asynchronous stands inside it.
 
+pub mod certificate;
 pub mod cluster;
 pub mod config;
 pub mod host_name;

@@ -6,14 +6,16 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::time::Duration;
 
-use tandem_node::exchange::certificate::{Certificate, ElementStatus, Status, read_bundle};
+use tandem_node::exchange::certificate::ElementStatus;
 use tandem_node::io::exchange::certificate_import::{FetchFrom, ImportOptions, accept, show};
 use tandem_node::io::exchange::certificate_probe::{ProbeOptions, ProbeReport, Reachability, probe};
 use tandem_node::io::exchange::certificate_routes::{
-    CertificateRoutes, EndpointBody, ImportBody, ImportView, PemBody, RemoveBody,
+    CertificateRoutes, EndpointBody, ImportBody, ImportView,
 };
-use tandem_node::io::exchange::trust::{TrustStore, connection_failure, server_name};
+use tandem_node::io::exchange::trust::{GatewayTrust, connection_failure, server_name};
+use tandem_shared::certificate::{Certificate, Status, read_bundle};
 use tandem_shared::cluster::{CasEndpoint, CasId};
+use tandem_shared::io::certificates::{RemoveBody, UploadedFile};
 use tandem_tests::peers::authority::{Chain, issuer_at, self_signed, serve_http};
 use tandem_tests::peers::openssl::{OpensslServer, openssl};
 use tempfile::TempDir;
@@ -283,7 +285,7 @@ async fn trust_changes_in_a_running_store_by_its_own_hand_and_by_others() {
     let chain = Chain::new();
     let server = chain.issue("cas", &[HOST]).serve(&[]).await;
     let directory = TempDir::new().unwrap();
-    let store = TrustStore::open(directory.path()).unwrap();
+    let store = GatewayTrust::open(directory.path()).unwrap();
     let status = async || look(&store, HOST, server.address).await.diagnosis.status;
     assert_eq!(status().await, Status::CertificateMissingFromChain);
 
@@ -473,10 +475,10 @@ async fn an_administrator_finds_every_step_under_one_roof() {
     let sha256_fingerprint = fingerprint;
     routes.remove(&RemoveBody { sha256_fingerprint }).unwrap();
     let pem = chain.root.pem.clone();
-    assert_eq!(routes.upload(&PemBody { pem }).unwrap().len(), 1);
+    assert_eq!(routes.upload(&UploadedFile::Pem(pem)).unwrap().len(), 1);
     let report = routes.diagnose(place.clone()).await.unwrap();
     assert_eq!(report.diagnosis.status, Status::Verified);
-    let error = routes.upload(&PemBody { pem: String::new() }).unwrap_err();
+    let error = routes.upload(&UploadedFile::Pem(String::new())).unwrap_err();
     assert_eq!(error.status_code().as_u16(), 400);
     let error = routes
         .import(import(Some(vec!["12".to_owned()])))
@@ -486,11 +488,11 @@ async fn an_administrator_finds_every_step_under_one_roof() {
 }
 
 /// Diagnoses, connects as a gateway would, and sees that both say the same.
-async fn look(store: &TrustStore, host: &str, address: SocketAddr) -> ProbeReport {
+async fn look(store: &GatewayTrust, host: &str, address: SocketAddr) -> ProbeReport {
     look_at(store, &endpoint(host), address).await
 }
 
-async fn look_at(store: &TrustStore, endpoint: &CasEndpoint, address: SocketAddr) -> ProbeReport {
+async fn look_at(store: &GatewayTrust, endpoint: &CasEndpoint, address: SocketAddr) -> ProbeReport {
     let options = ProbeOptions {
         via: Some(address),
         ..ProbeOptions::default()
@@ -508,7 +510,7 @@ async fn look_at(store: &TrustStore, endpoint: &CasEndpoint, address: SocketAddr
     report
 }
 
-async fn connect(store: &TrustStore, endpoint: &CasEndpoint, address: SocketAddr) -> std::io::Result<()> {
+async fn connect(store: &GatewayTrust, endpoint: &CasEndpoint, address: SocketAddr) -> std::io::Result<()> {
     let stream = TcpStream::connect(address).await?;
     let connector = TlsConnector::from(store.client_config(endpoint));
     let name = server_name(endpoint).unwrap();
@@ -546,14 +548,14 @@ fn import_options(via: SocketAddr, from: FetchFrom) -> ImportOptions {
 
 /// A store whose directory lasts as long as it.
 struct Store {
-    store: TrustStore,
+    store: GatewayTrust,
     _directory: TempDir,
 }
 
 impl Deref for Store {
-    type Target = TrustStore;
+    type Target = GatewayTrust;
 
-    fn deref(&self) -> &TrustStore {
+    fn deref(&self) -> &GatewayTrust {
         &self.store
     }
 }
@@ -561,7 +563,7 @@ impl Deref for Store {
 fn empty_store() -> Store {
     let directory = TempDir::new().unwrap();
     Store {
-        store: TrustStore::open(directory.path()).unwrap(),
+        store: GatewayTrust::open(directory.path()).unwrap(),
         _directory: directory,
     }
 }

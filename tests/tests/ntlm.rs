@@ -7,12 +7,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use tandem_node::calendar::AffinityKey;
-use tandem_node::exchange::certificate::read_bundle;
 use tandem_node::exchange::credential::{Account, Authentication, Credential, NtlmVersions, Secret};
 use tandem_node::exchange::ews::{Answer, Failure, Operation, SubscriptionId};
 use tandem_node::exchange::ntlm::{self, FileTime, Proof};
 use tandem_node::io::exchange::client::{ClientOptions, EwsClient, PerformRequest, Transport};
-use tandem_node::io::exchange::trust::TrustStore;
+use tandem_node::io::exchange::trust::GatewayTrust;
+use tandem_shared::certificate::read_bundle;
 use tandem_shared::cluster::{CasEndpoint, CasGateway, CasId};
 use tandem_tests::peers::apache::{Apache, Visit};
 use tandem_tests::peers::authority::Chain;
@@ -195,7 +195,7 @@ impl World {
         authentication: Authentication,
         password: &str,
     ) -> EwsClient {
-        let store = TrustStore::open(self.trust.path()).unwrap();
+        let store = GatewayTrust::open(self.trust.path()).unwrap();
         store
             .add(&read_bundle(self.chain.root.pem.as_bytes()).unwrap())
             .unwrap();

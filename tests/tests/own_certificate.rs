@@ -4,11 +4,12 @@
 use std::net::SocketAddr;
 
 use rcgen::KeyPair;
-use tandem_node::exchange::certificate::{Status, read_bundle};
 use tandem_node::io::exchange::certificate_probe::{ProbeOptions, ProbeReport, probe};
-use tandem_node::io::exchange::signing::{Completeness, IdentityFiles, ServingIdentity};
-use tandem_node::io::exchange::trust::TrustStore;
+use tandem_node::io::exchange::signing::ServingIdentity;
+use tandem_node::io::exchange::trust::GatewayTrust;
+use tandem_shared::certificate::{Status, read_bundle};
 use tandem_shared::cluster::{CasEndpoint, CasId};
+use tandem_shared::io::certificates::{Completeness, IdentityFiles};
 use tandem_tests::peers::authority::Chain;
 use tandem_tests::peers::openssl::openssl;
 use tempfile::TempDir;
@@ -124,7 +125,7 @@ async fn serve(identity: &ServingIdentity) -> SocketAddr {
 
 async fn look(chain: &Chain, address: SocketAddr) -> ProbeReport {
     let directory = TempDir::new().unwrap();
-    let store = TrustStore::open(directory.path()).unwrap();
+    let store = GatewayTrust::open(directory.path()).unwrap();
     store
         .add(&read_bundle(chain.root.pem.as_bytes()).unwrap())
         .unwrap();

@@ -5,6 +5,7 @@
 )]
 
 pub mod admin;
+pub mod certificates;
 pub mod log_limit;
 pub mod pair_security;
 pub mod process;

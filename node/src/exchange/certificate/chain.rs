@@ -2,11 +2,11 @@
 
 use rustls_pki_types::UnixTime;
 use serde::Serialize;
+use tandem_shared::certificate::{
+    AlgorithmPolicy, Certificate, SignatureCheck, Trusted, check_own_signature, check_signature, date,
+};
 
-use super::algorithms::AlgorithmPolicy;
-use super::parsed::Certificate;
-use super::signature::{self, SignatureCheck};
-use super::verification::{Trusted, seconds};
+use super::verification::seconds;
 
 /// Where a certificate of a chain was found. The earlier source is preferred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -139,7 +139,7 @@ impl Builder<'_> {
     }
 
     fn push_root(&mut self, certificate: Certificate, source: Source) -> ChainEnd {
-        let own = signature::check_anyhow(&certificate, &certificate);
+        let own = check_own_signature(&certificate);
         let namesake = self
             .known
             .trusted
@@ -193,7 +193,7 @@ impl Builder<'_> {
         let mut best: Option<Issuer> = None;
         for (candidate, source) in candidates {
             let issuer = Issuer {
-                check: signature::check(certificate, candidate, self.judge.policy),
+                check: check_signature(certificate, candidate, self.judge.policy),
                 in_time: source == Source::TrustStore || self.judge.time(candidate).is_none(),
                 keys_agree: certificate.may_be_issued_by(candidate),
                 certificate: candidate.clone(),
@@ -289,13 +289,6 @@ impl Judge {
         }
         None
     }
-}
-
-/// RFC 3339 in UTC.
-pub(super) fn date(unix_seconds: i64) -> String {
-    let time = time::OffsetDateTime::from_unix_timestamp(unix_seconds).ok();
-    time.and_then(|time| time.format(&time::format_description::well_known::Rfc3339).ok())
-        .unwrap_or_else(|| "a day that no calendar has".to_owned())
 }
 
 /// webpki follows six intermediates.

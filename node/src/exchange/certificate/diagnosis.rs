@@ -1,47 +1,12 @@
 //! All that is wrong with a certificate and its chain, in the guides' words, and what to do about it.
 
-use std::fmt;
-
 use rustls_pki_types::{CertificateDer, UnixTime};
 use serde::Serialize;
+use tandem_shared::certificate::{AlgorithmPolicy, Certificate, CertificateView, Status, Trusted};
 
-use super::algorithms::AlgorithmPolicy;
 use super::chain::{self, Chain, ChainEnd, ElementStatus, Known, Link, Source};
 use super::explanation;
-use super::parsed::Certificate;
-use super::verification::{Presented, Refusal, SENT_MAX, Trusted, verify};
-
-/// The guides' statuses of "SSL Connection/Certificate Verification".
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-pub enum Status {
-    Verified,
-    #[serde(rename = "Certificate Missing From Chain")]
-    CertificateMissingFromChain,
-    #[serde(rename = "Subject CN Mismatch")]
-    SubjectCnMismatch,
-    #[serde(rename = "SAN Mismatch")]
-    SanMismatch,
-    #[serde(rename = "Bad Certificates")]
-    BadCertificates,
-    #[serde(rename = "Network Error")]
-    NetworkError,
-    /// For no reason of the above.
-    Failed,
-}
-
-impl fmt::Display for Status {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Verified => "Verified",
-            Self::CertificateMissingFromChain => "Certificate Missing From Chain",
-            Self::SubjectCnMismatch => "Subject CN Mismatch",
-            Self::SanMismatch => "SAN Mismatch",
-            Self::BadCertificates => "Bad Certificates",
-            Self::NetworkError => "Network Error",
-            Self::Failed => "Failed",
-        })
-    }
-}
+use super::verification::{Presented, Refusal, SENT_MAX, verify};
 
 /// What an administrator is shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -85,43 +50,6 @@ pub struct ChainElement {
     /// Where the missing certificate is said to be found.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub wanted_from: Vec<String>,
-}
-
-/// A certificate for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct CertificateView {
-    pub issuer: String,
-    pub serial: String,
-    pub sha256_fingerprint: String,
-    /// RFC 3339.
-    pub not_before: String,
-    pub not_after: String,
-    pub key_algorithm: String,
-    pub key_bits: usize,
-    pub signature_algorithm: String,
-    pub is_authority: bool,
-    pub dns_names: Vec<String>,
-    pub addresses: Vec<String>,
-}
-
-impl CertificateView {
-    #[must_use]
-    pub fn of(certificate: &Certificate) -> Self {
-        let addresses = certificate.names.addresses.iter();
-        Self {
-            issuer: certificate.issuer.clone(),
-            serial: certificate.serial.clone(),
-            sha256_fingerprint: certificate.fingerprint.to_string(),
-            not_before: chain::date(certificate.not_before),
-            not_after: chain::date(certificate.not_after),
-            key_algorithm: certificate.key.algorithm.clone(),
-            key_bits: certificate.key.bits,
-            signature_algorithm: certificate.signature_algorithm.clone(),
-            is_authority: certificate.is_authority,
-            dns_names: certificate.names.dns_names.clone(),
-            addresses: addresses.map(ToString::to_string).collect(),
-        }
-    }
 }
 
 /// Explains what [`verify`] says of the same certificates, which is the verdict in every handshake. `fetched` are
@@ -281,7 +209,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::exchange::certificate::read_bundle;
+    use tandem_shared::certificate::read_bundle;
 
     const HOST: &str = "cas1.contoso.com";
 

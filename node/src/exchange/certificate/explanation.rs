@@ -1,8 +1,9 @@
 //! What is wrong and what to do, in sentences for an administrator.
 
+use tandem_shared::certificate::Certificate;
+
 use super::chain::{Chain, ChainEnd, ElementStatus, Link, Source};
 use super::diagnosis::hexadecimal;
-use super::parsed::Certificate;
 use super::verification::Refusal;
 
 pub(super) fn of(

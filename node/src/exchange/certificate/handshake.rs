@@ -4,8 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use rustls::{AlertDescription, Error, PeerIncompatible};
-
-use super::diagnosis::Status;
+use tandem_shared::certificate::Status;
 
 /// Why there was no handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,42 +1,9 @@
 //! The verdict that counts: whether a gateway's certificate is accepted.
 
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use tandem_shared::certificate::{AlgorithmPolicy, Certificate, NameMatch, NameMismatch, Trusted};
 use thiserror::Error;
 use webpki::{EndEntityCert, KeyUsage};
-
-use super::algorithms::AlgorithmPolicy;
-use super::name::{NameMatch, NameMismatch};
-use super::parsed::{Certificate, Fingerprint};
-
-/// The certificates that an administrator trusts. Each is an anchor whatever it is: a root, an intermediate, or a
-/// server's own certificate.
-#[derive(Debug, Clone, Default)]
-pub struct Trusted {
-    pub certificates: Vec<Certificate>,
-    anchors: Vec<TrustAnchor<'static>>,
-}
-
-impl Trusted {
-    #[must_use]
-    pub fn new(certificates: Vec<Certificate>) -> Self {
-        let anchors = certificates
-            .iter()
-            .filter_map(|certificate| webpki::anchor_from_trusted_cert(&certificate.der).ok())
-            .map(|anchor| anchor.to_owned())
-            .collect();
-        Self {
-            certificates,
-            anchors,
-        }
-    }
-
-    #[must_use]
-    pub fn contains(&self, fingerprint: Fingerprint) -> bool {
-        self.certificates
-            .iter()
-            .any(|certificate| certificate.fingerprint == fingerprint)
-    }
-}
 
 /// What a server showed, and where it was met.
 #[derive(Debug, Clone, Copy)]
@@ -119,7 +86,7 @@ fn check_chain(
     let path = leaf
         .verify_for_usage(
             policy.signature_algorithms().all,
-            &trusted.anchors,
+            trusted.anchors(),
             intermediates,
             now,
             KeyUsage::server_auth(),

@@ -16,16 +16,16 @@ use hyper::header::{ACCEPT, CONNECTION, HOST};
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::UnixTime;
+use tandem_shared::certificate::{AlgorithmPolicy, Certificate, Fingerprint, is_issued_by, read_bundle};
 use tandem_shared::cluster::CasEndpoint;
+use tandem_shared::io::certificates::TrustError;
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::certificate_probe::{Met, ProbeOptions, ProbeReport, meet, resolve};
-use super::trust::{TrustError, TrustStore};
-use crate::exchange::certificate::{
-    AlgorithmPolicy, Certificate, Fingerprint, Source, is_issued_by, lacks_issuer, read_bundle,
-};
+use super::trust::GatewayTrust;
+use crate::exchange::certificate::{Source, lacks_issuer};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImportOptions {
@@ -75,7 +75,7 @@ pub struct Offered {
 }
 
 /// Shows what could be installed.
-pub async fn show(store: &TrustStore, endpoint: &CasEndpoint, options: ImportOptions) -> Offer {
+pub async fn show(store: &GatewayTrust, endpoint: &CasEndpoint, options: ImportOptions) -> Offer {
     let met = meet(endpoint, options.probe).await;
     let (fetched, notes) = fetch_missing(store, endpoint, &met, options).await;
     let certificates = offered(store, &met, &fetched);
@@ -91,7 +91,7 @@ pub async fn show(store: &TrustStore, endpoint: &CasEndpoint, options: ImportOpt
 /// # Errors
 /// When one of them is not offered any more, or the store cannot be changed; then none is installed.
 pub async fn accept(
-    store: &TrustStore,
+    store: &GatewayTrust,
     endpoint: &CasEndpoint,
     fingerprints: &[Fingerprint],
     options: ImportOptions,
@@ -124,7 +124,7 @@ pub enum ImportError {
 
 /// Upwards from where the chain breaks off, until it is whole or nobody knows further.
 async fn fetch_missing(
-    store: &TrustStore,
+    store: &GatewayTrust,
     endpoint: &CasEndpoint,
     met: &Met,
     options: ImportOptions,
@@ -305,7 +305,7 @@ enum FetchError {
     Content(String),
 }
 
-fn offered(store: &TrustStore, met: &Met, fetched: &[Certificate]) -> Vec<Offered> {
+fn offered(store: &GatewayTrust, met: &Met, fetched: &[Certificate]) -> Vec<Offered> {
     let trusted = store.trusted();
     let sent = met.sent.iter().filter_map(|der| Certificate::parse(der).ok());
     let all = sent.map(|certificate| (certificate, Source::Sent)).chain(

@@ -12,16 +12,16 @@ use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde::Serialize;
+use tandem_shared::certificate::{AlgorithmPolicy, Certificate, Status};
 use tandem_shared::cluster::CasEndpoint;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::trust::{TrustStore, server_name};
+use super::trust::{GatewayTrust, server_name};
 use super::verifier::config_with;
 use crate::exchange::certificate::{
-    AlgorithmPolicy, Certificate, Diagnosis, NetworkTrouble, Presented, SENT_MAX, Status, diagnose,
-    explain_handshake,
+    Diagnosis, NetworkTrouble, Presented, SENT_MAX, diagnose, explain_handshake,
 };
 
 /// How long is waited.
@@ -66,7 +66,7 @@ pub struct ProbeReport {
 }
 
 /// Connects to the gateway and tells what is wrong with it, in [`Diagnosis::status`] and its explanation.
-pub async fn probe(store: &TrustStore, endpoint: &CasEndpoint, options: ProbeOptions) -> ProbeReport {
+pub async fn probe(store: &GatewayTrust, endpoint: &CasEndpoint, options: ProbeOptions) -> ProbeReport {
     let met = meet(endpoint, options).await;
     met.report(store, endpoint, &[])
 }
@@ -105,7 +105,7 @@ impl Met {
     /// `fetched` are issuers that the server did not send.
     pub(super) fn report(
         self,
-        store: &TrustStore,
+        store: &GatewayTrust,
         endpoint: &CasEndpoint,
         fetched: &[Certificate],
     ) -> ProbeReport {
@@ -130,7 +130,7 @@ impl Met {
     }
 
     /// A certificate that is not accepted explains more than how the handshake ended after it.
-    fn diagnosis(&self, store: &TrustStore, endpoint: &CasEndpoint, fetched: &[Certificate]) -> Diagnosis {
+    fn diagnosis(&self, store: &GatewayTrust, endpoint: &CasEndpoint, fetched: &[Certificate]) -> Diagnosis {
         let of_certificate = self.presented(endpoint).map(|presented| {
             let policy = AlgorithmPolicy::of(endpoint.legacy_algorithms);
             diagnose(presented, fetched, &store.trusted(), policy, UnixTime::now())

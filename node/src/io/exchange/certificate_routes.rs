@@ -6,21 +6,23 @@
 use serde::{Deserialize, Serialize};
 use tandem_shared::cluster::{CasEndpoint, CasId};
 use tandem_shared::io::admin::{AdminResponse, StatusCode};
+use tandem_shared::io::certificates::{
+    CertificateRouteError, NamedCertificate, ProblemView, RemoveBody, RequestView, SignedView,
+    SigningRequest, TrustedView, UploadedFile, audit_request, audited, error_response, fingerprint,
+    status_code_of_store,
+};
 use thiserror::Error;
-use tracing::info;
 
 use super::certificate_import::{self, FetchFrom, ImportError, ImportOptions, Offered};
 use super::certificate_probe::{ProbeReport, probe};
-use super::signing::{Completeness, ServingIdentity, SigningError, SigningRequest};
-use super::trust::{StoredCertificate, TrustError, TrustStore};
-use crate::exchange::certificate::{
-    BundleError, Certificate, CertificateView, Fingerprint, Source, read_bundle,
-};
+use super::signing::ServingIdentity;
+use super::trust::GatewayTrust;
+use crate::exchange::certificate::Source;
 
 /// What the routes work on.
 #[derive(Debug, Clone)]
 pub struct CertificateRoutes {
-    pub store: TrustStore,
+    pub store: GatewayTrust,
     /// Absent while callbacks come over plain HTTP.
     pub identity: Option<ServingIdentity>,
     pub options: ImportOptions,
@@ -39,28 +41,24 @@ impl CertificateRoutes {
     /// `GET …`: what is trusted, what could not be read, and what we show ourselves.
     #[must_use]
     pub fn list(&self) -> CertificatesView {
-        let problems = self.store.problems();
         CertificatesView {
             trusted: self.store.list().iter().map(TrustedView::of).collect(),
-            problems: problems
-                .into_iter()
-                .map(|problem| ProblemView {
-                    file: problem.file.display().to_string(),
-                    reason: problem.reason,
-                })
-                .collect(),
+            problems: self.store.problems().into_iter().map(ProblemView::of).collect(),
             own: self.identity.as_ref().map(OwnView::of),
         }
     }
 
-    /// `POST …/upload`: trusts the certificates of a PEM file or a `.p7b` in PEM.
+    /// `POST …/upload`: trusts the certificates of a file.
     ///
     /// # Errors
     /// When there is none in it, or the store cannot be changed.
-    pub fn upload(&self, body: &PemBody) -> Result<Vec<NamedCertificate>, RouteError> {
-        let certificates = read_bundle(body.pem.as_bytes())?;
-        let added = self.store.add(&certificates)?;
-        Ok(audited("trusted by upload", &added))
+    pub fn upload(&self, file: &UploadedFile) -> Result<Vec<NamedCertificate>, RouteError> {
+        let added = self.store.add(&file.certificates()?);
+        Ok(audited(
+            HOLDER,
+            "trusted by upload",
+            &added.map_err(CertificateRouteError::from)?,
+        ))
     }
 
     /// `POST …/import`: without fingerprints shows what the host offers, with them installs those.
@@ -88,7 +86,7 @@ impl CertificateRoutes {
             .collect::<Result<Vec<_>, _>>()?;
         let installed = certificate_import::accept(&self.store, &endpoint, &fingerprints, options).await?;
         Ok(ImportView::Installed {
-            installed: audited("trusted by import", &installed),
+            installed: audited(HOLDER, "trusted by import", &installed),
             report: probe(&self.store, &endpoint, options.probe).await,
         })
     }
@@ -98,8 +96,9 @@ impl CertificateRoutes {
     /// # Errors
     /// When there is no such certificate, or the store cannot be changed.
     pub fn remove(&self, body: &RemoveBody) -> Result<Vec<NamedCertificate>, RouteError> {
-        let removed = self.store.remove(fingerprint(&body.sha256_fingerprint)?)?;
-        Ok(audited("trusted no longer", &[removed]))
+        let removed = self.store.remove(body.fingerprint()?);
+        let removed = removed.map_err(CertificateRouteError::from)?;
+        Ok(audited(HOLDER, "trusted no longer", &[removed]))
     }
 
     /// `POST …/csr`: a request for a certificate of our own. The key stays here.
@@ -107,8 +106,9 @@ impl CertificateRoutes {
     /// # Errors
     /// When callbacks come over plain HTTP, or the request cannot be made.
     pub fn csr(&self, body: &SigningRequest) -> Result<RequestView, RouteError> {
-        let request_pem = self.identity()?.create_request(body)?;
-        info!(target: AUDIT, common_name = body.common_name, names = ?body.names, "certificate requested");
+        let request_pem = self.identity()?.create_request(body);
+        let request_pem = request_pem.map_err(CertificateRouteError::from)?;
+        audit_request(HOLDER, &body.common_name, &body.names);
         Ok(RequestView { request_pem })
     }
 
@@ -116,10 +116,11 @@ impl CertificateRoutes {
     ///
     /// # Errors
     /// When it is for another key, or cannot be read or kept.
-    pub fn signed(&self, body: &PemBody) -> Result<SignedView, RouteError> {
-        let installed = self.identity()?.install(body.pem.as_bytes())?;
+    pub fn signed(&self, file: &UploadedFile) -> Result<SignedView, RouteError> {
+        let installed = self.identity()?.install(&file.bytes()?);
+        let installed = installed.map_err(CertificateRouteError::from)?;
         Ok(SignedView {
-            chain: audited("our certificate installed", &installed.chain),
+            chain: audited(HOLDER, "our certificate installed", &installed.chain),
             completeness: installed.completeness,
         })
     }
@@ -162,63 +163,11 @@ pub struct ImportBody {
     pub private_addresses: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PemBody {
-    pub pem: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RemoveBody {
-    pub sha256_fingerprint: String,
-}
-
-/// Says which, and everything about it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct NamedCertificate {
-    pub subject: String,
-    #[serde(flatten)]
-    pub certificate: CertificateView,
-}
-
-impl NamedCertificate {
-    fn of(certificate: &Certificate) -> Self {
-        Self {
-            subject: certificate.subject.clone(),
-            certificate: CertificateView::of(certificate),
-        }
-    }
-}
-
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CertificatesView {
     pub trusted: Vec<TrustedView>,
     pub problems: Vec<ProblemView>,
     pub own: Option<OwnView>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct TrustedView {
-    pub file: String,
-    #[serde(flatten)]
-    pub certificate: NamedCertificate,
-}
-
-impl TrustedView {
-    fn of(stored: &StoredCertificate) -> Self {
-        let name = stored.file.file_name().unwrap_or_default();
-        Self {
-            file: name.to_string_lossy().into_owned(),
-            certificate: NamedCertificate::of(&stored.certificate),
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ProblemView {
-    pub file: String,
-    pub reason: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -272,33 +221,16 @@ impl OfferedView {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct RequestView {
-    pub request_pem: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct SignedView {
-    pub chain: Vec<NamedCertificate>,
-    pub completeness: Completeness,
-}
-
 #[derive(Debug, Error)]
 pub enum RouteError {
     #[error("host must be an FQDN, an IPv4 or an IPv6 address")]
     Host,
-    #[error("\"{0}\" is not a SHA-256 fingerprint: it has 64 hexadecimal digits")]
-    Fingerprint(String),
     #[error("callbacks come over plain HTTP: configure certificate and key in [exchange.push] first")]
     NoIdentity,
-    #[error("what was uploaded cannot be used: {0}")]
-    Bundle(#[from] BundleError),
     #[error(transparent)]
-    Trust(#[from] TrustError),
+    Certificates(#[from] CertificateRouteError),
     #[error(transparent)]
     Import(#[from] ImportError),
-    #[error(transparent)]
-    Signing(#[from] SigningError),
 }
 
 impl RouteError {
@@ -306,70 +238,20 @@ impl RouteError {
     #[must_use]
     pub fn status_code(&self) -> StatusCode {
         match self {
-            Self::Host | Self::Fingerprint(_) | Self::Bundle(_) => StatusCode::BAD_REQUEST,
+            Self::Host => StatusCode::BAD_REQUEST,
             Self::NoIdentity | Self::Import(ImportError::NotOffered { .. }) => StatusCode::CONFLICT,
-            Self::Trust(error) | Self::Import(ImportError::Store(error)) => code_of_store(error),
-            Self::Signing(error) => code_of_signing(error),
+            Self::Import(ImportError::Store(error)) => status_code_of_store(error),
+            Self::Certificates(error) => error.status_code(),
         }
     }
 
     /// As the other routes answer.
     #[must_use]
     pub fn response(&self) -> AdminResponse {
-        AdminResponse::error(self.status_code(), &with_causes(self))
+        error_response(self.status_code(), self)
     }
 }
 
-fn code_of_store(error: &TrustError) -> StatusCode {
-    match error {
-        TrustError::Unknown { .. } => StatusCode::NOT_FOUND,
-        TrustError::Full => StatusCode::CONFLICT,
-        TrustError::Directory { .. } | TrustError::File { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
-
-fn code_of_signing(error: &SigningError) -> StatusCode {
-    match error {
-        SigningError::Bundle(_)
-        | SigningError::Names
-        | SigningError::CommonName
-        | SigningError::Country
-        | SigningError::Request { .. } => StatusCode::BAD_REQUEST,
-        SigningError::OtherKey | SigningError::Key { .. } | SigningError::Mismatch { .. } => {
-            StatusCode::CONFLICT
-        }
-        SigningError::File { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text = format!("{text}: {source}");
-        cause = source.source();
-    }
-    text
-}
-
-fn fingerprint(text: &str) -> Result<Fingerprint, RouteError> {
-    let shown = || text.chars().take(FINGERPRINT_CHARACTERS_SHOWN).collect();
-    Fingerprint::parse(text).ok_or_else(|| RouteError::Fingerprint(shown()))
-}
-
-fn audited(change: &'static str, certificates: &[Certificate]) -> Vec<NamedCertificate> {
-    for certificate in certificates {
-        info!(
-            target: AUDIT,
-            change,
-            subject = certificate.subject,
-            fingerprint = %certificate.fingerprint,
-            "certificates changed"
-        );
-    }
-    certificates.iter().map(NamedCertificate::of).collect()
-}
-
-const AUDIT: &str = "audit";
+/// Whose certificates these are, in the log.
+const HOLDER: &str = "exchange";
 const HOST_BYTES_MAX: usize = 253;
-const FINGERPRINT_CHARACTERS_SHOWN: usize = 100;

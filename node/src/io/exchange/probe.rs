@@ -9,23 +9,23 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use serde::Serialize;
+use tandem_shared::certificate::Status;
 use tandem_shared::cluster::{CasEndpoint, CasId};
 use tokio::sync::{Mutex, Semaphore, watch};
 
 use crate::calendar::AffinityKey;
-use crate::exchange::certificate::Status;
 use crate::exchange::ews::{Failure, FailureClass, Mailbox, Operation};
 use crate::io::clock;
 
 use super::certificate_probe::{self, ProbeOptions, Reachability};
 use super::client::{EwsClient, PerformRequest};
-use super::trust::TrustStore;
+use super::trust::GatewayTrust;
 
 /// Cheap to clone; the clones share what was found.
 #[derive(Clone)]
 pub struct Prober {
     client: EwsClient,
-    trust: TrustStore,
+    trust: GatewayTrust,
     credential_changes: watch::Receiver<u64>,
     /// Held while gateways are looked at: who asks meanwhile waits for the same answer.
     found: Arc<Mutex<Found>>,
@@ -131,7 +131,7 @@ impl ProbedGateway {
 
 impl Prober {
     #[must_use]
-    pub fn new(client: EwsClient, trust: TrustStore, credential_changes: watch::Receiver<u64>) -> Self {
+    pub fn new(client: EwsClient, trust: GatewayTrust, credential_changes: watch::Receiver<u64>) -> Self {
         Self {
             client,
             trust,

@@ -8,6 +8,7 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::server::ResolvesServerCertUsingSni;
+use tandem_shared::io::certificates::IdentityFiles;
 use tandem_shared::io::shutdown::Shutdown;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
@@ -17,7 +18,7 @@ use crate::config::PushConfig;
 use crate::exchange::callback::CallbackKey;
 
 use super::push_listener::{CallbackArrived, PushListener, PushListenerOptions, PushMetrics};
-use super::signing::{IdentityFiles, ServingIdentity};
+use super::signing::ServingIdentity;
 
 /// Makes callback URLs, and asks for another port.
 #[derive(Debug)]

@@ -9,9 +9,10 @@ use rustls::{
     SupportedProtocolVersion,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tandem_shared::certificate::{AlgorithmPolicy, Status, Trusted};
 use thiserror::Error;
 
-use crate::exchange::certificate::{AlgorithmPolicy, Presented, Status, Trusted, diagnose, verify};
+use crate::exchange::certificate::{Presented, diagnose, verify};
 
 /// For connections to this host while this is what is trusted.
 pub(super) fn client_config(host: &str, trusted: Arc<Trusted>, policy: AlgorithmPolicy) -> Arc<ClientConfig> {

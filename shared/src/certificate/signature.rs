@@ -5,7 +5,7 @@ use super::parsed::Certificate;
 
 /// Ordered by worth: the best issuer among several of one name is the one whose check is greatest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum SignatureCheck {
+pub enum SignatureCheck {
     /// The key has not made this signature.
     Bad,
     /// Nobody here can check signatures of this kind.
@@ -22,7 +22,9 @@ pub fn is_issued_by(certificate: &Certificate, issuer: &Certificate) -> bool {
     certificate.may_be_issued_by(issuer) && check_anyhow(certificate, issuer) == SignatureCheck::Outdated
 }
 
-pub(super) fn check(
+/// What the signature of `certificate` is worth when `issuer` is asked, whatever their names.
+#[must_use]
+pub fn check_signature(
     certificate: &Certificate,
     issuer: &Certificate,
     policy: AlgorithmPolicy,
@@ -33,8 +35,14 @@ pub(super) fn check(
     }
 }
 
+/// Whether the certificate was signed by its own key, with whatever algorithm.
+#[must_use]
+pub fn check_own_signature(certificate: &Certificate) -> SignatureCheck {
+    check_anyhow(certificate, certificate)
+}
+
 /// By every algorithm that we know, whether it is allowed or not.
-pub(super) fn check_anyhow(certificate: &Certificate, issuer: &Certificate) -> SignatureCheck {
+fn check_anyhow(certificate: &Certificate, issuer: &Certificate) -> SignatureCheck {
     match attempt(certificate, issuer, AlgorithmPolicy::Legacy) {
         Attempt::Right => SignatureCheck::Outdated,
         Attempt::NoAlgorithm => SignatureCheck::Unknown,

@@ -42,7 +42,8 @@ pub struct Certificate {
     /// Subject and issuer in DER: the chain is built by these.
     pub(super) subject_der: Vec<u8>,
     pub(super) issuer_der: Vec<u8>,
-    pub(super) limits_names: bool,
+    /// Whether it may issue for some names only (RFC 5280 §4.2.1.10).
+    pub limits_names: bool,
     pub(super) signed: SignedPart,
 }
 
