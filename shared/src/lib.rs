@@ -11,3 +11,4 @@ pub mod io;
 pub mod progress;
 pub mod proxy_protocol;
 pub mod sip;
+pub mod source;

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tandem_shared::source::source_of;
+
 use crate::config::Limits;
 
 /// Counts client connections. Asked once per connection, so a lock does no harm.
@@ -68,6 +70,7 @@ impl Admission {
 
     /// Lets a connection in, or names the limit that forbids it.
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Admitted, &'static str> {
+        let address = source_of(address);
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         if table.connections >= self.connections_max {
             return Err("connections");
@@ -171,6 +174,21 @@ mod tests {
         let paused = *paused.last().unwrap();
         assert!(paused > now + Duration::from_millis(150) && paused < now + Duration::from_millis(250));
         assert!(admitted.message_arrived(now + Duration::from_secs(2)).is_none());
+    }
+
+    /// One host may change its address within its network at will.
+    #[test]
+    fn an_ipv6_network_is_one_source() {
+        let admission = Admission::of(3, 1, 0);
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let first = admission.admit(address("2001:db8::1")).unwrap();
+        assert_eq!(
+            admission.admit(address("2001:db8::2")).unwrap_err(),
+            "connections_per_address"
+        );
+        let _elsewhere = admission.admit(address("2001:db8:0:1::1")).unwrap();
+        drop(first);
+        assert!(admission.admit(address("2001:db8::2")).is_ok());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use tandem_shared::io::sip_stream::{
 };
 use tandem_shared::proxy_protocol::{PeerIdentity, ProxiedConnection, ProxyHeader, Purpose, Transport};
 use tandem_shared::sip::{Frame, FramerLimits, RawMessage};
+use tandem_shared::source::source_of;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{debug, info};
@@ -323,7 +324,7 @@ impl ClientConnection {
 
     fn remark(&self, reason: &'static str, text: &'static str) {
         let client = self.identity.address;
-        if let Some(unsaid) = self.context.remarks.is_due((client.ip(), reason)) {
+        if let Some(unsaid) = self.context.remarks.is_due((source_of(client.ip()), reason)) {
             info!(%client, reason, unsaid, "{text}");
         }
     }

@@ -11,6 +11,7 @@ use tandem_shared::io::sip_stream::{read_proxy_header_alone, tune_socket};
 use tandem_shared::io::sip_tls::SipTls;
 use tandem_shared::io::tls::peer_identity;
 use tandem_shared::proxy_protocol::{PeerIdentity, ProxyHeader};
+use tandem_shared::source::source_of;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::server::TlsStream;
@@ -70,7 +71,7 @@ impl Door {
     /// Counted each time, and said once a minute for each address and reason.
     fn refuse(&self, context: &ListenerContext, address: SocketAddr, reason: &'static str, text: &str) {
         context.metrics.connection_refused(&context.name, reason);
-        if let Some(unsaid) = self.refusals.is_due((address.ip(), reason)) {
+        if let Some(unsaid) = self.refusals.is_due((source_of(address.ip()), reason)) {
             warn!(listener = %context.name, %address, reason, unsaid, text, "refused a connection");
         }
     }

@@ -16,6 +16,7 @@ use tandem_shared::io::sip_tls::SipTls;
 use tandem_shared::io::tls::peer_identity;
 use tandem_shared::proxy_protocol::{PeerIdentity, ProxiedConnection, ProxyHeader, Purpose, Transport};
 use tandem_shared::sip::{Frame, RawMessage};
+use tandem_shared::source::source_of;
 use tokio::io::ReadHalf;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
@@ -115,7 +116,7 @@ impl OutboundListener {
             Err(refusal) => {
                 outcomes.with_label_values(&[refusal.label()]).inc();
                 let error: &dyn std::error::Error = &refusal;
-                if let Some(unsaid) = self.refusals.is_due((dialler.ip(), refusal.label())) {
+                if let Some(unsaid) = self.refusals.is_due((source_of(dialler.ip()), refusal.label())) {
                     info!(%dialler, error, unsaid, "an outbound connection is refused");
                 }
             }

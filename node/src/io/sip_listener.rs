@@ -14,6 +14,7 @@ use tandem_shared::io::shutdown::Stage;
 use tandem_shared::io::sip_stream::{read_proxy_header, tune_socket};
 use tandem_shared::io::sip_tls::is_listed;
 use tandem_shared::proxy_protocol::{PeerIdentity, ProxiedConnection, ProxyHeader, Purpose};
+use tandem_shared::source::source_of;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -96,7 +97,7 @@ impl Door {
     /// Counted each time, and said once a minute for each address and reason.
     fn refuse(&self, peer: SocketAddr, reason: &'static str, text: &str) {
         self.context.metrics.connection_refused(reason);
-        if let Some(unsaid) = self.refusals.is_due((Some(peer.ip()), reason)) {
+        if let Some(unsaid) = self.refusals.is_due((Some(source_of(peer.ip())), reason)) {
             warn!(%peer, reason, unsaid, text, "refused a connection");
         }
     }
@@ -304,5 +305,24 @@ mod tests {
             opened(&mut heard).await.local_target(),
             "sip:192.0.2.1:5062;transport=tcp"
         );
+    }
+
+    #[test]
+    fn who_is_trusted_is_said_for_both_families() {
+        let networks: Vec<IpNet> = ["192.0.2.20/32", "2001:db8:1::/48"]
+            .map(|text| text.parse().unwrap())
+            .into();
+        let trusted = |peer: &str| is_trusted(&networks, peer.parse().unwrap());
+        for front_end in ["192.0.2.20:1", "[2001:db8:1:2::3]:1", "[::ffff:192.0.2.20]:1"] {
+            assert!(trusted(front_end), "{front_end}");
+        }
+        for stranger in [
+            "192.0.2.21:1",
+            "[2001:db8:2::1]:1",
+            "[::ffff:192.0.2.21]:1",
+            "[::1]:1",
+        ] {
+            assert!(!trusted(stranger), "{stranger}");
+        }
     }
 }

@@ -180,9 +180,15 @@ impl Scene {
 
     pub async fn wait_until_answered(&self) -> anyhow::Result<()> {
         let answered = |front_end: &FrontEnd| front_end.unanswered() == 0;
-        self.ocs
+        let waited = self
+            .ocs
             .wait_until("every request is answered", self.patience, answered)
-            .await
+            .await;
+        if waited.is_err() {
+            let waiting = self.ocs.ask(|front_end| front_end.waiting()).await;
+            println!("without an answer: {waiting:#?}");
+        }
+        waited
     }
 
     /// Every user asks for a snapshot in his old dialog and gets 200, which agrees with his books and the PBX.

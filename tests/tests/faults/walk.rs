@@ -128,8 +128,14 @@ impl Walk {
         }
         let signed_in = move |front_end: &FrontEnd| front_end.user(newcomer).presence() == Presence::SignedIn;
         let ocs = &self.scene.ocs;
-        ocs.wait_until("the newcomer is signed in", DEADLINE, signed_in)
-            .await
+        let waited = ocs
+            .wait_until("the newcomer is signed in", DEADLINE, signed_in)
+            .await;
+        if waited.is_err() {
+            let asked = move |front_end: &mut FrontEnd| format!("{:#?}", front_end.user(newcomer).requests());
+            println!("the newcomer has asked: {}", ocs.ask(asked).await);
+        }
+        waited
     }
 
     async fn end(mut self) -> anyhow::Result<()> {

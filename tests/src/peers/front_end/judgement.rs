@@ -55,6 +55,19 @@ impl FrontEnd {
             .count()
     }
 
+    /// Requests without a final answer, in words.
+    #[must_use]
+    pub fn waiting(&self) -> Vec<String> {
+        let now = Instant::now();
+        self.all_requests()
+            .filter(|(_, request)| request.is_pending())
+            .map(|(user, request)| {
+                let (name, waited) = (&user.identity.user, request.latency(now));
+                format!("{name}, {:?}: {request:?} for {waited:?}", user.presence())
+            })
+            .collect()
+    }
+
     /// Requests whose connection broke before their answer.
     #[must_use]
     pub fn lost_with_connection(&self) -> usize {
