@@ -123,7 +123,7 @@ impl Walk {
         if !self.scene.signed_in().await.contains(&newcomer) {
             self.scene
                 .ocs
-                .ask(move |front_end| front_end.sign_in(newcomer))
+                .ask(move |front_end| front_end.sign_in_again(newcomer))
                 .await;
         }
         let signed_in = move |front_end: &FrontEnd| front_end.user(newcomer).presence() == Presence::SignedIn;
