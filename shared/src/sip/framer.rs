@@ -425,6 +425,17 @@ mod tests {
     }
 
     #[test]
+    fn nothing_but_spaces_and_tabs_may_stand_before_the_colon() {
+        for line in ["Content-Length\u{c}: 5", "Content-Length\r\n : 5", "l\r: 5"] {
+            let alone = invite(&format!("{line}\r\n"), "01234");
+            assert_eq!(frames(alone), ["lost 400 content_length_missing"], "{line:?}");
+            let before = invite(&format!("{line}\r\nContent-Length: 5\r\n"), "01234");
+            let expected = ["refused 400 header_malformed".into(), message(&good())];
+            assert_eq!(frames(before + &good()), expected, "{line:?}");
+        }
+    }
+
+    #[test]
     fn lines_may_end_in_line_feeds_alone() {
         let text = good().replace("\r\n", "\n");
         assert_eq!(frames(&text), [message(&text)]);

@@ -202,9 +202,14 @@ impl HeadIndex {
 }
 
 /// Name and trimmed value. `None` when there is no colon or what stands before it is no token.
+///
+/// RFC 3261 §25.1, HCOLON: spaces and tabs may stand before the colon, and nothing else. A name that ends in a form
+/// feed or in a folded line would be read as another header, or as none, by the next reader.
 pub(super) fn split_header(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let colon = memchr::memchr(b':', line)?;
-    let name = line[..colon].trim_ascii_end();
+    let before = &line[..colon];
+    let name_end = before.iter().rposition(|byte| !matches!(byte, b' ' | b'\t'))? + 1;
+    let name = &before[..name_end];
     is_token(name).then(|| (name, trim(&line[colon + 1..])))
 }
 
