@@ -12,6 +12,8 @@
 pub mod answer;
 pub mod fault;
 pub mod framer;
+#[cfg(any(test, feature = "framer-model"))]
+pub mod framer_model;
 mod head_scan;
 pub mod header;
 pub mod message;
