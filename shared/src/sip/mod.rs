@@ -24,6 +24,8 @@ pub mod reason;
 mod scan;
 mod start_line;
 mod syntax;
+#[cfg(test)]
+mod torture_tests;
 pub mod uri;
 pub mod via;
 
