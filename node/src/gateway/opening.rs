@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tandem_shared::cluster::Authority;
 use tandem_shared::cluster::command::SessionUpdate;
 use tandem_shared::cluster::{Applied, Command, Epoch, MonitorRecord, OpeningKey, SessionKey, SessionRecord};
-use tandem_shared::sip::{Method, RawMessage, Request};
+use tandem_shared::sip::{Method, RawMessage, Request, Uri};
 
 use crate::csta::{self, CstaMessage, SystemStatus};
 use crate::cti::CtiConnectionId;
@@ -19,8 +19,8 @@ use super::session::{Link, Opening, QueuedRequest, Session, Stage};
 use super::without_quorum::UNREPLICATED_COMMIT_TIMEOUT;
 use super::{EndReason, Farewell, Gateway, Now, Pair, PairId, Report, client_key, line_key};
 
-/// Why an opening INVITE is refused (`spec/uacsta.md` §1.8). Never 503, which takes the next hop down for everybody,
-/// and never 408.
+/// Why an opening INVITE, or an OPTIONS before it, is refused (`spec/uacsta.md` §1.8). Never 503, which takes the next
+/// hop down for everybody, and never 408.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Refused {
     Plainly(u16),
@@ -43,15 +43,7 @@ impl Gateway {
             Method::Ack => {}
             Method::Cancel => self.cancel_arrived(pair, &raw, now),
             Method::Subscribe => self.subscribe_arrived(pair, raw, request, now),
-            Method::Options => {
-                let allow = [
-                    ("Allow", transaction::ALLOW),
-                    ("Allow-Events", transaction::ALLOW_EVENTS),
-                    ("Accept", csta::CONTENT_TYPE),
-                    ("Supported", "timer"),
-                ];
-                self.answer_plainly(pair, &raw, 200, "OPTIONS", &allow);
-            }
+            Method::Options => self.options_arrived(pair, &raw, &request),
             // RFC 3261 §12.2.2: these mean nothing outside a dialog.
             Method::Bye | Method::Info | Method::Update | Method::Prack | Method::Notify => {
                 self.answer_plainly(pair, &raw, 481, "outside_dialog", &[]);
@@ -63,6 +55,21 @@ impl Gateway {
                 self.answer_plainly(pair, &raw, 501, "method", &[("Allow", transaction::ALLOW)])
             }
         }
+    }
+
+    /// RFC 3261 §11.2: the answer is what an INVITE would get, as far as it hangs on the head alone.
+    fn options_arrived(&mut self, pair: PairId, raw: &RawMessage, request: &Request) {
+        if let Err(refused) = check_head(request) {
+            let (status, header) = self.refusal(&refused);
+            return self.answer_plainly(pair, raw, status, "OPTIONS", &as_headers(header.as_ref()));
+        }
+        let allow = [
+            ("Allow", transaction::ALLOW),
+            ("Allow-Events", transaction::ALLOW_EVENTS),
+            ("Accept", csta::CONTENT_TYPE),
+            ("Supported", "timer"),
+        ];
+        self.answer_plainly(pair, raw, 200, "OPTIONS", &allow);
     }
 
     fn invite_arrived(&mut self, pair_id: PairId, raw: RawMessage, request: Request, now: Now) {
@@ -83,7 +90,7 @@ impl Gateway {
         now: Now,
     ) -> Result<(OpeningKey, SessionRecord), Refused> {
         let request = &queued.request;
-        check_extensions(request)?;
+        check_head(request)?;
         let line = opening_line(request)?;
         let grant = session_timer::negotiate(timer_offer(request), self.session_timer_secs);
         let interval_secs = granted_secs(grant)?;
@@ -140,19 +147,18 @@ impl Gateway {
     }
 
     fn refuse_invite(&mut self, queued: &QueuedRequest, refused: &Refused) {
+        let (status, header) = self.refusal(refused);
+        self.answer_opening(queued, status, &as_headers(header.as_ref()));
+    }
+
+    /// Status, and the header that goes with it.
+    fn refusal(&mut self, refused: &Refused) -> (u16, Option<(&'static str, String)>) {
         match refused {
-            Refused::Plainly(status) => self.answer_opening(queued, *status, &[]),
-            Refused::UnknownExtension(tag) => self.answer_opening(queued, 420, &[("Unsupported", tag)]),
-            Refused::WrongContentType => {
-                self.answer_opening(queued, 415, &[("Accept", csta::CONTENT_TYPE)]);
-            }
-            Refused::IntervalTooSmall(secs) => {
-                self.answer_opening(queued, 422, &[("Min-SE", &secs.to_string())]);
-            }
-            Refused::NotNow => {
-                let retry_after = self.retry_after();
-                self.answer_opening(queued, 480, &[("Retry-After", &retry_after)]);
-            }
+            Refused::Plainly(status) => (*status, None),
+            Refused::UnknownExtension(tags) => (420, Some(("Unsupported", tags.clone()))),
+            Refused::WrongContentType => (415, Some(("Accept", csta::CONTENT_TYPE.to_owned()))),
+            Refused::IntervalTooSmall(secs) => (422, Some(("Min-SE", secs.to_string()))),
+            Refused::NotNow => (480, Some(("Retry-After", self.retry_after()))),
         }
     }
 
@@ -412,6 +418,27 @@ impl Gateway {
         let bytes = transaction::session_answer(&queued.request, record, interval_secs, body.as_deref());
         self.send_answer(queued, bytes);
         self.report(Report::Answered { service, status: 200 });
+    }
+}
+
+fn as_headers<'a>(header: Option<&'a (&'static str, String)>) -> Vec<(&'a str, &'a str)> {
+    header
+        .map(|(name, value)| (*name, value.as_str()))
+        .into_iter()
+        .collect()
+}
+
+/// RFC 3261 §8.2.2: what can be said of a request before its body is read.
+fn check_head(request: &Request) -> Result<(), Refused> {
+    check_scheme(request)?;
+    check_extensions(request)
+}
+
+/// RFC 3261 §8.2.2.1. What is no URI at all passes: whom a request is for, its body says.
+fn check_scheme(request: &Request) -> Result<(), Refused> {
+    match Uri::parse(&request.uri) {
+        Ok(Uri::Other(_)) => Err(Refused::Plainly(416)),
+        Ok(Uri::Sip(_) | Uri::Tel(_)) | Err(_) => Ok(()),
     }
 }
 

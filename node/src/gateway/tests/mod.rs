@@ -10,5 +10,6 @@ mod opening;
 mod pairs;
 mod publishing;
 mod resilience;
+mod torture;
 mod watchers;
 mod watching;
