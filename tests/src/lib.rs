@@ -19,4 +19,5 @@ pub mod linearizability;
 pub mod peers;
 pub mod raft_lab;
 pub mod scenario;
+pub mod tools;
 pub mod xml;

@@ -12,6 +12,17 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::tools::is_installed;
+
+/// Whether it can be used; says that the test is skipped when it cannot.
+///
+/// # Panics
+/// When it cannot under CI, where nothing is skipped.
+#[must_use]
+pub fn openssl_is_installed() -> bool {
+    is_installed("openssl", "openssl")
+}
+
 /// A running server; it ends with this value.
 pub struct OpensslServer {
     pub address: SocketAddr,

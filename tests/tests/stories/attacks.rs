@@ -41,13 +41,16 @@ async fn an_invite_that_comes_again_in_other_words_is_answered_once() {
     }
     assert_eq!(answered, [letter.call_id, last.call_id]);
     assert_eq!(sessions(&cluster).await, 3);
+    let metrics = cluster.metrics(Member::Lb).await.unwrap();
+    let repeated = [("reason", "repeated")];
+    assert_ne!(metrics.sum("tandem_lb_dropped_messages_total", &repeated), 0.0);
     every_node_has_stayed(&cluster).await;
     cluster.dismiss();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_asks_and_never_reads_is_held_back_and_holds_up_nobody() {
-    let cluster = start("[limits]\npending_requests_max = 2000\n").await;
+    let cluster = start(&format!("[limits]\npending_requests_max = {PENDING_MAX}\n")).await;
     let vip = cluster.addresses().vip();
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4 << 10).unwrap();
@@ -62,13 +65,14 @@ async fn a_client_that_asks_and_never_reads_is_held_back_and_holds_up_nobody() {
             "{sent} bytes of requests are taken, and no answer is read"
         );
     }
-    println!(
-        "a client that reads nothing is held back after {} KiB",
-        sent >> 10
-    );
-    for user in 0..4 {
-        is_served(vip, user).await;
-    }
+    // The kernel has room for more of them; lb holds as many as it may, and says nothing to the others yet.
+    let held = cluster.wait_for_metrics(Member::Lb, "lb holds as many as it may", |metrics| {
+        metrics.sum("tandem_lb_pending_requests", &[]) == f64::from(PENDING_MAX)
+    });
+    let metrics = held.await.unwrap();
+    assert_eq!(metrics.sum("tandem_lb_limits_reached_total", &[]), 0.0);
+    let received = metrics.sum("tandem_lb_client_bytes_total", &[("direction", "received")]);
+    println!("a client that reads nothing has sent {sent} bytes, and lb has read {received}");
     // He was not thrown out for anything else: his answers wait for him.
     let mut first = [0; 12];
     timeout(DEADLINE, attacker.read_exact(&mut first))
@@ -76,6 +80,9 @@ async fn a_client_that_asks_and_never_reads_is_held_back_and_holds_up_nobody() {
         .unwrap()
         .unwrap();
     assert_eq!(&first, b"SIP/2.0 200 ");
+    for user in 0..4 {
+        is_served(vip, user).await;
+    }
     every_node_has_stayed(&cluster).await;
     cluster.dismiss();
 }
@@ -314,6 +321,7 @@ async fn every_node_has_stayed(cluster: &Cluster) {
 }
 
 const PATIENCE_WITH_WRITING: Duration = Duration::from_millis(500);
+const PENDING_MAX: u32 = 2_000;
 const NARROW_PORT: u16 = 5064;
 /// More than any queue between a client and its node holds.
 const SENT_MAX: usize = 32 << 20;

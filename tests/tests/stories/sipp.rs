@@ -1,7 +1,7 @@
 //! SIPp, a client that others wrote: what it sends is answered to the last request, over TCP and over OpenSSL's TLS.
 
 use tandem_tests::cluster::{Cluster, ClusterOptions, Member, Metrics};
-use tandem_tests::peers::openssl::OpensslTunnel;
+use tandem_tests::peers::openssl::{OpensslTunnel, openssl_is_installed};
 use tandem_tests::peers::sipp::{Sipp, SippTally, Sockets, sipp_is_installed};
 
 const USERS: usize = 40;
@@ -27,7 +27,7 @@ async fn sipp_signs_hundreds_in_and_off_over_one_connection_and_over_one_each() 
 /// Debian's SIPp has no TLS of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sipp_signs_users_in_and_off_through_mutual_tls_of_openssl() {
-    if !sipp_is_installed() {
+    if !sipp_is_installed() || !openssl_is_installed() {
         return;
     }
     let cluster = cluster().await;
