@@ -1,14 +1,12 @@
 //! Certificates: what is trusted, what a host shows, and our own.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
+use tandem_shared::io::command_line::{
+    AdminClient, ClientError, Outcome, Table, changed_certificates, file_body, list_of, listed_certificates,
+    signed_certificates, word,
+};
 
-use super::Outcome;
-use super::admin_client::{AdminClient, ClientError};
 use super::arguments::{CertificateCommand, Host};
-use super::gateways::{list_of, word};
-use super::table::Table;
 
 pub(super) fn perform(
     client: &AdminClient,
@@ -22,7 +20,7 @@ pub(super) fn perform(
     match command {
         CertificateCommand::List => {
             let answer = client.get(ROUTES)?;
-            Ok(Outcome::well(shown(&answer, list_text)))
+            Ok(Outcome::well(shown(&answer, listed_certificates)))
         }
         CertificateCommand::Diagnose {
             host,
@@ -48,13 +46,13 @@ pub(super) fn perform(
             })
         }
         CertificateCommand::Upload { file } => {
-            let answer = client.post(&route("upload"), &json!({ "pem": read(file)? }))?;
-            Ok(Outcome::well(shown(&answer, changed_text)))
+            let answer = client.post(&route("upload"), &file_body(file)?)?;
+            Ok(Outcome::well(shown(&answer, changed_certificates)))
         }
         CertificateCommand::Remove { fingerprint } => {
             let body = json!({ "sha256_fingerprint": fingerprint });
             let answer = client.post(&route("remove"), &body)?;
-            Ok(Outcome::well(shown(&answer, changed_text)))
+            Ok(Outcome::well(shown(&answer, changed_certificates)))
         }
         CertificateCommand::Request { names } => {
             let common_name = names.first().cloned().unwrap_or_default();
@@ -65,8 +63,8 @@ pub(super) fn perform(
             })))
         }
         CertificateCommand::Signed { file } => {
-            let answer = client.post(&route("signed"), &json!({ "pem": read(file)? }))?;
-            Ok(Outcome::well(shown(&answer, signed_text)))
+            let answer = client.post(&route("signed"), &file_body(file)?)?;
+            Ok(Outcome::well(shown(&answer, signed_certificates)))
         }
     }
 }
@@ -104,35 +102,6 @@ fn import(
         true => Ok(offer),
         false => client.post(&route("import"), &body(&fingerprints)),
     }
-}
-
-fn list_text(answer: &Value) -> String {
-    let mut table = Table::new(&["subject", "valid until", "SHA-256 fingerprint", "file"]);
-    for certificate in list_of(&answer["trusted"]) {
-        table.row([
-            word(&certificate["subject"]),
-            word(&certificate["not_after"]),
-            word(&certificate["sha256_fingerprint"]),
-            word(&certificate["file"]),
-        ]);
-    }
-    let mut text = table.text();
-    for problem in list_of(&answer["problems"]) {
-        text.push_str(&format!(
-            "{}: {}\n",
-            word(&problem["file"]),
-            word(&problem["reason"])
-        ));
-    }
-    let own = &answer["own"];
-    if !own.is_null() {
-        text.push_str("\nour own:\n");
-        text.push_str(&changed_text(&own["chain"]));
-        if own["requested"].as_bool() == Some(true) {
-            text.push_str("a request waits for its signed certificate\n");
-        }
-    }
-    text
 }
 
 /// The guides' certificate viewer.
@@ -193,40 +162,13 @@ fn import_text(answer: &Value) -> String {
     let installed = list_of(&answer["installed"]);
     if !installed.is_empty() {
         text.push_str("\ntrusted from now on:\n");
-        text.push_str(&changed_text(&answer["installed"]));
+        text.push_str(&changed_certificates(&answer["installed"]));
     }
     text
-}
-
-fn signed_text(answer: &Value) -> String {
-    let mut text = changed_text(&answer["chain"]);
-    if answer["completeness"].as_str() == Some("leaf_only") {
-        text.push_str("The issuer is missing: upload the certificate again with the authority's chain.\n");
-    }
-    text
-}
-
-fn changed_text(certificates: &Value) -> String {
-    let mut table = Table::new(&["subject", "valid until", "SHA-256 fingerprint"]);
-    for certificate in list_of(certificates) {
-        table.row([
-            word(&certificate["subject"]),
-            word(&certificate["not_after"]),
-            word(&certificate["sha256_fingerprint"]),
-        ]);
-    }
-    table.text()
 }
 
 fn is_verified(report: &Value) -> bool {
     report["status"].as_str() == Some("Verified")
-}
-
-fn read(file: &Path) -> Result<String, ClientError> {
-    std::fs::read_to_string(file).map_err(|error| ClientError::File {
-        path: file.display().to_string(),
-        reason: error.to_string(),
-    })
 }
 
 fn route(verb: &str) -> String {

@@ -6,12 +6,9 @@ use std::path::PathBuf;
 
 use lexopt::{Arg, Parser, ValueExt};
 use serde_json::{Value, json};
+use tandem_shared::io::command_line::{AdminClient, ClientError, Outcome, Table, list_of, word};
 
-use super::Outcome;
-use super::admin_client::{AdminClient, ClientError};
 use super::arguments::{ADMIN_DEFAULT, ArgumentError, admin_of};
-use super::gateways::{list_of, word};
-use super::table::Table;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Arguments {

@@ -1,11 +1,9 @@
 //! The gateways: how well they are, and changes to them.
 
 use serde_json::{Value, json};
+use tandem_shared::io::command_line::{AdminClient, ClientError, Outcome, Table, list_of, word};
 
-use super::Outcome;
-use super::admin_client::{AdminClient, ClientError};
 use super::arguments::NewGateway;
-use super::table::Table;
 
 pub(super) fn status(client: &AdminClient, json: bool) -> Result<Outcome, ClientError> {
     let status = client.get("/exchange/status")?;
@@ -180,19 +178,6 @@ pub(super) fn rebalance(client: &AdminClient, per_second: u32) -> Result<Outcome
         "{} users move, {per_second} per second; see GET /exchange/rebalance",
         word(&answer["moves"])
     )))
-}
-
-pub(super) fn list_of(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
-}
-
-/// A value for people; nothing for what is not known.
-pub(super) fn word(value: &Value) -> String {
-    match value {
-        Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
-        other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => other.to_string(),
-    }
 }
 
 fn yes_or_no(value: &Value) -> String {

@@ -2,12 +2,9 @@
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
+use tandem_shared::io::command_line::{AdminClient, ClientError, Outcome, word};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-
-use super::Outcome;
-use super::admin_client::{AdminClient, ClientError};
-use super::gateways::word;
 
 pub(super) fn explain(client: &AdminClient, user: &str, json: bool) -> Result<Outcome, ClientError> {
     let user = utf8_percent_encode(user, NON_ALPHANUMERIC);

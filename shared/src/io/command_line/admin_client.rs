@@ -13,11 +13,12 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
+/// Why there is nothing to show.
 #[derive(Debug, Error)]
-pub(super) enum ClientError {
-    #[error("the node does not answer on {admin}: {reason}. Is it running, and is this its [admin] listen?")]
+pub enum ClientError {
+    #[error("nobody answers on {admin}: {reason}. Is the program running, and is this its [admin] listen?")]
     NoAnswer { admin: SocketAddr, reason: String },
-    /// The node's own words.
+    /// The program's own words.
     #[error("{message}")]
     Refused { status: StatusCode, message: String },
     #[error("the answer of {admin} is not understood: {reason}")]
@@ -28,24 +29,32 @@ pub(super) enum ClientError {
     Runtime(#[from] std::io::Error),
 }
 
-pub(super) struct AdminClient {
+/// Asks one admin listener.
+#[derive(Debug)]
+pub struct AdminClient {
     admin: SocketAddr,
     runtime: Runtime,
 }
 
 impl AdminClient {
-    pub(super) fn new(admin: SocketAddr) -> Result<Self, ClientError> {
+    /// # Errors
+    /// When the operating system has no means left.
+    pub fn new(admin: SocketAddr) -> Result<Self, ClientError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         Ok(Self { admin, runtime })
     }
 
-    pub(super) fn get(&self, path: &str) -> Result<Value, ClientError> {
+    /// # Errors
+    /// When nobody answers, or the answer is a refusal or not JSON.
+    pub fn get(&self, path: &str) -> Result<Value, ClientError> {
         self.ask(Method::GET, path, Bytes::new())
     }
 
-    pub(super) fn post(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
+    /// # Errors
+    /// As [`Self::get`].
+    pub fn post(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
         self.ask(Method::POST, path, body.to_string().into())
     }
 
