@@ -45,7 +45,8 @@ pub(super) fn pem_text(certificate: &Certificate) -> String {
     text
 }
 
-/// Whoever reads the file meanwhile, or after a crash, finds the old or the new one.
+/// Whoever reads the file meanwhile, or after a crash, finds the old or the new one. The new one when this has returned: a key
+/// that takes its place after its certificate must not be there before it.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
@@ -53,7 +54,8 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = fs::File::create(&partial)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(&partial, path)
+    fs::rename(&partial, path)?;
+    sync_directory(path)
 }
 
 /// Nobody but this user may read it, not even for a moment.
@@ -71,5 +73,12 @@ pub(super) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
         .open(&partial)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(&partial, path)
+    fs::rename(&partial, path)?;
+    sync_directory(path)
+}
+
+/// Makes the names in the directory of this file durable.
+fn sync_directory(path: &Path) -> io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    fs::File::open(directory.unwrap_or_else(|| Path::new(".")))?.sync_all()
 }
