@@ -30,6 +30,7 @@ use crate::balancer::selection::Turns;
 use crate::balancer::settings::ByteBudget;
 use crate::config::{Config, ListenerConfig, Mode};
 use crate::io::admission::Admission;
+use crate::io::certificate_routes::CertificateRoutes;
 use crate::io::client_connection::{ListenerContext, StreamSettings};
 use crate::io::clock;
 use crate::io::listener::{Door, Listener};
@@ -52,6 +53,7 @@ pub struct FrontEnd {
     parts: Parts,
     addresses: Vec<SocketAddr>,
     outbound_address: Option<SocketAddr>,
+    admin_address: SocketAddr,
     witness: Option<JoinHandle<()>>,
 }
 
@@ -66,9 +68,10 @@ impl FrontEnd {
         tokio::spawn(pairs.clone().keep_up_to_date());
         let parts = Parts::new(&config, &registry, pairs, doubts);
         let raft_metrics = RaftMetrics::register(&registry).context("registering the metrics of Raft")?;
-        parts.serve_admin(&config, registry).await?;
+        let certificates = open_certificates(&config.listeners)?;
+        let admin_address = parts.serve_admin(&config, registry, &certificates)?;
         let hosts = parts.look_up_hosts(&config.listeners).await;
-        let listeners = parts.bind_listeners(&config.listeners, &hosts)?;
+        let listeners = parts.bind_listeners(&config.listeners, &certificates, &hosts)?;
         let outbound = parts.bind_outbound(&config, &listeners)?;
         parts.check_nodes(&config, doubts_heard, news_heard);
         let witness = parts.join_cluster(&config, news, raft_metrics)?;
@@ -82,6 +85,7 @@ impl FrontEnd {
             parts,
             addresses,
             outbound_address,
+            admin_address,
             witness,
         })
     }
@@ -96,6 +100,12 @@ impl FrontEnd {
     #[must_use]
     pub fn outbound_address(&self) -> Option<SocketAddr> {
         self.outbound_address
+    }
+
+    /// Where administrators ask.
+    #[must_use]
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
     }
 
     /// Nodes that may be given new sessions.
@@ -168,8 +178,14 @@ impl Parts {
         }
     }
 
-    async fn serve_admin(&self, config: &Config, registry: Registry) -> anyhow::Result<()> {
+    fn serve_admin(
+        &self,
+        config: &Config,
+        registry: Registry,
+        certificates: &BTreeMap<String, SipTls>,
+    ) -> anyhow::Result<SocketAddr> {
         let admin = bind(config.admin.listen, "admin")?;
+        let address = admin.local_addr()?;
         let state = AdminState {
             registry,
             readiness: self.readiness.clone(),
@@ -178,10 +194,10 @@ impl Parts {
         tokio::spawn(admin::serve(
             admin,
             state,
-            admin::no_routes(),
+            CertificateRoutes::new(certificates.clone()).router(),
             self.shutdown.clone(),
         ));
-        Ok(())
+        Ok(address)
     }
 
     /// Once before anybody is let in, and then for as long as somebody may be.
@@ -196,13 +212,13 @@ impl Parts {
     fn bind_listeners(
         &self,
         configs: &[ListenerConfig],
+        certificates: &BTreeMap<String, SipTls>,
         hosts: &ResolvedHosts,
     ) -> anyhow::Result<Vec<Listener>> {
         let mut listeners = Vec::new();
         for config in configs {
             let socket = bind_virtual_ip(config.address, &config.name)?;
-            let tls = config.tls.clone().map(SipTls::new).transpose();
-            let tls = tls.with_context(|| format!("the certificates of listener {}", config.name))?;
+            let tls = certificates.get(&config.name).cloned();
             if let Some(tls) = &tls {
                 self.keep_up_to_date(&config.name, tls.clone());
             }
@@ -355,6 +371,26 @@ fn pair_security(config: &Config) -> anyhow::Result<PairSecurity> {
         .as_ref()
         .map_or(NodeId(0), |cluster| cluster.member_id);
     PairSecurity::new(config.pairs, section, own).context("preparing TLS of the connections with nodes")
+}
+
+/// Of each listener that has TLS, by its name.
+fn open_certificates(configs: &[ListenerConfig]) -> anyhow::Result<BTreeMap<String, SipTls>> {
+    let mut opened = BTreeMap::new();
+    for config in configs {
+        let Some(settings) = config.tls.clone() else {
+            continue;
+        };
+        let name = &config.name;
+        let tls = SipTls::new(settings).with_context(|| format!("the certificates of listener {name}"))?;
+        if tls.chain().is_empty() {
+            warn!(
+                listener = name,
+                "there is no certificate yet, and every handshake is refused: see `tandem-lb certificate csr`"
+            );
+        }
+        opened.insert(name.clone(), tls);
+    }
+    Ok(opened)
 }
 
 /// Each client has a connection to each node, and what is short of descriptors refuses clients.

@@ -11,7 +11,7 @@ use tandem_shared::config::{AdminConfig, ClusterSection, LogConfig, PairTranspor
 use tandem_shared::host_name::is_host_name;
 use tandem_shared::io::shutdown::DrainTimings;
 use tandem_shared::io::sip_stream::{MessageDeadlines, SendLimits};
-use tandem_shared::io::sip_tls::SipTlsSettings;
+use tandem_shared::io::sip_tls::{Authorities, SipTlsSettings};
 use tandem_shared::sip::FramerLimits;
 
 use crate::access::{Access, AllowedSource};
@@ -229,12 +229,24 @@ fn read_listener(section: &mut Section) -> Option<ListenerConfig> {
 }
 
 fn read_tls(section: &mut Section) -> Option<SipTlsSettings> {
-    let files = TlsFiles::read(section, "client_authority");
+    let (authority, authorities) = match section.has("trust_directory") {
+        true => ("trust_directory", Authorities::Directory),
+        false => ("client_authority", Authorities::File),
+    };
+    let files = TlsFiles::read(section, authority);
+    if authorities == Authorities::Directory && section.optional_path("client_authority").is_some() {
+        section.problem(
+            "client_authority",
+            "contradicts trust_directory",
+            "one of the two: a file in the directory counts as well",
+        );
+    }
     let subjects = section.parsed_list("subjects", "a name, or \"*.\" and a domain");
     let cipher_suites =
         section.parsed_list("cipher_suites", "a cipher suite, as \"TLS13_AES_256_GCM_SHA384\"");
     Some(SipTlsSettings {
         files: files?,
+        authorities,
         subjects,
         cipher_suites,
     })
@@ -463,7 +475,8 @@ const fn secs(secs: u64) -> Duration {
 const MILLISECOND: Duration = Duration::from_millis(1);
 const PROBE_PERIODS: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=secs(3_600);
 const NETWORK: &str = "a network, as \"192.0.2.0/24\"";
-const ADMIN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9_060);
+/// Where an administrator asks when nothing else is configured.
+pub const ADMIN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9_060);
 /// LB-7.
 const NODES_MAX: usize = 7;
 /// RFC 3261 §19.1.2.
@@ -519,6 +532,33 @@ mod tests {
             "allow = [{ source = \"192.0.2.0/24\", description = \"pool\" }, { source = \"ocs.example\" }]";
         let access = with("192.0.2.1:5060", listed).unwrap();
         assert_eq!(access.hosts().collect::<Vec<_>>(), ["ocs.example"]);
+    }
+
+    #[test]
+    fn authorities_stand_in_a_file_or_in_a_directory() {
+        let with = |authority: &str| {
+            let tls = "transport = \"tls\"\ncertificate = \"vip.pem\"\nkey = \"vip.key\"\n";
+            let text = SMALLEST.replace(
+                "allow = \"any\"\n",
+                &format!("allow = \"any\"\n{tls}{authority}\n"),
+            );
+            read(&text).map(|mut config| config.listeners.remove(0).tls.unwrap())
+        };
+        let (file, directory) = ("client_authority = \"ca.pem\"", "trust_directory = \"trusted\"");
+        assert_eq!(with(file).unwrap().authorities, Authorities::File);
+        let managed = with(directory).unwrap();
+        assert_eq!(managed.authorities, Authorities::Directory);
+        assert!(managed.files.authority.ends_with("trusted"));
+        for (authority, says) in [
+            ("", "listener[0].client_authority: is missing"),
+            (
+                &*format!("{file}\n{directory}"),
+                "listener[0].client_authority: contradicts trust_directory",
+            ),
+        ] {
+            let error = with(authority).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
     }
 
     #[test]

@@ -1,16 +1,21 @@
-//! `tandem-lb`: arguments → configuration → [`tandem_lb::app::run`] → exit status.
+//! `tandem-lb --config FILE [--check-config]`, and `tandem-lb certificate …` to ask a running front end.
 
 use std::process::ExitCode;
 
 use tandem_lb::app;
 use tandem_lb::config::Config;
+use tandem_lb::io::command_line;
 use tandem_shared::io::process::{self, ExitStatus};
 use tandem_shared::io::sip_tls::SipTls;
 use tandem_shared::io::telemetry::init_logging;
 use tandem_shared::io::tls::TlsError;
 
 fn main() -> ExitCode {
-    process::main("tandem-lb", Config::read, check, start)
+    let mut arguments = std::env::args_os().skip(1);
+    match arguments.next() {
+        Some(word) if word == "certificate" || word == "certificates" => command_line::certificate(arguments),
+        Some(_) | None => process::main("tandem-lb", Config::read, check, start),
+    }
 }
 
 /// The files that the configuration names.
@@ -20,7 +25,7 @@ fn check(config: &Config) -> Result<(), TlsError> {
         .iter()
         .filter_map(|listener| listener.tls.as_ref())
     {
-        SipTls::new(tls.clone())?;
+        SipTls::check(tls)?;
     }
     match &config.cluster {
         Some(cluster) => cluster.section.check_certificate(cluster.member_id),

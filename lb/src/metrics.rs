@@ -130,7 +130,7 @@ impl Metrics {
             ),
             certificate_expires: maker.gauges(
                 "tandem_lb_certificate_expires_timestamp_seconds",
-                "Unix time at which the certificate of a listener ends.",
+                "Unix time at which the certificate of a listener ends; 0 while there is none.",
                 &["listener"],
             ),
             pairs: maker.gauges("tandem_lb_pairs", "Connections to nodes on behalf of clients.", &["node"]),

@@ -9,9 +9,11 @@
 )]
 
 pub mod admission;
+pub mod certificate_routes;
 pub mod client_connection;
 pub mod client_reading;
 pub mod clock;
+pub mod command_line;
 pub mod connection_mode;
 pub mod listener;
 pub mod node_board;

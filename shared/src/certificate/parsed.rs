@@ -35,6 +35,7 @@ pub struct Certificate {
     pub names: HolderNames,
     /// Whether its basic constraints say that it may issue others.
     pub is_authority: bool,
+    pub usages: Usages,
     /// Where its issuer can be fetched, as it says.
     pub issuer_urls: Vec<String>,
     pub authority_key: Option<Vec<u8>>,
@@ -77,6 +78,7 @@ impl Certificate {
                 ..HolderNames::default()
             },
             is_authority: false,
+            usages: Usages::ANY,
             issuer_urls: Vec::new(),
             authority_key: None,
             subject_key: None,
@@ -109,6 +111,11 @@ impl Certificate {
                 .filter(|description| description.access_method == OID_PKIX_ACCESS_DESCRIPTOR_CA_ISSUERS)
                 .filter_map(|description| url_of(&description.access_location));
             self.issuer_urls = issuers.take(ISSUER_URLS_MAX).collect();
+        } else if let ParsedExtension::ExtendedKeyUsage(usage) = extension {
+            self.usages = Usages {
+                server_auth: usage.any || usage.server_auth,
+                client_auth: usage.any || usage.client_auth,
+            };
         } else if let ParsedExtension::NameConstraints(_) = extension {
             self.limits_names = true;
         }
@@ -157,6 +164,20 @@ impl Certificate {
         let names = self.names.common_names.iter().chain(&self.names.dns_names);
         names.map(String::as_str).next().unwrap_or(&self.subject)
     }
+}
+
+/// For which ends of a connection it may be used (RFC 5280 §4.2.1.12): for both when it does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usages {
+    pub server_auth: bool,
+    pub client_auth: bool,
+}
+
+impl Usages {
+    const ANY: Self = Self {
+        server_auth: true,
+        client_auth: true,
+    };
 }
 
 /// SHA-256 over the whole certificate.

@@ -13,6 +13,8 @@ pub mod process;
 pub mod raft;
 mod shown_certificate;
 pub mod shutdown;
+pub mod sip_certificates;
+mod sip_client_verifier;
 pub mod sip_stream;
 pub mod sip_tls;
 pub mod telemetry;

@@ -1,37 +1,31 @@
 //! TLS of SIP listeners (RCC-9): mutual, for peers with names that are listed, and read again while connections go on.
 //!
-//! Owns the configuration of one listener and its files. Does not own the authorities' rules; they are webpki's.
+//! Owns the configuration of one listener and its files. Does not own how a client is judged, which is
+//! `sip_client_verifier`, with webpki's rules for authorities.
 
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::WebPkiSupportedAlgorithms;
-use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::ResolvesServerCertUsingSni;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError, PeerIncompatible,
-    RootCertStore, ServerConfig, SignatureScheme, SupportedCipherSuite,
+    CertificateError, ClientConfig, PeerIncompatible, RootCertStore, ServerConfig, SupportedCipherSuite,
 };
-use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use webpki::{
-    CertRevocationList, EndEntityCert, KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder,
-    UnknownStatusPolicy,
-};
 
-use super::shown_certificate::{describe, note, noting};
-use super::tls::{
-    Material, SIP_VERSIONS, TlsError, certificate_expires, mismatch, peer_identity, provider,
-    sip_client_config,
-};
+use super::certificates::{IdentityFiles, StoredCertificate, TrustStore};
+use super::shown_certificate::noting;
+use super::sip_client_verifier::{SipClientVerifier, SubjectRefused};
+use super::tls::{SIP_VERSIONS, TlsError, Trust, load_pair, provider};
 use super::watched_files::WatchedFiles;
+use crate::certificate::{Certificate, read_bundle};
 use crate::config::TlsFiles;
 use crate::proxy_protocol::PeerIdentity;
 
@@ -39,10 +33,22 @@ use crate::proxy_protocol::PeerIdentity;
 #[derive(Debug, Clone, PartialEq)]
 pub struct SipTlsSettings {
     pub files: TlsFiles,
+    /// What `files.authority` is.
+    pub authorities: Authorities,
     /// Names that a client's certificate may have; empty: any that the authorities have signed.
     pub subjects: Vec<SubjectPattern>,
     /// Empty: all that are supported.
     pub cipher_suites: Vec<CipherSuiteName>,
+}
+
+/// Where the authorities of a listener's clients stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Authorities {
+    /// In one file, which others replace.
+    File,
+    /// In a directory, to which they are added and from which they are removed at run time. The certificate may be missing
+    /// then, until it is requested and installed, and its key as well; so may every authority, and nobody is let in.
+    Directory,
 }
 
 /// A name in a certificate: a whole one, or `*.` and a domain, for which the star stands for one label.
@@ -56,45 +62,94 @@ pub struct CipherSuiteName(SupportedCipherSuite);
 /// One listener's TLS. Clones share what was read last.
 #[derive(Debug, Clone)]
 pub struct SipTls {
-    settings: Arc<SipTlsSettings>,
-    loaded: Arc<ArcSwap<Loaded>>,
+    pub(super) settings: Arc<SipTlsSettings>,
+    /// With [`Authorities::Directory`].
+    pub(super) trust: Option<TrustStore>,
+    state: Arc<State>,
 }
 
 #[derive(Debug)]
-struct Loaded {
+struct State {
+    loaded: ArcSwap<Loaded>,
+    /// Changes whenever something else was loaded.
+    readings: watch::Sender<u64>,
+    /// One change at a time; handshakes never wait for it.
+    editing: Mutex<()>,
+}
+
+/// What is in force.
+#[derive(Debug)]
+pub(super) struct Loaded {
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
-    /// When our certificate ends, in seconds of Unix time.
-    expires: u64,
+    /// Ours first.
+    pub(super) chain: Vec<Certificate>,
+    pub(super) authorities: Vec<StoredCertificate>,
 }
 
 impl Loaded {
-    fn read(settings: &SipTlsSettings) -> Result<Self, TlsError> {
+    fn read(settings: &SipTlsSettings, store: Option<&TrustStore>) -> Result<Self, TlsError> {
+        let files = &settings.files;
+        let own = own_pair(settings)?;
+        let (trust, authorities) = match settings.authorities {
+            Authorities::File => (Trust::load(files)?, authorities_of_file(files)),
+            Authorities::Directory => {
+                let stored = store.map_or_else(Vec::new, TrustStore::list);
+                (Trust::with_authority(roots_of(&stored), files)?, stored)
+            }
+        };
+        let verifier = Arc::new(SipClientVerifier::new(settings, &trust)?);
+        let chain = own.iter().flat_map(|own| &own.cert);
         Ok(Self {
-            server: server_config(settings)?,
-            client: sip_client_config(&settings.files)?,
-            expires: certificate_expires(&settings.files.certificate)?,
+            chain: chain.filter_map(|der| Certificate::parse(der).ok()).collect(),
+            server: server_config(settings, own.clone(), verifier)?,
+            client: client_config(files, own, &trust)?,
+            authorities,
         })
     }
 }
 
 impl SipTls {
-    /// Reads the files.
+    /// Reads the files, and makes the directory of the authorities when it is not there.
     ///
     /// # Errors
     /// When one of them cannot be used.
     pub fn new(settings: SipTlsSettings) -> Result<Self, TlsError> {
-        let loaded = Loaded::read(&settings)?;
+        let trust = match settings.authorities {
+            Authorities::File => None,
+            Authorities::Directory => Some(TrustStore::open(&settings.files.authority)?),
+        };
+        let loaded = Loaded::read(&settings, trust.as_ref())?;
+        let state = State {
+            loaded: ArcSwap::from_pointee(loaded),
+            readings: watch::Sender::new(0),
+            editing: Mutex::new(()),
+        };
         Ok(Self {
             settings: Arc::new(settings),
-            loaded: Arc::new(ArcSwap::from_pointee(loaded)),
+            trust,
+            state: Arc::new(state),
         })
+    }
+
+    /// Whether [`Self::new`] would do; makes nothing.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn check(settings: &SipTlsSettings) -> Result<(), TlsError> {
+        let store = match settings.authorities {
+            Authorities::Directory if settings.files.authority.exists() => {
+                Some(TrustStore::open(&settings.files.authority)?)
+            }
+            Authorities::File | Authorities::Directory => None,
+        };
+        Loaded::read(settings, store.as_ref()).map(drop)
     }
 
     /// For connections that are accepted now.
     #[must_use]
     pub fn server(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.loaded.load().server)
+        Arc::clone(&self.state.loaded.load().server)
     }
 
     /// Shakes hands with who has connected to the listener.
@@ -112,197 +167,146 @@ impl SipTls {
     /// For connections that are made now, with the listener's certificate.
     #[must_use]
     pub fn client(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.loaded.load().client)
+        Arc::clone(&self.state.loaded.load().client)
     }
 
-    /// When the listener's certificate ends, in seconds of Unix time.
+    /// When the listener's certificate ends, in seconds of Unix time; 0 while there is none.
     #[must_use]
     pub fn expires(&self) -> u64 {
-        self.loaded.load().expires
+        let loaded = self.state.loaded.load();
+        let own = loaded.chain.first();
+        own.map_or(0, |own| u64::try_from(own.not_after).unwrap_or(0))
     }
 
     /// Reads the files again whenever they change, until `stop`. Connections that stand go on; files that cannot be used
-    /// are told of and change nothing. `read` is called after each time.
+    /// are told of and change nothing. `read` is called after each time, and after each change by an administrator.
     pub async fn keep_up_to_date(self, stop: impl Future<Output = ()>, read: impl Fn(&Self)) {
-        let files = &self.settings.files;
-        let mut watched = WatchedFiles::new(files.paths().cloned());
+        let mut watched = WatchedFiles::new(self.settings.files.paths().cloned());
+        let mut readings = self.state.readings.subscribe();
         tokio::pin!(stop);
         loop {
             tokio::select! {
-                () = watched.changed() => {}
+                () = watched.changed() => self.files_changed(),
+                // The sender lives in `self`, so it cannot have gone.
+                _ = readings.changed() => {}
                 () = &mut stop => return,
             }
-            let certificate = files.certificate.display();
-            match Loaded::read(&self.settings) {
-                Ok(loaded) => {
-                    self.loaded.store(Arc::new(loaded));
-                    tracing::info!(%certificate, "the files of a listener's TLS were read again");
-                }
-                Err(error) => {
-                    let error: &dyn std::error::Error = &error;
-                    tracing::error!(error, %certificate, "the new files of a listener's TLS are not used");
-                }
-            }
+            readings.mark_unchanged();
             read(&self);
         }
     }
+
+    fn files_changed(&self) {
+        let _editing = self.edit();
+        let certificate = self.settings.files.certificate.display();
+        let listed = self.trust.as_ref().map_or(Ok(false), TrustStore::refresh);
+        match listed.map_err(TlsError::from).and_then(|_| self.read_again()) {
+            Ok(()) => tracing::info!(%certificate, "the files of a listener's TLS were read again"),
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(error, %certificate, "the new files of a listener's TLS are not used");
+            }
+        }
+    }
+
+    /// Whoever changes files holds this meanwhile, and reads them again.
+    pub(super) fn edit(&self) -> MutexGuard<'_, ()> {
+        self.state.editing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn read_again(&self) -> Result<(), TlsError> {
+        let loaded = Loaded::read(&self.settings, self.trust.as_ref())?;
+        self.state.loaded.store(Arc::new(loaded));
+        self.state.readings.send_modify(|readings| *readings += 1);
+        Ok(())
+    }
+
+    pub(super) fn loaded(&self) -> Arc<Loaded> {
+        self.state.loaded.load_full()
+    }
+
+    /// Where the listener's certificate and key lie.
+    pub(super) fn identity(&self) -> IdentityFiles {
+        identity_files(&self.settings.files)
+    }
 }
 
-fn server_config(settings: &SipTlsSettings) -> Result<Arc<ServerConfig>, TlsError> {
+fn identity_files(files: &TlsFiles) -> IdentityFiles {
+    IdentityFiles {
+        certificate: files.certificate.clone(),
+        key: files.key.clone(),
+    }
+}
+
+fn own_pair(settings: &SipTlsSettings) -> Result<Option<Arc<CertifiedKey>>, TlsError> {
     let files = &settings.files;
-    let material = Material::load(files)?;
+    let may_be_missing = settings.authorities == Authorities::Directory;
+    if may_be_missing && !files.certificate.exists() {
+        return Ok(None);
+    }
+    let identity = identity_files(files);
+    if identity.has_request() {
+        // Finishes what was begun when this machine went down; whether it can be used is told below.
+        drop(identity.load());
+    }
+    load_pair(files).map(Some)
+}
+
+/// For display: what counts is what [`Trust`] made of the same file.
+fn authorities_of_file(files: &TlsFiles) -> Vec<StoredCertificate> {
+    let bytes = std::fs::read(&files.authority).unwrap_or_default();
+    let certificates = read_bundle(&bytes).unwrap_or_default();
+    let stored = certificates.into_iter().map(|certificate| StoredCertificate {
+        certificate,
+        file: files.authority.clone(),
+    });
+    stored.collect()
+}
+
+/// A certificate that is no authority's would sign others here: it counts for nothing.
+fn roots_of(stored: &[StoredCertificate]) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let authorities = stored.iter().filter(|stored| stored.certificate.is_authority);
+    roots.add_parsable_certificates(authorities.map(|stored| stored.certificate.der.clone()));
+    roots
+}
+
+fn server_config(
+    settings: &SipTlsSettings,
+    own: Option<Arc<CertifiedKey>>,
+    verifier: Arc<SipClientVerifier>,
+) -> Result<Arc<ServerConfig>, TlsError> {
     let chosen = settings.cipher_suites.iter().map(|name| name.0);
     let mut provider = (*provider()).clone();
     if !settings.cipher_suites.is_empty() {
         provider.cipher_suites = chosen.collect();
     }
-    let provider = Arc::new(provider);
-    let verifier = SipClientVerifier {
-        as_client: material.trust.client_verifier(files)?,
-        authority: Arc::clone(material.trust.authority()),
-        revoked: material.trust.revoked(files)?,
-        subjects: settings.subjects.clone(),
-        algorithms: provider.signature_verification_algorithms,
-    };
-    let config = ServerConfig::builder_with_provider(provider)
+    let builder = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(SIP_VERSIONS)
         .map_err(|source| TlsError::CipherSuites { source })?
-        .with_client_cert_verifier(Arc::new(verifier))
-        .with_single_cert(material.certificates, material.key)
-        .map_err(|source| mismatch(files, source))?;
-    Ok(Arc::new(config))
+        .with_client_cert_verifier(verifier);
+    Ok(Arc::new(match own {
+        Some(own) => builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(own))),
+        None => builder.with_cert_resolver(Arc::new(ResolvesServerCertUsingSni::new())),
+    }))
 }
 
-/// Judges the certificates of clients: signed by an authority, for clients or for servers (an OCS shows the certificate of
-/// its server), valid, not revoked, and with a name that is listed.
-#[derive(Debug)]
-struct SipClientVerifier {
-    as_client: Arc<dyn ClientCertVerifier>,
-    authority: Arc<RootCertStore>,
-    revoked: Vec<CertRevocationList<'static>>,
-    subjects: Vec<SubjectPattern>,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl SipClientVerifier {
-    /// As a client's certificate, or else as a server's.
-    fn check(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<(), rustls::Error> {
-        match self.as_client.verify_client_cert(end_entity, intermediates, now) {
-            Ok(_) => Ok(()),
-            Err(error) if is_other_usage(&error) => self
-                .check_as_server(end_entity, intermediates, now)
-                .map_err(|reason| known_reason(&reason).map_or(error, rustls::Error::InvalidCertificate)),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// By the same rules as a client's certificate, but for its use.
-    fn check_as_server(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<(), webpki::Error> {
-        let revoked: Vec<&CertRevocationList<'_>> = self.revoked.iter().collect();
-        let revocation = RevocationOptionsBuilder::new(&revoked).ok().map(|options| {
-            options
-                .with_depth(RevocationCheckDepth::EndEntity)
-                .with_status_policy(UnknownStatusPolicy::Deny)
-                .build()
-        });
-        let certificate = EndEntityCert::try_from(end_entity)?;
-        let verified = certificate.verify_for_usage(
-            self.algorithms.all,
-            &self.authority.roots,
-            intermediates,
-            now,
-            KeyUsage::server_auth(),
-            revocation,
-            None,
-        );
-        verified.map(drop)
-    }
-}
-
-impl ClientCertVerifier for SipClientVerifier {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.as_client.root_hint_subjects()
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        self.check(end_entity, intermediates, now)
-            .inspect_err(|_| note(describe(end_entity, &self.authority)))?;
-        check_subject(end_entity, &self.subjects)?;
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.as_client
-            .verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.as_client
-            .verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.as_client.supported_verify_schemes()
-    }
-}
-
-/// What webpki says, where rustls has a name for it that matters here.
-fn known_reason(error: &webpki::Error) -> Option<CertificateError> {
-    if matches!(error, webpki::Error::UnknownIssuer) {
-        Some(CertificateError::UnknownIssuer)
-    } else if matches!(error, webpki::Error::CertRevoked) {
-        Some(CertificateError::Revoked)
-    } else if matches!(error, webpki::Error::CertExpired { .. }) {
-        Some(CertificateError::Expired)
-    } else if matches!(error, webpki::Error::CertNotValidYet { .. }) {
-        Some(CertificateError::NotValidYet)
-    } else {
-        None
-    }
-}
-
-fn is_other_usage(error: &rustls::Error) -> bool {
-    matches!(
-        error,
-        rustls::Error::InvalidCertificate(
-            CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. }
-        )
-    )
-}
-
-/// The certificate is good, and of somebody who is not expected.
-#[derive(Debug, Error)]
-#[error("the certificate names {seen:?}, and the listener's subjects are {accepted:?}")]
-struct SubjectRefused {
-    /// Its alternative names, or its common name where it has none.
-    seen: Vec<String>,
-    has_alternative_names: bool,
-    accepted: Vec<String>,
+fn client_config(
+    files: &TlsFiles,
+    own: Option<Arc<CertifiedKey>>,
+    trust: &Trust,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(SIP_VERSIONS)
+        .expect("ring supports every version we name");
+    let builder = match trust.authority().is_empty() {
+        true => builder.with_root_certificates(RootCertStore::empty()),
+        false => builder.with_webpki_verifier(trust.server_verifier(files)?),
+    };
+    Ok(Arc::new(match own {
+        Some(own) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own))),
+        None => builder.with_no_client_auth(),
+    }))
 }
 
 /// Whether one of the holder's names stands in a list of accepted ones. An empty list accepts all.
@@ -310,27 +314,6 @@ struct SubjectRefused {
 pub fn is_listed(holder: &PeerIdentity, subjects: &[SubjectPattern]) -> bool {
     let mut names = holder.subject_alternative_names.iter().chain(&holder.common_name);
     subjects.is_empty() || names.any(|name| subjects.iter().any(|subject| subject.matches(name)))
-}
-
-fn check_subject(certificate: &CertificateDer<'_>, subjects: &[SubjectPattern]) -> Result<(), rustls::Error> {
-    let identity = peer_identity(certificate).map_err(|error| {
-        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
-    })?;
-    let alternatives = &identity.subject_alternative_names;
-    if is_listed(&identity, subjects) {
-        return Ok(());
-    }
-    let refused = SubjectRefused {
-        has_alternative_names: !alternatives.is_empty(),
-        seen: alternatives
-            .iter()
-            .chain(&identity.common_name)
-            .cloned()
-            .collect(),
-        accepted: subjects.iter().map(ToString::to_string).collect(),
-    };
-    let other = CertificateError::Other(OtherError(Arc::new(refused)));
-    Err(rustls::Error::InvalidCertificate(other))
 }
 
 /// A handshake with a client came to nothing.
@@ -451,12 +434,14 @@ mod tests {
     use tokio_rustls::TlsConnector;
 
     use super::super::test_authority::Authority;
+    use super::super::tls::sip_client_config;
     use super::*;
 
     /// The listener of `vip.example`, for these subjects.
     fn listener(authority: &Authority, subjects: &[&str]) -> SipTls {
         SipTls::new(SipTlsSettings {
             files: authority.issue("vip", "vip", &["vip.example"]),
+            authorities: Authorities::File,
             subjects: subjects.iter().map(|subject| pattern(subject)).collect(),
             cipher_suites: Vec::new(),
         })
@@ -554,7 +539,7 @@ mod tests {
         let authority = Authority::new("ours");
         let listener = listener(&authority, &[]);
         let before = listener.server();
-        let (told, mut times) = tokio::sync::watch::channel(0);
+        let (told, mut times) = watch::channel(0);
         let kept = listener
             .clone()
             .keep_up_to_date(std::future::pending(), move |_| {
@@ -580,6 +565,7 @@ mod tests {
         std::fs::set_permissions(&files.key, std::fs::Permissions::from_mode(0o644)).unwrap();
         let refused = SipTls::new(SipTlsSettings {
             files,
+            authorities: Authorities::File,
             subjects: Vec::new(),
             cipher_suites: Vec::new(),
         });

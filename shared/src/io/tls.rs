@@ -14,6 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use thiserror::Error;
 use webpki::{BorrowedCertRevocationList, CertRevocationList};
@@ -23,6 +24,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::cluster::NodeId;
 use crate::config::{ClusterSection, PeerSecurity, TlsFiles};
 use crate::proxy_protocol::PeerIdentity;
+
+use super::certificates::TrustError;
 
 /// For the peer listener: TLS 1.3 only, and the peer must show a certificate of our authority.
 ///
@@ -41,12 +44,20 @@ pub fn peer_client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, TlsErro
     client_config(files, PEER_VERSIONS)
 }
 
-/// For SIP connections that we open, with the listener's certificate.
+/// For SIP connections that are made with these files.
 ///
 /// # Errors
 /// As [`peer_server_config`].
 pub fn sip_client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, TlsError> {
     client_config(files, SIP_VERSIONS)
+}
+
+/// Our certificate and its key, for either end of a connection.
+pub(super) fn load_pair(files: &TlsFiles) -> Result<Arc<CertifiedKey>, TlsError> {
+    let (certificates, key) = (load_certificates(&files.certificate)?, load_key(&files.key)?);
+    CertifiedKey::from_der(certificates, key, &provider())
+        .map(Arc::new)
+        .map_err(|source| mismatch(files, source))
 }
 
 /// What is wrong with a file, where it lies, and what to do about it. Keys never appear in it.
@@ -76,6 +87,8 @@ pub enum TlsError {
     },
     #[error("{} cannot serve as an authority: it must hold CA certificates", .path.display())]
     NotAnAuthority { path: PathBuf },
+    #[error(transparent)]
+    TrustDirectory(#[from] TrustError),
     #[error("{} holds no revocation list: put \"BEGIN X509 CRL\" blocks into it, one of each authority", .path.display())]
     NoRevocationList { path: PathBuf },
     #[error("a revocation list in {} is damaged ({reason}): fetch it again from the authority", .path.display())]
@@ -140,12 +153,6 @@ pub fn check_member_certificate(files: &TlsFiles, id: NodeId, cluster_name: &str
         .check_client(&chain)
         .map_err(not_accepted("as a client's"))?;
     ends(own, &files.certificate)
-}
-
-/// When the first certificate of a file ends, in seconds of Unix time.
-pub(super) fn certificate_expires(path: &Path) -> Result<u64, TlsError> {
-    let chain = load_certificates(path)?;
-    chain.first().map_or(Ok(0), |own| ends(own, path))
 }
 
 fn ends(certificate: &CertificateDer<'_>, path: &Path) -> Result<u64, TlsError> {
@@ -262,7 +269,7 @@ fn unusable(files: &TlsFiles, error: &VerifierBuilderError) -> TlsError {
     }
 }
 
-pub(super) fn mismatch(files: &TlsFiles, source: rustls::Error) -> TlsError {
+fn mismatch(files: &TlsFiles, source: rustls::Error) -> TlsError {
     TlsError::Mismatch {
         certificate: files.certificate.clone(),
         key: files.key.clone(),
@@ -271,14 +278,14 @@ pub(super) fn mismatch(files: &TlsFiles, source: rustls::Error) -> TlsError {
 }
 
 /// What the files hold, read and checked.
-pub(super) struct Material {
-    pub(super) certificates: Vec<CertificateDer<'static>>,
-    pub(super) key: PrivateKeyDer<'static>,
-    pub(super) trust: Trust,
+struct Material {
+    certificates: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    trust: Trust,
 }
 
 impl Material {
-    pub(super) fn load(files: &TlsFiles) -> Result<Self, TlsError> {
+    fn load(files: &TlsFiles) -> Result<Self, TlsError> {
         Ok(Self {
             certificates: load_certificates(&files.certificate)?,
             key: load_key(&files.key)?,
@@ -294,13 +301,18 @@ pub(super) struct Trust {
 }
 
 impl Trust {
-    fn load(files: &TlsFiles) -> Result<Self, TlsError> {
+    pub(super) fn load(files: &TlsFiles) -> Result<Self, TlsError> {
+        Self::with_authority(load_authority(&files.authority)?, files)
+    }
+
+    /// By these authorities, instead of those in the files.
+    pub(super) fn with_authority(authority: RootCertStore, files: &TlsFiles) -> Result<Self, TlsError> {
         let revoked = match &files.revocation_list {
             Some(path) => load_revoked(path)?,
             None => Vec::new(),
         };
         Ok(Self {
-            authority: Arc::new(load_authority(&files.authority)?),
+            authority: Arc::new(authority),
             revoked,
         })
     }
@@ -321,7 +333,7 @@ impl Trust {
         })
     }
 
-    fn server_verifier(&self, files: &TlsFiles) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
+    pub(super) fn server_verifier(&self, files: &TlsFiles) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
         WebPkiServerVerifier::builder_with_provider(self.authority.clone(), provider())
             .with_crls(self.revoked.clone())
             .only_check_end_entity_revocation()
@@ -531,13 +543,14 @@ mod tests {
     };
     use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-    use super::super::sip_tls::{SipTls, SipTlsSettings};
+    use super::super::sip_tls::{Authorities, SipTls, SipTlsSettings};
     use super::super::test_authority::{Authority, write_key};
     use super::*;
 
     fn sip_server(files: &TlsFiles) -> Arc<ServerConfig> {
         let settings = SipTlsSettings {
             files: files.clone(),
+            authorities: Authorities::File,
             subjects: Vec::new(),
             cipher_suites: Vec::new(),
         };

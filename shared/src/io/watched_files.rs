@@ -1,12 +1,12 @@
 //! Files that are replaced while the process runs.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::sleep;
 
-/// A few files that belong together, looked at every few seconds.
+/// A few files that belong together, looked at every few seconds. Of a directory, each file in it counts.
 #[derive(Debug)]
 pub struct WatchedFiles {
     paths: Vec<PathBuf>,
@@ -43,15 +43,28 @@ impl WatchedFiles {
 }
 
 fn fingerprint(paths: &[PathBuf]) -> Fingerprint {
-    let of_file = |path: &PathBuf| {
-        let metadata = std::fs::metadata(path).ok()?;
-        Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
-    };
-    paths.iter().map(of_file).collect()
+    paths
+        .iter()
+        .flat_map(|path| std::iter::once(path.clone()).chain(files_in(path)))
+        .map(|path| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
+        })
+        .collect()
+}
+
+/// By name; none of what is no directory.
+fn files_in(path: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = entries.take(FILES_MAX).map(|entry| entry.path()).collect();
+    files.sort();
+    files
 }
 
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_millis(500);
+/// A trust store takes as many.
+const FILES_MAX: usize = 1000;
 
 #[cfg(test)]
 mod tests {
@@ -75,5 +88,23 @@ mod tests {
         files.changed().await;
         std::fs::write(file("absent"), "").unwrap();
         files.changed().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_directory_changes_with_each_of_its_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut files = WatchedFiles::new([directory.path().to_path_buf()]);
+        let file = directory.path().join("a");
+        for text in ["1", "22"] {
+            std::fs::write(&file, text).unwrap();
+            files.changed().await;
+        }
+        std::fs::remove_file(&file).unwrap();
+        files.changed().await;
+        assert!(
+            tokio::time::timeout(Duration::from_secs(60), files.changed())
+                .await
+                .is_err()
+        );
     }
 }

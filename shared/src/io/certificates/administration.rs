@@ -161,7 +161,9 @@ pub fn status_code_of_store(error: &TrustError) -> StatusCode {
     }
 }
 
-fn status_code_of_signing(error: &SigningError) -> StatusCode {
+/// Whose fault a certificate that was not made or installed is, in HTTP.
+#[must_use]
+pub fn status_code_of_signing(error: &SigningError) -> StatusCode {
     match error {
         SigningError::Bundle(_)
         | SigningError::Names

@@ -74,15 +74,32 @@ impl IdentityFiles {
         Ok(request)
     }
 
-    /// Takes the authority's answer into the files: PEM, DER or PKCS #7, in any order, with or without the rest of the
-    /// chain.
+    /// Takes the authority's answer into the files, as [`Self::read_answer`] and [`Self::keep`] do.
     ///
     /// # Errors
     /// When it is not for the key of the request, nor for the one in use, or cannot be kept; then nothing changes.
     pub fn install(&self, answer: &[u8]) -> Result<Installed, SigningError> {
+        self.keep(self.read_answer(answer)?)
+    }
+
+    /// What the authority has answered: PEM, DER or PKCS #7, in any order, with or without the rest of the chain. Nothing
+    /// changes.
+    ///
+    /// # Errors
+    /// When it is not for the key of the request, nor for the one in use.
+    pub fn read_answer(&self, answer: &[u8]) -> Result<Answer, SigningError> {
         let certificates = read_bundle(answer)?;
         let (leaf, holder) = self.leaf_among(&certificates)?;
         let chain = ordered(leaf, &certificates);
+        Ok(Answer { chain, holder })
+    }
+
+    /// Puts an answer, and the key that it is for, in place of the old pair.
+    ///
+    /// # Errors
+    /// When the files cannot be written.
+    pub fn keep(&self, answer: Answer) -> Result<Installed, SigningError> {
+        let Answer { chain, holder } = answer;
         let text: String = chain.iter().map(pem_text).collect();
         // A crash between the two is mended when the files are read again.
         write_whole(&self.certificate, text.as_bytes())
@@ -153,6 +170,21 @@ impl IdentityFiles {
         let mut path = self.key.as_os_str().to_owned();
         path.push(".requested");
         PathBuf::from(path)
+    }
+}
+
+/// A chain that an authority has signed for a key of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    chain: Vec<Certificate>,
+    holder: KeyHolder,
+}
+
+impl Answer {
+    /// Ours first.
+    #[must_use]
+    pub fn chain(&self) -> &[Certificate] {
+        &self.chain
     }
 }
 

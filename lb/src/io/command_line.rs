@@ -1,0 +1,240 @@
+//! `tandem-lb certificate …`: the certificates of a running front end's listeners, in a terminal.
+//!
+//! Owns the words of the command and the questions to the admin listener that they become. Does not own the answers:
+//! `--json` shows them as they are.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use lexopt::{Arg, Parser, ValueExt};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json};
+use tandem_shared::config::{ConfigError, read_file};
+use tandem_shared::io::command_line::{
+    AdminClient, ClientError, Outcome, changed_certificates, file_body, listed_certificates, run, word,
+};
+use thiserror::Error;
+
+use crate::config::{ADMIN_DEFAULT, Config};
+
+/// `arguments` are those after `certificate`.
+#[must_use]
+pub fn certificate(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    run("tandem-lb certificate", USAGE, parse(arguments), |arguments| {
+        perform(&arguments)
+    })
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Arguments {
+    admin: SocketAddr,
+    /// The answer as it came, instead of a table.
+    json: bool,
+    listener: String,
+    command: Command,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Command {
+    List,
+    Upload {
+        file: PathBuf,
+    },
+    Remove {
+        fingerprint: String,
+    },
+    /// The first name is the common name.
+    Request {
+        names: Vec<String>,
+    },
+    Signed {
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Error)]
+enum ArgumentError {
+    #[error(transparent)]
+    NotUnderstood(#[from] lexopt::Error),
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    #[error("{0:?} is not known here")]
+    Unknown(String),
+    #[error("--admin and --config contradict each other")]
+    TwoPlaces,
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+/// `None`: help was asked for.
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Arguments>, ArgumentError> {
+    let mut parser = Parser::from_args(arguments);
+    let (mut words, mut admin, mut config, mut json) = (Vec::new(), None, None, false);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Arg::Long("admin") => admin = Some(parser.value()?.parse()?),
+            Arg::Long("config") => config = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("json") => json = true,
+            Arg::Long("help") | Arg::Short('h') => return Ok(None),
+            Arg::Value(word) => words.push(word.string()?),
+            Arg::Long(_) | Arg::Short(_) => return Err(argument.unexpected().into()),
+        }
+    }
+    let (command, listener) = command(words)?;
+    let admin = match (admin, config) {
+        (Some(admin), None) => admin,
+        (None, Some(file)) => read_file(&file, Config::read)?.admin.listen,
+        (None, None) => ADMIN_DEFAULT,
+        (Some(_), Some(_)) => return Err(ArgumentError::TwoPlaces),
+    };
+    Ok(Some(Arguments {
+        admin,
+        json,
+        listener,
+        command,
+    }))
+}
+
+/// With the name of the listener.
+fn command(words: Vec<String>) -> Result<(Command, String), ArgumentError> {
+    let mut words = words.into_iter();
+    let mut next = |wanted| words.next().ok_or(ArgumentError::Missing(wanted));
+    let verb = next("list, upload, remove, csr or signed")?;
+    let listener = next("the listener's name")?;
+    let command = match verb.as_str() {
+        "list" => Command::List,
+        "upload" => Command::Upload {
+            file: next("a file with certificates")?.into(),
+        },
+        "remove" => Command::Remove {
+            fingerprint: next("a SHA-256 fingerprint")?,
+        },
+        "csr" => {
+            let mut names = vec![next("the common name")?];
+            names.extend(words.by_ref());
+            Command::Request { names }
+        }
+        "signed" => Command::Signed {
+            file: next("the file that the authority sent")?.into(),
+        },
+        _ => return Err(ArgumentError::Unknown(verb)),
+    };
+    match words.next() {
+        Some(word) => Err(ArgumentError::Unknown(word)),
+        None => Ok((command, listener)),
+    }
+}
+
+fn perform(arguments: &Arguments) -> Result<Outcome, ClientError> {
+    let client = AdminClient::new(arguments.admin)?;
+    let name = utf8_percent_encode(&arguments.listener, NON_ALPHANUMERIC);
+    let routes = format!("/listeners/{name}/certificates");
+    let post = |verb: &str, body: &Value| client.post(&format!("{routes}/{verb}"), body);
+    let (answer, text): (Value, fn(&Value) -> String) = match &arguments.command {
+        Command::List => (client.get(&routes)?, list_text),
+        Command::Upload { file } => (post("upload", &file_body(file)?)?, changed_certificates),
+        Command::Remove { fingerprint } => {
+            let body = json!({ "sha256_fingerprint": fingerprint });
+            (post("remove", &body)?, changed_certificates)
+        }
+        Command::Request { names } => {
+            let body = json!({ "common_name": names.first(), "names": names });
+            (post("csr", &body)?, |answer| word(&answer["request_pem"]))
+        }
+        Command::Signed { file } => (post("signed", &file_body(file)?)?, signed_text),
+    };
+    Ok(Outcome {
+        text: match arguments.json {
+            true => answer.to_string(),
+            false => text(&answer),
+        },
+        well: is_well(&arguments.command, &answer),
+    })
+}
+
+/// A change was made once it was answered; what is shown may still be amiss.
+fn is_well(command: &Command, answer: &Value) -> bool {
+    let verified = |status: &Value| status.as_str() == Some("Verified");
+    match command {
+        Command::List => verified(&answer["own"]["status"]),
+        Command::Signed { .. } => verified(&answer["status"]),
+        Command::Upload { .. } | Command::Remove { .. } | Command::Request { .. } => true,
+    }
+}
+
+fn list_text(answer: &Value) -> String {
+    format!("{}{}", listed_certificates(answer), verdict_text(&answer["own"]))
+}
+
+fn signed_text(answer: &Value) -> String {
+    format!(
+        "{}{}",
+        changed_certificates(&answer["chain"]),
+        verdict_text(answer)
+    )
+}
+
+fn verdict_text(verdict: &Value) -> String {
+    format!(
+        "{}: {}\n",
+        word(&verdict["status"]),
+        word(&verdict["explanation"])
+    )
+}
+
+const USAGE: &str = "\
+usage: tandem-lb certificate COMMAND LISTENER [--admin ADDRESS:PORT | --config FILE] [--json]
+  list LISTENER                 whose clients may connect, and the listener's own certificate
+  upload LISTENER FILE          lets clients of the authorities in a file connect
+  remove LISTENER FINGERPRINT   lets clients of one connect no longer
+  csr LISTENER NAME [NAME...]   a request for a certificate of the listener for these names: the VIP and all nodes
+  signed LISTENER FILE          installs what the authority made of it
+exit status: 0 all is well, 1 something is not, 2 nobody could be asked";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Arguments, ArgumentError> {
+        parse(line.split(' ').map(OsString::from)).map(|arguments| arguments.expect("no help was asked for"))
+    }
+
+    #[test]
+    fn a_front_end_is_asked_where_it_listens_by_default() {
+        let arguments = parsed("list ocs").unwrap();
+        assert_eq!(arguments.admin, ADMIN_DEFAULT);
+        assert_eq!(arguments.listener, "ocs");
+        assert_eq!(arguments.command, Command::List);
+        let arguments = parsed("csr ocs vip.example.com n1.example.com --json --admin 127.0.0.1:9").unwrap();
+        assert_eq!((arguments.admin.port(), arguments.json), (9, true));
+        let names = vec!["vip.example.com".to_owned(), "n1.example.com".to_owned()];
+        assert_eq!(arguments.command, Command::Request { names });
+    }
+
+    #[test]
+    fn what_is_missing_or_too_much_is_named() {
+        for (line, named) in [
+            ("list", "the listener's name is missing"),
+            ("upload ocs", "a file with certificates is missing"),
+            ("list ocs now", "\"now\" is not known here"),
+            ("sell ocs", "\"sell\" is not known here"),
+            (
+                "list ocs --admin 127.0.0.1:1 --config a",
+                "--admin and --config contradict",
+            ),
+        ] {
+            let error = parsed(line).unwrap_err().to_string();
+            assert!(error.contains(named), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_is_amiss_is_not_well() {
+        let answer = |status: &str| json!({ "own": { "status": status, "explanation": "so" } });
+        assert!(is_well(&Command::List, &answer("Verified")));
+        assert!(!is_well(&Command::List, &answer("Bad Certificates")));
+        assert!(list_text(&answer("Failed")).ends_with("Failed: so\n"));
+    }
+}
