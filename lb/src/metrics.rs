@@ -29,6 +29,7 @@ pub struct Metrics {
     pub client_connections: IntGaugeVec,
     pub client_connections_accepted: IntCounterVec,
     pub client_connections_refused: IntCounterVec,
+    pub client_connections_ended: IntCounterVec,
     pub certificate_expires: IntGaugeVec,
     pub pairs: IntGaugeVec,
     pub pairs_lost: IntCounterVec,
@@ -126,6 +127,11 @@ impl Metrics {
             client_connections_refused: maker.counters(
                 "tandem_lb_client_connections_refused_total",
                 "Connections of clients that were accepted and not served, by reason.",
+                &["listener", "reason"],
+            ),
+            client_connections_ended: maker.counters(
+                "tandem_lb_client_connections_ended_total",
+                "Connections of clients that were served and then ended for what became known of them, by reason.",
                 &["listener", "reason"],
             ),
             certificate_expires: maker.gauges(
@@ -264,6 +270,12 @@ impl Metrics {
 
     pub fn connection_refused(&self, listener: &str, reason: &str) {
         self.client_connections_refused
+            .with_label_values(&[listener, reason])
+            .inc();
+    }
+
+    pub fn connection_ended(&self, listener: &str, reason: &str) {
+        self.client_connections_ended
             .with_label_values(&[listener, reason])
             .inc();
     }

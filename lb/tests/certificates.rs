@@ -173,6 +173,42 @@ async fn a_crash_while_a_certificate_is_installed_is_mended_at_the_next_start() 
     assert!(!lab.path("vip.key.requested").exists());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_whose_certificate_is_revoked_is_cut_off_and_others_stay() {
+    let authority = Authority::new("authority");
+    let lab = Lab::new();
+    lab.write_pair(&authority.issue(VIP, 1));
+    lab.write("authority.pem", &authority.pem);
+    lab.write("crl.pem", &authority.revoked(&[]));
+    for mode in ["message", "connection"] {
+        let keys = format!(
+            "mode = \"{mode}\"\nclient_authority = \"authority.pem\"\nrevocation_list = \"crl.pem\"\n"
+        );
+        lab.write("crl.pem", &authority.revoked(&[]));
+        let front_end = lab.start(&keys).await;
+        let (lost, kept) = (
+            authority.issue("lost.example", 0xf7),
+            authority.issue("kept.example", 8),
+        );
+        let mut of_lost = connect(&front_end, &authority, &lost).await.unwrap();
+        let mut of_kept = connect(&front_end, &authority, &kept).await.unwrap();
+        assert!(pings(&mut of_lost).await && pings(&mut of_kept).await);
+
+        lab.write("crl.pem", &authority.revoked(&[0xf7]));
+        let ended = async { of_lost.read(&mut [0; 16]).await };
+        assert!(!matches!(within(ended).await, Ok(1..)), "{mode}");
+        assert!(pings(&mut of_kept).await, "{mode}");
+        assert!(!is_served(&front_end, &authority, &lost).await, "{mode}");
+        let metrics = http(
+            &front_end,
+            "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
+        )
+        .await;
+        let counted = "tandem_lb_client_connections_ended_total{listener=\"tls\",reason=\"revoked\"} 1";
+        assert!(metrics.contains(counted), "{metrics}");
+    }
+}
+
 /// A directory with the files of one front end.
 struct Lab {
     directory: TempDir,
@@ -335,6 +371,25 @@ impl Authority {
             certificate: params.signed_by(&key, &self.issuer).unwrap().pem(),
             key: key.serialize_pem(),
         }
+    }
+
+    fn revoked(&self, serial_numbers: &[u64]) -> String {
+        let now = time::OffsetDateTime::now_utc();
+        let revoked_certs = serial_numbers.iter().map(|number| RevokedCertParams {
+            serial_number: SerialNumber::from(*number),
+            revocation_time: now - time::Duration::MINUTE,
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: now - time::Duration::MINUTE,
+            next_update: now + time::Duration::HOUR,
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked_certs.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
 }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tandem_shared::cluster::NodeId;
 use tandem_shared::io::log_limit::LogLimit;
 use tandem_shared::io::pair_security::PairSecurity;
+use tandem_shared::io::revocation::RevocationWatch;
 use tandem_shared::io::shutdown::{Shutdown, Stage};
 use tandem_shared::io::sip_stream::{
     MessageDeadlines, Received, SendEnded, SendLimits, SendRefused, SipReader, SipSender, send_queue,
@@ -18,7 +19,7 @@ use tandem_shared::sip::{Frame, FramerLimits, RawMessage};
 use tandem_shared::source::source_of;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, mpsc, watch};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::balancer::pending::EntryId;
 use crate::balancer::{Balancer, Input, Output, PairId, PairPurpose, Shared};
@@ -70,6 +71,27 @@ pub struct ClientIdentity {
     pub address: SocketAddr,
     pub connection_id: [u8; 16],
     pub peer: Option<PeerIdentity>,
+    /// Over the certificate that it has shown.
+    pub revocation: Option<RevocationWatch>,
+}
+
+impl ClientIdentity {
+    /// Resolves once its certificate is revoked.
+    pub async fn revoked(self) {
+        match self.revocation {
+            Some(watch) => watch.revoked().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl ListenerContext {
+    /// What is left to do when [`ClientIdentity::revoked`] has resolved is to end the connection.
+    pub fn note_revoked(&self, identity: &ClientIdentity) {
+        self.metrics.connection_ended(&self.name, "revoked");
+        let (client, peer) = (identity.address, &identity.peer);
+        warn!(listener = %self.name, %client, ?peer, reason = "revoked", "ended a connection");
+    }
 }
 
 /// The node's end of an outbound connection, and what was read from it already.
@@ -210,7 +232,8 @@ impl ClientConnection {
         let mut nodes_are_read = true;
         // Made once: making them takes a lock that all connections share.
         let (drain, close) = (shutdown.reached(Stage::Drain), shutdown.reached(Stage::Close));
-        tokio::pin!(drain, close);
+        let revoked = self.identity.clone().revoked();
+        tokio::pin!(drain, close, revoked);
         loop {
             self.serve_waiting(&mut reading, admitted);
             if self.closing {
@@ -248,6 +271,10 @@ impl ClientConnection {
                 () = &mut drain, if !draining => {
                     draining = true;
                     self.feed(Input::DrainStarted);
+                }
+                () = &mut revoked => {
+                    self.context.note_revoked(&self.identity);
+                    return;
                 }
                 () = &mut close => return,
             }

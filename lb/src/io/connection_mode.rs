@@ -42,6 +42,7 @@ where
             debug!(client = %identity.address, %node, "a relayed connection was idle");
         }
         () = out_of_reach(&context, node) => debug!(client = %identity.address, %node, "the node is down"),
+        () = identity.clone().revoked() => context.note_revoked(&identity),
         () = context.shutdown.reached(Stage::Close) => {}
     }
     gauge.dec();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tandem_shared::io::log_limit::LogLimit;
+use tandem_shared::io::revocation::RevocationWatch;
 use tandem_shared::io::shutdown::Stage;
 use tandem_shared::io::sip_stream::{read_proxy_header_alone, tune_socket};
 use tandem_shared::io::sip_tls::SipTls;
@@ -178,22 +179,29 @@ impl Accepted {
 
     async fn serve_tuned(self, stream: TcpStream) {
         let Some(tls) = &self.listener.tls else {
-            return self.serve_stream(stream, None).await;
+            let identity = self.identity(None, None);
+            return self.serve_stream(stream, identity).await;
         };
         if let Some((stream, peer)) = self.shake_hands(tls, stream).await {
-            self.serve_stream(stream, Some(peer)).await;
+            let shown = stream.get_ref().1.peer_certificates();
+            let identity = self.identity(Some(peer), shown.map(|shown| tls.watch_over(shown)));
+            self.serve_stream(stream, identity).await;
         }
     }
 
-    async fn serve_stream<S>(self, stream: S, peer: Option<PeerIdentity>)
-    where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
-    {
-        let identity = ClientIdentity {
+    fn identity(&self, peer: Option<PeerIdentity>, revocation: Option<RevocationWatch>) -> ClientIdentity {
+        ClientIdentity {
             address: self.address,
             connection_id: rand::random(),
             peer,
-        };
+            revocation,
+        }
+    }
+
+    async fn serve_stream<S>(self, stream: S, identity: ClientIdentity)
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+    {
         let context = Arc::clone(&self.listener.context);
         match self.listener.mode {
             Mode::Message => ClientConnection::run(context, identity, stream, self.admitted).await,

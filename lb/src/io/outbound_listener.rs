@@ -10,6 +10,7 @@ use rustls::pki_types::ServerName;
 use tandem_shared::cluster::NodeId;
 use tandem_shared::io::log_limit::LogLimit;
 use tandem_shared::io::pair_security::{PairSecurity, PairStream, has_left};
+use tandem_shared::io::revocation::RevocationWatch;
 use tandem_shared::io::shutdown::Stage;
 use tandem_shared::io::sip_stream::{Received, SipReader, read_proxy_header, send_queue, tune_socket};
 use tandem_shared::io::sip_tls::SipTls;
@@ -175,6 +176,7 @@ impl OutboundListener {
             address: target,
             connection_id,
             peer: client.peer(),
+            revocation: client.revocation(self.tls.as_ref().map(|(_, tls)| tls)),
         };
         match client {
             Dialled::Plain(stream) => {
@@ -241,6 +243,13 @@ enum Dialled {
 }
 
 impl Dialled {
+    fn revocation(&self, tls: Option<&SipTls>) -> Option<RevocationWatch> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Secured { stream, .. } => Some(tls?.watch_over(stream.get_ref().1.peer_certificates()?)),
+        }
+    }
+
     fn peer(&self) -> Option<PeerIdentity> {
         match self {
             Self::Plain(_) => None,

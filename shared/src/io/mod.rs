@@ -11,6 +11,7 @@ pub mod log_limit;
 pub mod pair_security;
 pub mod process;
 pub mod raft;
+pub mod revocation;
 mod shown_certificate;
 pub mod shutdown;
 pub mod sip_certificates;

@@ -104,6 +104,21 @@ impl SipClientVerifier {
         );
         verified.map(drop)
     }
+
+    /// Whether a list that an authority of ours has signed names the first certificate of this chain, whose serial number
+    /// is given as the content of its INTEGER.
+    pub(super) fn has_revoked(&self, chain: &[CertificateDer<'_>], serial: &[u8], now: UnixTime) -> bool {
+        let listed =
+            |list: &CertRevocationList<'_>| list.find_serial(serial).is_ok_and(|found| found.is_some());
+        let Some((own, issuers)) = chain.split_first() else {
+            return false;
+        };
+        // Most are on no list, which costs nothing to see.
+        self.revoked.iter().any(listed)
+            && [KeyUsage::client_auth(), KeyUsage::server_auth()]
+                .into_iter()
+                .any(|usage| self.check_for(usage, own, issuers, now) == Err(webpki::Error::CertRevoked))
+    }
 }
 
 impl ClientCertVerifier for SipClientVerifier {

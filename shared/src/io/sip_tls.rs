@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::ResolvesServerCertUsingSni;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
@@ -82,6 +83,7 @@ struct State {
 pub(super) struct Loaded {
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
+    verifier: Arc<SipClientVerifier>,
     /// Ours first.
     pub(super) chain: Vec<Certificate>,
     pub(super) authorities: Vec<StoredCertificate>,
@@ -102,10 +104,16 @@ impl Loaded {
         let chain = own.iter().flat_map(|own| &own.cert);
         Ok(Self {
             chain: chain.filter_map(|der| Certificate::parse(der).ok()).collect(),
-            server: server_config(settings, own.clone(), verifier)?,
+            server: server_config(settings, own.clone(), verifier.clone())?,
             client: client_config(files, own, &trust)?,
+            verifier,
             authorities,
         })
+    }
+
+    /// As [`SipClientVerifier::has_revoked`].
+    pub(super) fn has_revoked(&self, chain: &[CertificateDer<'_>], serial: &[u8], now: UnixTime) -> bool {
+        self.verifier.has_revoked(chain, serial, now)
     }
 }
 
@@ -223,6 +231,11 @@ impl SipTls {
 
     pub(super) fn loaded(&self) -> Arc<Loaded> {
         self.state.loaded.load_full()
+    }
+
+    /// Changes whenever something else is in force.
+    pub(super) fn readings(&self) -> watch::Receiver<u64> {
+        self.state.readings.subscribe()
     }
 
     /// Where the listener's certificate and key lie.
