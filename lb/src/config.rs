@@ -493,7 +493,7 @@ mod tests {
     use super::*;
 
     const SMALLEST: &str = "[[listener]]\nname = \"ocs\"\naddress = \"192.0.2.1:5060\"\nallow = \"any\"\n\
-        [[node]]\nid = 1\naddress = \"192.0.2.11:5060\"\n";
+        [[node]]\nid = 1\naddress = \"127.0.0.11:5060\"\n";
 
     fn read(text: &str) -> Result<Config, ConfigError> {
         read_text(Path::new("lb.toml"), text, Config::read)

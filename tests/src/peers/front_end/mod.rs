@@ -112,15 +112,6 @@ impl FrontEnd {
         self.send(user, draft);
     }
 
-    /// What a user does whose sign-in came to nothing: he asks for what he lacks, a session or its monitor.
-    pub fn sign_in_again(&mut self, user: usize) {
-        if self.users[user].dialog().is_none() {
-            return self.sign_in(user);
-        }
-        let body = csta::monitor_start(&self.users[user].identity.line);
-        self.info(user, &body);
-    }
-
     /// Refreshes the dialog by a re-INVITE.
     pub fn refresh(&mut self, user: usize) {
         self.sign_in(user);
