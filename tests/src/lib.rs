@@ -18,6 +18,7 @@ pub mod figures;
 pub mod linearizability;
 pub mod peers;
 pub mod raft_lab;
+pub mod samples;
 pub mod scenario;
 pub mod tools;
 pub mod xml;

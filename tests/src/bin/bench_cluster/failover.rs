@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use tandem_tests::cluster::Signal;
 use tandem_tests::figures::Figures;
+use tandem_tests::samples::Samples;
 
 use crate::control::Order;
 use crate::members::Members;
 use crate::options::Options;
-use crate::samples::Samples;
 
 pub(crate) async fn run(
     members: &mut Members,

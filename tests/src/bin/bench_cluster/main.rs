@@ -13,7 +13,6 @@ mod member;
 mod members;
 mod noted_files;
 mod options;
-mod samples;
 mod snapshots;
 mod throughput;
 

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::{bail, ensure};
 use tandem_tests::figures::Figures;
+use tandem_tests::samples::Samples;
 
 use crate::control::{Order, Paced, Report};
 use crate::members::Members;
 use crate::options::Options;
-use crate::samples::Samples;
 
 pub(crate) async fn run(options: &Options, figures: &mut Figures) -> anyhow::Result<()> {
     println!(

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use anyhow::bail;
 use tandem_tests::figures::Figures;
+use tandem_tests::samples::Samples;
 
 use crate::control::{Order, Report};
 use crate::etcd::Etcd;
 use crate::members::Members;
 use crate::options::Options;
-use crate::samples::Samples;
 
 pub(crate) async fn run(options: &Options, figures: &mut Figures) -> anyhow::Result<()> {
     let mut members = Members::start(None).await?;

@@ -2,29 +2,40 @@
 
 use std::time::Duration;
 
+/// What a benchmark took, one duration a time.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Samples(Vec<Duration>);
+pub struct Samples(Vec<Duration>);
 
 impl Samples {
-    pub(crate) fn new(samples: impl IntoIterator<Item = Duration>) -> Self {
+    #[must_use]
+    pub fn new(samples: impl IntoIterator<Item = Duration>) -> Self {
         let mut samples: Vec<_> = samples.into_iter().collect();
         samples.sort_unstable();
         Self(samples)
     }
 
-    pub(crate) fn len(&self) -> usize {
+    #[must_use]
+    pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    pub(crate) fn median(&self) -> Duration {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    #[must_use]
+    pub fn median(&self) -> Duration {
         self.quantile(0.5)
     }
 
-    pub(crate) fn p99(&self) -> Duration {
+    #[must_use]
+    pub fn p99(&self) -> Duration {
         self.quantile(0.99)
     }
 
-    pub(crate) fn worst(&self) -> Duration {
+    #[must_use]
+    pub fn worst(&self) -> Duration {
         self.quantile(1.0)
     }
 
