@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use anyhow::{Context, bail};
 
 /// The path of one of the workspace's binaries, built if need be.
-pub(super) fn path(name: &str) -> anyhow::Result<PathBuf> {
+pub fn path(name: &str) -> anyhow::Result<PathBuf> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let built = BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}")));
     match built {

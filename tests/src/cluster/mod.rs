@@ -34,7 +34,7 @@ use anyhow::{Context, bail};
 use tempfile::TempDir;
 
 pub use addresses::{Addresses, Family};
-pub use binaries::ask_node;
+pub use binaries::{ask_node, path as binary};
 pub use directories::Backup;
 pub use exchange::{ExchangeOptions, PASSWORD, mailbox};
 pub use firewall::{Block, Cut};
