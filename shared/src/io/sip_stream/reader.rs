@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 
 use super::StreamCounters;
@@ -79,6 +80,9 @@ impl<R: AsyncRead + Unpin> SipReader<R> {
     /// The next frame. May be cancelled: what has been read is kept.
     pub async fn next(&mut self) -> Received {
         loop {
+            // A read is charged to the task, and the dozens of frames that it brings are not: whoever sends without pause
+            // would hold a thread for thousands of messages, and everybody else's would wait.
+            consume_budget().await;
             if let Some(frame) = self.framer.next_frame() {
                 self.begun = None;
                 if !matches!(frame, Frame::KeepAlivePing | Frame::Lost { .. }) {
@@ -205,6 +209,18 @@ mod tests {
             }
         }
         panic!("the message never became whole");
+    }
+
+    #[tokio::test]
+    async fn frames_at_hand_do_not_hold_up_other_tasks() {
+        let (_peer, stream) = tokio::io::duplex(1);
+        let mut reader = reader(stream).with_bytes(&MESSAGE.repeat(1000));
+        let other = tokio::spawn(async {});
+        for _ in 0..1000 {
+            let received = reader.next().await;
+            assert!(matches!(received, Received::Frame(Frame::Message(_))));
+        }
+        assert!(other.is_finished(), "nobody else had a turn");
     }
 
     #[tokio::test(start_paused = true)]
