@@ -86,17 +86,16 @@ impl Answers {
     /// The answer to the request with that Call-ID.
     async fn read_until(&mut self, call_id: &[u8]) -> anyhow::Result<RawMessage> {
         loop {
-            match self.reader.next().await {
-                Received::Frame(Frame::Message(answer)) => {
-                    let status = answer.status();
-                    ensure!(status == Some(200), "the answer is {status:?}");
-                    let key = [answer.cseq_method(), b" ", answer.call_id()].concat();
-                    *self.tally.entry(key).or_default() += 1;
-                    if answer.call_id() == call_id {
-                        return Ok(answer);
-                    }
-                }
-                other => bail!("instead of an answer came {other:?}"),
+            let received = self.reader.next().await;
+            let Received::Frame(Frame::Message(answer)) = &received else {
+                bail!("instead of an answer came {received:?}");
+            };
+            let status = answer.status();
+            ensure!(status == Some(200), "the answer is {status:?}");
+            let key = [answer.cseq_method(), b" ", answer.call_id()].concat();
+            *self.tally.entry(key).or_default() += 1;
+            if answer.call_id() == call_id {
+                return Ok(answer.clone());
             }
         }
     }

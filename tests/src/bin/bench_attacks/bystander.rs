@@ -130,17 +130,16 @@ impl Client {
 
     /// May be cancelled.
     async fn receive(&mut self) -> anyhow::Result<()> {
-        match self.reader.next().await {
-            Received::Frame(Frame::Message(answer)) => {
-                let status = answer.status();
-                ensure!(status == Some(200), "it is answered {status:?}");
-                let since = self.open.remove(answer.call_id());
-                let since = since.context("an answer that it did not ask for")?;
-                self.taken.push(since.elapsed());
-                Ok(())
-            }
-            other => bail!("instead of an answer it got {other:?}"),
-        }
+        let received = self.reader.next().await;
+        let Received::Frame(Frame::Message(answer)) = &received else {
+            bail!("instead of an answer it got {received:?}");
+        };
+        let status = answer.status();
+        ensure!(status == Some(200), "it is answered {status:?}");
+        let since = self.open.remove(answer.call_id());
+        let since = since.context("an answer that it did not ask for")?;
+        self.taken.push(since.elapsed());
+        Ok(())
     }
 }
 

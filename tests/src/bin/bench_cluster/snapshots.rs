@@ -35,7 +35,7 @@ pub(crate) async fn run(options: &Options, figures: &mut Figures) -> anyhow::Res
     let (during, between): (Vec<_>, Vec<_>) = commits.partition(|commit| overlaps(commit, &snapshots));
     let during = Samples::new(during.into_iter().map(taken));
     let between = Samples::new(between.into_iter().map(taken));
-    ensure!(between.len() > 0, "snapshots were written all the time");
+    ensure!(!between.is_empty(), "snapshots were written all the time");
     figures.millis("p99_without_snapshot_ms", between.p99());
     figures.millis("p99_with_snapshot_ms", during.p99());
     figures.millis("worst_without_snapshot_ms", between.worst());
