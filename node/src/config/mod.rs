@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn a_listener_beyond_loopback_needs_trusted_front_ends() {
         let text = MINIMAL.replace("127.0.0.1:5070", "192.0.2.10:5070");
-        assert_eq!(problems(&text), vec!["sip.trusted_front_ends"]);
+        assert_eq!(problems(&text), vec!["sip.pairs", "sip.trusted_front_ends"]);
     }
 
     #[test]
