@@ -113,6 +113,8 @@ impl<'a> Passage<'a> {
                 return to.shutdown().await;
             }
             to.write_all(&buffer[..count]).await?;
+            // TLS may hold back what its socket does not take at once.
+            to.flush().await?;
             if let Some(until) = rate(count) {
                 self.metrics.limit_reached("bytes_per_second");
                 sleep_until(until.into()).await;
@@ -121,9 +123,12 @@ impl<'a> Passage<'a> {
     }
 
     fn note_activity(&self, ended: bool) {
-        self.last_activity.send_modify(|activity| {
+        self.last_activity.send_if_modified(|activity| {
             activity.at = Instant::now();
+            // Only an end is news to who waits for the deadline: activity moves it back.
+            let is_news = ended && !activity.half_closed;
             activity.half_closed |= ended;
+            is_news
         });
     }
 
@@ -142,7 +147,6 @@ impl<'a> Passage<'a> {
             let mut changes = self.last_activity.subscribe();
             tokio::select! {
                 () = sleep_until(deadline) => {}
-                // Only an end brings the deadline forward.
                 _ = changes.wait_for(|now| now.half_closed != activity.half_closed) => {}
             }
         }
@@ -219,7 +223,7 @@ const HALF_CLOSED_IDLE_MAX: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::DuplexStream;
+    use tokio::io::{BufStream, DuplexStream};
 
     use super::super::admission::Admission;
     use super::*;
@@ -235,10 +239,12 @@ mod tests {
         node: DuplexStream,
     }
 
-    /// Both ends of a passage that is carried until it is over or idle. The rate is in bytes per second.
+    /// Both ends of a passage that is carried until it is over or idle. The rate is in bytes per second. As TLS does, the
+    /// streams may keep what is written until they are flushed.
     fn carried(idle: Duration, rate: u64) -> (Ends, tokio::task::JoinHandle<&'static str>) {
         let (client, near_client) = tokio::io::duplex(1 << 20);
         let (node, near_node) = tokio::io::duplex(1 << 20);
+        let (near_client, near_node) = (BufStream::new(near_client), BufStream::new(near_node));
         let task = tokio::spawn(async move {
             let admitted = Admission::of(1, 1, rate).admit([192, 0, 2, 1].into()).unwrap();
             let metrics = Metrics::new(&prometheus::Registry::new());
@@ -263,6 +269,17 @@ mod tests {
         within(ends.client.read_to_string(&mut heard)).await.unwrap();
         assert_eq!(heard, "askedanswered");
         assert_eq!(within(task).await.unwrap(), "over");
+    }
+
+    #[tokio::test]
+    async fn what_is_said_arrives_before_anything_follows_it() {
+        let (mut ends, _task) = carried(PATIENCE * 10, 0);
+        let mut heard = [0; 5];
+        ends.client.write_all(b"asked").await.unwrap();
+        within(ends.node.read_exact(&mut heard)).await.unwrap();
+        ends.node.write_all(b"reply").await.unwrap();
+        within(ends.client.read_exact(&mut heard)).await.unwrap();
+        assert_eq!(&heard, b"reply");
     }
 
     #[tokio::test]

@@ -166,6 +166,7 @@ impl Connection {
     async fn exchange(&mut self) -> io::Result<()> {
         let request = self.check.request();
         self.writer.write_all(&request).await?;
+        self.writer.flush().await?;
         loop {
             let frame = match self.reader.next().await {
                 Received::Frame(frame) => frame,
