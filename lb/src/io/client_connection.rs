@@ -86,6 +86,21 @@ impl ClientIdentity {
 }
 
 impl ListenerContext {
+    /// Who the client is and where it connected to: nodes show the latter to clients.
+    #[must_use]
+    pub fn pair_header(&self, identity: &ClientIdentity, purpose: Purpose) -> Vec<u8> {
+        let header = ProxyHeader::Proxied(ProxiedConnection {
+            source: identity.address,
+            destination: self.vip,
+            transport: self.transport,
+            connection_id: Some(identity.connection_id),
+            peer: identity.peer.clone(),
+            purpose,
+            host_name: self.host_name.clone(),
+        });
+        header.write()
+    }
+
     /// What is left to do when [`ClientIdentity::revoked`] has resolved is to end the connection.
     pub fn note_revoked(&self, identity: &ClientIdentity) {
         self.metrics.connection_ended(&self.name, "revoked");
@@ -459,9 +474,12 @@ impl ClientConnection {
 
     fn open_pair(&mut self, pair: PairId, node: NodeId, address: SocketAddr, purpose: PairPurpose) {
         let drain = Arc::new(Notify::new());
-        let task = self
-            .pair_task(pair, node, &drain)
-            .run(address, self.header(purpose));
+        let purpose = match purpose {
+            PairPurpose::Ordinary => Purpose::Pair,
+            PairPurpose::Resent => Purpose::Resent,
+        };
+        let header = self.context.pair_header(&self.identity, purpose);
+        let task = self.pair_task(pair, node, &drain).run(address, header);
         let task = tokio::spawn(task).abort_handle();
         let queue = PairQueue::Connecting {
             task,
@@ -512,24 +530,6 @@ impl ClientConnection {
             drain: Arc::clone(drain),
             metrics: self.context.metrics.clone(),
         }
-    }
-
-    /// Who the client is and where it connected to: nodes show the latter to clients.
-    fn header(&self, purpose: PairPurpose) -> Vec<u8> {
-        let purpose = match purpose {
-            PairPurpose::Ordinary => Purpose::Pair,
-            PairPurpose::Resent => Purpose::Resent,
-        };
-        let header = ProxyHeader::Proxied(ProxiedConnection {
-            source: self.identity.address,
-            destination: self.context.vip,
-            transport: self.context.transport,
-            connection_id: Some(self.identity.connection_id),
-            peer: self.identity.peer.clone(),
-            purpose,
-            host_name: self.context.host_name.clone(),
-        });
-        header.write()
     }
 
     fn send_to_node(&mut self, pair: PairId, bytes: Bytes, entry: Option<EntryId>) {

@@ -7,10 +7,8 @@ use std::time::Duration;
 use tandem_shared::cluster::NodeId;
 use tandem_shared::io::pair_security::PairStream;
 use tandem_shared::io::shutdown::Stage;
-use tandem_shared::io::sip_stream::tune_socket;
-use tandem_shared::proxy_protocol::{ProxiedConnection, ProxyHeader, Purpose};
+use tandem_shared::proxy_protocol::Purpose;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
@@ -20,6 +18,7 @@ use crate::metrics::Metrics;
 
 use super::admission::Admitted;
 use super::client_connection::{ClientIdentity, ListenerContext};
+use super::paired_connection::reach;
 
 /// Connects the client with the node whose turn it is, or with the next one that can be reached.
 pub async fn relay<S>(context: Arc<ListenerContext>, identity: ClientIdentity, stream: S, admitted: Admitted)
@@ -155,6 +154,7 @@ impl<'a> Passage<'a> {
 
 async fn connect(context: &ListenerContext, identity: &ClientIdentity) -> Option<(NodeId, PairStream)> {
     let table = context.board.table();
+    let header = context.pair_header(identity, Purpose::Pair);
     let mut tried: Vec<NodeId> = Vec::new();
     while let Some(node) = context
         .balancer
@@ -164,47 +164,19 @@ async fn connect(context: &ListenerContext, identity: &ClientIdentity) -> Option
     {
         tried.push(node);
         let address = table.node(node)?.address;
-        match tokio::time::timeout(
-            context.streams.connect_timeout,
-            open(context, identity, node, address),
-        )
-        .await
-        {
-            Ok(Ok(stream)) => {
+        match reach(node, address, &header, &context.pairs, &context.streams).await {
+            Ok(stream) => {
                 context
                     .metrics
                     .count(&context.name, &Count::SessionAssigned(node));
                 return Some((node, stream));
             }
-            Ok(Err(error)) => debug!(%node, %error, "cannot reach a node"),
-            Err(_) => debug!(%node, "cannot reach a node in time"),
+            Err(error) => debug!(%node, %error, "cannot reach a node"),
         }
         // The prober hears enough of others when its queue is full.
         let _ = context.doubts.try_send(node);
     }
     None
-}
-
-async fn open(
-    context: &ListenerContext,
-    identity: &ClientIdentity,
-    node: NodeId,
-    address: std::net::SocketAddr,
-) -> io::Result<PairStream> {
-    let stream = TcpStream::connect(address).await?;
-    tune_socket(&stream, context.streams.silence_max)?;
-    let mut stream = context.pairs.towards(node, stream).await?;
-    let header = ProxyHeader::Proxied(ProxiedConnection {
-        source: identity.address,
-        destination: context.vip,
-        transport: context.transport,
-        connection_id: Some(identity.connection_id),
-        peer: identity.peer.clone(),
-        purpose: Purpose::Pair,
-        host_name: context.host_name.clone(),
-    });
-    stream.write_all(&header.write()).await?;
-    Ok(stream)
 }
 
 /// A client that stays on a dead node's connection would wait for its own timeouts: better that it comes back.

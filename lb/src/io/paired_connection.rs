@@ -42,11 +42,34 @@ pub struct PairTask {
     pub metrics: Metrics,
 }
 
+/// Connects to a node, which has to prove to be that one where pairs are secured, and says for whom.
+///
+/// # Errors
+/// When the node does not take the connection in time, or is another one.
+pub async fn reach(
+    node: NodeId,
+    address: SocketAddr,
+    header: &[u8],
+    security: &PairSecurity,
+    settings: &StreamSettings,
+) -> io::Result<PairStream> {
+    let connect = async {
+        let stream = TcpStream::connect(address).await?;
+        tune_socket(&stream, settings.silence_max)?;
+        let mut stream = security.towards(node, stream).await?;
+        stream.write_all(header).await?;
+        Ok(stream)
+    };
+    tokio::time::timeout(settings.connect_timeout, connect)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
 impl PairTask {
     /// Connects, writes the PROXY header and carries messages until the end. Ends as well when its client's task is
     /// gone, which closes the sender.
     pub async fn run(self, address: SocketAddr, header: Vec<u8>) {
-        match self.connect(address, &header).await {
+        match reach(self.node, address, &header, &self.security, &self.settings).await {
             Ok(stream) => self.carry_stream(stream).await,
             Err(error) => {
                 debug!(node = %self.node, %address, %error, "cannot reach a node");
@@ -57,19 +80,6 @@ impl PairTask {
                 self.lost(loss).await;
             }
         }
-    }
-
-    async fn connect(&self, address: SocketAddr, header: &[u8]) -> io::Result<PairStream> {
-        let connect = async {
-            let stream = TcpStream::connect(address).await?;
-            tune_socket(&stream, self.settings.silence_max)?;
-            let mut stream = self.security.towards(self.node, stream).await?;
-            stream.write_all(header).await?;
-            Ok(stream)
-        };
-        tokio::time::timeout(self.settings.connect_timeout, connect)
-            .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
     async fn carry_stream(self, stream: PairStream) {
