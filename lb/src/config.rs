@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tandem_shared::cluster::{MemberRole, NodeId};
 use tandem_shared::config::{AdminConfig, ClusterSection, LogConfig, PairTransport, Section, TlsFiles};
-use tandem_shared::host_name::is_host_name;
+use tandem_shared::host_name::HostName;
 use tandem_shared::io::shutdown::DrainTimings;
 use tandem_shared::io::sip_stream::{MessageDeadlines, SendLimits};
 use tandem_shared::io::sip_tls::{Authorities, SipTlsSettings};
@@ -206,20 +206,13 @@ fn read_listener(section: &mut Section) -> Option<ListenerConfig> {
         Some(settings) => Some(settings?),
         None => None,
     };
-    let host_name = section.optional_text("host_name");
-    if let Some(name) = host_name.as_deref().filter(|name| !is_host_name(name)) {
-        section.problem(
-            "host_name",
-            format!("{name:?} is no host name"),
-            "a name that clients look up and trust, as \"rcc.example.com\"",
-        );
-    }
+    let host_name = section.optional_parsed::<HostName>("host_name", "a host name, as \"rcc.example.com\"");
     let access = read_access(section, address);
     let proxies = section.parsed_list("proxy_protocol_from", NETWORK);
     Some(ListenerConfig {
         name: name?,
         address: address?,
-        host_name,
+        host_name: host_name.map(String::from),
         mode,
         balance,
         tls,

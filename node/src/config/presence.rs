@@ -1,7 +1,7 @@
 //! `[presence]`: who may watch, and where presence is published (CAL-11).
 
 use tandem_shared::config::Section;
-use tandem_shared::host_name::is_host_name;
+use tandem_shared::host_name::HostName;
 use tandem_shared::sip::Uri;
 
 use crate::gateway::{OutboundTarget, PublishSettings, WatcherSettings, WhoMayWatch};
@@ -49,18 +49,11 @@ fn read_publish(section: &mut Section) -> Option<PublishSettings> {
         );
         return None;
     };
-    let host_name = section.optional_text("host_name");
-    if let Some(name) = host_name.as_deref().filter(|name| !is_host_name(name)) {
-        section.problem(
-            "host_name",
-            format!("{name:?} is no host name"),
-            "a name that the server trusts, as \"rcc.example.com\"",
-        );
-    }
+    let host_name = section.optional_parsed::<HostName>("host_name", "a host name, as \"rcc.example.com\"");
     Some(PublishSettings {
         target,
         publisher,
-        host_name,
+        host_name: host_name.map(String::from),
     })
 }
 
