@@ -365,12 +365,9 @@ impl Parts {
 
 /// The member that this process runs is who the front end is to the nodes.
 fn pair_security(config: &Config) -> anyhow::Result<PairSecurity> {
-    let section = config.cluster.as_ref().map(|cluster| &cluster.section);
-    let own = config
-        .cluster
-        .as_ref()
-        .map_or(NodeId(0), |cluster| cluster.member_id);
-    PairSecurity::new(config.pairs, section, own).context("preparing TLS of the connections with nodes")
+    let cluster = config.cluster.as_ref();
+    let member = cluster.map(|cluster| (&cluster.section, cluster.member_id));
+    PairSecurity::new(config.pairs, member).context("preparing TLS of the connections with nodes")
 }
 
 /// Of each listener that has TLS, by its name.

@@ -140,7 +140,7 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
             .collect(),
     };
     let pair_ids = PairIds::default();
-    let pairs = PairSecurity::new(config.sip.pairs, Some(&config.cluster), config.id)
+    let pairs = PairSecurity::new(config.sip.pairs, Some((&config.cluster, config.id)))
         .context("preparing TLS of the connections with front ends")?;
     tokio::spawn(pairs.clone().keep_up_to_date());
     let (joined_sender, joined) = watch::channel(false);

@@ -43,16 +43,12 @@ pub enum PairStream {
 }
 
 impl PairSecurity {
-    /// Reads member `own`'s certificate where the pairs are to be secured.
+    /// Reads this member's certificate where the pairs are to be secured. `member` is its cluster, and its number in it.
     ///
     /// # Errors
     /// When a file cannot be used, or other members would refuse the certificate.
-    pub fn new(
-        pairs: PairTransport,
-        cluster: Option<&ClusterSection>,
-        own: NodeId,
-    ) -> Result<Self, TlsError> {
-        let (PairTransport::Tls, Some(cluster)) = (pairs, cluster) else {
+    pub fn new(pairs: PairTransport, member: Option<(&ClusterSection, NodeId)>) -> Result<Self, TlsError> {
+        let (PairTransport::Tls, Some((cluster, own))) = (pairs, member) else {
             return Ok(Self::Plain);
         };
         let PeerSecurity::MutualTls(files) = &cluster.security else {
