@@ -11,9 +11,10 @@ use std::process::ExitCode;
 use lexopt::{Arg, Parser, ValueExt};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
-use tandem_shared::config::{ConfigError, read_file};
+use tandem_shared::config::read_file;
 use tandem_shared::io::command_line::{
-    AdminClient, ClientError, Outcome, changed_certificates, file_body, listed_certificates, run, word,
+    AdminClient, AdminPlace, AdminPlaceError, ClientError, Outcome, changed_certificates, file_body,
+    listed_certificates, run, word,
 };
 use thiserror::Error;
 
@@ -62,20 +63,18 @@ enum ArgumentError {
     Missing(&'static str),
     #[error("{0:?} is not known here")]
     Unknown(String),
-    #[error("--admin and --config contradict each other")]
-    TwoPlaces,
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Place(#[from] AdminPlaceError),
 }
 
 /// `None`: help was asked for.
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Arguments>, ArgumentError> {
     let mut parser = Parser::from_args(arguments);
-    let (mut words, mut admin, mut config, mut json) = (Vec::new(), None, None, false);
+    let (mut words, mut place, mut json) = (Vec::new(), AdminPlace::default(), false);
     while let Some(argument) = parser.next()? {
         match argument {
-            Arg::Long("admin") => admin = Some(parser.value()?.parse()?),
-            Arg::Long("config") => config = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("admin") => place.admin = Some(parser.value()?.parse()?),
+            Arg::Long("config") => place.config = Some(parser.value()?.into()),
             Arg::Long("json") => json = true,
             Arg::Long("help") | Arg::Short('h') => return Ok(None),
             Arg::Value(word) => words.push(word.string()?),
@@ -83,12 +82,9 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Argumen
         }
     }
     let (command, listener) = command(words)?;
-    let admin = match (admin, config) {
-        (Some(admin), None) => admin,
-        (None, Some(file)) => read_file(&file, Config::read)?.admin.listen,
-        (None, None) => ADMIN_DEFAULT,
-        (Some(_), Some(_)) => return Err(ArgumentError::TwoPlaces),
-    };
+    let admin = place.find(ADMIN_DEFAULT, |file| {
+        Ok(read_file(file, Config::read)?.admin.listen)
+    })?;
     Ok(Some(Arguments {
         admin,
         json,

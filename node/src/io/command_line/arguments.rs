@@ -2,10 +2,11 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use lexopt::{Arg, Parser, ValueExt};
-use tandem_shared::config::{ConfigError, read_file};
+use tandem_shared::config::read_file;
+use tandem_shared::io::command_line::{AdminPlace, AdminPlaceError};
 use thiserror::Error;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -82,18 +83,15 @@ pub(super) enum ArgumentError {
     Unknown(String),
     #[error("{text:?} is not {wanted}")]
     Value { text: String, wanted: &'static str },
-    #[error("--admin and --config contradict each other")]
-    TwoPlaces,
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Place(#[from] AdminPlaceError),
 }
 
 /// Options and words in any order.
 #[derive(Default)]
 struct Given {
     words: Vec<String>,
-    admin: Option<SocketAddr>,
-    config: Option<PathBuf>,
+    place: AdminPlace,
     json: bool,
     description: String,
     no_channel_binding: bool,
@@ -111,8 +109,8 @@ pub(super) fn parse(
     let mut given = Given::default();
     while let Some(argument) = parser.next()? {
         match argument {
-            Arg::Long("admin") => given.admin = Some(parser.value()?.parse()?),
-            Arg::Long("config") => given.config = Some(parser.value()?.into()),
+            Arg::Long("admin") => given.place.admin = Some(parser.value()?.parse()?),
+            Arg::Long("config") => given.place.config = Some(parser.value()?.into()),
             Arg::Long("json") => given.json = true,
             Arg::Long("description") => given.description = parser.value()?.string()?,
             Arg::Long("no-channel-binding") => given.no_channel_binding = true,
@@ -125,22 +123,13 @@ pub(super) fn parse(
             Arg::Long(_) | Arg::Short(_) => return Err(argument.unexpected().into()),
         }
     }
-    let admin = given.admin()?;
+    let admin = admin_at(&given.place)?;
     let json = given.json;
     let command = given.command()?;
     Ok(Some(Arguments { admin, json, command }))
 }
 
 impl Given {
-    fn admin(&self) -> Result<SocketAddr, ArgumentError> {
-        match (self.admin, &self.config) {
-            (Some(admin), None) => Ok(admin),
-            (None, Some(file)) => admin_of(file),
-            (None, None) => Ok(ADMIN_DEFAULT),
-            (Some(_), Some(_)) => Err(ArgumentError::TwoPlaces),
-        }
-    }
-
     fn command(self) -> Result<Command, ArgumentError> {
         let mut words = Words(self.words.clone().into_iter());
         let command = match words
@@ -269,13 +258,14 @@ fn yes_or_no(text: &str) -> Result<bool, ArgumentError> {
     }
 }
 
-/// Where the node of this file listens for administrators.
-pub(super) fn admin_of(file: &Path) -> Result<SocketAddr, ArgumentError> {
-    Ok(read_file(file, crate::config::read)?.admin.listen)
+/// Where the node listens for administrators.
+pub(super) fn admin_at(place: &AdminPlace) -> Result<SocketAddr, AdminPlaceError> {
+    place.find(ADMIN_DEFAULT, |file| {
+        Ok(read_file(file, crate::config::read)?.admin.listen)
+    })
 }
 
-pub(super) const ADMIN_DEFAULT: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8081);
+const ADMIN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8081);
 const PER_SECOND: u32 = 50;
 
 pub(super) const USAGE: &str = "\

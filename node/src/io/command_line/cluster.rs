@@ -2,13 +2,12 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use lexopt::{Arg, Parser, ValueExt};
 use serde_json::{Value, json};
-use tandem_shared::io::command_line::{AdminClient, ClientError, Outcome, Table, list_of, word};
+use tandem_shared::io::command_line::{AdminClient, AdminPlace, ClientError, Outcome, Table, list_of, word};
 
-use super::arguments::{ADMIN_DEFAULT, ArgumentError, admin_of};
+use super::arguments::{ArgumentError, admin_at};
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Arguments {
@@ -31,12 +30,12 @@ pub(super) fn parse(
     arguments: impl IntoIterator<Item = OsString>,
 ) -> Result<Option<Arguments>, ArgumentError> {
     let mut parser = Parser::from_args(arguments);
-    let (mut words, mut admin, mut config) = (Vec::new(), None, None);
+    let (mut words, mut place) = (Vec::new(), AdminPlace::default());
     let (mut json, mut without) = (false, Vec::new());
     while let Some(argument) = parser.next()? {
         match argument {
-            Arg::Long("admin") => admin = Some(parser.value()?.parse()?),
-            Arg::Long("config") => config = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("admin") => place.admin = Some(parser.value()?.parse()?),
+            Arg::Long("config") => place.config = Some(parser.value()?.into()),
             Arg::Long("json") => json = true,
             Arg::Long("without") => {
                 let ids = parser.value()?.string()?;
@@ -69,12 +68,7 @@ pub(super) fn parse(
     if !without.is_empty() {
         return Err(ArgumentError::Unknown("--without".to_owned()));
     }
-    let admin = match (admin, config) {
-        (Some(admin), None) => admin,
-        (None, Some(file)) => admin_of(&file)?,
-        (None, None) => ADMIN_DEFAULT,
-        (Some(_), Some(_)) => return Err(ArgumentError::TwoPlaces),
-    };
+    let admin = admin_at(&place)?;
     Ok(Some(Arguments { admin, json, command }))
 }
 

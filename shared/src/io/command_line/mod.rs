@@ -5,6 +5,7 @@
 //! (1), or nobody could be asked (2).
 
 mod admin_client;
+mod admin_place;
 mod certificates;
 mod table;
 
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 use serde_json::Value;
 
 pub use admin_client::{AdminClient, ClientError};
+pub use admin_place::{AdminPlace, AdminPlaceError};
 pub use certificates::{changed_certificates, file_body, listed_certificates, signed_certificates};
 pub use table::Table;
 
