@@ -1,7 +1,26 @@
 //! What a benchmark measured, by name: said when it is known, and once more in the last line.
 
 use std::fmt;
+use std::process::ExitCode;
 use std::time::Duration;
+
+use anyhow::bail;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Measures until it is done or the benchmark is interrupted, which still ends what it started, and removes its directories.
+///
+/// # Errors
+/// When it fails, or is interrupted.
+pub async fn until_interrupted(measured: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let mut terminated = signal(SignalKind::terminate())?;
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        biased;
+        _ = terminated.recv() => bail!("it was terminated"),
+        _ = interrupted.recv() => bail!("it was interrupted"),
+        measured = measured => measured,
+    }
+}
 
 /// Figures in the order in which they were measured.
 #[derive(Debug, Default)]
@@ -33,9 +52,20 @@ impl Figures {
         self.0.push((name, value));
     }
 
+    /// Says the last line, with the figures named in `first` at its head, and what went wrong before it.
+    pub fn conclude(self, measured: &anyhow::Result<()>, first: &[&str]) -> ExitCode {
+        if let Err(error) = measured {
+            eprintln!("\nThe benchmark failed: {error:#}");
+        }
+        println!("\n{}", self.led_by(first));
+        match measured {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        }
+    }
+
     /// With the figures named in `first` at the head, in that order.
-    #[must_use]
-    pub fn led_by(mut self, first: &[&str]) -> Self {
+    fn led_by(mut self, first: &[&str]) -> Self {
         let place = |name: &str| first.iter().position(|first| *first == name);
         self.0.sort_by_key(|(name, _)| place(name).unwrap_or(first.len()));
         self

@@ -17,10 +17,8 @@ mod storm;
 
 use std::process::ExitCode;
 
-use anyhow::bail;
 use tandem_shared::io::process::raise_descriptor_limit;
-use tandem_tests::figures::Figures;
-use tokio::signal::unix::{SignalKind, signal};
+use tandem_tests::figures::{Figures, until_interrupted};
 
 use options::{Options, Part};
 
@@ -35,27 +33,8 @@ async fn main() -> ExitCode {
         }
     };
     let mut figures = Figures::default();
-    let measured = run_until_interrupted(&options, &mut figures).await;
-    if let Err(error) = &measured {
-        eprintln!("\nThe benchmark failed: {error:#}");
-    }
-    println!("\n{}", figures.led_by(&LAST_LINE));
-    match measured {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
-}
-
-/// Interrupted, it still ends the front end that it started, and removes its directory.
-async fn run_until_interrupted(options: &Options, figures: &mut Figures) -> anyhow::Result<()> {
-    let mut terminated = signal(SignalKind::terminate())?;
-    let mut interrupted = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        biased;
-        _ = terminated.recv() => bail!("it was terminated"),
-        _ = interrupted.recv() => bail!("it was interrupted"),
-        measured = run(options, figures) => measured,
-    }
+    let measured = until_interrupted(run(&options, &mut figures)).await;
+    figures.conclude(&measured, &LAST_LINE)
 }
 
 async fn run(options: &Options, figures: &mut Figures) -> anyhow::Result<()> {

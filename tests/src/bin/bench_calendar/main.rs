@@ -26,14 +26,7 @@ async fn main() -> ExitCode {
     };
     let mut figures = Figures::default();
     let measured = run(&options, &mut figures).await;
-    if let Err(error) = &measured {
-        eprintln!("\nThe benchmark failed: {error:#}");
-    }
-    println!("\n{figures}");
-    match measured {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
+    figures.conclude(&measured, &[])
 }
 
 async fn run(options: &Options, figures: &mut Figures) -> anyhow::Result<()> {

@@ -18,9 +18,7 @@ mod throughput;
 
 use std::process::ExitCode;
 
-use anyhow::bail;
-use tandem_tests::figures::Figures;
-use tokio::signal::unix::{SignalKind, signal};
+use tandem_tests::figures::{Figures, until_interrupted};
 
 use members::Members;
 use options::{Options, Parts, Task};
@@ -41,27 +39,8 @@ fn measure(options: &Options) -> ExitCode {
     let mut figures = Figures::default();
     let measured = tokio::runtime::Runtime::new()
         .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(run_until_interrupted(options, &mut figures)));
-    if let Err(error) = &measured {
-        eprintln!("\nThe benchmark failed: {error:#}");
-    }
-    println!("\n{}", figures.led_by(&LAST_LINE));
-    match measured {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
-}
-
-/// Interrupted, it still ends what it started, and removes its directories.
-async fn run_until_interrupted(options: &Options, figures: &mut Figures) -> anyhow::Result<()> {
-    let mut terminated = signal(SignalKind::terminate())?;
-    let mut interrupted = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        biased;
-        _ = terminated.recv() => bail!("it was terminated"),
-        _ = interrupted.recv() => bail!("it was interrupted"),
-        measured = run(options, figures) => measured,
-    }
+        .and_then(|runtime| runtime.block_on(until_interrupted(run(options, &mut figures))));
+    figures.conclude(&measured, &LAST_LINE)
 }
 
 async fn run(options: &Options, figures: &mut Figures) -> anyhow::Result<()> {
