@@ -189,7 +189,9 @@ impl Pairs {
         match self.find(node, PairPurpose::Ordinary) {
             Some((_, pair)) => match pair.state {
                 PairState::Opening | PairState::Standing => Access::Ready,
-                PairState::Reopening if self.refused.contains_key(&node) => Access::Refused,
+                PairState::Reopening | PairState::Draining if self.refused.contains_key(&node) => {
+                    Access::Refused
+                }
                 PairState::Reopening | PairState::Draining => Access::Uncertain,
             },
             None if self.refused.contains_key(&node) => Access::Refused,

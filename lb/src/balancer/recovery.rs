@@ -98,7 +98,7 @@ impl Balancer {
     /// that was refused or lies is left alone for a moment.
     fn reopen_or_refuse(&mut self, pair: &Pair, loss: PairLoss, now: Instant) {
         if pair.purpose == PairPurpose::Resent {
-            return self.doubt(pair.node, loss, now);
+            return self.doubt_ordinary_pair(pair, loss, now);
         }
         let retry = self.shared.settings.pair_retry;
         let moved = self
@@ -107,7 +107,7 @@ impl Balancer {
             .is_some_and(|node| node.address != pair.address);
         let may_live = match (loss, pair.state) {
             // Once at a time: a node that takes connections and breaks them is as good as one that refuses.
-            (PairLoss::Broken, _) => pair.stood_since.is_some_and(|since| since + retry <= now),
+            (PairLoss::Broken, _) => self.has_stood(pair, now),
             (PairLoss::Drained, _) => true,
             (PairLoss::ConnectFailed | PairLoss::OutOfDescriptors | PairLoss::FramingLost, _) => moved,
         };
@@ -118,14 +118,25 @@ impl Balancer {
         }
     }
 
-    /// A connection for re-sent requests that cannot be opened says that the ordinary one is about to break.
-    fn doubt(&mut self, node: NodeId, loss: PairLoss, now: Instant) {
-        if loss != PairLoss::ConnectFailed {
-            return;
+    /// A connection for re-sent requests that cannot be opened, or that breaks, says that the ordinary one is about to
+    /// break. One that breaks at once was taken by a process that is ending: its listening socket goes last.
+    fn doubt_ordinary_pair(&mut self, resent: &Pair, loss: PairLoss, now: Instant) {
+        match loss {
+            PairLoss::Broken if !self.has_stood(resent, now) => {
+                self.pairs.refuse(resent.node, now + self.shared.settings.pair_retry);
+            }
+            PairLoss::Broken | PairLoss::ConnectFailed => {}
+            PairLoss::Drained | PairLoss::FramingLost | PairLoss::OutOfDescriptors => return,
         }
-        if let Some((ordinary, _)) = self.pairs.find(node, PairPurpose::Ordinary) {
+        if let Some((ordinary, _)) = self.pairs.find(resent.node, PairPurpose::Ordinary) {
             self.part_with(ordinary, now);
         }
+    }
+
+    /// Long enough to be told from a connection that a node takes and breaks.
+    fn has_stood(&self, pair: &Pair, now: Instant) -> bool {
+        let retry = self.shared.settings.pair_retry;
+        pair.stood_since.is_some_and(|since| since + retry <= now)
     }
 
     pub(super) fn pair_queue_full(&mut self, pair: PairId, entry: Option<EntryId>, now: Instant) {

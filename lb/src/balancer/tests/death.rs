@@ -72,6 +72,41 @@ fn a_node_that_breaks_every_connection_is_as_good_as_dead() {
     );
 }
 
+/// The sockets of a process that was killed are closed one by one, and the one that listens may be the last.
+#[test]
+fn a_process_that_ends_while_its_port_still_accepts_does_not_use_the_attempts_up() {
+    let mut bench = Bench::standing();
+    drop(bench.client(&request("INFO", "a", Some("n1-x"))));
+    bench.pass(Duration::from_secs(2));
+    drop(bench.lose(0, PairLoss::Broken));
+    assert_eq!(bench.open(2), ["open 3 to n1 for re-sent", "3 < INFO a"]);
+    drop(bench.open(3));
+    assert_eq!(
+        bench.lose(3, PairLoss::Broken),
+        ["doubt n1", "drain 2", "open 4 to n2 for re-sent", "4 < INFO a"]
+    );
+    drop(bench.open(4));
+    assert_eq!(bench.lose(2, PairLoss::Drained), ["open 5 to n1"]);
+    assert_eq!(
+        bench.node(4, &answer("INFO", "a", 200, "n1-x")),
+        ["client < 200 a"]
+    );
+}
+
+#[test]
+fn a_connection_for_re_sent_requests_that_stood_and_breaks_has_the_ordinary_one_proved_anew() {
+    let mut bench = Bench::standing();
+    drop(bench.client(&request("INFO", "a", Some("n1-x"))));
+    bench.pass(Duration::from_secs(2));
+    drop(bench.lose(0, PairLoss::Broken));
+    drop(bench.open(2));
+    drop(bench.open(3));
+    bench.pass(Duration::from_secs(2));
+    assert_eq!(bench.lose(3, PairLoss::Broken), ["doubt n1", "drain 2"]);
+    assert_eq!(bench.lose(2, PairLoss::Drained), ["open 4 to n1"]);
+    assert_eq!(bench.open(4), ["open 5 to n1 for re-sent", "5 < INFO a"]);
+}
+
 #[test]
 fn what_the_node_had_written_is_heard_before_its_requests_move() {
     let mut bench = Bench::standing();
