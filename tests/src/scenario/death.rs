@@ -194,6 +194,8 @@ impl Scene {
     async fn judge(&self, calls: &Calls, death: &Death) -> anyhow::Result<()> {
         self.wait_until_answered().await?;
         self.no_opening_failed(death).await?;
+        // First of all: a request that failed is why a call below is not what it should be.
+        self.only_interrupted_commands_failed(&calls.made).await?;
         self.everyone_gets_a_snapshot().await?;
         self.wait_for_stage(&calls.ended, Stage::Cleared).await?;
         self.wait_for_stage(&calls.clearing, Stage::Cleared).await?;

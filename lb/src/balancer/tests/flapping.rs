@@ -53,6 +53,8 @@ struct World {
     asked: usize,
     /// By request: how often it was answered finally.
     answers: BTreeMap<String, usize>,
+    /// Final answers that say that nobody could do it.
+    failures: Vec<u16>,
 }
 
 struct Pair {
@@ -72,6 +74,7 @@ impl World {
             late: Vec::new(),
             asked: 0,
             answers: BTreeMap::new(),
+            failures: Vec::new(),
         }
     }
 
@@ -117,9 +120,13 @@ impl World {
 
     fn note_answer(&mut self, bytes: Bytes) {
         let answer = RawMessage::parse(bytes).unwrap();
-        if answer.status().is_some_and(|status| status >= 200) {
-            let name = String::from_utf8_lossy(answer.call_id()).into_owned();
-            *self.answers.entry(name).or_default() += 1;
+        let Some(status) = answer.status().filter(|&status| status >= 200) else {
+            return;
+        };
+        let name = String::from_utf8_lossy(answer.call_id()).into_owned();
+        *self.answers.entry(name).or_default() += 1;
+        if status >= 500 {
+            self.failures.push(status);
         }
     }
 
@@ -220,6 +227,37 @@ impl World {
         self.bench.now = end;
     }
 
+    /// The first node's process is ending: one socket of it closes, or its port still takes a connection, or does not.
+    /// The other node lives.
+    fn end_a_little(&mut self, ending: &Ending) {
+        match *ending {
+            Ending::Accept(choice) => {
+                if let Some(pair) = nth(&self.pairs, choice, |pair| pair.node == NodeId(1) && !pair.stands) {
+                    self.pairs.get_mut(&pair).unwrap().stands = true;
+                    self.feed(Input::PairOpened(pair));
+                }
+            }
+            Ending::Refuse(choice) => {
+                if let Some(pair) = nth(&self.pairs, choice, |pair| pair.node == NodeId(1) && !pair.stands) {
+                    self.pairs.remove(&pair);
+                    self.lose(pair, PairLoss::ConnectFailed);
+                }
+            }
+            Ending::Break(choice) => {
+                if let Some(pair) = nth(&self.pairs, choice, |pair| pair.node == NodeId(1) && pair.stands) {
+                    let draining = self.pairs.remove(&pair).is_some_and(|pair| pair.draining);
+                    let loss = if draining { PairLoss::Drained } else { PairLoss::Broken };
+                    self.lose(pair, loss);
+                }
+            }
+        }
+        while let Some(pair) = nth(&self.pairs, 0, |pair| pair.node == NodeId(2) && !pair.stands) {
+            self.pairs.get_mut(&pair).unwrap().stands = true;
+            self.feed(Input::PairOpened(pair));
+        }
+        self.pass(Duration::from_millis(2));
+    }
+
     /// Both nodes are in service, reachable, and answer everything.
     fn settle(&mut self) {
         self.take(Step::Nodes(vec![1, 2]));
@@ -232,6 +270,23 @@ impl World {
             self.pass(Duration::from_millis(50));
         }
     }
+}
+
+/// What becomes of a process that was killed, as its peers see it.
+#[derive(Debug, Clone)]
+enum Ending {
+    /// A socket that still listens takes a connection that nobody will read.
+    Accept(usize),
+    Refuse(usize),
+    Break(usize),
+}
+
+fn any_ending() -> impl Strategy<Value = Ending> {
+    prop_oneof![
+        any::<usize>().prop_map(Ending::Accept),
+        any::<usize>().prop_map(Ending::Refuse),
+        any::<usize>().prop_map(Ending::Break),
+    ]
 }
 
 fn nth(pairs: &BTreeMap<PairId, Pair>, choice: usize, is_meant: impl Fn(&Pair) -> bool) -> Option<PairId> {
@@ -256,5 +311,41 @@ proptest! {
         prop_assert_eq!(world.bench.balancer.unanswered(), 0);
         let asked = (1..=world.asked).map(|number| (format!("r{number}"), 1));
         prop_assert_eq!(world.answers, asked.collect::<BTreeMap<_, _>>());
+    }
+
+    #[test]
+    fn a_process_that_ends_in_whatever_order_fails_no_request(
+        endings in proptest::collection::vec(any_ending(), 1..40),
+        asked in proptest::collection::vec(proptest::option::of(1..=2_u64), 1..6),
+    ) {
+        let mut world = World::new();
+        world.bench = Bench::standing();
+        for (id, node) in [(0, 1), (1, 2)] {
+            let standing = Pair {
+                node: NodeId(node),
+                purpose: PairPurpose::Ordinary,
+                stands: true,
+                draining: false,
+                received: VecDeque::new(),
+            };
+            world.pairs.insert(PairId(id), standing);
+        }
+        world.pass(Duration::from_secs(2));
+        for node in asked {
+            world.take(Step::Ask(node));
+        }
+        for ending in endings {
+            world.end_a_little(&ending);
+        }
+        while world.pairs.values().any(|pair| pair.node == NodeId(1)) {
+            world.end_a_little(&Ending::Break(0));
+            world.end_a_little(&Ending::Refuse(0));
+        }
+        world.take(Step::Nodes(vec![2]));
+        for _ in 0..20 {
+            world.answer(0, true);
+        }
+        prop_assert_eq!(world.bench.balancer.unanswered(), 0);
+        prop_assert_eq!(world.failures, Vec::<u16>::new());
     }
 }
