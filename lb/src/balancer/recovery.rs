@@ -123,7 +123,8 @@ impl Balancer {
     fn doubt_ordinary_pair(&mut self, resent: &Pair, loss: PairLoss, now: Instant) {
         match loss {
             PairLoss::Broken if !self.has_stood(resent, now) => {
-                self.pairs.refuse(resent.node, now + self.shared.settings.pair_retry);
+                self.pairs
+                    .refuse(resent.node, now + self.shared.settings.pair_retry);
             }
             PairLoss::Broken | PairLoss::ConnectFailed => {}
             PairLoss::Drained | PairLoss::FramingLost | PairLoss::OutOfDescriptors => return,

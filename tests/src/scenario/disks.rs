@@ -3,7 +3,7 @@
 //! Users are signed in throughout, and every acknowledged write is in a ledger. A story ends with all replicas compared.
 
 use std::ops::{Deref, DerefMut, Range};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::ensure;
 
@@ -24,6 +24,24 @@ impl DiskScene {
     pub async fn start(options: ClusterOptions) -> anyhow::Result<Self> {
         let users = 0..options.users;
         Self::start_with(options, users).await
+    }
+
+    /// Writes at one node until the process of another has ended, whose disk is full: what is written fills the file that it
+    /// has made room for already. Returns how it ended.
+    pub async fn write_until_ended(&mut self, at: Member, ends: Member) -> anyhow::Result<i32> {
+        let (started, mut written) = (Instant::now(), 0);
+        while !self.cluster.has_ended(ends)? {
+            ensure!(
+                written < WRITES_MAX && started.elapsed() < FILLED_WITHIN,
+                "{ends} goes on after {written} writes"
+            );
+            // Refused while the lead changes hands.
+            if self.ledger.write(at, WRITES_AT_ONCE).await.is_ok() {
+                written += WRITES_AT_ONCE;
+            }
+        }
+        println!("{ends} ended after {written} writes");
+        self.cluster.wait_until_ended(ends).await
     }
 
     /// As `start`, but only these users are signed in.
@@ -235,4 +253,8 @@ pub fn every_case() -> bool {
 pub const NODES: [Member; 2] = [Member::Node(1), Member::Node(2)];
 pub const MEMBERS: [Member; 3] = [Member::Node(1), Member::Node(2), Member::Lb];
 /// The witness campaigns after two seconds, a node after one.
+/// A file of the log holds as much, several times over.
+const WRITES_MAX: usize = 5000;
+const WRITES_AT_ONCE: usize = 20;
+const FILLED_WITHIN: Duration = Duration::from_secs(120);
 const ELECTIONS: Duration = Duration::from_secs(3);

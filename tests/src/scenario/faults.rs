@@ -217,16 +217,13 @@ impl Trouble {
                 scene.take_seat_again(asked, member).await.map(drop)
             }
             Fault::DiskFull => {
-                let DiskScene {
-                    disk: Some(disk),
-                    scene,
-                    ..
-                } = scene
-                else {
+                if scene.disk.is_none() {
                     return Ok(());
-                };
-                scene.cluster.wait_until_ended(member).await?;
-                disk.make_space()?;
+                }
+                scene.write_until_ended(NODES[0], member).await?;
+                if let Some(disk) = &scene.disk {
+                    disk.make_space()?;
+                }
                 scene.cluster.launch(member)
             }
             Fault::ClockStepped { .. } => scene.cluster.step_wall_clock(member, 0),

@@ -40,15 +40,8 @@ async fn fill_up_and_make_space(scene: &mut DiskScene, disk: &SmallDisk) -> anyh
         .cluster
         .wait_for_log(NODES[1], logged, &["the disk is nearly full"])
         .await?;
-    let mut written = 0;
-    while !scene.cluster.has_ended(NODES[1])? {
-        ensure!(written < 5000, "it goes on after {written} writes");
-        scene.ledger.write(NODES[0], 20).await?;
-        written += 20;
-    }
-    let status = scene.cluster.wait_until_ended(NODES[1]).await?;
+    let status = scene.write_until_ended(NODES[0], NODES[1]).await?;
     ensure!(status == 1, "it ended with {status}");
-    println!("it ended after {written} writes");
     scene
         .cluster
         .wait_for_log(NODES[1], logged, &["No space left on device"])

@@ -246,7 +246,11 @@ impl World {
             Ending::Break(choice) => {
                 if let Some(pair) = nth(&self.pairs, choice, |pair| pair.node == NodeId(1) && pair.stands) {
                     let draining = self.pairs.remove(&pair).is_some_and(|pair| pair.draining);
-                    let loss = if draining { PairLoss::Drained } else { PairLoss::Broken };
+                    let loss = if draining {
+                        PairLoss::Drained
+                    } else {
+                        PairLoss::Broken
+                    };
                     self.lose(pair, loss);
                 }
             }

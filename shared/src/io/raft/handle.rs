@@ -373,6 +373,7 @@ async fn open_member(
         stop: watch::Sender::new(None),
         draining: AtomicBool::new(false),
         disk_nearly_full: AtomicBool::new(false),
+        book_unsaved: AtomicBool::new(false),
         incoming: Mutex::default(),
         told_time: Mutex::default(),
         started: Instant::now(),

@@ -52,6 +52,8 @@ pub(super) struct Member {
     /// A planned stop is under way: this member takes no lead.
     pub(super) draining: AtomicBool,
     pub(super) disk_nearly_full: AtomicBool,
+    /// What is known of the other members could not be written down the last time.
+    pub(super) book_unsaved: AtomicBool,
     pub(super) proposals: Semaphore,
     pub(super) refusals: Refusals,
     pub(super) list_differences: Mutex<BTreeMap<NodeId, String>>,

@@ -149,8 +149,20 @@ impl Guardian {
         self.upkeep.saved = now;
         let member = self.member.clone();
         self.actions.spawn(async move {
-            if let Err(error) = member.book.save().await {
-                tracing::warn!(%error, "what is known of the other members cannot be written down");
+            let saved = member.book.save().await;
+            let failed_before = member.book_unsaved.swap(saved.is_err(), Ordering::Relaxed);
+            match saved {
+                // Tried again every second, and said once.
+                Err(error) if !failed_before => {
+                    tracing::warn!(%error, "what is known of the other members cannot be written down");
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "what is known of the other members is still not written down")
+                }
+                Ok(()) if failed_before => {
+                    tracing::info!("what is known of the other members is written down again")
+                }
+                Ok(()) => {}
             }
         });
     }
