@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use prometheus::Registry;
 use tandem_shared::cluster::NodeId;
 use tandem_shared::io::admin::{self, AdminState, HostNames, Readiness};
+use tandem_shared::io::environment::Apart;
+use tandem_shared::io::environment::net::TcpListener;
 use tandem_shared::io::log_limit::LogLimit;
 use tandem_shared::io::pair_security::PairSecurity;
 use tandem_shared::io::process::{ExitStatus, raise_descriptor_limit};
@@ -19,7 +20,6 @@ use tandem_shared::io::sip_stream::{listen, listen_on_virtual_ip};
 use tandem_shared::io::sip_tls::SipTls;
 use tandem_shared::io::watchdog::Watchdog;
 use tandem_shared::proxy_protocol::Transport;
-use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::{info, warn};
 
@@ -54,7 +54,7 @@ pub struct FrontEnd {
     addresses: Vec<SocketAddr>,
     outbound_address: Option<SocketAddr>,
     admin_address: SocketAddr,
-    witness: Option<JoinHandle<()>>,
+    witness: Option<Apart>,
 }
 
 impl FrontEnd {
@@ -121,8 +121,8 @@ impl FrontEnd {
         info!(?reason, "draining");
         let outcome = shutdown.drain(timings, async {}).await;
         if let Some(witness) = self.witness {
-            let stopped = tokio::task::spawn_blocking(move || witness.join());
-            if tokio::time::timeout(WITNESS_PATIENCE, stopped).await.is_err() {
+            let ended = tokio::time::timeout(WITNESS_PATIENCE, witness.ended()).await;
+            if ended.is_err() {
                 warn!("the cluster's member did not stop in time");
             }
         }
@@ -333,7 +333,7 @@ impl Parts {
         config: &Config,
         news: mpsc::Sender<ClusterNews>,
         raft_metrics: RaftMetrics,
-    ) -> anyhow::Result<Option<JoinHandle<()>>> {
+    ) -> anyhow::Result<Option<Apart>> {
         let Some(cluster) = &config.cluster else {
             warn!("without a [cluster] nothing is known of sessions that have moved");
             return Ok(None);

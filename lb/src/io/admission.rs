@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tandem_shared::io::environment;
 use tandem_shared::source::source_of;
 
 use crate::config::Limits;
@@ -50,7 +51,7 @@ impl Admission {
             per_address_max: limits.connections_per_address_max,
             messages_per_second: limits.messages_per_second_per_address,
             bytes_per_second: limits.bytes_per_second_per_address,
-            started: Instant::now(),
+            started: environment::now(),
             table: Mutex::default(),
         }
     }
@@ -63,7 +64,7 @@ impl Admission {
             per_address_max,
             messages_per_second: rate,
             bytes_per_second: rate,
-            started: Instant::now(),
+            started: environment::now(),
             table: Mutex::default(),
         })
     }

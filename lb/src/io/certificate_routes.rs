@@ -15,6 +15,7 @@ use tandem_shared::io::certificates::{
     CertificateRouteError, NamedCertificate, ProblemView, RemoveBody, RequestView, SignedView,
     SigningRequest, TrustedView, UploadedFile, audit_request, audited, with_causes,
 };
+use tandem_shared::io::environment;
 use tandem_shared::io::sip_certificates::SipTlsChangeError;
 use tandem_shared::io::sip_tls::SipTls;
 use thiserror::Error;
@@ -40,7 +41,7 @@ impl CertificateRoutes {
             let routes = self.clone();
             Box::pin(async move {
                 // Files are written and synced, which would hold up the connections of this thread.
-                let answered = tokio::task::spawn_blocking(move || routes.answer(&request)).await;
+                let answered = environment::blocking(move || routes.answer(&request)).await;
                 answered.unwrap_or_else(|_| {
                     AdminResponse::error(StatusCode::INTERNAL_SERVER_ERROR, "the answer was not finished")
                 })

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tandem_shared::cluster::NodeId;
+use tandem_shared::io::environment;
 use tandem_shared::io::log_limit::LogLimit;
 use tandem_shared::io::pair_security::PairSecurity;
 use tandem_shared::io::revocation::RevocationWatch;
@@ -218,7 +219,11 @@ impl ClientConnection {
         client: SipSender,
         events: mpsc::Sender<PairEvent>,
     ) -> Self {
-        let balancer = Balancer::new(context.balancer.clone(), context.board.table(), rand::random());
+        let balancer = Balancer::new(
+            context.balancer.clone(),
+            context.board.table(),
+            environment::random(),
+        );
         Self {
             counters: MessageCounters::of_clients(&context.metrics),
             balancer,
@@ -229,7 +234,7 @@ impl ClientConnection {
             events,
             echoes: VecDeque::new(),
             closing: false,
-            last_activity: Instant::now(),
+            last_activity: environment::now(),
             context,
         }
     }
@@ -265,7 +270,7 @@ impl ClientConnection {
                     let served = self.is_served(&reading);
                     match reading.arrived(received, served) {
                         Arrival::Ping => {
-                            self.last_activity = Instant::now();
+                            self.last_activity = environment::now();
                             self.feed(Input::ClientPinged);
                         }
                         Arrival::Serve(received) => self.client_sent(received, &mut reading, admitted),
@@ -322,7 +327,7 @@ impl ClientConnection {
     }
 
     fn deadline_reached(&mut self, reading: &mut Reading) {
-        let now = Instant::now();
+        let now = environment::now();
         if reading.paused.is_some_and(|until| until <= now) {
             reading.paused = None;
         }
@@ -335,7 +340,7 @@ impl ClientConnection {
     }
 
     fn client_sent(&mut self, received: Received, reading: &mut Reading, admitted: &Admitted) {
-        self.last_activity = Instant::now();
+        self.last_activity = environment::now();
         match received {
             Received::Frame(frame) => {
                 reading.paused = admitted.message_arrived(self.last_activity);
@@ -409,7 +414,7 @@ impl ClientConnection {
                 self.feed(Input::PairOpened(pair));
             }
             PairEvent::Message { pair, message } => {
-                self.last_activity = Instant::now();
+                self.last_activity = environment::now();
                 self.feed(Input::PairMessage { pair, message });
             }
             PairEvent::Pinged { pair } => self.feed(Input::PairPinged(pair)),
@@ -440,7 +445,7 @@ impl ClientConnection {
     fn feed(&mut self, input: Input) {
         self.echoes.push_back(input);
         while let Some(input) = self.echoes.pop_front() {
-            for output in self.balancer.handle(input, Instant::now()) {
+            for output in self.balancer.handle(input, environment::now()) {
                 self.perform(output);
             }
         }
@@ -511,10 +516,10 @@ impl ClientConnection {
         let balancer = Balancer::new(
             self.context.balancer.clone(),
             self.context.board.table(),
-            rand::random(),
+            environment::random(),
         );
         let standing = crate::balancer::StandingPair { pair, node };
-        self.balancer = balancer.with_standing_pair(standing, Instant::now());
+        self.balancer = balancer.with_standing_pair(standing, environment::now());
         if let Some(message) = first_message {
             self.feed(Input::PairMessage { pair, message });
         }

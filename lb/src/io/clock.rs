@@ -1,17 +1,15 @@
 //! What time it is.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
+use tandem_shared::io::environment;
 
 #[must_use]
 pub fn now() -> Instant {
-    Instant::now()
+    environment::now()
 }
 
 /// For metrics.
 #[must_use]
 pub fn unix_time_secs() -> f64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs_f64()
+    environment::unix_time().as_secs_f64()
 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use tandem_shared::io::environment;
+use tandem_shared::io::environment::net::{TcpListener, TcpStream};
 use tandem_shared::io::log_limit::LogLimit;
 use tandem_shared::io::revocation::RevocationWatch;
 use tandem_shared::io::shutdown::Stage;
@@ -13,7 +15,6 @@ use tandem_shared::io::sip_tls::SipTls;
 use tandem_shared::io::tls::peer_identity;
 use tandem_shared::proxy_protocol::{PeerIdentity, ProxyHeader};
 use tandem_shared::source::source_of;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, warn};
@@ -192,7 +193,7 @@ impl Accepted {
     fn identity(&self, peer: Option<PeerIdentity>, revocation: Option<RevocationWatch>) -> ClientIdentity {
         ClientIdentity {
             address: self.address,
-            connection_id: rand::random(),
+            connection_id: environment::random(),
             peer,
             revocation,
         }

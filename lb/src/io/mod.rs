@@ -3,10 +3,6 @@
 //! Owns sockets, tasks, bounded queues and the one loop around each machine of `balancer`. Does not own a decision:
 //! what a message means, which node is alive and who gets what is said there. What always holds: one task owns one
 //! machine, `perform` never waits, and a queue that is full is reported back as an input.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "this is where the clock is read; everything outside io/ gets time as an input"
-)]
 
 pub mod admission;
 pub mod certificate_routes;

@@ -2,17 +2,17 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use socket2::SockRef;
 use tandem_shared::cluster::NodeId;
+use tandem_shared::io::environment;
+use tandem_shared::io::environment::net::TcpStream;
 use tandem_shared::io::pair_security::{PairSecurity, PairStream};
 use tandem_shared::io::process::is_out_of_descriptors;
 use tandem_shared::io::sip_stream::{MessageDeadlines, Received, SipReader, StreamCounters, tune_socket};
 use tandem_shared::proxy_protocol::{ProxiedConnection, ProxyHeader, Purpose, Transport};
 use tandem_shared::sip::{Frame, FramerLimits};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::net::TcpStream;
 
 use crate::balancer::health::CheckFailure;
 use crate::balancer::options_check::OptionsCheck;
@@ -81,10 +81,10 @@ impl NodeCheck {
     /// # Errors
     /// When the node has not passed.
     pub async fn run(&mut self, address: SocketAddr) -> Result<Duration, FailedCheck> {
-        let started = Instant::now();
+        let started = environment::now();
         match self.settings.kind {
             CheckKind::Options => self.ask(address).await?,
-            CheckKind::Connect => leave(&connect(address, self.settings.connect_timeout).await?),
+            CheckKind::Connect => leave(connect(address, self.settings.connect_timeout).await?),
         }
         Ok(started.elapsed())
     }
@@ -143,7 +143,7 @@ impl Connection {
             own,
             reader,
             writer,
-            check: OptionsCheck::new(own, node, rand::random()),
+            check: OptionsCheck::new(own, node, environment::random()),
             heard: false,
         }
     }
@@ -154,7 +154,7 @@ impl Connection {
             source: self.own,
             destination: self.node,
             transport: Transport::Tcp,
-            connection_id: Some(rand::random()),
+            connection_id: Some(environment::random()),
             peer: None,
             purpose: Purpose::Pair,
             host_name: None,
@@ -234,9 +234,8 @@ fn failed(error: &io::Error) -> FailedCheck {
 }
 
 /// With a reset, so that neither side keeps the connection's remains: nodes know such a visitor and log nothing.
-fn leave(stream: &TcpStream) {
-    // A close with FIN does as well.
-    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+fn leave(stream: TcpStream) {
+    stream.reset_when_dropped();
 }
 
 /// Bytes that nobody acknowledges for so long break the connection.

@@ -8,6 +8,8 @@ use std::time::Duration;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tandem_shared::cluster::NodeId;
+use tandem_shared::io::environment;
+use tandem_shared::io::environment::net::{TcpListener, TcpStream};
 use tandem_shared::io::log_limit::LogLimit;
 use tandem_shared::io::pair_security::{PairSecurity, PairStream, has_left};
 use tandem_shared::io::revocation::RevocationWatch;
@@ -19,7 +21,6 @@ use tandem_shared::proxy_protocol::{PeerIdentity, ProxiedConnection, ProxyHeader
 use tandem_shared::sip::{Frame, RawMessage};
 use tandem_shared::source::source_of;
 use tokio::io::ReadHalf;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 use tracing::{debug, info, warn};
@@ -171,7 +172,7 @@ impl OutboundListener {
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(unreachable)?;
-        let connection_id = wish.connection_id.unwrap_or_else(rand::random);
+        let connection_id = wish.connection_id.unwrap_or_else(environment::random);
         let identity = ClientIdentity {
             address: target,
             connection_id,
@@ -219,12 +220,7 @@ impl OutboundListener {
         transport: Transport,
         name: Option<String>,
     ) -> io::Result<Dialled> {
-        let socket = match target {
-            SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => TcpSocket::new_v6()?,
-        };
-        socket.bind(SocketAddr::new(self.config.source_address, 0))?;
-        let stream = socket.connect(target).await?;
+        let stream = TcpStream::connect_from(Some(self.config.source_address), target).await?;
         tune_socket(&stream, SILENCE_MAX)?;
         match (transport, &self.tls) {
             (Transport::Tls, Some((_, tls))) => secure(tls.client(), stream, target, name).await,

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tandem_shared::cluster::NodeId;
+use tandem_shared::io::environment::net::TcpStream;
 use tandem_shared::io::pair_security::{PairSecurity, PairStream};
 use tandem_shared::io::process::is_out_of_descriptors;
 use tandem_shared::io::sip_stream::{Received, SipReader, SipSender, send_queue, tune_socket};
 use tandem_shared::sip::{Frame, RawMessage};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 use tracing::{debug, warn};
 

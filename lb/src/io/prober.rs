@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tandem_shared::cluster::NodeId;
 use tandem_shared::io::admin::Readiness;
+use tandem_shared::io::environment;
 use tandem_shared::io::log_limit::LogLimit;
 use tandem_shared::io::pair_security::PairSecurity;
 use tandem_shared::io::shutdown::{Shutdown, Stage};
@@ -58,16 +59,16 @@ impl Prober {
             let deadline = self
                 .nodes
                 .next_deadline()
-                .unwrap_or_else(|| Instant::now() + HOUSEKEEPING);
-            let deadline = deadline.min(Instant::now() + HOUSEKEEPING);
+                .unwrap_or_else(|| environment::now() + HOUSEKEEPING);
+            let deadline = deadline.min(environment::now() + HOUSEKEEPING);
             let outputs = tokio::select! {
                 Some(result) = checked.recv() => {
                     failed = result.outcome.clone().err().map(|failed| (result.node, failed));
                     self.checked(&result, &mut last_success)
                 }
-                Some(node) = self.doubts.recv() => self.nodes.handle(node, HealthInput::Doubted, Instant::now()),
+                Some(node) = self.doubts.recv() => self.nodes.handle(node, HealthInput::Doubted, environment::now()),
                 Some(news) = self.news.recv() => self.hear(&news),
-                () = tokio::time::sleep_until(deadline.into()) => self.nodes.deadline_reached(Instant::now()),
+                () = tokio::time::sleep_until(deadline.into()) => self.nodes.deadline_reached(environment::now()),
                 () = self.shutdown.reached(Stage::Close) => return,
             };
             for output in outputs {
@@ -86,7 +87,7 @@ impl Prober {
         result: &CheckResult,
         last_success: &mut BTreeMap<NodeId, Instant>,
     ) -> Vec<NodeSetOutput> {
-        let now = Instant::now();
+        let now = environment::now();
         let label = result.node.to_string();
         let label = [label.as_str()];
         let input = match &result.outcome {
@@ -147,9 +148,9 @@ impl Prober {
 
     fn hear(&mut self, news: &ClusterNews) -> Vec<NodeSetOutput> {
         match news {
-            ClusterNews::Node(record) => self.nodes.node_changed(record, Instant::now()),
-            ClusterNews::NodeForgotten(node) => self.nodes.node_forgotten(*node, Instant::now()),
-            ClusterNews::Silent => self.nodes.cluster_silent(Instant::now()),
+            ClusterNews::Node(record) => self.nodes.node_changed(record, environment::now()),
+            ClusterNews::NodeForgotten(node) => self.nodes.node_forgotten(*node, environment::now()),
+            ClusterNews::Silent => self.nodes.cluster_silent(environment::now()),
         }
     }
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures::future::join_all;
+use tandem_shared::io::environment::net::lookup_host;
 use tandem_shared::io::log_limit::LogLimit;
 use tandem_shared::io::shutdown::{Shutdown, Stage};
-use tokio::net::lookup_host;
 use tracing::{info, warn};
 
 use crate::access::HostAddresses;
@@ -56,7 +56,7 @@ impl ResolvedHosts {
     /// All of them once.
     pub async fn look_up(&self) {
         let answers = join_all(self.names.iter().map(|name| async move {
-            let answer = tokio::time::timeout(PATIENCE, lookup_host((name.as_str(), 0))).await;
+            let answer = tokio::time::timeout(PATIENCE, lookup_host(name, 0)).await;
             (
                 name,
                 answer.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())),
@@ -66,7 +66,7 @@ impl ResolvedHosts {
         for (name, answer) in answers.await {
             match answer {
                 Ok(found) => {
-                    if addresses.note(name, found.map(|address| address.ip())) {
+                    if addresses.note(name, found.into_iter().map(|address| address.ip())) {
                         info!(
                             name,
                             "a name of an access list leads to other addresses than before"

@@ -4,15 +4,14 @@
 //! says so to the others, and is started again once its disk can be written, without touching a client's connection.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tandem_shared::cluster::{ClusterState, NodeState, StateLimits};
 use tandem_shared::config::PeerSecurity;
 use tandem_shared::io::admin::Readiness;
+use tandem_shared::io::environment::{self, Apart};
 use tandem_shared::io::raft::{
-    Cluster, ClusterConfig, RaftMetrics, RealFiles, StartError, StoppedMember, TcpTransport, TlsTransport,
-    probe_disk,
+    Cluster, ClusterConfig, RaftMetrics, StartError, StoppedMember, TcpTransport, TlsTransport, probe_disk,
 };
 use tandem_shared::io::shutdown::{Shutdown, Stage};
 use tokio::sync::mpsc;
@@ -37,15 +36,8 @@ pub struct Witness {
 
 impl Witness {
     /// Starts the thread. Returns at once; what goes wrong later is logged and stops only the member.
-    pub fn spawn(self) -> std::io::Result<JoinHandle<()>> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("witness-worker")
-            .enable_all()
-            .build()?;
-        std::thread::Builder::new()
-            .name("witness".to_owned())
-            .spawn(move || runtime.block_on(self.run()))
+    pub fn spawn(self) -> std::io::Result<Apart> {
+        Apart::start("witness", self.run())
     }
 
     async fn run(self) {
@@ -122,8 +114,8 @@ impl Witness {
         loop {
             sleep(pause).await;
             let directory = &self.config.data_directory;
-            let probed = match RealFiles::open(directory) {
-                Ok(files) => probe_disk(Arc::new(files)).await,
+            let probed = match environment::files(directory) {
+                Ok(files) => probe_disk(files).await,
                 Err(error) => Err(error),
             };
             match probed {
@@ -141,7 +133,7 @@ impl Witness {
         let directory = &self.config.data_directory;
         let config =
             ClusterConfig::of_section(section, self.config.member_id, directory, StateLimits::default());
-        let files = Arc::new(RealFiles::open(directory).map_err(StartError::Storage)?);
+        let files = environment::files(directory).map_err(StartError::Storage)?;
         let metrics = self.raft_metrics.clone();
         match &section.security {
             PeerSecurity::PlaintextOnLoopback => Cluster::start(config, TcpTransport, files, metrics).await,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use prometheus::Registry;
 use tandem_shared::cluster::NodeId;
+use tandem_shared::io::environment;
 use tandem_shared::io::raft::Cluster;
 use tandem_shared::io::shutdown::{Shutdown, Stage};
 use tandem_shared::io::telemetry::Metrics;
@@ -109,7 +110,7 @@ pub(super) async fn start(config: &ExchangeConfig, parts: Parts<'_>) -> anyhow::
         calendars: calendar::Calendars::new(
             CalendarsConfig::new(parts.id),
             config.settings.clone(),
-            rand::random(),
+            environment::random(),
         ),
         cluster: parts.cluster,
         directory: parts.directory,

@@ -14,13 +14,14 @@ use tandem_shared::cluster::health::Subject;
 use tandem_shared::cluster::{Incarnation, StateLimits};
 use tandem_shared::config::PeerSecurity;
 use tandem_shared::io::admin::{self, AdminState, HostNames, Readiness};
+use tandem_shared::io::environment;
+use tandem_shared::io::environment::net::TcpListener;
 use tandem_shared::io::pair_security::PairSecurity;
 use tandem_shared::io::process::ExitStatus;
-use tandem_shared::io::raft::{Cluster, ClusterConfig, RaftMetrics, RealFiles, TcpTransport, TlsTransport};
+use tandem_shared::io::raft::{Cluster, ClusterConfig, RaftMetrics, TcpTransport, TlsTransport};
 use tandem_shared::io::shutdown::{DrainTimings, Shutdown};
 use tandem_shared::io::sip_stream::{SendLimits, listen};
 use tandem_shared::io::telemetry::init_logging;
-use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc, watch};
 use tracing::info;
 
@@ -51,15 +52,20 @@ use calendars::Calendars;
 /// When a part cannot be built.
 pub fn run(config: Config) -> anyhow::Result<ExitStatus> {
     init_logging(&config.log).context("starting the log")?;
-    let directory = DirectoryFile::open(&config.directory_file).context("reading the directory")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    runtime.block_on(serve(config, directory))
+    runtime.block_on(serve(config))
 }
 
-async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitStatus> {
+/// Serves until the process is asked to stop, or a vital part of it has ended, and drains then. Runs on the runtime of
+/// the caller, in the environment that this thread is in.
+///
+/// # Errors
+/// When a part cannot be built.
+pub async fn serve(config: Config) -> anyhow::Result<ExitStatus> {
+    let directory = DirectoryFile::open(&config.directory_file).context("reading the directory")?;
     let shutdown = Shutdown::new();
     let registry = Registry::new();
     let readiness = Readiness::new();
@@ -69,7 +75,7 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
     let metrics = NodeMetrics::register(&registry, clock::instant());
     let sip_listener = bind(config.sip.listen, "SIP")?;
     let admin_listener = bind(config.admin.listen, "admin")?;
-    let incarnation = Incarnation::first(rand::random());
+    let incarnation = Incarnation::first(environment::random());
     let watchdog = Watchdog::default();
     let cluster = start_cluster(&config, incarnation, &registry, watchdog.pulse("cluster")).await?;
 
@@ -148,7 +154,7 @@ async fn serve(config: Config, directory: DirectoryFile) -> anyhow::Result<ExitS
     let directories = directory.subscribe();
     let presence_changes = presence_view.subscribe();
     let driver = Driver {
-        gateway: Gateway::new(config.gateway.clone(), directory.current(), rand::random()),
+        gateway: Gateway::new(config.gateway.clone(), directory.current(), environment::random()),
         links: CtiLinks::new(config.cti_connect_timeout, cti_sender),
         connections: Connections::new(config.cti.clone()),
         cluster: cluster.clone(),
@@ -278,7 +284,7 @@ async fn start_cluster(
     pulse: Pulse,
 ) -> anyhow::Result<Cluster> {
     let section = &config.cluster;
-    let files = RealFiles::open(&config.data_directory)
+    let files = environment::files(&config.data_directory)
         .with_context(|| format!("opening the data directory {}", config.data_directory.display()))?;
     let mut member =
         ClusterConfig::of_section(section, config.id, &config.data_directory, StateLimits::default());
@@ -286,7 +292,6 @@ async fn start_cluster(
     member.pulse = pulse;
     member.fast_take_over = config.fast_take_over;
     let metrics = RaftMetrics::register(registry).context("registering the metrics of Raft")?;
-    let files = Arc::new(files);
     match &section.security {
         PeerSecurity::PlaintextOnLoopback => Cluster::start(member, TcpTransport, files, metrics).await,
         PeerSecurity::MutualTls(tls) => {

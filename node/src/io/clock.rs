@@ -1,7 +1,8 @@
 //! The clocks: ours, the one on the wall, and the cluster's.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
+use tandem_shared::io::environment;
 use tandem_shared::io::raft::Cluster;
 
 use crate::gateway::Now;
@@ -9,7 +10,7 @@ use crate::gateway::Now;
 #[must_use]
 pub fn now(cluster: &Cluster) -> Now {
     Now {
-        instant: Instant::now(),
+        instant: environment::now(),
         unix_ms: unix_ms(),
         cluster_ms: cluster.cluster_ms(),
     }
@@ -18,12 +19,11 @@ pub fn now(cluster: &Cluster) -> Now {
 /// What our own waits are counted by.
 #[must_use]
 pub fn instant() -> Instant {
-    Instant::now()
+    environment::now()
 }
 
 /// Milliseconds since 1970.
 #[must_use]
 pub fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    environment::unix_ms()
 }

@@ -3,12 +3,10 @@
 use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
+use tandem_shared::io::environment::net::{Keepalive, ReadHalf, TcpOptions, TcpStream, WriteHalf};
 
 use bytes::{Bytes, BytesMut};
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -125,22 +123,20 @@ async fn connect_failed(link: LinkId, address: &str, error: &str, inputs: &mpsc:
 
 /// The name is resolved at every attempt; its addresses are tried in order.
 async fn connect(address: &str) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_TIME)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_RETRIES);
-    SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+    let stream = TcpStream::connect_to_name(address).await?;
+    stream.tune(&TcpOptions {
+        keepalive: Some(Keepalive {
+            idle: KEEPALIVE_TIME,
+            interval: KEEPALIVE_INTERVAL,
+            retries: Some(KEEPALIVE_RETRIES),
+        }),
+        unacknowledged_max: None,
+    })?;
     Ok(stream)
 }
 
 /// Until the connection ends; `None` when the driver has gone.
-async fn read(
-    mut reader: OwnedReadHalf,
-    link: LinkId,
-    inputs: &mpsc::Sender<CtiInput>,
-) -> Option<LinkFailure> {
+async fn read(mut reader: ReadHalf, link: LinkId, inputs: &mpsc::Sender<CtiInput>) -> Option<LinkFailure> {
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(READ_BYTES);
@@ -156,7 +152,7 @@ async fn read(
 }
 
 /// Until the queue is closed (`None`) or the connection takes no more.
-async fn write(mut writer: OwnedWriteHalf, queue: &mut mpsc::Receiver<Bytes>) -> Option<LinkFailure> {
+async fn write(mut writer: WriteHalf, queue: &mut mpsc::Receiver<Bytes>) -> Option<LinkFailure> {
     let mut batch = BytesMut::new();
     while let Some(bytes) = queue.recv().await {
         batch.extend_from_slice(&bytes);

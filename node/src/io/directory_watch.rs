@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use tandem_shared::config::ConfigError;
+use tandem_shared::io::environment;
 use tandem_shared::io::shutdown::{Shutdown, Stage};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{MissedTickBehavior, interval};
@@ -88,7 +89,7 @@ impl DirectoryFile {
     async fn look(&self) {
         let mut seen = self.seen.lock().await;
         let path = self.path.clone();
-        let stamp = tokio::task::spawn_blocking(move || Stamp::of(&path)).await;
+        let stamp = environment::blocking(move || Stamp::of(&path)).await;
         // A file that is not there is being replaced, most likely.
         let Ok(stamp @ Some(_)) = stamp else {
             return;
@@ -103,7 +104,7 @@ impl DirectoryFile {
     async fn read(&self, seen: &mut Option<Stamp>) -> Result<Loaded, ConfigError> {
         let path = self.path.clone();
         // The stamp comes first: what is written while the file is read is noticed at the next look.
-        let reading = tokio::task::spawn_blocking(move || (Stamp::of(&path), directory::read_file(&path)));
+        let reading = environment::blocking(move || (Stamp::of(&path), directory::read_file(&path)));
         let (stamp, directory) = reading.await.map_err(|stopped| ConfigError::Unreadable {
             path: self.path.to_path_buf(),
             source: std::io::Error::other(stopped),

@@ -2,11 +2,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tandem_shared::cluster::health::{Severity, Subject};
 use tandem_shared::cluster::{Applied, Change, Command, NodeId, SessionKey, SettingName, WatcherRecord};
 use tandem_shared::io::admin::Readiness;
+use tandem_shared::io::environment;
 use tandem_shared::io::raft::{ChangeReceiver, Cluster, ClusterStatus};
 use tandem_shared::io::sip_stream::{SendRefused, SipSender};
 use tandem_shared::io::watchdog::Pulse;
@@ -180,7 +181,7 @@ impl Driver {
         let following = &mut self.following;
         let steps = self
             .cluster
-            .with_state(|state| following.handle(heard, state, Instant::now()));
+            .with_state(|state| following.handle(heard, state, environment::now()));
         for step in steps {
             self.step(step);
         }
@@ -266,7 +267,7 @@ impl Driver {
     }
 
     fn deadline(&mut self) {
-        let now = Instant::now();
+        let now = environment::now();
         if self.following.next_deadline().is_some_and(|at| at <= now) {
             self.heard(Heard::DeadlineReached);
         }
@@ -311,7 +312,7 @@ impl Driver {
             } => {
                 let outputs = self
                     .connections
-                    .submit(connection, token, request, Instant::now());
+                    .submit(connection, token, request, environment::now());
                 self.perform_cti(outputs);
             }
             Output::Propose { batch, command } => self.propose(batch, command),
@@ -382,7 +383,7 @@ impl Driver {
     }
 
     fn cti(&mut self, input: CtiInput) {
-        let outputs = self.connections.handle(input, Instant::now());
+        let outputs = self.connections.handle(input, environment::now());
         self.perform_cti(outputs);
     }
 
@@ -444,7 +445,7 @@ impl Driver {
         let metrics = &self.context.metrics;
         metrics.show_census(&self.gateway.census(), &self.identity.cti_names);
         metrics.show_replicated_watchers(self.cluster.with_state(|state| state.watchers().len()));
-        let now = Instant::now();
+        let now = environment::now();
         for status in self.connections.statuses() {
             metrics.show_cti(&status, now);
         }

@@ -3,10 +3,6 @@
 //! Owns the one loop around the gateway ([`driver`]) and the tasks that move bytes for it. Does not decide anything:
 //! whatever may go one way or another is an input of [`crate::gateway`] or [`crate::cti`]. What always holds: every
 //! channel is bounded, and the loop waits for nobody.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "this is where the clock is read; everything outside io/ gets time as an input"
-)]
 
 pub mod admin_routes;
 pub mod clock;

@@ -5,11 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tandem_shared::cluster::ConnectionId;
+use tandem_shared::io::environment;
+use tandem_shared::io::environment::net::{TcpStream, lookup_host};
 use tandem_shared::io::pair_security::{PairSecurity, PairStream};
 use tandem_shared::io::sip_stream::tune_socket;
 use tandem_shared::proxy_protocol::{ProxiedConnection, ProxyHeader, Purpose};
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -54,9 +55,10 @@ pub async fn run(target: OutboundTarget, route: OutboundRoute, id: PairId, conte
 }
 
 async fn dial(target: &OutboundTarget, route: &OutboundRoute) -> io::Result<(PairStream, Pair)> {
-    let destination = timeout(RESOLVE_TIMEOUT, lookup_host((target.host.as_str(), target.port)))
+    let destination = timeout(RESOLVE_TIMEOUT, lookup_host(&target.host, target.port))
         .await??
-        .next()
+        .first()
+        .copied()
         .ok_or_else(|| io::Error::other("the name has no address"))?;
     let mut last_error = io::Error::other("sip.outbound_front_ends is empty");
     for front_end in &route.front_ends {
@@ -75,7 +77,7 @@ async fn connect(
     route: &OutboundRoute,
 ) -> io::Result<(PairStream, Pair)> {
     let (mut stream, local) = reach(front_end, route).await?;
-    let connection = ConnectionId(rand::random());
+    let connection = ConnectionId(environment::random());
     let header = ProxyHeader::Proxied(ProxiedConnection {
         source: local,
         destination,
@@ -120,22 +122,11 @@ async fn reach(front_end: SocketAddr, route: &OutboundRoute) -> io::Result<(Pair
 }
 
 async fn connect_from(source: IpAddr, front_end: SocketAddr) -> io::Result<TcpStream> {
-    let socket = socket_from(source, front_end)?;
-    let stream = timeout(CONNECT_TIMEOUT, socket.connect(front_end)).await??;
+    let fits = !source.is_unspecified() && source.is_ipv4() == front_end.is_ipv4();
+    let connect = TcpStream::connect_from(fits.then_some(source), front_end);
+    let stream = timeout(CONNECT_TIMEOUT, connect).await??;
     tune_socket(&stream, CONNECT_TIMEOUT)?;
     Ok(stream)
-}
-
-fn socket_from(source: IpAddr, towards: SocketAddr) -> io::Result<TcpSocket> {
-    let socket = if towards.is_ipv4() {
-        TcpSocket::new_v4()?
-    } else {
-        TcpSocket::new_v6()?
-    };
-    if !source.is_unspecified() && source.is_ipv4() == towards.is_ipv4() {
-        socket.bind(SocketAddr::new(source, 0))?;
-    }
-    Ok(socket)
 }
 
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);

@@ -8,6 +8,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use ipnet::IpNet;
 use tandem_shared::cluster::ConnectionId;
+use tandem_shared::io::environment;
+use tandem_shared::io::environment::net::{TcpListener, TcpStream};
 use tandem_shared::io::log_limit::LogLimit;
 use tandem_shared::io::pair_security::{PairSecurity, PairStream, has_left};
 use tandem_shared::io::shutdown::Stage;
@@ -16,7 +18,6 @@ use tandem_shared::io::sip_tls::is_listed;
 use tandem_shared::proxy_protocol::{PeerIdentity, ProxiedConnection, ProxyHeader, Purpose};
 use tandem_shared::source::source_of;
 use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
@@ -192,7 +193,7 @@ fn pair_of(proxied: &ProxiedConnection) -> Option<Pair> {
     };
     Some(Pair {
         purpose,
-        connection: ConnectionId(proxied.connection_id.unwrap_or_else(rand::random)),
+        connection: ConnectionId(proxied.connection_id.unwrap_or_else(environment::random)),
         client: proxied.source,
         local: proxied.destination,
         host_name: proxied.host_name.clone(),
@@ -214,7 +215,6 @@ const PROBE_MAX: Duration = Duration::from_secs(10);
 #[cfg(test)]
 mod tests {
     use std::str::FromStr;
-    use std::time::Instant;
 
     use tandem_shared::config::PairTransport;
     use tandem_shared::io::shutdown::Shutdown;
@@ -246,7 +246,7 @@ mod tests {
         let (events, heard) = mpsc::channel(16);
         let context = ConnectionContext {
             events,
-            metrics: NodeMetrics::register(&prometheus::Registry::new(), Instant::now()),
+            metrics: NodeMetrics::register(&prometheus::Registry::new(), environment::now()),
             shutdown: Shutdown::new(),
             send_limits: SendLimits::default(),
         };

@@ -40,6 +40,17 @@ pub enum Lead {
     SilentSince(Instant),
 }
 
+impl Lead {
+    /// How long nothing has been heard of the leader; `None` while there is one, or it is known to be gone.
+    #[must_use]
+    pub fn silent_for(&self, now: Instant) -> Option<Duration> {
+        match self {
+            Self::SilentSince(since) => Some(now.saturating_duration_since(*since)),
+            Self::Own | Self::Heard | Self::Dead { .. } => None,
+        }
+    }
+}
+
 /// One of the other nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NodeView {

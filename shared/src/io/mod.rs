@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod certificates;
 pub mod command_line;
+pub mod environment;
 pub mod log_limit;
 pub mod pair_security;
 pub mod process;

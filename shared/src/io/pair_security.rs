@@ -11,7 +11,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsStream;
 
@@ -19,6 +18,7 @@ use super::raft::{TlsTransport, Transport as _};
 use super::tls::TlsError;
 use crate::cluster::{MemberRole, NodeId};
 use crate::config::{ClusterSection, PairTransport, PeerSecurity};
+use crate::io::environment::net::TcpStream;
 
 /// How this member's connections with front ends or nodes are secured. Clones share what was read last.
 #[derive(Debug, Clone)]

@@ -5,9 +5,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
+
+use super::environment;
 
 /// How far a process has come on its way out. Stages only rise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -129,12 +130,9 @@ impl Shutdown {
     /// # Errors
     /// When the signal handlers cannot be installed.
     pub async fn requested(&self) -> std::io::Result<ShutdownReason> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
         let mut reasons = self.shared.reason.subscribe();
         let reason = tokio::select! {
-            _ = terminate.recv() => ShutdownReason::Signal("SIGTERM"),
-            _ = interrupt.recv() => ShutdownReason::Signal("SIGINT"),
+            signal = environment::termination() => ShutdownReason::Signal(signal?),
             reason = reasons.wait_for(Option::is_some) => match reason.ok().and_then(|reason| reason.clone()) {
                 Some(reason) => reason,
                 None => ShutdownReason::TaskEnded("shutdown"),

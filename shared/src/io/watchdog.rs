@@ -5,13 +5,14 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info};
 
 use super::shutdown::{Shutdown, Stage};
+use crate::io::environment;
 use crate::progress::Progress;
 
 /// Knows the vital parts of the process. Clones know the same ones.
@@ -65,7 +66,7 @@ impl Watchdog {
         let mut told = false;
         loop {
             ticks.tick().await;
-            let hanging = progress.look(self.rounds(), Instant::now());
+            let hanging = progress.look(self.rounds(), environment::now());
             if hanging.is_empty() {
                 notify(NotifyState::Watchdog);
                 told = false;

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use tandem_shared::io::environment::net::TcpStream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpResponse {
@@ -43,6 +43,11 @@ pub async fn post_to(
 /// GET of a JSON value from an admin listener.
 pub async fn get_from(address: SocketAddr, path: &str) -> anyhow::Result<serde_json::Value> {
     request(address, "GET", path, "").await?.json()
+}
+
+/// The status of a GET, whatever it is.
+pub async fn status_of(address: SocketAddr, path: &str) -> anyhow::Result<u16> {
+    Ok(request(address, "GET", path, "").await?.status)
 }
 
 /// One request over a connection of its own.

@@ -8,8 +8,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context;
+use tandem_shared::io::environment::{
+    self,
+    net::{ReadHalf, TcpListener, TcpOptions, TcpStream},
+};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use super::csta;
@@ -44,11 +47,11 @@ pub async fn run(options: CtiManagerOptions) -> anyhow::Result<()> {
 
 /// One node connection and the PBX connection behind it.
 async fn serve(node: TcpStream, options: &CtiManagerOptions) -> anyhow::Result<()> {
-    node.set_nodelay(true)?;
+    node.tune(&TcpOptions::default())?;
     let pbx = TcpStream::connect(options.pbx)
         .await
         .context("connecting to the PBX")?;
-    pbx.set_nodelay(true)?;
+    pbx.tune(&TcpOptions::default())?;
     let (node_reader, mut node_writer) = node.into_split();
     let (pbx_reader, mut pbx_writer) = pbx.into_split();
     let (frame_sender, mut frames) = tokio::sync::mpsc::channel(FRAMES_MAX);
@@ -91,10 +94,7 @@ struct Frame {
     document: Vec<u8>,
 }
 
-async fn read_frames(
-    mut reader: tokio::net::tcp::OwnedReadHalf,
-    frames: tokio::sync::mpsc::Sender<Result<Frame, String>>,
-) {
+async fn read_frames(mut reader: ReadHalf, frames: tokio::sync::mpsc::Sender<Result<Frame, String>>) {
     loop {
         let mut header = [0; HEADER_LENGTH];
         if reader.read_exact(&mut header).await.is_err() {
@@ -180,7 +180,7 @@ impl Session {
             name: name.to_owned(),
         };
         Self {
-            prefix: format!("{name}-{:04x}", rand::random::<u16>()),
+            prefix: format!("{name}-{:04x}", environment::random::<u16>()),
             application_session: None,
             granted: SESSION_DURATION_MAX,
             deadline: Instant::now() + SESSION_DURATION_MAX,

@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
+use tandem_shared::io::environment;
+use tandem_shared::io::environment::net::{TcpListener, TcpOptions, TcpStream};
 use tandem_shared::sip::framer::{Frame, Framer, FramerLimits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 
 use super::communicator::{Identity, Kind};
@@ -173,14 +174,7 @@ impl Dial {
 
     /// From the OCS's own address, so that lb sees one peer, whichever side dialled.
     async fn connect(&self) -> std::io::Result<TcpStream> {
-        let socket = match self.source {
-            SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => TcpSocket::new_v6()?,
-        };
-        let mut source = self.source;
-        source.set_port(0);
-        socket.bind(source)?;
-        socket.connect(self.vip).await
+        TcpStream::connect_from(Some(self.source.ip()), self.vip).await
     }
 }
 
@@ -194,7 +188,7 @@ async fn accept(listener: TcpListener, handle: Handle<Exchange>, numbers: Arc<At
 
 /// Moves bytes until the connection ends.
 async fn serve(stream: TcpStream, number: ConnectionNumber, slot: Option<usize>, handle: &Handle<Exchange>) {
-    let _ = stream.set_nodelay(true);
+    let _ = stream.tune(&TcpOptions::default());
     let (mut reader, mut writer) = stream.into_split();
     let (sender, mut queue) = mpsc::unbounded_channel::<Bytes>();
     let pong = sender.clone();
@@ -232,7 +226,7 @@ fn take_frame(
     handle: &Handle<Exchange>,
     pong: &mpsc::UnboundedSender<Bytes>,
 ) {
-    let now = Instant::now();
+    let now = environment::now();
     match frame {
         Frame::Message(raw) => {
             handle.tell(move |exchange| exchange.front_end.message_arrived(number, &raw, now));

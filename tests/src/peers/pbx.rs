@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
+use tandem_shared::io::environment::{
+    self,
+    net::{TcpListener, TcpOptions, TcpStream, WriteHalf},
+};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::line_protocol::{CallId, FromManager, ToManager};
@@ -125,7 +128,7 @@ async fn accept(listener: TcpListener, handle: Handle<Exchange>) {
 
 /// One manager, until it is gone.
 async fn serve(stream: TcpStream, id: ManagerId, handle: Handle<Exchange>) {
-    let _ = stream.set_nodelay(true);
+    let _ = stream.tune(&TcpOptions::default());
     let (reader, writer) = stream.into_split();
     let mut lines = BufReader::new(reader).lines();
     let (sender, receiver) = mpsc::unbounded_channel();
@@ -135,7 +138,7 @@ async fn serve(stream: TcpStream, id: ManagerId, handle: Handle<Exchange>) {
             break;
         };
         let sender = sender.clone();
-        let now = Instant::now();
+        let now = environment::now();
         handle.tell(move |exchange| match message {
             FromManager::Hello { name } => {
                 exchange.managers.insert(id, sender);
@@ -151,10 +154,7 @@ async fn serve(stream: TcpStream, id: ManagerId, handle: Handle<Exchange>) {
     });
 }
 
-async fn write_lines(
-    mut writer: tokio::net::tcp::OwnedWriteHalf,
-    mut messages: mpsc::UnboundedReceiver<ToManager>,
-) {
+async fn write_lines(mut writer: WriteHalf, mut messages: mpsc::UnboundedReceiver<ToManager>) {
     while let Some(message) = messages.recv().await {
         let mut line = serde_json::to_vec(&message).expect("the line protocol has only string keys");
         line.push(b'\n');

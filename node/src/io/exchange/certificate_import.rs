@@ -19,8 +19,8 @@ use rustls_pki_types::UnixTime;
 use tandem_shared::certificate::{AlgorithmPolicy, Certificate, Fingerprint, is_issued_by, read_bundle};
 use tandem_shared::cluster::CasEndpoint;
 use tandem_shared::io::certificates::TrustError;
+use tandem_shared::io::environment::net::TcpStream;
 use thiserror::Error;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::certificate_probe::{Met, ProbeOptions, ProbeReport, meet, resolve};

@@ -14,7 +14,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde::Serialize;
 use tandem_shared::certificate::{AlgorithmPolicy, Certificate, Status};
 use tandem_shared::cluster::CasEndpoint;
-use tokio::net::{TcpStream, lookup_host};
+use tandem_shared::io::environment::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -207,8 +207,8 @@ pub(super) async fn resolve(
     port: u16,
     patience: Duration,
 ) -> Result<Vec<SocketAddr>, NetworkTrouble> {
-    match timeout(patience, lookup_host((host, port))).await {
-        Ok(Ok(addresses)) => Ok(addresses.take(ADDRESSES_MAX).collect()),
+    match timeout(patience, lookup_host(host, port)).await {
+        Ok(Ok(addresses)) => Ok(addresses.into_iter().take(ADDRESSES_MAX).collect()),
         Ok(Err(error)) => Err(NetworkTrouble::Unresolved {
             reason: error.to_string(),
         }),

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use hyper::Response;
@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::header::{COOKIE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, SET_COOKIE};
 use rustls::ClientConfig;
 use tandem_shared::cluster::{CasEndpoint, CasGateway, CasId};
+use tandem_shared::io::environment;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -193,7 +194,7 @@ impl EwsClient {
 
     /// Ends in `request.timeout`, with whatever came of it.
     pub async fn perform(&self, request: PerformRequest) -> Performed {
-        let started = Instant::now();
+        let started = environment::now();
         let parsed = match timeout(request.timeout, self.shared.perform(&request)).await {
             Ok(Ok(parsed)) => parsed,
             Ok(Err(failure)) => failed(failure),

@@ -10,10 +10,9 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use socket2::{SockRef, TcpKeepalive};
 use tandem_shared::cluster::CasEndpoint;
+use tandem_shared::io::environment::net::{Keepalive, TcpOptions, TcpStream};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -73,13 +72,15 @@ impl Dialer {
 }
 
 async fn connect(endpoint: &CasEndpoint) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
-    stream.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_TIME)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_RETRIES);
-    SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+    let stream = TcpStream::connect_to_name(&authority(endpoint)).await?;
+    stream.tune(&TcpOptions {
+        keepalive: Some(Keepalive {
+            idle: KEEPALIVE_TIME,
+            interval: KEEPALIVE_INTERVAL,
+            retries: Some(KEEPALIVE_RETRIES),
+        }),
+        unacknowledged_max: None,
+    })?;
     Ok(stream)
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tandem_shared::cluster::CasEndpoint;
+use tandem_shared::io::environment;
 use tokio::sync::Semaphore;
 
 use super::client::{ClientOptions, Transport};
@@ -66,7 +67,7 @@ impl Pooled {
             connection,
             identity,
             authenticated: false,
-            idle_since: Instant::now(),
+            idle_since: environment::now(),
         }
     }
 }
@@ -126,7 +127,7 @@ impl Gateway {
     /// The one that was used last, as it is the least likely to be closed by the other side.
     pub(super) fn take_idle(&self, identity: &Arc<Identity>) -> Option<Pooled> {
         let mut idle = lock(&self.idle);
-        let now = Instant::now();
+        let now = environment::now();
         while let Some(pooled) = idle.connections.pop_back() {
             let is_ours = Arc::ptr_eq(&pooled.identity, identity);
             if is_ours && self.is_usable(&pooled, now) {
@@ -137,7 +138,7 @@ impl Gateway {
     }
 
     pub(super) fn put_idle(self: &Arc<Self>, mut pooled: Pooled) {
-        pooled.idle_since = Instant::now();
+        pooled.idle_since = environment::now();
         let mut idle = lock(&self.idle);
         if idle.is_closed || pooled.connection.is_closed() || self.idle_max == 0 {
             return;
@@ -162,7 +163,7 @@ impl Gateway {
     /// Closes what has been idle for too long; says when to look again, `None` when nothing is left.
     fn close_overdue(&self) -> Option<Instant> {
         let mut idle = lock(&self.idle);
-        let now = Instant::now();
+        let now = environment::now();
         idle.connections.retain(|pooled| self.is_usable(pooled, now));
         let oldest = idle.connections.front().map(|pooled| pooled.idle_since);
         idle.is_swept = oldest.is_some();
@@ -174,11 +175,11 @@ impl Gateway {
     }
 
     pub(super) fn version(&self) -> SchemaVersion {
-        lock(&self.ladder).version(Instant::now())
+        lock(&self.ladder).version(environment::now())
     }
 
     pub(super) fn version_refused(&self, version: SchemaVersion) -> Option<SchemaVersion> {
-        lock(&self.ladder).refused(version, Instant::now())
+        lock(&self.ladder).refused(version, environment::now())
     }
 
     /// The one that served last, when it may be used.

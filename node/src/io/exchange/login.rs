@@ -1,6 +1,7 @@
 //! Sends a request so that the gateway knows who asks: by NTLM once per connection, else with every request.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
+use tandem_shared::io::environment;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -226,7 +227,7 @@ impl Login<'_> {
             versions,
             workstation: self.workstation,
             service: endpoint.channel_binding.then_some(service),
-            client_nonce: rand::random(),
+            client_nonce: environment::random(),
             now: FileTime::from_unix(since_1970()),
         };
         ntlm::authenticate(&proof, &ntlm::negotiate(), challenge)
@@ -304,7 +305,7 @@ async fn drain(response: Response<Incoming>) -> Result<(), Trouble> {
 
 /// Before 1970 it is 1970.
 pub(super) fn since_1970() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    environment::unix_time()
 }
 
 const NTLM_ALONE: [Scheme; 2] = [Scheme::Ntlm, Scheme::Negotiate];

@@ -11,6 +11,7 @@ use futures::future::join_all;
 use serde::Serialize;
 use tandem_shared::certificate::Status;
 use tandem_shared::cluster::{CasEndpoint, CasId};
+use tandem_shared::io::environment;
 use tokio::sync::{Mutex, Semaphore, watch};
 
 use crate::calendar::AffinityKey;
@@ -151,7 +152,7 @@ impl Prober {
         }
         let gateways = self.look_at_all(&asked, &mut found.refused).await;
         found.last = Some(Last {
-            at: Instant::now(),
+            at: environment::now(),
             asked,
             gateways: gateways.clone(),
         });
@@ -208,7 +209,7 @@ impl Prober {
                 accepted = gateway.account == AccountStatus::Accepted;
                 may_try = gateway.account != AccountStatus::Refused;
                 if !may_try {
-                    let at = Instant::now();
+                    let at = environment::now();
                     *refused = Some(Refused { at, changes });
                 }
             }

@@ -8,6 +8,7 @@ use http_body_util::Full;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, Uri};
 use tandem_shared::cluster::CasEndpoint;
+use tandem_shared::io::environment;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
@@ -56,7 +57,7 @@ impl TokenSource {
             .take()
             .filter(|held| Arc::ptr_eq(&held.identity, identity) && held.refusals == refusals);
         let former = known.as_ref().and_then(|held| held.token.clone());
-        if let Some(answer) = known.as_ref().and_then(|held| held.answer(Instant::now())) {
+        if let Some(answer) = known.as_ref().and_then(|held| held.answer(environment::now())) {
             *held = known;
             return answer;
         }
@@ -64,7 +65,7 @@ impl TokenSource {
         if fetched.is_ok() {
             counters.tokens_fetched.inc();
         }
-        let now = Instant::now();
+        let now = environment::now();
         let fresh = Held {
             identity: identity.clone(),
             refusals,
@@ -93,7 +94,7 @@ impl TokenSource {
         let status = response.status().as_u16();
         let retry_after = retry_after(response.headers());
         let body = read_body(response.into_body(), TOKEN_ANSWER_BYTES_MAX).await?;
-        Token::parse(status, retry_after, &body, Instant::now())
+        Token::parse(status, retry_after, &body, environment::now())
     }
 
     fn request(&self, client: &OAuthClient) -> Result<(CasEndpoint, Request<Full<Bytes>>), Failure> {

@@ -94,7 +94,12 @@ impl Node {
             readiness: Readiness::new(),
             names: HostNames::default(),
         };
-        tokio::spawn(admin::serve(listener, state, router, self.shutdown.clone()));
+        tokio::spawn(admin::serve(
+            listener.into(),
+            state,
+            router,
+            self.shutdown.clone(),
+        ));
         tokio::spawn(self.view.clone().run(self.shutdown.clone()));
         tokio::spawn(self.out.clone().run(NODE, self.cluster.clone()));
     }

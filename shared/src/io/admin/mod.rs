@@ -24,7 +24,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{Registry, TextEncoder};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -32,6 +31,7 @@ use tracing::{debug, info, warn};
 use self::connections::{Connections, Place};
 pub use self::guard::HostNames;
 use super::shutdown::{Shutdown, Stage};
+use crate::io::environment::net::{TcpListener, TcpStream};
 
 pub use hyper::{Method, StatusCode};
 

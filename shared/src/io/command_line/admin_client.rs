@@ -1,5 +1,7 @@
 //! One question to the admin listener, and its answer.
 
+use crate::io::environment::net::TcpStream;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -9,7 +11,6 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use thiserror::Error;
-use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 

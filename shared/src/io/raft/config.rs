@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use crate::cluster::authority::Reliance;
 use crate::cluster::{Format, Incarnation, MemberAddress, MemberRole, NodeId, StateLimits};
 use crate::config::ClusterSection;
+use crate::io::environment;
 use crate::io::watchdog::Pulse;
 
 /// One member's configuration. `members` and `name` are the same on all of them.
@@ -72,7 +73,7 @@ impl ClusterConfig {
             name: name.into(),
             id,
             role,
-            incarnation: Incarnation::first(rand::random()),
+            incarnation: Incarnation::first(environment::random()),
             members,
             listen: None,
             data_directory: data_directory.into(),
@@ -83,12 +84,12 @@ impl ClusterConfig {
             log_segment_bytes: 16 << 20,
             snapshot_after_entries: 20_000,
             entries_kept: 5_000,
-            seed: rand::random(),
+            seed: environment::random(),
             newest_format: Format::NEWEST,
             disk_free_bytes_min: 64 << 20,
             finalise_after: Some(Duration::from_secs(24 * 60 * 60)),
             pulse: Pulse::default(),
-            wall_clock_ms: system_clock_ms,
+            wall_clock_ms: environment::unix_ms,
         }
     }
 }
@@ -186,9 +187,4 @@ impl Default for Timings {
             expire_age: Duration::from_secs(64),
         }
     }
-}
-
-fn system_clock_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

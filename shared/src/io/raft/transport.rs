@@ -15,15 +15,14 @@ use futures::stream::FuturesUnordered;
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::{ClientConfig, ServerConfig};
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use crate::cluster::{MemberAddress, NodeId};
 use crate::config::TlsFiles;
+use crate::io::environment::net::{Keepalive, TcpListener, TcpOptions, TcpStream, lookup_host};
 use crate::io::tls::{
     PeerVerifier, TlsError, check_member_certificate, check_peer, peer_client_config, peer_server_config,
     peer_server_name,
@@ -98,10 +97,10 @@ impl Transport for TcpTransport {
 
     async fn connect(&self, _peer: NodeId, address: &MemberAddress) -> io::Result<TcpStream> {
         let stream = match address {
-            MemberAddress::Address(address) => TcpStream::connect(address).await?,
+            MemberAddress::Address(address) => TcpStream::connect(*address).await?,
             MemberAddress::Name { host, port } => {
-                let addresses = lookup_host((host.as_str(), *port)).await?;
-                connect_to_any(addresses).await?
+                let addresses = lookup_host(host, *port).await?;
+                connect_to_any(addresses.into_iter()).await?
             }
         };
         prepare(&stream)?;
@@ -326,10 +325,12 @@ const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(2);
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
 fn prepare(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
-    Ok(())
+    stream.tune(&TcpOptions {
+        keepalive: Some(Keepalive {
+            idle: KEEPALIVE,
+            interval: KEEPALIVE,
+            retries: None,
+        }),
+        unacknowledged_max: Some(UNACKNOWLEDGED_MAX),
+    })
 }

@@ -13,12 +13,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use prometheus::IntCounter;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-
 pub use proxy_header::{ProxyHeaderError, read_proxy_header, read_proxy_header_alone};
 pub use reader::{MessageDeadlines, Received, SipReader};
 pub use sender::{SendEnded, SendLimits, SendRefused, SipSender, SipWriter, send_queue};
+
+use crate::io::environment::net::{Keepalive, TcpListener, TcpOptions, TcpStream};
 
 /// What passes through a connection. Connections of one kind share counters.
 #[derive(Debug, Clone)]
@@ -52,9 +51,7 @@ impl StreamCounters {
 /// # Errors
 /// When the address cannot be bound.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = socket_for(address)?;
-    socket.bind(address)?;
-    socket.listen(ACCEPT_QUEUE)
+    TcpListener::listen(address, ACCEPT_QUEUE, false)
 }
 
 /// As [`listen`], for an address that may not be this machine's yet, or at the moment: a virtual IP. Says whether it is.
@@ -64,25 +61,10 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 pub fn listen_on_virtual_ip(address: SocketAddr) -> io::Result<(TcpListener, bool)> {
     match listen(address) {
         Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
-            let socket = socket_for(address)?;
-            match address {
-                SocketAddr::V4(_) => SockRef::from(&socket).set_freebind_v4(true)?,
-                SocketAddr::V6(_) => SockRef::from(&socket).set_freebind_v6(true)?,
-            }
-            socket.bind(address)?;
-            Ok((socket.listen(ACCEPT_QUEUE)?, false))
+            Ok((TcpListener::listen(address, ACCEPT_QUEUE, true)?, false))
         }
         listened => Ok((listened?, true)),
     }
-}
-
-fn socket_for(address: SocketAddr) -> io::Result<TcpSocket> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    socket.set_reuseaddr(true)?;
-    Ok(socket)
 }
 
 /// Sets what every SIP connection wants of TCP: no delay of small messages, and an end to a connection whose other
@@ -91,13 +73,14 @@ fn socket_for(address: SocketAddr) -> io::Result<TcpSocket> {
 /// # Errors
 /// When the operating system refuses an option.
 pub fn tune_socket(stream: &TcpStream, silence_max: Duration) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL);
-    socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(silence_max))
+    stream.tune(&TcpOptions {
+        keepalive: Some(Keepalive {
+            idle: KEEPALIVE_IDLE,
+            interval: KEEPALIVE_INTERVAL,
+            retries: None,
+        }),
+        unacknowledged_max: Some(silence_max),
+    })
 }
 
 /// Linux takes the lesser of this and `net.core.somaxconn`, which is 4096 by default.

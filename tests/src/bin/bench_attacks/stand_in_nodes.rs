@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use futures::FutureExt;
+use tandem_shared::io::environment::net::{ReadHalf, TcpListener, TcpStream, WriteHalf};
 use tandem_shared::io::sip_stream::{
     MessageDeadlines, Received, SipReader, StreamCounters, listen, read_proxy_header, tune_socket,
 };
 use tandem_shared::sip::{Frame, FramerLimits, RawMessage, write_answer};
 use tandem_tests::cluster::Addresses;
 use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -110,14 +109,14 @@ impl Node {
 /// One connection.
 struct Answering {
     node: Node,
-    write: OwnedWriteHalf,
+    write: WriteHalf,
     /// Those that wait for their answer.
     invites: Vec<RawMessage>,
     answers: BytesMut,
 }
 
 impl Answering {
-    async fn run(mut self, mut reader: SipReader<OwnedReadHalf>) {
+    async fn run(mut self, mut reader: SipReader<ReadHalf>) {
         let mut holding = self.node.holding.clone();
         loop {
             // Answers to requests that came together are written together.

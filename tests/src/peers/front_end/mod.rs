@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
+use tandem_shared::io::environment;
 use tandem_shared::sip::RawMessage;
 use tandem_shared::sip::message::{Message, Request, Response};
 
@@ -108,7 +109,7 @@ impl FrontEnd {
 
     /// Sends the opening INVITE; the rest of signing in follows by itself.
     pub fn sign_in(&mut self, user: usize) {
-        let draft = self.users[user].invite(Instant::now());
+        let draft = self.users[user].invite(environment::now());
         self.send(user, draft);
     }
 
@@ -118,7 +119,7 @@ impl FrontEnd {
     }
 
     pub fn sign_off(&mut self, user: usize) {
-        for draft in self.users[user].sign_off(Instant::now()) {
+        for draft in self.users[user].sign_off(environment::now()) {
             self.send(user, draft);
         }
     }
@@ -145,7 +146,7 @@ impl FrontEnd {
 
     /// Sends any body as INFO inside the user's dialog; the number finds it among his requests.
     pub fn info(&mut self, user: usize, body: &str) -> usize {
-        let draft = self.users[user].info(body, Instant::now());
+        let draft = self.users[user].info(body, environment::now());
         let request = draft.request.expect("an INFO is a request with an answer");
         self.send(user, draft);
         request
@@ -179,7 +180,7 @@ impl FrontEnd {
             }
             !lost
         });
-        let now = Instant::now();
+        let now = environment::now();
         self.users.iter_mut().for_each(|user| user.connection_broken(now));
     }
 

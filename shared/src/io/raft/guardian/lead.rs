@@ -61,7 +61,8 @@ impl Guardian {
             Campaigner::Witness(witness) => witness.handle(&view, now.into_std()),
         };
         if let Some(decision) = decision {
-            tracing::info!(?decision, ?lead, "acting on the lead");
+            let silent_ms = lead.silent_for(now.into_std()).map(|time| time.as_millis());
+            tracing::info!(?decision, silent_ms, "acting on the lead");
             self.act(decision, metrics);
         }
     }
