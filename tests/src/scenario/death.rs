@@ -1,8 +1,9 @@
 //! A node dies at the worst moment, and the judges look at what is left.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::ensure;
+use tandem_shared::io::environment;
 
 use super::{PlacedCall, Scene, first};
 use crate::cluster::{Member, Signal};
@@ -63,7 +64,7 @@ impl Scene {
         self.send_into_the_void(&calls, &death).await?;
         let (unanswered_invites, unanswered_infos) = self.wait_for_pending(death.victim).await?;
         self.meanwhile_at_the_pbx(&mut calls, &owned[40..50]).await?;
-        let killed_at = Instant::now();
+        let killed_at = environment::now();
         self.cluster.kill(death.victim).await?;
 
         self.judge(&calls, &death).await?;
@@ -207,8 +208,11 @@ impl Scene {
 
     async fn no_opening_failed(&self, death: &Death) -> anyhow::Result<()> {
         let newcomers = death.newcomers.clone();
-        let signed_in =
-            move |front_end: &FrontEnd| newcomers.iter().all(|&user| super::is_signed_in(front_end, user));
+        let signed_in = move |front_end: &FrontEnd| {
+            newcomers
+                .iter()
+                .all(|&user| super::office::is_signed_in(front_end, user))
+        };
         self.ocs
             .wait_until("the newcomers are signed in", self.patience, signed_in)
             .await

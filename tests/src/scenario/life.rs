@@ -2,7 +2,7 @@
 
 use anyhow::ensure;
 
-use super::{PlacedCall, Scene, first};
+use super::{Office, PlacedCall, first};
 use crate::peers::books::Stage;
 use crate::peers::communicator::Tolerance;
 use crate::peers::front_end::FrontEnd;
@@ -18,7 +18,7 @@ pub struct Begun {
     asked: Vec<(usize, usize, String)>,
 }
 
-impl Scene {
+impl Office {
     /// Somebody calls some users, and some users call somebody.
     pub async fn begin_calls(&mut self, called: &[usize], calling: &[usize]) -> Begun {
         let mut incoming = Vec::new();

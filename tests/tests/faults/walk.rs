@@ -79,6 +79,8 @@ impl Walk {
     async fn start(options: ClusterOptions, cycles: usize) -> anyhow::Result<Self> {
         let options = ClusterOptions {
             users: STEADY + cycles,
+            // Nobody refreshes a session here, and a long walk takes longer than sessions last.
+            session_timer_secs: 24 * 60 * 60,
             // Members that were away are told the state as often as the log.
             log_bounds: Some((300, 50)),
             ..options
