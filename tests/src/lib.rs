@@ -2,7 +2,8 @@
 //!
 //! The peers in [`peers`] judge Tandem: they share its SIP framing, and nothing else of its code, so that a
 //! mistake in the product is not repeated by its judge. [`cluster`] starts the real binaries on a private
-//! loopback address; [`scenario`] has the steps that the stories and the demo have in common.
+//! loopback address; [`scenario`] has the steps that the stories and the demo have in common; [`world`] is a whole Tandem in
+//! one simulated process.
 #![expect(
     clippy::disallowed_methods,
     reason = "peers and harness are the outside world: they have clocks"
@@ -21,4 +22,5 @@ pub mod raft_lab;
 pub mod samples;
 pub mod scenario;
 pub mod tools;
+pub mod world;
 pub mod xml;

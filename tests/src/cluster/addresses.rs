@@ -28,7 +28,9 @@ pub enum Family {
 }
 
 impl Addresses {
-    pub(super) fn on_loopback(a: u8, b: u8) -> Self {
+    /// In `127.A.B.0/24`, whoever listens there.
+    #[must_use]
+    pub fn on_loopback(a: u8, b: u8) -> Self {
         Self(Site::Loopback { a, b })
     }
 

@@ -16,7 +16,10 @@ pub(super) const CLUSTER_NAME: &str = "story";
 pub(super) const WITNESS: u64 = 100;
 
 /// Writes `lb.toml`, `node1.toml` and so on, and `directory.toml`.
-pub(super) fn write(directory: &Path, addresses: Addresses, options: &ClusterOptions) -> anyhow::Result<()> {
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn write(directory: &Path, addresses: Addresses, options: &ClusterOptions) -> anyhow::Result<()> {
     for member in options.nodes().chain([Member::Lb]) {
         write_member(directory, member, addresses, options)?;
     }

@@ -35,10 +35,11 @@ use tempfile::TempDir;
 
 pub use addresses::{Addresses, Family};
 pub use binaries::{ask_node, path as binary};
+pub use configuration::write as write_configuration;
 pub use directories::Backup;
 pub use exchange::{ExchangeOptions, PASSWORD, mailbox};
 pub use firewall::{Block, Cut};
-pub use http::{HttpResponse, NotConnected, get_from, post_to};
+pub use http::{HttpResponse, NotConnected, get_from, post_to, status_of};
 pub use hub::{Hub, Needs, in_a_network_of_its_own};
 pub use membership::{Beside, Told};
 pub use metrics::Metrics;

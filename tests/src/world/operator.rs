@@ -1,0 +1,83 @@
+//! Whoever does things to machines, wires and clocks.
+
+use std::time::Duration;
+
+use tandem_shared::io::raft::Fault;
+use tokio::sync::mpsc;
+
+/// What is to be done to the world, at the end of the present step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// SIGKILL.
+    Kill(String),
+    /// The machine loses its power, and its disk what was not synced.
+    PowerOff(String),
+    /// Starts the process again, after either.
+    Start(String),
+    /// SIGTERM.
+    Terminate(String),
+    /// SIGSTOP.
+    Freeze(String),
+    /// SIGCONT.
+    Thaw(String),
+    /// The wall clock is wrong by so many milliseconds.
+    StepClock(String, i64),
+    Disk(String, Option<Fault>),
+    /// Nothing arrives any more that the first sends to the second.
+    Cut(String, String),
+    Heal(String, String),
+    /// Everything to and from a machine takes longer by so much.
+    SlowDown(String, Duration),
+}
+
+/// The kinds of things that go wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FaultKind {
+    Killed,
+    PowerLost,
+    Frozen,
+    Terminated,
+    CutOff,
+    CutOneWay,
+    AllApart,
+    Slow,
+    DiskStandsStill,
+    ClockStepped,
+    CtiManagerKilled,
+    CtiManagerFrozen,
+    ClientsCutOff,
+}
+
+impl FaultKind {
+    pub const ALL: [Self; 13] = [
+        Self::Killed,
+        Self::PowerLost,
+        Self::Frozen,
+        Self::Terminated,
+        Self::CutOff,
+        Self::CutOneWay,
+        Self::AllApart,
+        Self::Slow,
+        Self::DiskStandsStill,
+        Self::ClockStepped,
+        Self::CtiManagerKilled,
+        Self::CtiManagerFrozen,
+        Self::ClientsCutOff,
+    ];
+}
+
+/// Gives orders to the world. Clones give them to the same one.
+#[derive(Debug, Clone)]
+pub struct Operator(mpsc::UnboundedSender<Order>);
+
+impl Operator {
+    pub(super) fn new(orders: mpsc::UnboundedSender<Order>) -> Self {
+        Self(orders)
+    }
+
+    /// Has it done at the end of the present step.
+    pub fn order(&self, order: Order) {
+        // A world that has ended needs no orders.
+        let _ = self.0.send(order);
+    }
+}
