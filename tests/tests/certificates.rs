@@ -1,4 +1,4 @@
-//! Certificates of Exchange as OpenSSL shows them (CAL-6): one test for every defect that the guides tell apart. The
+//! Certificates of Exchange as OpenSSL shows them (CAL-6): one test for every defect that has a status of its own. The
 //! diagnosis is held against the handshake that a gateway would make: they must agree.
 #![allow(clippy::unwrap_used, reason = "a test stops where it finds something")]
 

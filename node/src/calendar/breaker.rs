@@ -1,4 +1,5 @@
-//! Whether a gateway is down: five failures of the network in a row, or more than half of ten seconds (spec §7).
+//! Whether a gateway is down: five failures of the network in a row, or more than half of those of ten seconds
+//! (docs/spec/ews.md §7).
 
 use std::time::{Duration, Instant};
 

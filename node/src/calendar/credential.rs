@@ -1,5 +1,5 @@
 //! The one account that all gateways share: a password that was refused is not tried by a thousand requests, or the
-//! directory locks the account (spec §1.8).
+//! directory locks the account (docs/spec/ews.md §1.8).
 
 use std::time::{Duration, Instant};
 

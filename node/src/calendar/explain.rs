@@ -7,7 +7,7 @@ use tandem_shared::cluster::{Assignment, CalendarPresence, CasId};
 
 use crate::exchange::ews::{FailureClass, Mailbox};
 
-/// What is to be answered to a push callback (spec §1.3).
+/// What is to be answered to a push callback (docs/spec/ews.md §1.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallbackVerdict {
     /// `OK`: the subscription goes on.

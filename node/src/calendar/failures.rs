@@ -1,4 +1,5 @@
-//! Spec §1.8, row by row: what is done about a failure. The gateway and the account have been judged before.
+//! What is done about a failure, row by row of docs/spec/ews.md §1.8. The gateway and the account have been judged
+//! before.
 
 use std::time::Duration;
 

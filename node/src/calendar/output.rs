@@ -12,7 +12,8 @@ pub struct RequestId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u64);
 
-/// Requests with the same key at the same CAS share cookies: they belong to one mailbox server (spec §1.10).
+/// Requests with the same key at the same CAS share cookies: they belong to one mailbox server
+/// (docs/spec/ews.md §1.10).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AffinityKey {
     /// Nothing is to be kept together.

@@ -214,7 +214,7 @@ impl Calendars {
         self.read_again(key, now);
     }
 
-    /// A deaf subscription: the mailbox has moved, or the server forgot to say so (spec §1.9).
+    /// A deaf subscription: the mailbox has moved, or the server forgot to say so (docs/spec/ews.md §1.9).
     fn found_deaf(&mut self, key: UserKey, now: Now) {
         let Some(lane) = self.lane_of(key) else {
             return;

@@ -14,7 +14,7 @@ pub enum Delivery {
     Pull,
 }
 
-/// The guides' knobs and ours.
+/// What an administrator may set (CAL-3, CAL-4, CAL-10), and what is Tandem's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CalendarSettings {
     pub delivery: Delivery,

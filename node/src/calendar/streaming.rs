@@ -1,4 +1,4 @@
-//! Streaming connections: who is on which, and what becomes of them when one is over (spec §1.4).
+//! Streaming connections: who is on which, and what becomes of them when one is over (docs/spec/ews.md §1.4).
 
 use std::time::Duration;
 
@@ -325,7 +325,7 @@ impl Live {
     }
 }
 
-/// Spec §1.4: status events come about every 45 s.
+/// docs/spec/ews.md §1.4: status events come about every 45 s.
 const READ_TIMEOUT: Duration = Duration::from_secs(90);
 
 const CONNECTION_MINUTES: u64 = 30;

@@ -1,5 +1,5 @@
 //! Groups of subscriptions that share a streaming connection: at most so many, all at one gateway, opened and opened
-//! again together (spec §1.4, §1.10).
+//! again together (docs/spec/ews.md §1.4, §1.10).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

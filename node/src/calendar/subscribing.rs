@@ -1,4 +1,5 @@
-//! The life of a subscription: asked for, confirmed, heard of, lost, asked for again (CAL-3, spec §1.2 to §1.4).
+//! The life of a subscription: asked for, confirmed, heard of, lost, asked for again (CAL-3, docs/spec/ews.md §1.2
+//! to §1.4).
 
 use std::time::{Duration, Instant};
 
@@ -247,7 +248,7 @@ impl Calendars {
         }
     }
 
-    /// The subscription is no more: another gateway, as the guides have it; until then the last presence stays.
+    /// The subscription is gone: the user gets another gateway (CAL-2); until then the last presence stays.
     pub(super) fn lost(&mut self, key: UserKey, class: Option<FailureClass>, now: Now) {
         let Some(lane) = self.lane_of(key) else {
             return;
@@ -488,7 +489,7 @@ fn tells_change(kind: EventKind) -> bool {
     }
 }
 
-/// Spec §1.3: nothing heard for twice the status frequency is a lost subscription.
+/// docs/spec/ews.md §1.3: nothing heard for twice the status frequency is a lost subscription.
 fn silence_of(status_frequency: u16) -> Duration {
     Duration::from_secs(2 * 60 * u64::from(status_frequency))
 }

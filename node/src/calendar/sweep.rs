@@ -1,5 +1,5 @@
 //! The free/busy of everybody, again and again: who is told nothing although his calendar changed is deaf (CAL-9,
-//! spec §1.9).
+//! docs/spec/ews.md §1.9).
 
 use std::ops::Bound;
 use std::time::Duration;

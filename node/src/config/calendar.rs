@@ -27,7 +27,7 @@ pub(super) fn read(section: &mut Section, has_push: bool) -> CalendarSettings {
     }
 }
 
-/// The guides' Exchange Timeout, Exchange Queue and Exchange Threads.
+/// Exchange Timeout, Exchange Queue and Exchange Threads (CAL-10).
 pub(super) fn read_patience(section: &mut Section, settings: &mut CalendarSettings) {
     settings.request_timeout =
         section.duration_or("timeout_ms", settings.request_timeout, millis(500, 600_000));

@@ -513,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_listener_push_is_tried_first_and_the_guides_numbers_hold() {
+    fn with_a_listener_push_is_tried_first_and_the_required_numbers_hold() {
         let config = parse(PUSH).unwrap();
         assert_eq!(config.settings, CalendarSettings::default());
         let push = config.push.unwrap();
@@ -626,7 +626,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guides_ranges_are_kept() {
+    fn the_required_ranges_are_kept() {
         let text = format!("{STREAMING}\n[calendar]\nstatus_frequency_minutes = 1441\nspread_secs = 60\n");
         assert_eq!(
             refused(&text),

@@ -1,4 +1,5 @@
-//! Cookies that keep the requests of one group at one mailbox server (spec §1.10): one jar per gateway and group.
+//! Cookies that keep the requests of one group at one mailbox server (docs/spec/ews.md §1.10): one jar per gateway
+//! and group.
 
 use std::collections::BTreeMap;
 

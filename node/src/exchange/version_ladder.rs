@@ -1,4 +1,4 @@
-//! Which schema version a gateway understands, found by being refused (spec §1.1).
+//! Which schema version a gateway understands, found by being refused (docs/spec/ews.md §1.1).
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
 //! Commands that change the PBX: written down before they are carried out, and never carried out twice
-//! (architecture §3).
+//! (ARCHITECTURE.md §4).
 
 use tandem_shared::cluster::Authority;
 use tandem_shared::cluster::{
@@ -89,7 +89,7 @@ impl Gateway {
         }
     }
 
-    /// The request was begun before, perhaps by a node that is gone (architecture §3).
+    /// The request was begun before, perhaps by a node that is gone (ARCHITECTURE.md §4).
     fn intent_known(&mut self, key: &SessionKey, request: Request, intent: &IntentRecord, now: Now) {
         let Some(session) = self.sessions.get(key) else {
             return;

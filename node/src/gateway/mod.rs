@@ -535,7 +535,7 @@ fn new_tag(node: NodeId, rng: &mut StdRng) -> String {
     format!("{node}-{:016x}", rng.random::<u64>())
 }
 
-/// Architecture §1: the node's id leads the branch, so that answers find the way back without state.
+/// The node's id leads the branch, so that answers find the way back without state (docs/spec/load-balancing.md §6.0).
 fn new_branch(node: NodeId, rng: &mut StdRng) -> String {
     format!("z9hG4bK{node}-{:016x}", rng.random::<u64>())
 }

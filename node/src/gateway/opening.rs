@@ -19,7 +19,7 @@ use super::session::{Link, Opening, QueuedRequest, Session, Stage};
 use super::without_quorum::UNREPLICATED_COMMIT_TIMEOUT;
 use super::{EndReason, Farewell, Gateway, Now, Pair, PairId, Report, client_key, line_key};
 
-/// Why an opening INVITE, or an OPTIONS before it, is refused (`spec/uacsta.md` §1.8). Never 503, which takes the next
+/// Why an opening INVITE, or an OPTIONS before it, is refused (docs/spec/uacsta.md §1.8). Never 503, which takes the next
 /// hop down for everybody, and never 408.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Refused {

@@ -14,7 +14,7 @@ use tandem_shared::proxy_protocol::Transport;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PairId(pub u64);
 
-/// What a connection is for (architecture §1).
+/// What a connection is for (docs/spec/load-balancing.md §6.0).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PairPurpose {
     /// One client connection of a front end: requests in, answers and events out.

@@ -15,7 +15,7 @@ pub enum Availability {
     Unknown,
     Available,
     Away,
-    /// By his own word, or by the calendar where that is chosen ("Idle/Busy" in the older guide).
+    /// Set by the user, or by the calendar where Idle/Busy is chosen (CAL-4).
     Busy,
     InAMeeting,
     OnThePhone,
@@ -136,11 +136,11 @@ pub struct CompositionSettings {
 pub enum BusyShowsAs {
     /// "In a meeting".
     Meeting,
-    /// The older guide's "Idle/Busy".
+    /// The "Idle/Busy" of CAL-4.
     Busy,
 }
 
-/// What becomes of WorkingElsewhere, of which the guides say nothing.
+/// What becomes of WorkingElsewhere (CAL-4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkingElsewhereShowsAs {
     Available,
@@ -340,7 +340,7 @@ mod tests {
     ];
 
     #[test]
-    fn the_calendar_alone_shows_as_the_guides_say() {
+    fn the_calendar_alone_shows_as_required() {
         let expected = [
             Availability::Unknown,
             Availability::Unknown,

@@ -18,7 +18,7 @@ pub enum NameMatch {
     CommonName,
 }
 
-/// Where the host was looked for in vain, as the guides tell the two apart.
+/// Where the host was looked for in vain: CAL-6 has a status for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NameMismatch {
     /// There are no alternative names, and the CN is another.
@@ -28,11 +28,11 @@ pub enum NameMismatch {
 }
 
 impl HolderNames {
-    /// The guides' rule: the host equals the CN **or** an alternative name. An address equals an `iPAddress`, or the
+    /// The rule of CAL-6: the host equals the CN **or** an alternative name. An address equals an `iPAddress`, or the
     /// text of the CN.
     ///
     /// # Errors
-    /// Which of the two mismatches of the guides it is.
+    /// Which of the two mismatches of CAL-6 it is.
     pub fn matching(&self, host: &str) -> Result<NameMatch, NameMismatch> {
         let found = match host.parse::<IpAddr>() {
             Ok(address) => self.matching_address(address),

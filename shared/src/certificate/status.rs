@@ -1,10 +1,10 @@
-//! How it stands with a certificate, in the guides' words.
+//! The status of a certificate, in the words of CAL-6.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// The guides' statuses of "SSL Connection/Certificate Verification".
+/// The statuses of CAL-6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub enum Status {
     Verified,

@@ -158,7 +158,7 @@ impl SipTlsChangeError {
         }
     }
 
-    /// In the guides' words.
+    /// In the words of CAL-6.
     #[must_use]
     pub fn certificate_status(&self) -> Status {
         match self {

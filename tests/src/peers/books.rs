@@ -209,7 +209,7 @@ fn stage_after(event: &str) -> Option<Stage> {
 }
 
 /// The call of an event and the device, by the name of the element that carries its connection. The device may be
-/// left out (§2.1): a heir may not know the far end.
+/// left out (docs/spec/uacsta.md §2.1): a successor may not know the far end.
 #[must_use]
 pub fn connection_of(event: &Element) -> Option<(&str, &str)> {
     let name = match event.name.as_str() {

@@ -7,7 +7,7 @@ use super::books::{Answer, CallBook, Outcome, ReceivedEvent, SentRequest, connec
 use super::csta;
 use crate::xml::Element;
 
-/// Which client this is (`spec/uacsta.md` §9).
+/// Which client this is (docs/spec/uacsta.md §9).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// pidgin-sipe: never answers an INFO; its CSeq starts anew after every answer to an INVITE.
@@ -339,7 +339,7 @@ impl Communicator {
     ) -> Vec<Draft> {
         let invite_cseq = self.requests[request].cseq;
         if self.identity.kind == Kind::Sipe {
-            // `spec/uacsta.md` §9.3: the count starts anew with the ACK.
+            // docs/spec/uacsta.md §9.3: the count starts anew with the ACK.
             self.cseq = 1;
         }
         if status != 200 {
@@ -413,7 +413,7 @@ impl Communicator {
     fn call_made(&mut self, root: &Element, called: &str) {
         let device = root.text_at(&["callingDevice", "deviceID"]);
         if device != Some(self.identity.line.as_str()) {
-            // `spec/uacsta.md` §9.5: character for character, else the client never learns the callID.
+            // docs/spec/uacsta.md §9.5: character for character, else the client never learns the callID.
             self.violation(format!("MakeCallResponse has device {device:?}"));
         }
         match root
@@ -450,7 +450,7 @@ impl Communicator {
         }
     }
 
-    /// `spec/uacsta.md` §9.5: no event of a call before the MakeCallResponse that names it.
+    /// docs/spec/uacsta.md §9.5: no event of a call before the MakeCallResponse that names it.
     fn check_make_call_answered(&mut self, event: &Element, call: &str) {
         let called = event
             .text_at(&["calledDevice", "deviceIdentifier"])

@@ -1,4 +1,4 @@
-//! The CSTA documents that the peers write, composed from `spec/uacsta.md` §2 and §4 alone.
+//! The CSTA documents that the peers write, composed from docs/spec/uacsta.md §2 and §4 alone.
 //!
 //! Independent of the node's own codec on purpose: the judge has its own copy of the rules.
 
@@ -91,7 +91,7 @@ pub fn make_call_response(call: &str, device: &str) -> String {
     document("MakeCallResponse", &connection("callingDevice", call, device))
 }
 
-/// `CSTAErrorCode` (§2.9): `category` is the element, `code` its word.
+/// `CSTAErrorCode` (docs/spec/uacsta.md §2.9): `category` is the element, `code` its word.
 #[must_use]
 pub fn error(category: &str, code: &str) -> String {
     document("CSTAErrorCode", &element(category, code))

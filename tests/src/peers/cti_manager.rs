@@ -118,7 +118,7 @@ async fn read_frames(mut reader: ReadHalf, frames: tokio::sync::mpsc::Sender<Res
     }
 }
 
-/// Length includes the header, big-endian (`spec/uacsta.md` §4.1).
+/// Length includes the header, big-endian (docs/spec/uacsta.md §4.1).
 fn frame(invoke_id: &str, document: &str) -> Vec<u8> {
     let length = u16::try_from(HEADER_LENGTH + document.len()).expect("no simulated document is that long");
     let mut bytes = vec![0, 0];
@@ -450,7 +450,7 @@ fn fault_document(asked: &Asked, fault: Fault) -> String {
 
 /// Two octets of format, two of length, four digits of invoke id.
 const HEADER_LENGTH: usize = 8;
-/// Events carry it (`spec/uacsta.md` §4.1).
+/// Events carry it (docs/spec/uacsta.md §4.1).
 const EVENT_INVOKE_ID: &str = "9999";
 const SESSION_DURATION_MAX: Duration = Duration::from_secs(60);
 const FRAMES_MAX: usize = 64;

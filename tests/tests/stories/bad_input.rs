@@ -99,7 +99,7 @@ async fn bytes_that_are_no_sip_close_their_connection_and_are_counted_by_reason(
         for (number, wanted) in expected.iter().enumerate() {
             let reply = stranger.reply(DEADLINE).await;
             let reply = reply.unwrap_or_else(|error| panic!("{name}: {error:#}"));
-            // §6.6: 513, or 400 where the head is not whole.
+            // docs/spec/load-balancing.md §6.6: 513, or 400 where the head is not whole.
             let alike = *wanted == Reply::Status(513) && reply == Reply::Status(400);
             assert!(reply == *wanted || alike, "{name}: reply {number} is {reply:?}");
         }

@@ -143,7 +143,7 @@ async fn where_no_callback_comes_through_changes_are_streamed() {
     scene.verdict().await.unwrap();
 }
 
-/// CAL-9: the guides ask the administrator to notice, and to toggle the user.
+/// CAL-9: nobody has to notice, and to switch the user off and on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mailbox_that_moved_to_another_server_is_noticed_and_followed() {
     for delivery in ["push_first", "streaming_first"] {
@@ -232,7 +232,7 @@ async fn a_mailbox_in_trouble_is_its_own_trouble() {
     scene.verdict().await.unwrap();
 }
 
-/// Spec §1.8: the subscription is lost, and nothing else; the guide moves the user then.
+/// The subscription is lost, and nothing else: the user moves to another gateway (docs/spec/ews.md §1.8).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_subscription_is_rebuilt_and_what_happened_meanwhile_is_read() {
     let options = ExchangeOptions {

@@ -1,4 +1,4 @@
-//! What an administrator sees of Exchange (CAL-7): each gateway in the guides' words, each user explained, and what
+//! What an administrator sees of Exchange (CAL-7): each gateway in the words of CAL-6, each user explained, and what
 //! Prometheus reads. A wrong password is shown to Exchange once, however often he looks.
 
 use std::process::Output;

@@ -1,4 +1,4 @@
-//! Spec §1.8, a test for each row.
+//! A test for each row of docs/spec/ews.md §1.8.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! All that is wrong with a certificate and its chain, in the guides' words, and what to do about it.
+//! All that is wrong with a certificate and its chain, in the words of CAL-6, and what to do about it.
 
 use rustls_pki_types::{CertificateDer, UnixTime};
 use serde::Serialize;

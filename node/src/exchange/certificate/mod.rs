@@ -1,6 +1,6 @@
 //! What is to be said of a gateway's certificate (CAL-6).
 //!
-//! Owns the verdict ([`verify`]): the chain to what an administrator trusts, the names by the guides' rules, and which
+//! Owns the verdict ([`verify`]): the chain to what an administrator trusts, the names by the rules of CAL-6, and which
 //! algorithms are good enough; and its explanation ([`diagnose`]): every certificate of the chain with what is wrong
 //! with it, and what to do. Does not own what certificates say, which is [`tandem_shared::certificate`], nor files, sockets
 //! or the clock: time is given; revocation lists are not asked for: what is trusted no longer is removed from the store.

@@ -1,4 +1,4 @@
-//! Spec §1.8: code → class. What a class asks for is said at [`FailureClass`].
+//! From a code to its class (docs/spec/ews.md §1.8). What a class asks for is said at [`FailureClass`].
 
 use std::time::Duration;
 
@@ -91,7 +91,7 @@ fn class_of_status(status: u16) -> FailureClass {
     }
 }
 
-/// The rows of spec §1.8, and after them what SOAP and Exchange say besides.
+/// The rows of docs/spec/ews.md §1.8, and after them what SOAP and Exchange say besides.
 const TABLE: &[(FailureClass, &[&str])] = &[
     (
         FailureClass::Lost,

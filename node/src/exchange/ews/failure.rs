@@ -1,4 +1,4 @@
-//! What went wrong, and what is to be done about it (spec §1.7, §1.8).
+//! What went wrong, and what is to be done about it (docs/spec/ews.md §1.7, §1.8).
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ pub enum Failure {
     TimedOut,
 }
 
-/// Spec §1.8: the row of the table.
+/// The row of the table in docs/spec/ews.md §1.8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FailureClass {
     /// The subscription is gone: subscribe anew without the old watermark, then read again.

@@ -1,4 +1,5 @@
-//! Envelopes as servers write them: found by position and local name, with what is wrong in them (spec §1.7).
+//! Envelopes as servers write them: found by position and local name, with what is wrong in them
+//! (docs/spec/ews.md §1.7).
 
 use std::fmt;
 

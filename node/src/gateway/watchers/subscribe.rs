@@ -15,7 +15,7 @@ use super::super::session::QueuedRequest;
 use super::super::{Gateway, Now, Pair, PairId, PairPurpose, Report};
 use super::{Due, EndOfSubscription, Watcher, WatcherReport, WhoMayWatch};
 
-/// Why a SUBSCRIBE is refused. Never 503 (architecture §1).
+/// Why a SUBSCRIBE is refused. Never 503 (ARCHITECTURE.md §4).
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Refused {
     Plainly(u16),

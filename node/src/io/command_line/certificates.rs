@@ -104,7 +104,7 @@ fn import(
     }
 }
 
-/// The guides' certificate viewer.
+/// The certificate viewer (CAL-6).
 fn report_text(report: &Value) -> String {
     let mut text = format!(
         "{}:{}  {}\nSSL connection/certificate: {}\n{}\n\n",

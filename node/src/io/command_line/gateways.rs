@@ -20,7 +20,7 @@ pub(super) fn status(client: &AdminClient, json: bool) -> Result<Outcome, Client
     Ok(Outcome { text, well })
 }
 
-/// The guides' page, and what they do not tell.
+/// The status of every gateway (CAL-7).
 fn status_text(status: &Value) -> String {
     let account = &status["account"];
     let mut text = format!(
@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_speaks_the_guides_words() {
+    fn the_table_shows_the_statuses_of_cal_7() {
         let status = json!({
             "node": "n1",
             "account": { "name": "LAB\\svc", "authentication": "negotiate" },

@@ -44,7 +44,7 @@ impl Default for ProbeOptions {
     }
 }
 
-/// The guides' first test. They ping; we connect to the very port, which firewalls let through when it matters.
+/// CAL-7's first test: a connection to the very port, which firewalls let through when it matters, instead of a ping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reachability {

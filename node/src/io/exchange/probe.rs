@@ -67,9 +67,9 @@ pub struct ProbedGateway {
     pub name: String,
     /// Unix milliseconds.
     pub checked_at_ms: u64,
-    /// The guides' word for it; a TCP connection is what is tried.
+    /// Whether a TCP connection could be made.
     pub reachability: Reachability,
-    /// The guides' words: `Verified`, `Certificate Missing From Chain` and so on.
+    /// The statuses of CAL-6: `Verified`, `Certificate Missing From Chain` and so on.
     pub ssl_status: Status,
     pub account: AccountStatus,
     pub impersonation: ImpersonationStatus,

@@ -1,4 +1,4 @@
-//! The port for callbacks (the guides' Exchange Notification Port), and the URLs that lead there.
+//! The port for callbacks (the Exchange Notification Port of CAL-3), and the URLs that lead there.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

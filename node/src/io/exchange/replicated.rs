@@ -129,7 +129,7 @@ fn delivery(state: &ClusterState, file: Delivery, has_push: bool) -> Delivery {
     }
 }
 
-/// The guides: seconds, or a hundredth of the users of a node.
+/// CAL-4: seconds, or a hundredth of the users of a node.
 fn spread_secs(state: &ClusterState, users: usize, file: u32) -> u32 {
     if state.setting_word(SettingName::CalendarSpreadBy) == Some("users") {
         let per_node = users / state.live_nodes().count().max(1);

@@ -37,7 +37,7 @@ impl GatewayTrust {
         Ok(Self { store, configs })
     }
 
-    /// How this gateway is connected to: its certificate is checked by the guides' rules against what is trusted now.
+    /// How this gateway is connected to: its certificate is checked by the rules of CAL-6 against what is trusted now.
     /// The same until the store changes, so that sessions are resumed; ask again for every connection.
     #[must_use]
     pub fn client_config(&self, endpoint: &CasEndpoint) -> Arc<ClientConfig> {
@@ -112,7 +112,7 @@ pub struct NotAHost {
     explanation: String,
 }
 
-/// What the operator is told of a connection that could not be made or secured: for a certificate the guides' status
+/// What the operator is told of a connection that could not be made or secured: for a certificate the status of CAL-6
 /// and what to do.
 #[must_use]
 pub fn connection_failure(endpoint: &CasEndpoint, error: &io::Error) -> Failure {

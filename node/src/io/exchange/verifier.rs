@@ -56,7 +56,7 @@ struct GatewayVerifier {
     policy: AlgorithmPolicy,
 }
 
-/// A certificate that was not accepted: the guides' status, what is wrong, and what to do. It travels inside the error
+/// A certificate that was not accepted: its status (CAL-6), what is wrong, and what to do. It travels inside the error
 /// of the handshake.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{status}: {explanation}")]

@@ -187,7 +187,7 @@ impl FrontEnd {
     /// One whole message has come.
     pub fn message_arrived(&mut self, connection: ConnectionNumber, raw: &RawMessage, now: Instant) {
         if let Some(compact) = compact_header(raw.bytes()) {
-            // `spec/uacsta.md` §9.8: clients do not read compact names.
+            // docs/spec/uacsta.md §9.8: clients do not read compact names.
             self.violation(format!("a message has a compact header {compact:?}"));
         }
         if let Some(count) = self.accepted.get_mut(&connection) {
@@ -229,7 +229,7 @@ impl FrontEnd {
                     "SIP/2.0/TCP {};branch={branch};ms-received-port=50123",
                     self.address
                 ),
-                // `spec/uacsta.md` §1.2: the communicator's own Via has no branch.
+                // docs/spec/uacsta.md §1.2: the communicator's own Via has no branch.
                 format!("SIP/2.0/TCP 10.1.{}.{}:50123", user / 250, user % 250 + 1),
             ],
             from: communicator.from_value(),
@@ -425,7 +425,7 @@ impl FrontEnd {
                 self.users[user].bye_arrived();
                 self.answer(connection, request, 200);
             }
-            // `spec/uacsta.md` §0.4: clients answer 501 to whatever else comes.
+            // docs/spec/uacsta.md §0.4: clients answer 501 to whatever else comes.
             _ => self.answer(connection, request, 501),
         }
     }
@@ -445,7 +445,7 @@ impl FrontEnd {
         }
     }
 
-    /// What a request inside a dialog must look like (RFC 3261 §12.2.1.1, `spec/uacsta.md` §1.6).
+    /// What a request inside a dialog must look like (RFC 3261 §12.2.1.1, docs/spec/uacsta.md §1.6).
     fn wrong_in_request(&self, user: usize, request: &Request) -> Vec<String> {
         let communicator = &self.users[user];
         let mut wrong = Vec::new();
