@@ -1,7 +1,7 @@
 //! The rules of the house that a program can check. Each test names every place that breaks its rule.
 #![allow(clippy::unwrap_used, reason = "a rule that cannot be checked is broken")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 #[test]
@@ -89,12 +89,30 @@ fn no_file_is_named_after_nothing_in_particular() {
 }
 
 #[test]
-fn every_path_that_architecture_names_exists() {
-    let text = read("ARCHITECTURE.md");
-    let quoted = text.split('`').skip(1).step_by(2);
-    let paths = quoted.filter(|word| word.contains("/src/"));
-    let missing = paths.filter(|path| !root().join(path).exists());
-    assert_none(&missing.map(str::to_owned).collect::<Vec<_>>());
+fn every_path_that_a_document_names_exists() {
+    let mut missing = Vec::new();
+    for document in files().filter(is_document) {
+        let quoted = document.text.split('`').skip(1).step_by(2);
+        let paths = quoted.filter(|word| word.contains("/src/"));
+        let absent = paths.filter(|path| !root().join(path).exists());
+        missing.extend(absent.map(|path| format!("{}: {path}", document.path)));
+    }
+    assert_none(&missing);
+}
+
+/// Documents by their path, sections after the path (`docs/spec/ews.md §1.8`), requirements by their number. In a
+/// document a section without a path is its own.
+#[test]
+fn everything_that_is_cited_can_be_looked_up() {
+    let texts = Citable::read();
+    let mut found = Vec::new();
+    for file in files().filter(|file| !file.path.ends_with("tidy.rs")) {
+        for (number, line) in file.text.lines().enumerate() {
+            let dead = texts.dead_references(&file, line).into_iter();
+            found.extend(dead.map(|reference| format!("{}:{}: {reference}", file.path, number + 1)));
+        }
+    }
+    assert_none(&found);
 }
 
 #[test]
@@ -195,6 +213,117 @@ impl File {
         let end = starts.find(opens_a_block).unwrap_or(self.text.len());
         &self.text[..end]
     }
+}
+
+/// What comments, configuration and documents may cite.
+struct Citable {
+    /// The sections of each document, by its path.
+    sections: BTreeMap<String, BTreeSet<String>>,
+    requirements: BTreeSet<String>,
+    /// What stands before the dash in the numbers of requirements.
+    areas: BTreeSet<String>,
+}
+
+impl Citable {
+    fn read() -> Self {
+        let documents = files().filter(is_document);
+        let requirements = requirements_defined_in(&read("docs/requirements.md"));
+        Self {
+            sections: documents.map(|file| (file.path, sections(&file.text))).collect(),
+            areas: requirements
+                .iter()
+                .filter_map(|number| Some(number.split_once('-')?.0.to_owned()))
+                .collect(),
+            requirements,
+        }
+    }
+
+    fn dead_references(&self, file: &File, line: &str) -> Vec<String> {
+        let of_this_file = is_document(file).then_some(file.path.as_str());
+        // Whose sections the next ones are. Those of standards are not looked up.
+        let mut cited = of_this_file;
+        let mut dead = Vec::new();
+        for word in line.split(|letter: char| !letter.is_alphanumeric() && !"§./-_".contains(letter)) {
+            let word = word.trim_matches('.');
+            match word {
+                "" | "and" | "or" | "to" => {}
+                _ if word.starts_with('§') => {
+                    if cited.is_some_and(|document| !self.has_section(document, word)) {
+                        dead.push(format!("{word} of {}", cited.unwrap_or_default()));
+                    }
+                }
+                _ if word.ends_with(".md") => {
+                    cited = Some(word);
+                    if !self.sections.contains_key(word) {
+                        dead.push(word.to_owned());
+                    }
+                }
+                "spec" | "Spec" | "architecture" | "Architecture" => cited = Some("no document"),
+                "guide" | "guides" if !file.path.starts_with("docs/") => dead.push(word.to_owned()),
+                _ if is_standard(word) => cited = None,
+                _ if self.is_undefined_requirement(word) => dead.push(word.to_owned()),
+                _ => cited = of_this_file,
+            }
+        }
+        dead
+    }
+
+    fn has_section(&self, document: &str, section: &str) -> bool {
+        let number = section.trim_start_matches('§');
+        self.sections
+            .get(document)
+            .is_some_and(|sections| sections.contains(number))
+    }
+
+    fn is_undefined_requirement(&self, word: &str) -> bool {
+        let is_number =
+            |digits: &str| !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit());
+        word.split_once('-')
+            .is_some_and(|(area, digits)| self.areas.contains(area) && is_number(digits))
+            && !self.requirements.contains(word)
+    }
+}
+
+/// Numbers of headings, and of the points that a section lists: `§9.4` is the fourth of `## 9`.
+fn sections(text: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut section = String::new();
+    for line in text.lines() {
+        let number = line
+            .trim_start_matches('#')
+            .trim_start()
+            .split(' ')
+            .next()
+            .unwrap();
+        let is_number = number.starts_with(|first: char| first.is_ascii_digit());
+        if is_number && line.starts_with('#') {
+            number.trim_end_matches('.').clone_into(&mut section);
+            found.insert(section.clone());
+        } else if is_number && number.ends_with('.') && !section.is_empty() {
+            found.insert(format!("{section}.{}", number.trim_end_matches('.')));
+        }
+    }
+    found
+}
+
+/// Each has an anchor, so that links lead to it: `<a id="cal-6"></a>CAL-6`.
+fn requirements_defined_in(text: &str) -> BTreeSet<String> {
+    let after_anchors = text.split("\"></a>").skip(1);
+    after_anchors
+        .map(|rest| rest.split(' ').next().unwrap().to_owned())
+        .collect()
+}
+
+/// The last word of its name: `RFC 3261`, `ECMA-269`, `MS-NLMP`, `XML 1.0`, `X.690`.
+fn is_standard(word: &str) -> bool {
+    let is_version = word
+        .chars()
+        .all(|letter| letter.is_ascii_digit() || letter == '.');
+    is_version || word.starts_with("ECMA-") || word.starts_with("MS-") || word.starts_with("X.")
+}
+
+fn is_document(file: &File) -> bool {
+    file.path.ends_with(".md")
 }
 
 /// Neither an effect nor the parts that put effects together.
