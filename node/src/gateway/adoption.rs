@@ -1,4 +1,4 @@
-//! Sessions that change hands: taken over from a node that is gone, or left to another one (ARCHITECTURE.md §6).
+//! Sessions that change hands: taken over from a node that is gone, or left to another one (ARCHITECTURE.md §5).
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
