@@ -1,4 +1,4 @@
-//! What Prometheus is told of calendars and of the gateways that they are read at.
+//! Metrics of calendars, and of the Client Access Servers that they are read from.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -34,7 +34,7 @@ pub struct CalendarMetrics {
     gateway: GatewayMetrics,
 }
 
-/// By gateway.
+/// By CAS.
 #[derive(Debug, Clone)]
 struct GatewayMetrics {
     request_seconds: HistogramVec,
@@ -54,79 +54,79 @@ impl CalendarMetrics {
         let this = Self {
             enabled: metrics.gauge(
                 "tandem_node_calendar_users_enabled",
-                "Users of the whole cluster whose calendar shows in their presence.",
+                "Users of the whole cluster whose calendar is enabled.",
             ),
             users: metrics.gauges(
                 "tandem_node_calendar_users",
-                "Users whose calendar this node keeps, by the state of their subscription.",
+                "Users whose calendar this node owns, by subscription state.",
                 &["state"],
             ),
             calendars_known: metrics.gauge(
                 "tandem_node_calendars_known",
-                "Users of this node whose calendar has been read.",
+                "Users of this node whose calendar has been read at least once.",
             ),
             subscriptions: metrics.gauges(
                 "tandem_node_calendar_subscriptions",
-                "Subscriptions of this node, by the way in which Exchange tells of changes.",
+                "Exchange subscriptions of this node, by delivery method.",
                 &["delivery"],
             ),
-            streams: metrics.gauge("tandem_node_exchange_streams", "Streaming connections that are open."),
+            streams: metrics.gauge("tandem_node_exchange_streams", "Open streaming connections to Exchange."),
             assignments: metrics.gauges(
                 "tandem_node_cas_assignments",
-                "Users of this node, by the Client Access Server that they are assigned to.",
+                "Users of this node, by assigned Client Access Server.",
                 &["cas"],
             ),
             assigned: metrics.counters(
                 "tandem_node_cas_assigned_total",
-                "Users of this node that were given to a Client Access Server, in turn or by a move.",
+                "Users of this node assigned to a Client Access Server, by round robin or by a move.",
                 &["cas"],
             ),
             moves: metrics.counters(
                 "tandem_node_cas_moves_total",
-                "Users of this node that were given another Client Access Server, by reason.",
+                "Users of this node moved to another Client Access Server, by reason.",
                 &["reason"],
             ),
             subscription_failures: metrics.counters(
                 "tandem_node_subscription_failures_total",
-                "Subscriptions that were lost, by Client Access Server and class of the failure.",
+                "Subscriptions lost, by Client Access Server and failure class.",
                 &["cas", "class"],
             ),
             deaf: metrics.counters(
                 "tandem_node_subscriptions_deaf_total",
-                "Subscriptions that lived and told of nothing although the calendar changed.",
+                "Subscriptions found stale: the calendar changed but no notification arrived.",
                 &["cas"],
             ),
             users_in_trouble: metrics.counters(
                 "tandem_node_calendar_user_alarms_total",
-                "Times that a user's calendar could not be kept for a reason of the user's own.",
+                "Times a user's calendar could not be followed for a reason specific to the user.",
                 &["reason"],
             ),
             edges: metrics.counters(
                 "tandem_node_calendar_edges_total",
-                "Changes of state by the calendar: on time within a second of when they were due, or late.",
+                "Calendar state changes: on time if published within a second of the due time, otherwise late.",
                 &["timeliness"],
             ),
             lateness: metrics.histogram(
                 "tandem_node_calendar_edge_lateness_seconds",
-                "From when a change of state was due, spread included, to its publication.",
+                "Delay between the due time of a calendar state change (spread included) and its publication.",
                 LATENCY_BUCKETS,
             ),
             published: metrics.counter(
                 "tandem_node_presence_published_total",
-                "Changes of what a calendar says that were handed to presence.",
+                "Calendar state changes handed to presence.",
             ),
             callbacks: metrics.counters(
                 "tandem_node_calendar_callbacks_total",
-                "Push callbacks with a genuine token, by what became of them.",
+                "Push callbacks with a valid token, by outcome.",
                 &["outcome"],
             ),
             notes_dropped: metrics.counter(
                 "tandem_node_calendar_callbacks_dropped_total",
-                "Callbacks for users of other nodes that were not passed on for want of room.",
+                "Callbacks for users of other nodes dropped because the queue was full.",
             ),
             credential_refused: metrics.gauge(
                 "tandem_node_exchange_credential_refused",
-                "1 while the account is refused and all traffic to Exchange but a probe a minute stands still.",
+                "1 while Exchange rejects the service account; only one probe per minute is sent.",
             ),
             gateway: GatewayMetrics::register(&metrics),
         };
@@ -134,7 +134,7 @@ impl CalendarMetrics {
         this
     }
 
-    /// A counter that has not counted yet is to be seen as zero.
+    /// Exports a counter that has not counted yet as zero.
     fn show_all_labels(&self) {
         for reason in MOVE_REASONS {
             self.moves.with_label_values(&[reason_label(reason)]);
@@ -202,7 +202,7 @@ impl CalendarMetrics {
             .observe(Duration::from_millis(late_ms).as_secs_f64());
     }
 
-    /// The log gave a user of this node a gateway.
+    /// A user of this node was assigned to a CAS by the log.
     pub fn assigned(&self, assignment: &Assignment) {
         self.assigned.with_label_values(&[&assignment.cas.0]).inc();
         if assignment.reason != AssignmentReason::RoundRobin {
@@ -267,7 +267,7 @@ impl CalendarMetrics {
         metrics.breaker_open.with_label_values(name).set(i64::from(open));
     }
 
-    /// What is shown of a gateway that is no more would stand for ever.
+    /// Removes the series of a CAS that is gone: they would stay for ever.
     pub fn forget_gateways(&self, gone: &BTreeSet<CasId>) {
         let metrics = &self.gateway;
         for cas in gone {
@@ -279,7 +279,7 @@ impl CalendarMetrics {
                 &metrics.concurrency,
                 &metrics.breaker_open,
             ] {
-                // It may never have been shown.
+                // It may never have been exported.
                 let _ = gauges.remove_label_values(name);
             }
         }
@@ -292,57 +292,57 @@ impl GatewayMetrics {
         Self {
             request_seconds: metrics.histograms(
                 "tandem_node_exchange_request_seconds",
-                "From a request's start to its answer or failure, handshakes included.",
+                "Duration of a request until its answer or failure, handshakes included.",
                 &["cas", "operation"],
                 LATENCY_BUCKETS,
             ),
             request_failures: metrics.counters(
                 "tandem_node_exchange_request_failures_total",
-                "Requests that failed, by operation and class of the failure.",
+                "Failed requests, by operation and failure class.",
                 &["cas", "operation", "class"],
             ),
             throttled: metrics.counters(
                 "tandem_node_exchange_throttled_total",
-                "Times that a Client Access Server asked for fewer requests.",
+                "Times the Client Access Server throttled requests.",
                 label,
             ),
             in_flight: metrics.gauges(
                 "tandem_node_exchange_in_flight",
-                "Requests without an answer.",
+                "Requests that await an answer.",
                 label,
             ),
             waiting: metrics.gauges(
                 "tandem_node_exchange_requests_waiting",
-                "Requests that wait for their turn.",
+                "Requests queued for this Client Access Server.",
                 label,
             ),
             concurrency: metrics.gauges(
                 "tandem_node_exchange_concurrency",
-                "Requests that may be under way at the same time; adapts to how the server gets on.",
+                "Current limit on concurrent requests; adapts to the server's response.",
                 label,
             ),
             breaker_open: metrics.gauges(
                 "tandem_node_exchange_breaker_open",
-                "1 while this node takes the Client Access Server for broken.",
+                "1 while this node's circuit breaker for the Client Access Server is open.",
                 label,
             ),
             breaker_changes: metrics.counters(
                 "tandem_node_exchange_breaker_changes_total",
-                "Times that the breaker opened or closed.",
+                "Times the circuit breaker opened or closed.",
                 label,
             ),
         }
     }
 }
 
-/// What became of a callback.
+/// The outcome of a callback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallbackOutcome {
     /// For a user of this node.
     Taken,
-    /// For a user of another node, who is told by the log.
+    /// For a user of another node, which learns of it through the log.
     PassedOn,
-    /// Nobody wants it any more: the gateway was told so.
+    /// No longer wanted: the CAS was told to unsubscribe.
     Unsubscribed,
 }
 

@@ -1,8 +1,8 @@
 //! What the node tells Prometheus.
 //!
-//! Owns the names, helps and labels of what is counted; a file for calendars, and everything else here. Does not count
-//! by itself: the loops around the machines say what happened. What always holds: names pass `promtool check metrics`,
-//! and a counter that is known before it counts is seen as zero.
+//! Owns the names, help texts and labels of all metrics: those of calendars in a file of their own, the others here. Does
+//! not observe anything itself: the loops around the machines report what happened. What always holds: names pass
+//! `promtool check metrics`, and a counter whose labels are known in advance is exported as zero before it first counts.
 
 mod calendar;
 
@@ -20,7 +20,7 @@ use crate::presence::publication::PublishOutcome;
 pub(crate) use calendar::reason_label;
 pub use calendar::{CalendarMetrics, CallbackOutcome};
 
-/// Every metric of this process but Raft's. Cheap to clone.
+/// Every metric of this process except Raft's. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct NodeMetrics {
     sessions_by_state: IntGaugeVec,
@@ -76,7 +76,7 @@ struct CtiMetrics {
 }
 
 impl NodeMetrics {
-    /// `started_at` is what heartbeat ages are reckoned from before there was one.
+    /// Heartbeat ages count from `started_at` until the first heartbeat is answered.
     #[must_use]
     pub fn register(registry: &Registry, started_at: Instant) -> Self {
         let metrics = Metrics::new(registry);
@@ -88,12 +88,12 @@ impl NodeMetrics {
             ),
             sessions_by_connection: metrics.gauges(
                 "tandem_node_sessions",
-                "Sessions of this node, by the CTI connection that they use.",
+                "Sessions of this node, by CTI connection.",
                 &["connection"],
             ),
             sessions_assigned: metrics.counters(
                 "tandem_node_sessions_assigned_total",
-                "New sessions given to a CTI connection, in turn.",
+                "New sessions assigned to a CTI connection by round robin.",
                 &["connection"],
             ),
             sessions_started: metrics.counters(
@@ -108,30 +108,30 @@ impl NodeMetrics {
             ),
             sessions_moved: metrics.counters(
                 "tandem_node_adoptions_total",
-                "Sessions that changed hands: taken over by this node, or left to another one.",
+                "Sessions that changed owner: adopted by this node, or released to another one.",
                 &["direction"],
             ),
             sessions_rebalanced: metrics.counter(
                 "tandem_node_rebalanced_sessions_total",
-                "Sessions that this node handed over to even out the nodes' shares.",
+                "Sessions that this node handed over to rebalance the cluster.",
             ),
             sessions_relinked: metrics.counter(
                 "tandem_node_sessions_relinked_total",
-                "Times that a session was given a CTI connection after its first one.",
+                "Sessions that were moved to another CTI connection.",
             ),
             requests: metrics.counters(
                 "tandem_node_requests_total",
-                "Requests of clients, by SIP method or CSTA service.",
+                "Requests from clients, by SIP method or CSTA service.",
                 &["service"],
             ),
             responses: metrics.counters(
                 "tandem_node_responses_total",
-                "Final answers to clients, by SIP method or CSTA service and by status.",
+                "Final responses to clients, by SIP method or CSTA service and status.",
                 &["service", "status"],
             ),
             csta_errors: metrics.counters(
                 "tandem_node_csta_errors_total",
-                "CSTA errors answered to clients, by service and by category.",
+                "CSTA errors returned to clients, by service and category.",
                 &["service", "category"],
             ),
             events_sent: metrics.counters(
@@ -141,29 +141,29 @@ impl NodeMetrics {
             ),
             events_unanswered: metrics.counter(
                 "tandem_node_events_unanswered_total",
-                "Events that a client had not answered when its time was up.",
+                "Events that a client did not answer in time.",
             ),
             events_dropped: metrics.counter(
                 "tandem_node_events_dropped_total",
-                "Events that were given up for want of room.",
+                "Events dropped because the session's queue was full.",
             ),
             events_unknown_monitor: metrics.counter(
                 "tandem_node_events_of_unknown_monitors_total",
-                "Events of monitors that no session has asked for, which are stopped.",
+                "Events from monitors that belong to no session; such monitors are stopped.",
             ),
             fenced: metrics.counter(
                 "tandem_node_fenced_total",
-                "Requests of this node that a front end turned away, because another node owns the session.",
+                "Requests from this node that a front end rejected because another node owns the session.",
             ),
             intents_repeated: metrics.counters(
                 "tandem_node_intents_repeated_total",
-                "Repeated commands that were not carried out again.",
+                "Repeated commands that were answered without being executed again.",
                 &["service", "result"],
             ),
-            pairs: metrics.gauge("tandem_node_pairs", "Connections to front ends that stand."),
+            pairs: metrics.gauge("tandem_node_pairs", "Open connections with front ends."),
             pairs_opened: metrics.counters(
                 "tandem_node_pairs_opened_total",
-                "Connections to front ends, by purpose.",
+                "Connections with front ends that were opened, by purpose.",
                 &["purpose"],
             ),
             pairs_refused: metrics.counters(
@@ -178,7 +178,7 @@ impl NodeMetrics {
             ),
             send_failures: metrics.counter(
                 "tandem_node_send_failures_total",
-                "Messages that could not be queued on their connection.",
+                "Messages that could not be queued on their connection and were dropped.",
             ),
             streams: StreamCounters {
                 bytes_received: metrics
@@ -198,7 +198,7 @@ impl NodeMetrics {
         this
     }
 
-    /// A counter that has not counted yet is to be seen as zero.
+    /// Exports a counter that has not counted yet as zero.
     fn show_all_labels(&self) {
         for reason in EndReason::ALL {
             self.sessions_ended.with_label_values(&[reason.label()]);
@@ -347,39 +347,39 @@ impl WatcherMetrics {
         Self {
             watchers: metrics.gauge(
                 "tandem_node_watchers",
-                "Subscriptions to presence that this node serves.",
+                "Presence subscriptions served by this node.",
             ),
             replicated: metrics.gauge(
                 "tandem_node_watchers_replicated",
-                "Subscriptions to presence that this node's copy of the state knows, whoever serves them.",
+                "Presence subscriptions in this node's copy of the replicated state, of all nodes.",
             ),
-            presentities: metrics.gauge("tandem_node_presentities", "Users who are watched at this node."),
+            presentities: metrics.gauge("tandem_node_presentities", "Users with at least one watcher at this node."),
             started: metrics.counter(
                 "tandem_node_watchers_started_total",
-                "Subscriptions to presence that began at this node.",
+                "Presence subscriptions started at this node.",
             ),
             ended: metrics.counters(
                 "tandem_node_watchers_ended_total",
-                "Subscriptions to presence that ended at this node.",
+                "Presence subscriptions that ended at this node, by reason.",
                 &["reason"],
             ),
             moved: metrics.counters(
                 "tandem_node_watchers_moved_total",
-                "Subscriptions that changed hands: taken over by this node, or left to another one.",
+                "Presence subscriptions that changed owner: adopted by this node, or released to another one.",
                 &["direction"],
             ),
             notifies: metrics.counters(
                 "tandem_node_notifies_total",
-                "NOTIFYs sent, and what came of them.",
+                "NOTIFY requests, by outcome.",
                 &["outcome"],
             ),
             suppressed: metrics.counter(
                 "tandem_node_notifies_suppressed_total",
-                "Changes that a watcher was not told of, because the next one came within five seconds.",
+                "Presence changes not sent to a watcher because a newer one followed within five seconds.",
             ),
             publications: metrics.counters(
                 "tandem_node_publications_total",
-                "PUBLISH requests, by what came of them.",
+                "PUBLISH requests, by outcome.",
                 &["outcome"],
             ),
         }
@@ -412,12 +412,12 @@ impl CtiMetrics {
             ),
             heartbeat_latency: metrics.real_gauges(
                 "tandem_node_cti_heartbeat_latency_seconds",
-                "From the last heartbeat that was answered to its answer.",
+                "Round-trip time of the last answered heartbeat.",
                 label,
             ),
             heartbeat_age: metrics.real_gauges(
                 "tandem_node_cti_heartbeat_age_seconds",
-                "Since the last heartbeat that was answered, or since the start.",
+                "Time since the last answered heartbeat, or since the start of the process.",
                 label,
             ),
             heartbeats_failed: metrics.counters(
@@ -427,12 +427,12 @@ impl CtiMetrics {
             ),
             transitions: metrics.counters(
                 "tandem_node_cti_transitions_total",
-                "Times that the CTI connection went into or out of service.",
+                "Times the CTI connection went into or out of service.",
                 label,
             ),
             outstanding: metrics.gauges(
                 "tandem_node_cti_requests_outstanding",
-                "Requests to the CTI manager without an answer.",
+                "Requests to the CTI manager that await an answer.",
                 label,
             ),
             links_lost: metrics.counters(
@@ -448,7 +448,7 @@ fn gauge(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// To a total that is kept elsewhere and never falls.
+/// Raises a counter to a total that is kept elsewhere and never falls.
 fn raise(counter: &IntCounter, total: u64) {
     counter.inc_by(total.saturating_sub(counter.get()));
 }

@@ -1,17 +1,17 @@
-//! What calendar, phone and the user's own word make of him.
+//! Composes a user's presence from calendar, phone and manual state.
 //!
-//! From strong to weak: do not disturb by his own word; on the phone; out of office; busy by the calendar; away or
-//! busy by his own word; available. His own word ends at its time, the calendar's when its owner says so: what was
-//! published last stays until something better is known.
+//! In order of precedence: manual do-not-disturb; on the phone; out of office; busy by the calendar; manual away or busy;
+//! available. A manual state ends at its time, a calendar state when the user's owner says so: what was published last
+//! stays until something better is known.
 
 use tandem_shared::cluster::{
     CalendarPresence, CalendarState, ClusterState, ManualPresence, ManualState, PresenceRecord, SettingName,
 };
 
-/// How a user is to be treated by those who would call him.
+/// A user's availability, as shown to watchers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Availability {
-    /// No source says anything.
+    /// No source has an opinion.
     Unknown,
     Available,
     Away,
@@ -38,7 +38,7 @@ impl Availability {
     }
 }
 
-/// RFC 4480 §3.2. Watchers that know few of them know `busy` and `away`.
+/// RFC 4480 §3.2. Watchers that know only a few of them know `busy` and `away`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Activity {
     Away,
@@ -62,7 +62,7 @@ impl Activity {
     }
 }
 
-/// What decided.
+/// The source that decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
     Nothing,
@@ -88,7 +88,7 @@ impl Source {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Composed {
     pub availability: Availability,
-    /// The most telling first.
+    /// The most specific one first.
     pub activities: &'static [Activity],
     /// For people to read.
     pub note: Option<&'static str>,
@@ -99,7 +99,7 @@ pub struct Composed {
 }
 
 impl Composed {
-    /// Of a user of whom nothing is known.
+    /// The presence of a user of whom nothing is known.
     pub const UNKNOWN: Self = Self {
         availability: Availability::Unknown,
         activities: &[],
@@ -124,14 +124,14 @@ impl Composed {
     }
 }
 
-/// What an administrator may choose.
+/// How calendars are composed, as an administrator may choose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CompositionSettings {
     pub busy_shows_as: BusyShowsAs,
     pub working_elsewhere_shows_as: WorkingElsewhereShowsAs,
 }
 
-/// What becomes of the calendar's Busy (CAL-4).
+/// How Busy in the calendar is shown (CAL-4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BusyShowsAs {
     /// "In a meeting".
@@ -140,7 +140,7 @@ pub enum BusyShowsAs {
     Busy,
 }
 
-/// What becomes of WorkingElsewhere (CAL-4).
+/// How WorkingElsewhere is shown (CAL-4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkingElsewhereShowsAs {
     Available,
@@ -158,7 +158,7 @@ impl Default for CompositionSettings {
 }
 
 impl CompositionSettings {
-    /// As the cluster's settings have it.
+    /// Takes the cluster's settings.
     #[must_use]
     pub fn of(state: &ClusterState) -> Self {
         let word = |name| state.setting_word_or_default(name);
@@ -176,7 +176,7 @@ impl CompositionSettings {
     }
 }
 
-/// A user without a record says nothing himself and has no calendar; he may be on the phone all the same.
+/// A user without a record has neither manual state nor calendar, but may be on the phone.
 #[must_use]
 pub fn compose(
     record: Option<&PresenceRecord>,
@@ -199,7 +199,7 @@ pub fn compose(
     }
 }
 
-/// When the composition changes by itself: the user's own word ends.
+/// When the composition changes by itself, because the manual state ends.
 #[must_use]
 pub fn next_change_ms(record: &PresenceRecord, now_ms: u64) -> Option<u64> {
     manual_in_force(record, now_ms)?.until_ms
@@ -264,7 +264,7 @@ fn of_calendar(calendar: CalendarPresence, settings: CompositionSettings) -> Opt
     })
 }
 
-/// Since when is not replicated, and nodes must not differ.
+/// Since when the call lasts is not replicated, and nodes must not differ.
 const ON_THE_PHONE: Composed = Composed {
     availability: Availability::OnThePhone,
     activities: &[Activity::OnThePhone, Activity::Busy],

@@ -1,4 +1,4 @@
-//! Presence: what calendar, phone and the user's own word make of him, and how it is told.
+//! Presence: composed from calendar, phone and manual state, and written as documents.
 //!
 //! Owns the composition and its documents. Does not own calendars (`crate::calendar`) or dialogs of watchers
 //! (`crate::gateway`). What always holds: the same replicated record gives the same presence on every node.

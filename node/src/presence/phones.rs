@@ -1,10 +1,10 @@
-//! Who is on the phone, as the calls of all sessions tell.
+//! Which users are on the phone, from the calls of all sessions.
 
 use std::collections::HashMap;
 
 use tandem_shared::cluster::{CallState, SessionKey, SessionRecord};
 
-/// Users with a call, by the sessions that tell of it. Sessions without one are not remembered.
+/// Users with a call, by the sessions that report it. Sessions without a call are not remembered.
 #[derive(Debug, Clone, Default)]
 pub struct Phones {
     by_session: HashMap<SessionKey, String>,
@@ -17,7 +17,7 @@ impl Phones {
         self.sessions.contains_key(user)
     }
 
-    /// Who is on the phone, in no order.
+    /// The users who are on the phone, in no order.
     pub fn users(&self) -> impl Iterator<Item = &str> {
         self.sessions.keys().map(String::as_str)
     }
@@ -32,7 +32,7 @@ impl Phones {
         phones
     }
 
-    /// A session as it stands now. Returns the user when he has begun or ended to be on the phone.
+    /// Takes the current state of a session. Returns the user if that starts or ends their being on the phone.
     pub fn session_changed(&mut self, session: &SessionRecord) -> Option<String> {
         let was_in_use = self.is_in_use_by(&session.user);
         let is_calling = session.calls.values().any(|call| occupies(call.state));
@@ -47,7 +47,7 @@ impl Phones {
         (self.is_in_use_by(&session.user) != was_in_use).then(|| session.user.clone())
     }
 
-    /// Returns the user when he is on the phone no more.
+    /// Returns the user if they are no longer on the phone.
     pub fn session_closed(&mut self, key: &SessionKey) -> Option<String> {
         let user = self.by_session.remove(key)?;
         let count = self.sessions.get_mut(&user)?;

@@ -1,4 +1,4 @@
-//! Presence as a document: PIDF (RFC 3863) with the person of the data model (RFC 4479) and his activities (RFC 4480).
+//! Presence as a document: PIDF (RFC 3863) with the person of the data model (RFC 4479) and activities (RFC 4480).
 
 use quick_xml::escape::escape;
 use time::OffsetDateTime;
@@ -7,10 +7,10 @@ use time::format_description::well_known::Rfc3339;
 use super::composition::{Activity, Availability, Composed};
 use crate::xml::is_xml_character;
 
-/// Of a body with such a document.
+/// The content type of such a document.
 pub const CONTENT_TYPE: &str = "application/pidf+xml";
 
-/// In which dialect a document is written.
+/// The dialect in which a document is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Profile {
     #[default]
@@ -20,7 +20,7 @@ pub enum Profile {
 }
 
 impl Profile {
-    /// As it stands in a configuration.
+    /// As written in a configuration.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         match name {
@@ -33,7 +33,7 @@ impl Profile {
 
 /// The full state of `entity` (`sip:` and an address) as of `at_ms` (Unix milliseconds).
 ///
-/// What calendar and phone say, they say of the person and not of a device, so the tuple has nothing but `basic`.
+/// Calendar and phone describe the person and not a device, so the tuple has nothing but `basic`.
 #[must_use]
 pub fn write(entity: &str, composed: &Composed, profile: Profile, at_ms: u64) -> String {
     let mut document = String::with_capacity(BYTES_EXPECTED);
@@ -116,7 +116,7 @@ fn attribute(name: &str, unix_ms: Option<u64>) -> String {
     time.map_or_else(String::new, |time| format!(" {name}=\"{time}\""))
 }
 
-/// RFC 3339 in UTC, whole seconds. `None` beyond the year 9999, which RFC 3339 cannot tell.
+/// RFC 3339 in UTC, whole seconds. `None` beyond the year 9999, which RFC 3339 cannot express.
 #[must_use]
 pub fn timestamp(unix_ms: u64) -> Option<String> {
     let unix_secs = i64::try_from(unix_ms / 1000).ok()?;
@@ -124,8 +124,8 @@ pub fn timestamp(unix_ms: u64) -> Option<String> {
     time.format(&Rfc3339).ok()
 }
 
-/// What XML 1.0 cannot hold at all, escaped or not (§2.2), is left out. Line breaks and tabs become references: in
-/// an attribute a reader would make them spaces.
+/// Escapes a text. Characters that XML 1.0 §2.2 does not allow even when escaped are left out. Line breaks and tabs
+/// become references, because a reader would turn them into spaces in an attribute.
 fn escaped(text: &str) -> String {
     let writable: String = text
         .chars()

@@ -1,18 +1,18 @@
-//! PUBLISH (RFC 3903): telling another server of the presence of the users whose calendars this node keeps.
+//! PUBLISH (RFC 3903): publishes the presence of users whose calendars this node owns to another server.
 //!
-//! One publication per user: begun without an entity-tag, refreshed and changed under the one that the server gave last,
-//! taken back when the user is gone. A user has one PUBLISH under way at most, and the latest state wins. Owns no
-//! connection and writes no SIP: it says what to publish, and is told what came of it.
+//! One publication per user: begun without an entity-tag, refreshed and changed under the server's latest one, and
+//! withdrawn when the user is gone. A user has at most one PUBLISH under way, and the latest state wins. Owns no
+//! connection and writes no SIP: it says what to publish, and is told the result.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::Composed;
 
-/// How publications are kept.
+/// How publications are maintained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PublisherSettings {
-    /// Asked for at first; the server may want more, or grant less.
+    /// Requested at first; the server may require more, or grant less.
     pub expires_secs: u32,
     pub in_flight_max: usize,
     pub users_max: usize,
@@ -35,17 +35,17 @@ pub struct PublishId(pub u64);
 /// What has happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PublisherInput {
-    /// The user's presence as it is now; `address` is his, `sip:` and all.
+    /// The user's current presence; `address` is the user's, including `sip:`.
     Composed {
         user: String,
         address: String,
         composed: Composed,
     },
-    /// The user is gone, or nothing is known of him any more.
+    /// The user is gone, or nothing is known of them any more.
     Withdrawn {
         user: String,
     },
-    /// Another node keeps him now, and publishes for him.
+    /// Another node owns the user now, and publishes for them.
     LeftToAnother {
         user: String,
     },
@@ -59,7 +59,7 @@ pub enum PublisherInput {
     DeadlineReached,
 }
 
-/// A final answer to a PUBLISH, as far as it matters.
+/// The relevant parts of a final response to a PUBLISH.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PublishAnswer {
     pub status: u16,
@@ -73,7 +73,7 @@ pub struct PublishAnswer {
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PublisherOutput {
-    /// There is something to say, and no connection.
+    /// There is something to publish, and no connection.
     Connect,
     Publish(PublishRequest),
     Report(PublishOutcome),
@@ -87,23 +87,23 @@ pub struct PublishRequest {
     pub address: String,
     /// SIP-If-Match; without it a new publication begins.
     pub entity_tag: Option<String>,
-    /// 0 takes the publication back.
+    /// 0 withdraws the publication.
     pub expires_secs: u32,
     /// `None`: a refresh, or a withdrawal, which have no body.
     pub composed: Option<Composed>,
 }
 
-/// What came of a PUBLISH.
+/// The outcome of a PUBLISH.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PublishOutcome {
     Accepted,
-    /// The server has forgotten the publication: it begins anew.
+    /// The server has forgotten the publication; it begins again.
     Forgotten,
-    /// It is to last longer.
+    /// The server requires a longer expiry.
     TooBrief,
     Refused,
     Unanswered,
-    /// One user too many: nothing was sent for him.
+    /// The limit of users is reached: nothing was sent for this one.
     NoRoom,
 }
 
@@ -135,12 +135,12 @@ impl PublishOutcome {
 pub struct Publisher {
     settings: PublisherSettings,
     is_connected: bool,
-    /// When a connection is asked for again.
+    /// When a connection is requested again.
     connect_at: Option<Instant>,
     publications: BTreeMap<String, Publication>,
     under_way: BTreeMap<PublishId, String>,
     last_id: u64,
-    /// Users with something to say, in turn.
+    /// Users with something to publish, in turn.
     ready: BTreeSet<String>,
     deadlines: BTreeSet<(Instant, String)>,
     outputs: Vec<PublisherOutput>,
@@ -149,7 +149,7 @@ pub struct Publisher {
 #[derive(Debug, Clone)]
 struct Publication {
     address: String,
-    /// `None`: it is to be taken back.
+    /// `None`: it is to be withdrawn.
     wanted: Option<Composed>,
     /// What the server knows, as far as we know.
     told: Option<Composed>,
@@ -251,7 +251,7 @@ impl Publisher {
         }
     }
 
-    /// Nobody knows what of it has arrived: it is said again.
+    /// Whether it arrived is unknown, so it is published again.
     fn connection_lost(&mut self, now: Instant) {
         self.is_connected = false;
         self.connect_at = Some(now + RECONNECT_WAIT);
@@ -286,7 +286,7 @@ impl Publisher {
         }
     }
 
-    /// In turn, as many at a time as may be under way.
+    /// Sends what is due, in turn, up to the limit of requests under way.
     fn publish_ready(&mut self, now: Instant) {
         while self.is_connected
             && self.under_way.len() < self.settings.in_flight_max
@@ -365,7 +365,7 @@ impl Publication {
         }
     }
 
-    /// Nothing is to be said, and the server knows nothing.
+    /// There is nothing to publish, and the server holds nothing.
     fn is_over(&self) -> bool {
         self.wanted.is_none() && self.entity_tag.is_none() && self.under_way.is_none()
     }
@@ -421,7 +421,7 @@ impl Publication {
             {
                 let wanted = answer.min_expires_secs.unwrap_or(self.expires_secs);
                 self.expires_secs = wanted.min(EXPIRES_SECS_MAX);
-                // What cannot be asked for is not asked for at once again.
+                // What cannot be sent is not tried again at once.
                 if wanted > EXPIRES_SECS_MAX {
                     self.failed(user, None, now);
                 }
@@ -448,7 +448,7 @@ impl Publication {
         self.refresh_at = Some(now + granted * refresh_percent(user) / 100);
     }
 
-    /// One that is withdrawn is worth one attempt: it expires by itself.
+    /// A withdrawal gets one attempt: the publication expires by itself.
     fn failed(&mut self, user: &str, retry_after_secs: Option<u32>, now: Instant) {
         if self.wanted.is_none() {
             self.entity_tag = None;
@@ -461,7 +461,7 @@ impl Publication {
             Some(secs) => Duration::from_secs(secs.into()).clamp(BACK_OFF_MIN, RETRY_AFTER_MAX),
             None => doubled.min(BACK_OFF_MAX),
         };
-        // Spread, so that those who failed together do not come back together.
+        // Spread, so that what failed together does not come back together.
         self.not_before = Some(now + wait * (100 + spread(user)) / 100);
         // A refresh that failed may have succeeded: the whole document goes next.
         self.told = None;
@@ -476,7 +476,7 @@ impl Publication {
     }
 }
 
-/// About four fifths of what was granted (RFC 3903 §4.1 leaves it open), another share for every user.
+/// About four fifths of what was granted (RFC 3903 §4.1 leaves it open), slightly different for every user.
 fn refresh_percent(user: &str) -> u32 {
     75 + spread(user) / 2
 }
@@ -494,7 +494,7 @@ const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(32);
 const RECONNECT_WAIT: Duration = Duration::from_secs(1);
 const BACK_OFF_MIN: Duration = Duration::from_secs(1);
 const BACK_OFF_MAX: Duration = Duration::from_secs(300);
-/// A server that wants to be left alone for longer is asked now and then all the same.
+/// A server that asks for a longer pause is nevertheless asked now and then.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 const DOUBLINGS_MAX: u32 = 9;
 const EXPIRES_SECS_MAX: u32 = 86_400;

@@ -1,9 +1,9 @@
-//! How a calendar's word looks in JSON, wherever it is told.
+//! How a calendar state is shown in JSON, wherever it appears.
 
 use serde::Serialize;
 use tandem_shared::cluster::{CalendarPresence, CalendarState};
 
-/// What a user's calendar says now.
+/// The current state of a user's calendar.
 #[derive(Debug, Serialize)]
 pub(in crate::io) struct CalendarView {
     state: &'static str,

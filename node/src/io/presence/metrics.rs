@@ -1,4 +1,4 @@
-//! What presence tells Prometheus.
+//! Metrics of presence.
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry};
 use tandem_shared::io::telemetry::Metrics;
@@ -20,24 +20,21 @@ impl PresenceMetrics {
         Self {
             waiting: metrics.gauge(
                 "tandem_presence_changes_waiting",
-                "Users whose calendar's last word is not in the log yet.",
+                "Users whose latest calendar state is not committed yet.",
             ),
             batches: metrics.counters(
                 "tandem_presence_batches_total",
-                "Entries of the log with what calendars say, by what came of them.",
+                "Batches of calendar states proposed to the log, by outcome.",
                 &["outcome"],
             ),
             changes: metrics.counter(
                 "tandem_presence_changes_total",
-                "Changes of users' presence that were told to whoever watches on this node.",
+                "Presence changes delivered to consumers on this node.",
             ),
-            streams: metrics.gauge(
-                "tandem_presence_streams",
-                "Live streams of presence that are open.",
-            ),
+            streams: metrics.gauge("tandem_presence_streams", "Open live streams of presence."),
             streams_ended: metrics.counters(
                 "tandem_presence_streams_ended_total",
-                "Live streams of presence that are over, by reason.",
+                "Live streams of presence that ended, by reason.",
                 &["reason"],
             ),
         }

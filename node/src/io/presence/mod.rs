@@ -1,9 +1,9 @@
-//! Presence on its way: what calendars say into the log, and what became of it to whoever watches (CAL-11).
+//! Transport of presence: calendar states into the log, and composed presence out to its consumers (CAL-11).
 //!
-//! Owns the batches of what calendars say ([`PresenceOut`]), the one place that knows when a user's presence has changed
+//! Owns the batches of calendar states ([`PresenceOut`]), the one place that knows when a user's presence has changed
 //! ([`PresenceView`]), and the JSON API with its live stream ([`PresenceRoutes`]). Does not decide what presence is
-//! ([`crate::presence`]). What always holds: of what a calendar says the latest word reaches the log, however many
-//! there were; a watcher that has lost a change is told so.
+//! ([`crate::presence`]). What always holds: the latest state of a calendar reaches the log, however many changes there
+//! were; a consumer that has lost a change is told so.
 
 mod calendar_view;
 mod metrics;

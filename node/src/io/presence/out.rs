@@ -1,4 +1,4 @@
-//! What calendars say, gathered into few entries of the log.
+//! Batches calendar states into few entries of the log.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use super::metrics::PresenceMetrics;
 
-/// Takes what calendars say and never makes them wait. Clones share it.
+/// Accepts calendar states without ever making the calendars wait. Clones share it.
 #[derive(Clone)]
 pub struct PresenceOut {
     waiting: Arc<Mutex<Waiting>>,
@@ -19,7 +19,7 @@ pub struct PresenceOut {
     metrics: PresenceMetrics,
 }
 
-/// The latest word of each user that is not in the log yet.
+/// The latest state of each user that is not in the log yet.
 type Waiting = BTreeMap<String, CalendarPresence>;
 
 impl PresenceOut {
@@ -32,8 +32,8 @@ impl PresenceOut {
         }
     }
 
-    /// Of one user the latest word counts: each waits once, so there are never more than users. Beyond
-    /// `WAITING_MAX` what comes is refused, and said so.
+    /// Only the latest state of a user counts: each user waits once, so there are never more entries than users. Beyond
+    /// `WAITING_MAX` a state is dropped, with a warning.
     pub fn publish(&self, user: String, presence: CalendarPresence) {
         let has_room = self.with_waiting(|waiting| {
             let has_room = waiting.len() < WAITING_MAX || waiting.contains_key(&user);
@@ -46,11 +46,11 @@ impl PresenceOut {
             self.arrived.notify_one();
         } else {
             self.count("dropped");
-            warn!("too many changes of presence wait for the log; one is lost");
+            warn!("presence queue is full; a change was dropped");
         }
     }
 
-    /// Writes what is published into the log as the word of `node`, until the member stops.
+    /// Writes what is published into the log in the name of `node`, until the member stops.
     pub async fn run(self, node: NodeId, cluster: Cluster) {
         loop {
             self.arrived.notified().await;
@@ -67,14 +67,14 @@ impl PresenceOut {
         }
     }
 
-    /// What is not committed waits again.
+    /// Queues what was not committed again.
     async fn write(&self, node: NodeId, cluster: &Cluster, batch: Waiting) -> Result<(), ProposeError> {
         let users = said(&batch);
         let command = Command::CalendarPresenceChanged { node, users };
         match cluster.propose(command, COMMIT_TIMEOUT).await {
             Ok(Applied::Refused(refusal)) => {
                 self.count("refused");
-                warn!(?refusal, "the cluster refused what calendars say");
+                warn!(?refusal, "the cluster refused calendar states");
                 Ok(())
             }
             Ok(_) => {
@@ -83,7 +83,7 @@ impl PresenceOut {
             }
             Err(error) => {
                 self.count("retried");
-                debug!(%error, users = batch.len(), "what calendars say is not in the log yet");
+                debug!(%error, users = batch.len(), "calendar states could not be committed; retrying");
                 self.put_back(batch);
                 tokio::time::sleep(PAUSE).await;
                 Err(error)
@@ -106,7 +106,7 @@ impl PresenceOut {
         (!batch.is_empty()).then_some(batch)
     }
 
-    /// What has been said since counts more.
+    /// A newer state takes precedence.
     fn put_back(&self, batch: Waiting) {
         self.with_waiting(|waiting| {
             for (user, presence) in batch {
@@ -116,7 +116,7 @@ impl PresenceOut {
     }
 
     fn with_waiting<R>(&self, work: impl FnOnce(&mut Waiting) -> R) -> R {
-        // Nothing that panics happens under the lock.
+        // Nothing under the lock can panic.
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let result = work(&mut waiting);
         self.metrics
@@ -133,13 +133,13 @@ fn said(batch: &Waiting) -> Vec<(String, Option<CalendarPresence>)> {
         .collect()
 }
 
-/// Another node speaks for a user who went there; the state would not hear us.
+/// Another node reports for a user that moved there; `apply` would ignore us.
 fn owned(cluster: &Cluster, node: NodeId, mut batch: Waiting) -> Waiting {
     cluster.with_state(|state| batch.retain(|user, _| state.calendar_owner(user) == Some(node)));
     batch
 }
 
-/// Enough to make one entry of what changes together, too short for anybody to see.
+/// Long enough to gather what changes together into one entry, too short to be noticed.
 const GATHERING: Duration = Duration::from_millis(50);
 const BATCH_MAX: usize = 500;
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! The JSON API: who is how, what he says himself, and whose calendars show (CAL-8, CAL-11).
+//! The JSON API: presence, manual state and calendar switches (CAL-8, CAL-11).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::io::clock;
 use crate::io::directory_watch::{self, DirectoryFile};
 use crate::presence::Composed;
 
-/// What the routes answer from.
+/// What the routes need to answer.
 #[derive(Clone)]
 pub struct PresenceRoutes {
     cluster: Cluster,
@@ -36,7 +36,7 @@ impl PresenceRoutes {
         }
     }
 
-    /// `None`: the path belongs to somebody else.
+    /// `None`: the path is not one of these routes.
     pub async fn answer(&self, request: &AdminRequest) -> Option<AdminResponse> {
         let answer = match (request.method.as_str(), request.path.as_str()) {
             ("GET", "/presence") => self.page(request),
@@ -63,7 +63,7 @@ impl PresenceRoutes {
         Ok(ok(&self.view_of(&user)))
     }
 
-    /// Users of whom anything is known, in order of their ids.
+    /// Users with any known presence, in order of their ids.
     fn page(&self, request: &AdminRequest) -> Answer {
         let query = Query::of(request);
         let limit = match query.last("limit") {
@@ -96,7 +96,7 @@ impl PresenceRoutes {
         let now_ms = clock::unix_ms();
         if until_ms.is_some_and(|until| until <= now_ms) {
             return Err(bad_request(
-                "until_ms is over: it takes Unix milliseconds of a time to come",
+                "until_ms is in the past: it takes Unix milliseconds of a future time",
             ));
         }
         let manual = manual.map(|word| ManualPresence {
@@ -112,7 +112,7 @@ impl PresenceRoutes {
         Ok(ok(&self.view_of(&user)))
     }
 
-    /// Whoever cannot have a calendar is named and left out; the others are switched.
+    /// Users who cannot have a calendar are named and left out; the others are switched.
     async fn enable_calendars(&self, request: &AdminRequest) -> Answer {
         let EnableBody { users, enabled } = request.json()?;
         let asked = self.sort_out(&users, enabled);
@@ -135,7 +135,7 @@ impl PresenceRoutes {
                     asked.without_mail.push(user.id.clone());
                 }
                 Some(user) => asked.accepted.push(user.id.clone()),
-                // What was once said of a user who is gone can still be taken back.
+                // The manual state of a user who is gone can still be withdrawn.
                 None if self.is_remembered(name) => asked.accepted.push(name.clone()),
                 None => asked.unknown.push(name.clone()),
             }
@@ -150,7 +150,7 @@ impl PresenceRoutes {
         }
     }
 
-    /// As the directory spells it.
+    /// In the directory's spelling.
     fn user_id(&self, name: &str) -> Result<String, AdminResponse> {
         let name = percent_decode_str(name)
             .decode_utf8()
@@ -158,10 +158,7 @@ impl PresenceRoutes {
         match self.directory.current().user(&name) {
             Some(user) => Ok(user.id.clone()),
             None if self.is_remembered(&name) => Ok(name.into_owned()),
-            None => Err(AdminResponse::error(
-                StatusCode::NOT_FOUND,
-                "there is no such user",
-            )),
+            None => Err(AdminResponse::error(StatusCode::NOT_FOUND, "no such user")),
         }
     }
 
@@ -190,11 +187,11 @@ impl PresenceRoutes {
         match self.cluster.propose(command, PROPOSE_TIMEOUT).await {
             Ok(Applied::Refused(Refusal::LimitReached)) => Err(AdminResponse::error(
                 StatusCode::CONFLICT,
-                "as many users are known as the cluster can hold",
+                "the cluster's limit of users is reached",
             )),
             Ok(Applied::Refused(refusal)) => Err(AdminResponse::error(
                 StatusCode::CONFLICT,
-                &format!("the cluster refused it: {refusal:?}"),
+                &format!("the cluster refused the change: {refusal:?}"),
             )),
             Ok(_) => Ok(()),
             Err(error) => Err(AdminResponse::error(
@@ -239,7 +236,7 @@ impl<'a> Query<'a> {
 #[derive(Serialize)]
 struct Page {
     users: Vec<UserView>,
-    /// To be given as `after` for what follows; absent on the last page.
+    /// The `after` of the next page; absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
 }
@@ -254,7 +251,7 @@ struct UserView {
     manual: Option<ManualView>,
 }
 
-/// What the stream tells, too.
+/// The stream sends the same.
 #[derive(Serialize)]
 pub(super) struct ComposedView {
     user: String,
@@ -335,7 +332,7 @@ impl ManualWord {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ManualBody {
-    /// `null` takes back what was said; it must stand there.
+    /// `null` withdraws the state; the key is required.
     #[serde(deserialize_with = "Option::deserialize")]
     manual: Option<ManualWord>,
     #[serde(default)]
@@ -346,12 +343,12 @@ struct ManualBody {
 #[serde(deny_unknown_fields)]
 struct EnableBody {
     users: Vec<String>,
-    /// `null`: as the directory has it. It must stand there.
+    /// `null`: as in the directory. The key is required.
     #[serde(deserialize_with = "Option::deserialize")]
     enabled: Option<bool>,
 }
 
-/// What becomes of users that were asked for.
+/// What happened to the users in the request.
 #[derive(Default, Serialize)]
 struct Asked {
     accepted: Vec<String>,

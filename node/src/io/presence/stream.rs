@@ -1,7 +1,8 @@
 //! The live stream: presence as server-sent events.
 //!
-//! First everybody who was asked for as he is, then every change. A comment now and then shows that the line is alive.
-//! Who reads too slowly is told that changes were lost, and the stream ends: opened anew it begins with the whole again.
+//! It begins with the current presence of all requested users; then every change follows. A comment now and then shows
+//! that the connection is alive. A client that reads too slowly is told that changes were lost, and the stream ends; a new
+//! one begins with the whole state again.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -32,15 +33,15 @@ impl Streams {
         }
     }
 
-    /// Of these users; `None`: of everybody of whom anything is known.
+    /// Of these users; `None`: of all users with known presence.
     pub(super) fn open(&self, users: Option<BTreeSet<String>>) -> Result<AdminResponse, AdminResponse> {
         let Ok(place) = self.places.clone().try_acquire_owned() else {
-            let message = format!("{STREAMS_MAX} streams are open already");
+            let message = format!("the limit of {STREAMS_MAX} open streams is reached");
             return Err(AdminResponse::error(StatusCode::SERVICE_UNAVAILABLE, &message));
         };
         let (pieces, receiver) = mpsc::channel(PIECES_WAITING_MAX);
         let stream = Stream {
-            // Before anybody is looked at: no change falls in between.
+            // Before the first look at the state, so that no change falls in between.
             changes: self.view.subscribe(),
             view: self.view.clone(),
             users,
@@ -58,7 +59,7 @@ struct Stream {
     pieces: mpsc::Sender<Bytes>,
 }
 
-/// Why a stream is over.
+/// Why a stream ended.
 enum End {
     ReaderGone,
     ProcessEnds,
@@ -81,7 +82,7 @@ async fn run(mut stream: Stream, place: OwnedSemaphorePermit) {
     let end = stream.tell().await;
     if let End::Lost { changes } = end {
         let lost = event("lost", &serde_json::json!({ "changes": changes }));
-        // Whoever does not even read this will see the end of the stream.
+        // A client that does not read even this will see the end of the stream.
         let _ = timeout(LAST_WORD, stream.pieces.send(lost)).await;
     }
     metrics.streams.dec();
@@ -134,7 +135,7 @@ impl Stream {
         Ok(())
     }
 
-    /// A reader who takes nothing for so long has lost whatever follows.
+    /// A client that reads nothing for this long loses what follows.
     async fn send(&self, piece: Bytes) -> Result<(), End> {
         match timeout(PATIENCE, self.pieces.send(piece)).await {
             Ok(Ok(())) => Ok(()),
@@ -150,13 +151,13 @@ impl Stream {
     }
 }
 
-/// As he is now, which may be later than the change that made us look.
+/// The user's presence now, which may be newer than the change that caused this.
 fn presence(user: &str, view: &PresenceView) -> Bytes {
     event("presence", &ComposedView::of(user, &view.get(user)))
 }
 
 fn event(name: &str, data: &impl Serialize) -> Bytes {
-    // Plain structures of text and numbers always make JSON, and JSON has no line break.
+    // Plain structures of text and numbers always serialize, and JSON has no line breaks.
     let data = serde_json::to_string(data).unwrap_or_default();
     format!("event: {name}\ndata: {data}\n\n").into()
 }

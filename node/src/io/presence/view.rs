@@ -1,4 +1,4 @@
-//! Every user's presence as it is now, and every change of it.
+//! The current presence of every user, and every change to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -15,7 +15,7 @@ use crate::io::clock;
 use crate::presence::composition::next_change_ms;
 use crate::presence::{Composed, CompositionSettings, Phones, compose};
 
-/// One user's presence is another than before.
+/// The presence of one user has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PresenceChanged {
     /// The directory's user id.
@@ -23,7 +23,7 @@ pub struct PresenceChanged {
     pub composed: Composed,
 }
 
-/// What all who watch presence on this node see. Clones share it.
+/// The view that all consumers of presence on this node share. Clones share it.
 #[derive(Clone)]
 pub struct PresenceView {
     shared: Arc<Shared>,
@@ -37,7 +37,7 @@ struct Shared {
 }
 
 impl PresenceView {
-    /// Knows who is on the phone once [`Self::run`] does its work.
+    /// Knows who is on the phone once [`Self::run`] runs.
     #[must_use]
     pub fn new(cluster: Cluster, metrics: PresenceMetrics) -> Self {
         let shared = Shared {
@@ -71,14 +71,14 @@ impl PresenceView {
         self.with_phones(|phones| phones.is_in_use_by(user))
     }
 
-    /// Changes from now on. Whoever subscribes first and asks [`Self::get`] then misses nothing; who falls too far
-    /// behind is told how many changes he has lost.
+    /// Changes from now on. Subscribing first and then calling [`Self::get`] misses nothing; a receiver that falls too
+    /// far behind is told how many changes it has lost.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<PresenceChanged> {
         self.shared.changes.subscribe()
     }
 
-    /// Users of whom anything is known, in order, after `after`; at most `limit`.
+    /// Users with any known presence, in order, after `after`; at most `limit`.
     #[must_use]
     pub fn users_after(&self, after: Option<&str>, limit: usize) -> Vec<String> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
@@ -119,7 +119,7 @@ impl PresenceView {
 
     pub(super) fn tell(&self, changed: PresenceChanged) {
         self.shared.metrics.changes.inc();
-        // Nobody watching is no fault.
+        // Having no watchers is no error.
         let _ = self.shared.changes.send(changed);
     }
 
@@ -132,11 +132,11 @@ impl PresenceView {
     }
 }
 
-/// What has been told of whom, and when it changes by itself.
+/// What was last reported of each user, and when it changes by itself.
 struct Follower {
     view: PresenceView,
     told: BTreeMap<Arc<str>, Composed>,
-    /// Unix milliseconds at which a user's own word ends.
+    /// Unix milliseconds at which a user's manual state ends.
     expiries: BTreeMap<Arc<str>, u64>,
     by_expiry: BTreeSet<(u64, Arc<str>)>,
 }
@@ -191,7 +191,7 @@ impl Follower {
         self.read_again();
     }
 
-    /// Everybody of whom anything is known, or was told.
+    /// All users of whom anything is known or was reported.
     fn read_again(&mut self) {
         let mut users: BTreeSet<Arc<str>> = self.told.keys().cloned().collect();
         self.with_state(|state| {
@@ -209,7 +209,7 @@ impl Follower {
         }
     }
 
-    /// Tells what has become of a user, if it is news.
+    /// Reports a user's presence if it has changed.
     fn read(&mut self, user: &str) {
         let now_ms = clock::unix_ms();
         let composed = self.view.get(user);
@@ -251,7 +251,7 @@ impl Follower {
         }
     }
 
-    /// The clock on the wall may be set: it is looked at now and then.
+    /// The wall clock may be set, so it is read again now and then.
     fn until_next_expiry(&self) -> Duration {
         let next = self
             .by_expiry
