@@ -1,4 +1,4 @@
-//! What came of a request: first what it says of the gateway and of the account, then what it says of the user.
+//! Takes the outcome of a request: first what it says about the CAS and the account, then what it says about the user.
 
 use std::time::{Duration, Instant};
 
@@ -52,7 +52,7 @@ impl Calendars {
         self.gateway_answered(id, sent_at, now);
     }
 
-    /// Counts the failure, and slows down, stops or opens whatever it says must be.
+    /// Counts the failure, and slows the CAS down, stops the account or opens the breaker as the failure requires.
     pub(super) fn gateway_failed(
         &mut self,
         id: LaneId,
@@ -116,7 +116,7 @@ impl Calendars {
         }
     }
 
-    /// Whoever gets an answer of Exchange, be it an error, has been let in.
+    /// An answer from Exchange, even an error, means that the account was accepted.
     fn judge_account(
         &mut self,
         id: LaneId,
@@ -156,7 +156,7 @@ impl Calendars {
         }
     }
 
-    /// Others accept the account that this gateway refused: it is asked once more, by one request.
+    /// Others accept the account that this CAS refused: one more request asks it again.
     fn ask_apart(&mut self, id: LaneId, now: Now) {
         if let Some(lane) = self.lane_mut(id) {
             lane.refusal = Some(Refusal {
@@ -166,7 +166,7 @@ impl Calendars {
         }
     }
 
-    /// One gateway's word against the others': it alone is left in peace.
+    /// One CAS refuses what the others accept: only that one is paused.
     fn refused_by_one(&mut self, id: LaneId, refusal: Refusal, reason: String, now: Now) {
         let gateway = self.gateway_of(id);
         if let Some(lane) = self.lane_mut(id) {
@@ -223,16 +223,16 @@ impl Calendars {
                 self.bulk_read(&flight, purpose, &users, results, now);
             }
             (Job::Probe(_) | Job::Unsubscribe(_), _) => {}
-            // The client answers what was asked; anything else is met as something that cannot be understood.
+            // The client answers what was asked; anything else is treated as malformed.
             (Job::Subscribe(_) | Job::Read(_) | Job::Events(_) | Job::Availability { .. }, _) => {
-                let failure = Failure::Malformed("the answer to another question");
+                let failure = Failure::Malformed("the answer to a different request");
                 let class = failure.class();
                 self.job_failed(flight, &failure, class, now);
             }
         }
     }
 
-    /// A subscription that nobody waits for any more. For push its callbacks are answered with Unsubscribe.
+    /// A subscription that is no longer wanted. For push, its callbacks are answered with Unsubscribe.
     fn take_back(&mut self, flight: Flight, subscription: SubscriptionId) {
         if flight.operation != "subscribe_push"
             && let Some(mailbox) = flight.mailbox
@@ -257,7 +257,7 @@ impl Calendars {
     }
 }
 
-/// The connection failed, or a machine in front of Exchange spoke in its place.
+/// The connection failed, or a machine in front of Exchange answered in its place.
 pub(super) fn is_of_the_network(failure: &Failure) -> bool {
     match failure {
         Failure::Unreachable(_) | Failure::Tls(_) | Failure::TimedOut => true,

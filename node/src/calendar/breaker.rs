@@ -1,4 +1,4 @@
-//! Whether a gateway is down: five failures of the network in a row, or more than half of those of ten seconds
+//! Circuit breaker of a CAS: opens after five network failures in a row, or when more than half of ten seconds' results fail
 //! (docs/spec/ews.md §7).
 
 use std::time::{Duration, Instant};
@@ -8,10 +8,10 @@ use super::explain::BreakerState;
 #[derive(Debug, Default)]
 pub(super) struct Breaker {
     state: State,
-    /// Failures of the network in a row.
+    /// Network failures in a row.
     consecutive: u32,
     window: Window,
-    /// Openings that followed each other closely: each makes the probes rarer.
+    /// Openings in close succession: each makes probes rarer.
     openings: u32,
     closed_at: Option<Instant>,
 }
@@ -59,7 +59,7 @@ impl Breaker {
         }
     }
 
-    /// Failed lately, and not known to be down: to be found out quickly.
+    /// Failed recently and not known to be down: worth finding out quickly.
     pub(super) fn is_suspicious(&self) -> bool {
         self.is_closed() && self.consecutive > 0
     }
@@ -78,7 +78,7 @@ impl Breaker {
         }
     }
 
-    /// The gateway was changed: it is tried at once.
+    /// The configuration of the CAS changed: it is tried at once.
     pub(super) fn probe_soon(&mut self, now: Instant) {
         if let State::Open { since, probes, .. } = self.state {
             self.state = State::Open {
@@ -89,7 +89,7 @@ impl Breaker {
         }
     }
 
-    /// Any answer that the gateway itself gave to a request sent then, an error of the user's included.
+    /// Any answer from the CAS itself to a request sent at that time, including an error about the user.
     pub(super) fn answered(&mut self, sent_at: Instant, now: Instant) -> Turn {
         self.window.count(true, now);
         match self.state {
@@ -108,7 +108,7 @@ impl Breaker {
                 self.closed_at = Some(now);
                 Turn::Closed
             }
-            // Sent before it opened: says nothing of now.
+            // Sent before it opened: says nothing about now.
             State::Open { .. } | State::HalfOpen { .. } => Turn::None,
         }
     }
@@ -185,13 +185,13 @@ const CONSECUTIVE_MAX: u32 = 5;
 /// Half of the ten seconds.
 const HALF: Duration = Duration::from_secs(5);
 
-/// Fewer results than these say nothing of a share.
+/// With fewer results than this, a share means nothing.
 const SAMPLE_MIN: u32 = 10;
 
 const PROBE_AFTER: Duration = Duration::from_secs(5);
 const PROBE_AFTER_MAX: Duration = Duration::from_secs(60);
 
-/// Closed for so long, the next opening counts as the first.
+/// After being closed for this long, the next opening counts as the first.
 const STABLE_AFTER: Duration = Duration::from_secs(120);
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Free/busy of a hundred users in one request: first, so that presence is right in seconds, and after their
-//! Subscribe, so that nothing falls between the two.
+//! Reads free/busy of a hundred users in one request: first, so that presence is right within seconds, and again after
+//! their Subscribe, so that no change falls between the two.
 
 use super::job::{BulkPurpose, Flight, Job, Urgency};
 use super::lane::LaneId;
@@ -67,7 +67,7 @@ impl Calendars {
         }
         let mut results = results.into_iter();
         for key in users {
-            // A server that says less than it was asked for says nothing of the last ones.
+            // A server that returns fewer results than requested has left out the last ones.
             let result = results
                 .next()
                 .unwrap_or(Err(Failure::Malformed("a mailbox without an answer")));
@@ -80,7 +80,7 @@ impl Calendars {
         }
     }
 
-    /// Of one mailbox. FindItem is asked where that matters; it has other rights.
+    /// The failure of one mailbox. FindItem finds out where that matters: it needs other rights.
     fn has_no_free_busy(&mut self, key: UserKey, purpose: BulkPurpose, class: FailureClass, now: Now) {
         let Some(care) = self.users.care_mut(key) else {
             return;
@@ -102,7 +102,7 @@ impl Calendars {
                 let until_ms = end_of(flight.window);
                 self.adopt(key, Timeline::of(items), Source::Provisional, until_ms, now);
             }
-            // The better read was faster.
+            // A better read has finished first.
             Source::Availability | Source::View => {}
         }
     }

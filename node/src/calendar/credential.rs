@@ -1,5 +1,5 @@
-//! The one account that all gateways share: a password that was refused is not tried by a thousand requests, or the
-//! directory locks the account (docs/spec/ews.md §1.8).
+//! The one account that all CAS share: a rejected password must not be tried by a thousand requests, or the directory locks
+//! the account (docs/spec/ews.md §1.8).
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use super::lane::LaneId;
 #[derive(Debug)]
 pub(super) struct CredentialGate {
     state: State,
-    /// Results of requests that were sent earlier are about another password, or another time.
+    /// Results of requests sent earlier concern another password, or another time.
     since: Option<Instant>,
 }
 
@@ -32,7 +32,7 @@ enum State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Acceptance {
     Nothing,
-    /// Accepted again; `by` had refused it. When that is another gateway, it is alone with its opinion.
+    /// Accepted again; `by` had refused it. If that is another CAS, it is the only one that refuses.
     Again {
         refused_by: LaneId,
     },
@@ -64,7 +64,7 @@ impl CredentialGate {
         matches!(self.state, State::Refused { .. })
     }
 
-    /// The gateway that refused waits a little longer for the probe than the others: another one's word says more.
+    /// The CAS that refused waits a little longer for its probe than the others: their answers say more.
     pub(super) fn permits(&self, lane: LaneId, now: Instant) -> bool {
         match self.state {
             State::Accepted => true,
@@ -87,7 +87,7 @@ impl CredentialGate {
         }
     }
 
-    /// When `permits` may change its mind by time alone.
+    /// When the result of `permits` may change through time alone.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         match self.state {
             State::Accepted => None,
@@ -98,7 +98,7 @@ impl CredentialGate {
         }
     }
 
-    /// The gateway that refused may not be the only one with something to ask.
+    /// The CAS that refused may not be the only one with requests waiting.
     pub(super) fn second_deadline(&self) -> Option<Instant> {
         match self.state {
             State::Refused {
@@ -122,7 +122,7 @@ impl CredentialGate {
         }
     }
 
-    /// The account was let in, whatever came of the request.
+    /// The account was accepted, whatever the outcome of the request.
     pub(super) fn accepted(&mut self, sent_at: Instant) -> Acceptance {
         if self.is_of_the_past(sent_at) {
             return Acceptance::Nothing;
@@ -140,7 +140,7 @@ impl CredentialGate {
         }
     }
 
-    /// `true`: this is news.
+    /// `true`: this was not known before.
     pub(super) fn refused(&mut self, by: LaneId, sent_at: Instant, now: Instant) -> bool {
         if self.is_of_the_past(sent_at) {
             return false;
@@ -159,7 +159,7 @@ impl CredentialGate {
         times == 0
     }
 
-    /// The request never got so far as to be let in or refused.
+    /// The request never got as far as being accepted or refused.
     pub(super) fn undecided(&mut self, sent_at: Instant, now: Instant) {
         if self.is_of_the_past(sent_at) {
             return;
@@ -182,7 +182,7 @@ impl CredentialGate {
 }
 
 /// A minute, then half an hour at a time: directories lock an account after five to ten wrong passwords within half
-/// an hour, and every node tries. Whoever corrects the password need not wait: its file is seen at once.
+/// an hour, and every node tries. A corrected password takes effect at once: its file is watched.
 pub(super) fn probe_wait(times: u32) -> Duration {
     match times {
         0 => PROBE_AFTER,
@@ -193,7 +193,7 @@ pub(super) fn probe_wait(times: u32) -> Duration {
 const PROBE_AFTER: Duration = Duration::from_secs(60);
 const PROBE_AFTER_FIRST: Duration = Duration::from_secs(1800);
 
-/// A gateway that is down must not keep the others from being asked.
+/// A CAS that is down must not keep the others from being asked.
 const SLOW_AFTER: Duration = Duration::from_secs(3);
 
 const SAME_LANE_LATER: Duration = Duration::from_secs(2);

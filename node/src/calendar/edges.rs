@@ -1,5 +1,5 @@
-//! When presence changes: at the edges of meetings, each user at his own second of the minute, and at once when
-//! something is learned (CAL-4).
+//! When presence changes: at the edges of meetings, at each user's own second of the minute, and at once when something
+//! new is learned (CAL-4).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use super::user::{Care, Edge, Known, UserKey};
 use super::{Calendars, Now};
 
 impl Calendars {
-    /// Another timeline is known. What it changes about this moment is published at once; a change that is only
-    /// waiting for its second stays where it is.
+    /// Takes a new timeline. What it changes about the present is published at once; a change that is only waiting for its
+    /// second is not moved.
     pub(super) fn calendar_changed(&mut self, key: UserKey, former: &Known, now: Now) {
         let Some(care) = self.users.care_mut(key) else {
             return;
@@ -28,7 +28,7 @@ impl Calendars {
         self.schedule_edge(key, now.unix_ms);
     }
 
-    /// `true`: it is another than before.
+    /// `true`: it changed.
     fn publish(&mut self, key: UserKey, presence: CalendarPresence) -> bool {
         let Some(user) = self.users.get_mut(key) else {
             return false;
@@ -48,7 +48,7 @@ impl Calendars {
         true
     }
 
-    /// Says again what the log does not hold as it was published.
+    /// Publishes again what the log does not hold as it was published.
     pub(super) fn publish_again(&mut self, recorded: &BTreeMap<String, CalendarPresence>) {
         for (_, user) in self.users.iter() {
             let published = user.care.as_deref().and_then(|care| care.published);
@@ -111,7 +111,7 @@ impl Calendars {
         }
     }
 
-    /// The spread was changed: every pending edge gets its new second.
+    /// The spread changed: every pending edge gets its new second.
     pub(super) fn reschedule_edges(&mut self) {
         let pending: Vec<UserKey> = self.edges.iter().map(|(_, key)| *key).collect();
         for key in pending {
@@ -122,7 +122,7 @@ impl Calendars {
         }
     }
 
-    /// The clock was set back: what was published may be of a time that has not come.
+    /// The clock was set back: what was published may belong to the future.
     pub(super) fn rederive_edges(&mut self, now: Now) {
         let keys: Vec<UserKey> = self.users.keys().collect();
         for key in keys {
@@ -163,7 +163,7 @@ impl Care {
     }
 }
 
-/// Where a state began depends on how far back the calendar was read: that alone is no news.
+/// Where a state began depends on how far back the calendar was read, so a different start alone is no change.
 fn is_same(left: &CalendarPresence, right: &CalendarPresence) -> bool {
     left.state == right.state && left.until_ms == right.until_ms
 }

@@ -1,4 +1,4 @@
-//! What the calendars of this node tell an administrator: of one user, of every gateway, and in numbers.
+//! What an administrator is told about the calendars of this node: about one user, about every CAS, and in numbers.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,16 +7,16 @@ use tandem_shared::cluster::{Assignment, CalendarPresence, CasId};
 
 use crate::exchange::ews::{FailureClass, Mailbox};
 
-/// What is to be answered to a push callback (docs/spec/ews.md §1.3).
+/// The answer to a push callback (docs/spec/ews.md §1.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallbackVerdict {
     /// `OK`: the subscription goes on.
     Keep,
-    /// `Unsubscribe`: nobody wants it any more.
+    /// `Unsubscribe`: it is no longer wanted.
     Unsubscribe,
 }
 
-/// How Exchange tells of one user's changes.
+/// How Exchange reports one user's changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DeliveryKind {
     Push,
@@ -35,23 +35,23 @@ impl DeliveryKind {
     }
 }
 
-/// Where a user's subscription stands.
+/// The state of a user's subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SubscriptionState {
-    /// Another node keeps this calendar.
+    /// Another node owns this calendar.
     Elsewhere,
-    /// The cluster has not given the user a gateway yet.
+    /// The cluster has not assigned a CAS to the user yet.
     Unassigned,
     /// Waits until its next try.
     Waiting,
-    /// Subscribe waits for its turn at the gateway.
+    /// Subscribe waits in the queue of the CAS.
     Queued,
     /// Subscribe was sent.
     Asked,
     /// Subscribed, and nothing heard yet.
     Unconfirmed,
     Live,
-    /// Failed here; the cluster is asked for another gateway.
+    /// Failed here; the cluster was asked for another CAS.
     Moving,
 }
 
@@ -71,23 +71,23 @@ impl SubscriptionState {
     }
 }
 
-/// Everything that is known of one user's calendar on this node. Times are Unix milliseconds.
+/// Everything that this node knows about one user's calendar. Times are Unix milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
     pub user: String,
     /// The primary address, adopted or configured.
     pub mailbox: Mailbox,
-    /// Gateway, since when, why, and the epoch.
+    /// CAS, since when, why, and the epoch.
     pub assignment: Option<Assignment>,
     pub subscription: SubscriptionState,
     pub delivery: Option<DeliveryKind>,
     pub subscribed_at_ms: Option<u64>,
-    /// When the subscription last gave a sign of life.
+    /// When the subscription was last heard from.
     pub last_heard_ms: Option<u64>,
-    /// When Exchange last told of a change.
+    /// When Exchange last reported a change.
     pub last_event_ms: Option<u64>,
     pub last_read_ms: Option<u64>,
-    /// How far the calendar is known.
+    /// Until when the calendar is known.
     pub known_until_ms: Option<u64>,
     pub next_read_ms: Option<u64>,
     pub published: Option<CalendarPresence>,
@@ -96,7 +96,7 @@ pub struct Explanation {
     pub next_retry_ms: Option<u64>,
     /// The failure that is being waited out.
     pub trouble: Option<FailureClass>,
-    /// Push callbacks never came: the notification port cannot be reached from the gateway.
+    /// Push callbacks never came: the CAS cannot reach the notification port.
     pub push_unreachable: bool,
     /// Moves in a row that did not help.
     pub moves: u32,
@@ -121,7 +121,7 @@ impl BreakerState {
     }
 }
 
-/// How this node gets on with one gateway. Times are Unix milliseconds.
+/// How this node sees one CAS. Times are Unix milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GatewayHealth {
     pub gateway: CasId,
@@ -131,11 +131,11 @@ pub struct GatewayHealth {
     pub takes_users: bool,
     pub breaker: BreakerState,
     pub breaker_since_ms: Option<u64>,
-    /// This gateway alone refuses the account.
+    /// Only this CAS refuses the account.
     pub refuses_account: bool,
-    /// Users of this node at this gateway.
+    /// Users of this node at this CAS.
     pub users: usize,
-    /// Of them, those whose subscription lives.
+    /// Of them, those with a working subscription.
     pub subscribed: usize,
     /// Of them, those whose push callbacks never came.
     pub push_unreachable: usize,
@@ -161,18 +161,18 @@ pub struct GatewayHealth {
 pub struct Census {
     /// Enabled in the whole cluster.
     pub users_enabled: usize,
-    /// Kept by this node.
+    /// Owned by this node.
     pub users_owned: usize,
-    /// Of this node's users, by state of their subscription.
+    /// This node's users, by subscription state.
     pub subscriptions: BTreeMap<SubscriptionState, usize>,
     pub deliveries: BTreeMap<DeliveryKind, usize>,
-    /// Of this node's users, those whose calendar has been read.
+    /// This node's users whose calendar has been read.
     pub calendars_known: usize,
     pub streams: usize,
     pub requests_queued: usize,
     pub requests_in_flight: usize,
     pub proposals_in_flight: usize,
-    /// Users for whom another gateway was asked, by cause.
+    /// Users for whom another CAS was requested, by cause.
     pub moves_by_cause: BTreeMap<&'static str, u64>,
     pub edges_published: u64,
     /// Of them, those published more than a second after they were due.

@@ -1,4 +1,4 @@
-//! Putting together what is told of users, gateways and numbers.
+//! Assembles what is shown about users and CAS, and the figures.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use super::lane::{Lane, LaneId};
 use super::user::{Asking, Care, Placement, Source, Task, User, UserKey};
 
 impl Calendars {
-    /// `None`: nobody of this name is enabled.
+    /// `None`: no user of this name is enabled.
     #[must_use]
     pub fn explain(&self, user: &str) -> Option<Explanation> {
         let key = self.users.find(user)?;
@@ -68,7 +68,7 @@ impl Calendars {
         }
     }
 
-    /// What a stream says, it says of all its subscriptions.
+    /// A sign of life on a stream counts for all its subscriptions.
     fn heard_of(&self, care: &Care) -> Option<Instant> {
         let live = care.live.as_ref()?;
         let of_stream = live.group().and_then(|group| self.streams.get(group)?.heard);

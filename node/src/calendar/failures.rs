@@ -1,5 +1,5 @@
-//! What is done about a failure, row by row of docs/spec/ews.md §1.8. The gateway and the account have been judged
-//! before.
+//! The reaction to a failure, row by row of docs/spec/ews.md §1.8. What it says about the CAS and the account has been dealt
+//! with before.
 
 use std::time::Duration;
 
@@ -114,7 +114,7 @@ impl Calendars {
         self.retry(key, work, wait, now);
     }
 
-    /// Back into the queue: something else than the user decides when its turn is.
+    /// Back into the queue: something other than the user decides when its turn comes.
     fn again_at_once(&mut self, key: UserKey, work: Work, now: Now) {
         match work {
             Work::Subscribe => {
@@ -129,7 +129,7 @@ impl Calendars {
         }
     }
 
-    /// The gateway waits as a whole; a mailbox that is throttled again and again waits for itself as well.
+    /// The CAS as a whole waits; a mailbox that is throttled again and again waits on its own as well.
     fn throttled(&mut self, key: UserKey, work: Work, now: Now) {
         let Some(care) = self.users.care_mut(key) else {
             return;
@@ -144,7 +144,7 @@ impl Calendars {
         }
     }
 
-    /// Three tries, then it counts against the gateway.
+    /// Three tries, then it counts against the CAS.
     fn failed_transiently(&mut self, key: UserKey, work: Work, now: Now) {
         let Some(care) = self.users.care_mut(key) else {
             return;
@@ -159,7 +159,7 @@ impl Calendars {
         }
     }
 
-    /// The store is down or the mailbox is on its way: patience, then another gateway.
+    /// The store is down or the mailbox is being moved: wait, then another CAS.
     fn store_failed(&mut self, key: UserKey, work: Work, now: Now) {
         let Some(care) = self.users.care_mut(key) else {
             return;
@@ -174,7 +174,7 @@ impl Calendars {
         }
     }
 
-    /// Another gateway is asked for; where there is none, the same one is tried again, ever more patiently.
+    /// Requests another CAS; where there is none, the same one is tried again, with growing pauses.
     fn give_up_here(&mut self, key: UserKey, work: Work, cause: MoveCause, now: Now) {
         if work == Work::Read
             && let Some(care) = self.users.care_mut(key)
@@ -206,7 +206,7 @@ impl Calendars {
         self.again_at_once(key, work, now);
     }
 
-    /// Exchange 2007 gives the right per gateway: another one, once.
+    /// Exchange 2007 grants the right per CAS: another one is tried, once.
     fn denied_by_gateway(&mut self, key: UserKey, work: Work, failure: &Failure, now: Now) {
         let Some(care) = self.users.care_mut(key) else {
             return;
@@ -225,7 +225,7 @@ impl Calendars {
         self.retry_slowly(key, work, now);
     }
 
-    /// The client has gone down its ladder; what is left is to be told in another way.
+    /// The client has tried every version; what is left is another delivery.
     fn too_old(&mut self, key: UserKey, work: Work, now: Now) {
         let other_way = work == Work::Subscribe && self.settings.delivery == Delivery::StreamingFirst;
         match self.users.care_mut(key) {
@@ -257,7 +257,7 @@ impl Calendars {
         self.users.care(key).map_or(0, |care| care.reading.halvings)
     }
 
-    /// Ours to put right. A URL that the gateway does not accept is one that cannot be called back.
+    /// For us to fix. A URL that the CAS does not accept cannot be called back.
     fn not_understood(&mut self, key: UserKey, work: Work, failure: &Failure, now: Now) {
         let is_url = code(failure).is_some_and(|code| code.0 == "ErrorInvalidPushSubscriptionUrl");
         if is_url && self.settings.delivery == Delivery::PushFirst {
@@ -290,7 +290,7 @@ impl Calendars {
         }
     }
 
-    /// A whole request for many users failed: that is no user's fault. They stay in the set, or are read one by one.
+    /// A whole request for many users failed, which is no user's fault. They stay in the set, or are read one by one.
     pub(super) fn bulk_failed(
         &mut self,
         id: LaneId,
@@ -381,7 +381,7 @@ const STORE_WAIT_MAX: Duration = Duration::from_secs(600);
 const SLOW_RETRY: Duration = Duration::from_secs(3600);
 const VERSION_WAIT: Duration = Duration::from_secs(600);
 
-/// So that ownership, if it is about to change, has changed.
+/// Long enough for ownership to change, if it is about to.
 const OTHER_OWNER_WAIT: Duration = Duration::from_secs(10);
 
 const THROTTLES_WITHOUT_WAIT: u8 = 3;

@@ -9,7 +9,7 @@ use super::output::{RequestId, StreamId};
 use super::settings::CalendarSettings;
 use crate::exchange::ews::{Answer, Failure, Mailbox, Notification, StreamPart};
 
-/// A user whose calendar shall show in his presence.
+/// A user whose calendar shall be part of their presence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CalendarUser {
     /// The directory's user id, as in assignments.
@@ -19,22 +19,22 @@ pub struct CalendarUser {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
-    /// All users of the cluster whose calendar is enabled. Who is left out is unsubscribed and unassigned at once.
+    /// All users of the cluster whose calendar is enabled. Users left out are unsubscribed and unassigned at once.
     Users(Vec<CalendarUser>),
     /// The live nodes; each user's owner is `successor` among them.
     LiveNodes(Vec<NodeId>),
     /// In configured order.
     Gateways(Vec<CasGateway>),
-    /// What the replicated state says of these users now. Comes once for all at the start, even when there are none.
+    /// The replicated state's assignments of these users. Comes once for all at the start, even when there are none.
     Assignments(Vec<(String, Option<Assignment>)>),
-    /// What the log holds of calendars, whoever said it. A node that kept users of this one meanwhile may have said
-    /// something else, and what this node said then was not heard.
+    /// The calendar states in the log, whichever node reported them. A node that owned users of this one meanwhile may have
+    /// reported something else, and what this node reported then was ignored.
     Recorded(BTreeMap<String, CalendarPresence>),
     Settings(CalendarSettings),
-    /// The account or its password was changed: whatever stood still for it may try again.
+    /// The account or its password changed: whatever was paused for it may try again.
     CredentialChanged,
     /// Callbacks shall come to another URL: push subscriptions are renewed, spread over one status frequency and at
-    /// most an hour. Callbacks to the old one are heard until then.
+    /// most an hour. Callbacks to the old one are accepted until then.
     CallbackAddressChanged,
     /// This node may write to the log (`Authority::Quorum` or `NoLeader`), or must start nothing.
     AuthorityChanged {
@@ -45,7 +45,7 @@ pub enum Input {
         result: Result<Answer, Failure>,
         latency: Duration,
     },
-    /// A push callback whose token was genuine, for a user of this node. `None`: the callback said that the
+    /// A push callback with a valid token, for a user of this node. `None`: the callback said that the
     /// subscription is gone (`failure`).
     Pushed {
         user: String,
@@ -57,7 +57,7 @@ pub enum Input {
         stream: StreamId,
         part: StreamPart,
     },
-    /// The connection is over, for whatever reason; nothing more comes of this stream.
+    /// The connection ended, for whatever reason; nothing more comes from this stream.
     StreamEnded {
         stream: StreamId,
         end: StreamEnd,
@@ -70,7 +70,7 @@ pub enum Input {
     DeadlineReached,
 }
 
-/// Why a stream is over.
+/// Why a stream ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StreamEnd {
     /// We closed it, or the server did after saying so.

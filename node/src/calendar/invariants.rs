@@ -1,4 +1,4 @@
-//! What holds between any two inputs, checked by the tests.
+//! What must hold between any two inputs, checked by the tests.
 
 use super::Calendars;
 use super::user::{Asking, LiveKind};

@@ -1,4 +1,4 @@
-//! What is asked of a gateway, and which of it goes first.
+//! Requests to a CAS, and which of them goes first.
 
 use std::time::Instant;
 
@@ -19,11 +19,11 @@ pub(super) enum Job {
         purpose: BulkPurpose,
         users: Box<[UserKey]>,
     },
-    /// GetFolder of anybody: is the gateway there?
+    /// GetFolder of any user: does the CAS answer?
     Probe(UserKey),
 }
 
-/// Of a streaming or pull subscription that nobody wants any more. Its user may be gone.
+/// Ends a streaming or pull subscription that is no longer wanted. Its user may be gone.
 #[derive(Debug)]
 pub(super) struct Farewell {
     pub subscription: Box<str>,
@@ -36,20 +36,20 @@ pub(super) struct Farewell {
 pub(super) enum BulkPurpose {
     /// Before the users are subscribed, so that presence is right in seconds.
     First,
-    /// After that: nothing can be missed any more.
+    /// After that, nothing can be missed.
     Settled,
-    /// To find subscriptions that are deaf.
+    /// To find stale subscriptions.
     Sweep,
 }
 
-/// First come the first. Availability in bulk goes between farewells and changes, sweeps go last.
+/// In order of urgency. Bulk availability goes between farewells and changes, sweeps go last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Urgency {
     Farewell,
     /// A calendar has changed.
     Changed,
     Subscribe,
-    /// Refreshes of what is known anyway.
+    /// Refreshes of what is already known.
     Refresh,
 }
 
@@ -77,7 +77,7 @@ pub(super) struct Flight {
     /// Of FindItem and GetUserAvailability.
     pub window: TimeWindow,
     pub operation: &'static str,
-    /// Whom it impersonates: a Subscribe whose answer nobody waits for any more is taken back.
+    /// Whom it impersonates: a Subscribe that is no longer wanted when it is answered is withdrawn.
     pub mailbox: Option<Mailbox>,
     pub affinity: AffinityKey,
 }

@@ -1,4 +1,4 @@
-//! The way to one gateway: what waits for it, how much is under way, and what it was like lately.
+//! The lane to one CAS: what waits for it, how much is under way, and how it has behaved recently.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use super::pace::Pace;
 use super::settings::CalendarSettings;
 use super::user::UserKey;
 
-/// A gateway, by its place in the table of lanes. Names keep their place.
+/// A CAS, by its index in the table of lanes. A name keeps its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct LaneId(pub u16);
 
@@ -30,18 +30,18 @@ pub(super) struct Lane {
     pub refusal: Option<Refusal>,
     pub bulk: Bulk,
     pub sweep: Sweep,
-    /// When a request was last answered: an idle gateway is asked now and then whether it is there.
+    /// When a request was last answered: an idle CAS is probed now and then.
     pub heard_at: Option<Instant>,
     pub probe_at: Option<Instant>,
     pub probe_in_flight: bool,
     /// When the users of an open breaker begin to be moved.
     pub evacuate_at: Option<Instant>,
-    /// What the log was told of the breaker since it last spoke of the gateways.
+    /// What was proposed about the breaker since the log last reported the CAS.
     pub breaker_told: Option<bool>,
     pub counters: Counters,
 }
 
-/// This gateway alone refuses the account.
+/// Only this CAS refuses the account.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Refusal {
     pub probe_at: Instant,
@@ -55,9 +55,9 @@ pub(super) struct Bulk {
     pub first: BTreeSet<UserKey>,
     /// After that: the read that counts.
     pub settled: BTreeSet<UserKey>,
-    /// When the settled ones do not wait for more company.
+    /// When the subscribed ones stop waiting for more users to join the request.
     pub settle_at: Option<Instant>,
-    /// Mailboxes in one request; less where the gateway found it too much.
+    /// Mailboxes in one request; fewer where the CAS found it too much.
     pub mailboxes_max: usize,
     pub failures: u32,
     pub retry_at: Option<Instant>,
@@ -74,7 +74,7 @@ pub(super) struct Counters {
     pub requests: u64,
     pub failures: u64,
     pub throttled: u64,
-    /// Found the queue full.
+    /// Requests that found the queue full.
     pub refused: u64,
     pub last_success_ms: Option<u64>,
     pub last_latency: Option<Duration>,
@@ -104,7 +104,7 @@ impl Lane {
         }
     }
 
-    /// One that is somewhere else now is tried at once.
+    /// A CAS with a new address is tried at once.
     pub(super) fn configure(&mut self, gateway: CasGateway, now: Instant) {
         let endpoint = self.gateway.as_ref().map(|known| &known.endpoint);
         if endpoint != Some(&gateway.endpoint) {
@@ -139,7 +139,7 @@ impl Lane {
         self.queued() > 0 || !self.bulk.first.is_empty() || !self.bulk.settled.is_empty()
     }
 
-    /// Users wait for it in numbers: what can be asked for many at once is.
+    /// Many users wait for it: requests that can be combined are combined.
     pub(super) fn is_crowded(&self) -> bool {
         self.queued() > self.pace.concurrency() * 4
     }
@@ -153,7 +153,7 @@ impl Lane {
         self.gateway.as_ref().is_some_and(CasGateway::takes_users) && self.breaker.is_closed()
     }
 
-    /// Has nothing left that anybody could ask for.
+    /// Nothing refers to it any more.
     pub(super) fn is_vacant(&self) -> bool {
         !self.is_configured() && self.members.is_empty() && self.in_flight == 0 && self.queued() == 0
     }

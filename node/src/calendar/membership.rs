@@ -1,4 +1,4 @@
-//! Who is looked after: enabled, this node's by the live nodes, and placed at a gateway.
+//! Which users this node follows: enabled, owned by this node given the live nodes, and assigned to a CAS.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use super::user::{Asking, Live, LiveKind, Placement, Source, User, UserKey};
 use super::{Calendars, Now};
 use crate::exchange::ews::Mailbox;
 
-/// Whether a subscription that is given up is worth a word to Exchange.
+/// Whether Exchange is told that a subscription is given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Parting {
-    /// Nobody wants it any more.
+    /// It is no longer wanted.
     Unsubscribe,
-    /// Somebody else makes his own, or the gateway is past hearing.
+    /// The next owner makes its own, or the CAS cannot be reached.
     Quiet,
 }
 
@@ -89,7 +89,7 @@ impl Calendars {
         }
     }
 
-    /// Assignments of users whom nobody has enabled are taken back by those who would own them.
+    /// Assignments of users who are not enabled are withdrawn by the nodes that would own them.
     fn give_up_strays(&mut self) {
         if !self.users_known {
             return;
@@ -135,7 +135,7 @@ impl Calendars {
         self.touch(key);
     }
 
-    /// The user is read there from now on.
+    /// From now on the user is read there.
     fn settle_at(&mut self, key: UserKey, lane: LaneId, now: Now) {
         let knows_nothing = self
             .users
@@ -161,7 +161,7 @@ impl Calendars {
         }
     }
 
-    /// `true`: he was this node's.
+    /// `true`: this node owned the user.
     fn drop_care(&mut self, key: UserKey, parting: Parting) -> bool {
         self.leave_lane(key, parting);
         let Some(care) = self.users.end_care(key) else {
@@ -197,7 +197,7 @@ impl Calendars {
         }
     }
 
-    /// Gives the subscription up that lives.
+    /// Gives up the current subscription.
     pub(super) fn release(&mut self, key: UserKey, parting: Parting) {
         let lane = self.lane_of(key);
         let Some(live) = self.users.care_mut(key).and_then(|care| care.live.take()) else {
@@ -244,7 +244,7 @@ impl Calendars {
         };
         let queue_max = self.settings.queue_max;
         if let Some(lane) = self.lane_mut(lane) {
-            // One that finds the queue full ends by itself, when nobody asks for its events.
+            // If the queue is full, the subscription ends by itself, because its events are not fetched.
             drop(lane.enqueue(Job::Unsubscribe(Box::new(farewell)), Urgency::Farewell, queue_max));
         }
     }
@@ -328,7 +328,7 @@ impl Calendars {
         }
     }
 
-    /// The log gave the user a gateway, or another one, or none.
+    /// The log assigned a CAS, another CAS or none to the user.
     pub(super) fn place(&mut self, key: UserKey, placement: Option<Placement>, now: Now) {
         let Some(user) = self.users.get(key) else {
             return;
@@ -358,7 +358,7 @@ impl Calendars {
         self.touch(key);
     }
 
-    /// A gateway that works is told; one that is down is not bothered.
+    /// A working CAS is told; one that is down is not.
     fn parting_at_move(&self, key: UserKey) -> Parting {
         let lane = self.lane_of(key).and_then(|lane| self.lane(lane));
         match lane.is_some_and(|lane| lane.is_configured() && lane.breaker.is_closed()) {
@@ -368,5 +368,5 @@ impl Calendars {
     }
 }
 
-/// Of the log's assignments at the start.
+/// Takes the log's assignments at the start.
 const ASSIGNMENTS_COME_WITHIN: Duration = Duration::from_secs(2);

@@ -1,9 +1,10 @@
-//! Calendar subscriptions: which user is read where, and what his calendar says now (CAL-1 to CAL-4, CAL-8 to CAL-10).
+//! Calendar subscriptions: at which Client Access Server (CAS) each user is read, and what each calendar says now (CAL-1 to
+//! CAL-4, CAL-8 to CAL-10).
 //!
-//! Owns the subscriptions of this node's users, the patience with each Client Access Server, and the times at which
-//! presence changes. Does not own assignments (the replicated state does), connections or the clock.
-//! What always holds: a user is subscribed before the read of his calendar that counts; throttling, per-user errors
-//! and restarts of ours move nobody; a password that was refused is not tried by everybody; what is published last
+//! Owns the subscriptions of this node's users, the rate of requests to each CAS, and the times at which presence
+//! changes. Does not own assignments (the replicated state does), connections or the clock.
+//! What always holds: a user is subscribed before the calendar read that counts; throttling, per-user errors and
+//! restarting a node move no user; a rejected password is retried by one request at a time; what was published last
 //! stays until something better is known.
 
 mod answers;
@@ -67,7 +68,7 @@ use users::Users;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CalendarsConfig {
     pub node: NodeId,
-    /// Enabled users in the cluster; more are not looked after, which is reported.
+    /// Enabled users in the cluster; more are not followed, which is reported.
     pub users_max: usize,
     /// Users named in one entry of the log.
     pub users_per_entry_max: usize,
@@ -93,12 +94,12 @@ pub struct Calendars {
     config: CalendarsConfig,
     settings: CalendarSettings,
     rng: StdRng,
-    /// When something happened last.
+    /// When the last input arrived.
     last: Option<Now>,
     may_start: bool,
     live_nodes: Vec<NodeId>,
     users_known: bool,
-    /// When users without an assignment may be given one: what the log says of them should be known by then.
+    /// When users without an assignment may be given one: the log's assignments should be known by then.
     assign_at: Option<Instant>,
     users: Users,
     /// Assignments of users who are not enabled.
@@ -113,7 +114,7 @@ pub struct Calendars {
     requests: BTreeMap<RequestId, Flight>,
     next_request: u64,
     deadlines: BTreeSet<(Instant, UserKey)>,
-    /// By Unix milliseconds: a clock that is set needs nothing done here.
+    /// By Unix milliseconds, so nothing needs to be done here when the clock is set.
     edges: BTreeSet<(u64, UserKey)>,
     /// Users whose deadlines may have changed in this step.
     touched: Vec<UserKey>,
@@ -151,7 +152,7 @@ impl Calendars {
         }
     }
 
-    /// Takes in what happened and returns what to do, in order.
+    /// Takes what happened and returns what to do, in order.
     #[must_use]
     pub fn handle(&mut self, input: Input, now: Now) -> Vec<Output> {
         self.notice_clock(now);
@@ -186,7 +187,7 @@ impl Calendars {
         .into_iter()
         .flatten()
         .min()
-        // Whatever was due has been done; asking again within the same millisecond would only spin.
+        // Everything due has been done; another deadline within the same millisecond would only spin.
         .map(|at| at.max(last.instant + TICK))
     }
 
@@ -218,8 +219,8 @@ impl Calendars {
         }
     }
 
-    /// What depends on the clock of the wall is derived anew when that was set back far. A clock that was set
-    /// forward finds its edges due, and a small step back is slept over: nobody's state shall flicker for it.
+    /// Derives what depends on the wall clock again when that was set back far. A clock that was set forward finds its
+    /// edges due, and a small step back is waited out, so that no state flickers.
     fn notice_clock(&mut self, now: Now) {
         if let Some(last) = self.last {
             let elapsed = now.instant.saturating_duration_since(last.instant);
@@ -251,7 +252,7 @@ impl Calendars {
         }
     }
 
-    /// Each user whose time has come, once.
+    /// Every user with a deadline that has passed, once.
     fn users_due(&mut self, now: Now) {
         while let Some((at, key)) = self.deadlines.first().copied() {
             if at > now.instant {
@@ -312,7 +313,7 @@ impl Calendars {
         Some(self.users.get(key)?.placement?.lane)
     }
 
-    /// The user, what is done for him, and where he is read.
+    /// The user, the work done for them, and the lane they are read at.
     fn cared_for(&mut self, key: UserKey) -> Option<(&mut Care, LaneId)> {
         let user = self.users.get_mut(key)?;
         let lane = user.placement?.lane;
@@ -339,10 +340,10 @@ impl Calendars {
     }
 }
 
-/// While an edge is awaited, the clock is compared so often.
+/// How often the clock is compared while an edge is awaited.
 const CLOCK_CHECK: Duration = Duration::from_secs(5);
 
 const TICK: Duration = Duration::from_millis(1);
 
-/// A clock that was set back by more than this is believed.
+/// A step back of the clock is believed if it is larger than this.
 const SET_BACK_MS: u64 = 60_000;

@@ -1,5 +1,5 @@
-//! Users and gateways in the log: who gets one, who needs another, who needs none any more, and which gateway takes
-//! nobody for now (CAL-2).
+//! Assignments in the log: which users get a CAS, need another one or need none, and which CAS takes no users for now
+//! (CAL-2).
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use super::user::{Asking, Task, UserKey};
 use super::{Calendars, Now};
 
 impl Calendars {
-    /// The user's subscription failed where he is. Where nobody else takes users, he is tried again there.
+    /// The user's subscription failed at their CAS. Where no other takes users, it is tried again there.
     pub(super) fn ask_for_another(&mut self, key: UserKey, cause: MoveCause, now: Now) {
         self.give_up_reservation(key);
         let has_another = self.another_takes_users(key);
@@ -51,7 +51,7 @@ impl Calendars {
         self.touch(key);
     }
 
-    /// Nobody else can have him: whatever failed is tried again here, ever more patiently.
+    /// No other CAS can take the user: whatever failed is tried again here, with growing pauses.
     fn stay(&mut self, key: UserKey, now: Now) {
         let Some(care) = self.users.care_mut(key) else {
             return;
@@ -72,8 +72,8 @@ impl Calendars {
             .any(|id| Some(id) != own && self.lane(id).is_some_and(Lane::takes_users))
     }
 
-    /// The users of gateways that are down will be moved, unless it turns out soon that everything is down: then it
-    /// is our own network.
+    /// The users of CAS that are down will be moved, unless all CAS soon turn out to be down: then the fault is in our own
+    /// network.
     pub(super) fn plan_evacuations(&mut self, now: Now) {
         for lane in &mut self.lanes {
             if !lane.breaker.is_closed() && !lane.members.is_empty() {
@@ -189,7 +189,7 @@ impl Calendars {
         Some((Purpose::Move(keys), Command::CasFailed { users, at_ms }))
     }
 
-    /// Name and epoch. `None`: he has moved meanwhile, or need not any more.
+    /// Name and epoch. `None`: the user has moved meanwhile, or no longer needs to.
     fn still_to_be_moved(&mut self, key: UserKey, cause: MoveCause, now: Now) -> Option<(String, u32)> {
         let user = self.users.get(key)?;
         let care = user.care.as_ref()?;
@@ -287,7 +287,7 @@ impl Calendars {
                     let care = self.users.care(key);
                     if care.is_some_and(|care| care.asking == Asking::Moving) {
                         match is_applied {
-                            // The answer shows it: nobody else could have him.
+                            // The answer shows that no other CAS could take the user.
                             true => self.stay(key, now),
                             false => self.proposals.moves.push_back((key, cause)),
                         }
@@ -316,7 +316,7 @@ impl Calendars {
 }
 
 impl super::user::Trouble {
-    /// Moves that follow each other closely make the next Subscribe wait.
+    /// Moves in close succession delay the next Subscribe.
     fn count_move(&mut self, now: Instant) {
         let is_close = self.last_move.is_some_and(|at| at + MOVES_ARE_CLOSE > now);
         self.moves = match is_close {
@@ -326,7 +326,7 @@ impl super::user::Trouble {
         self.last_move = Some(now);
     }
 
-    /// How long a user who was given a gateway waits before he is subscribed there.
+    /// How long a user who was assigned a CAS waits before being subscribed there.
     pub(super) fn wait_after_move(&self, now: Instant) -> Duration {
         match self.last_move {
             Some(at) if at + MOVES_ARE_CLOSE > now => move_back_off(self.moves),
@@ -343,7 +343,7 @@ fn move_back_off(moves: u8) -> Duration {
     }
 }
 
-/// Everything that is down at the same time is found to be down within this.
+/// Everything that goes down at the same time is detected within this time.
 const EVACUATION_GRACE: Duration = Duration::from_secs(3);
 
 const MOVES_ARE_CLOSE: Duration = Duration::from_secs(2 * 3600);

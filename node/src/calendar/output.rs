@@ -1,4 +1,4 @@
-//! Everything that the calendars of a node can ask for.
+//! Everything that the calendars of a node can request.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub struct StreamId(pub u64);
 /// (docs/spec/ews.md §1.10).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AffinityKey {
-    /// Nothing is to be kept together.
+    /// Requests need not be kept together.
     None,
     /// One user's subscription.
     User(String),
@@ -56,7 +56,7 @@ pub enum Output {
         affinity: AffinityKey,
         /// Minutes.
         connection_timeout: u8,
-        /// Silence after which the connection is given up.
+        /// Silence after which the connection is closed.
         read_timeout: Duration,
     },
     CloseStream {
@@ -67,7 +67,7 @@ pub enum Output {
         proposal: u64,
         command: Command,
     },
-    /// What the user's calendar says now. Comes at the time at which it shall be published, spread included.
+    /// The user's calendar state now. Emitted when it is due to be published, spread included.
     Publish {
         user: String,
         presence: CalendarPresence,
@@ -75,14 +75,14 @@ pub enum Output {
     Report(Report),
 }
 
-/// What is worth a line in the log, or a count.
+/// An event worth a log line or a metric.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Report {
     Subscribed {
         user: String,
         gateway: CasId,
     },
-    /// Why a subscription is no more, by class; `None`: it was silent for too long.
+    /// Why a subscription was lost, by class; `None`: it was silent for too long.
     SubscriptionLost {
         user: String,
         gateway: CasId,
@@ -113,37 +113,37 @@ pub enum Report {
         reason: String,
     },
     CredentialAccepted,
-    /// Push never called back: streaming instead.
+    /// No push callback came: streaming is used instead.
     FellBackToStreaming {
         user: String,
     },
-    /// Push never called back, and nothing else may be tried: the notification port cannot be reached from there.
+    /// No push callback came, and no other delivery is allowed: the CAS cannot reach the notification port.
     NotificationPortUnreachable {
         user: String,
         gateway: CasId,
     },
-    /// One gateway alone refuses the account that others accept.
+    /// Only one CAS refuses the account that others accept.
     CredentialRefusedByOne {
         gateway: CasId,
         reason: String,
     },
-    /// What this node sent is not understood or not accepted: a fault of ours, or of the configuration.
+    /// A request was not understood or not accepted: a bug, or a mistake in the configuration.
     RequestRefused {
         user: String,
         gateway: CasId,
         reason: String,
     },
-    /// Another gateway is asked for.
+    /// Another CAS was requested.
     Moving {
         user: String,
         gateway: CasId,
         cause: &'static str,
     },
-    /// More users are enabled than are looked after.
+    /// More users are enabled than can be followed.
     UsersLeftOut {
         count: usize,
     },
-    /// Events stopped coming although the calendar changed: the mailbox has moved, or the subscription is deaf.
+    /// Events stopped coming although the calendar changed: the mailbox has moved, or the subscription is stale.
     Deaf {
         user: String,
         gateway: CasId,

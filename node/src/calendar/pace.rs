@@ -1,4 +1,4 @@
-//! How much one gateway is asked at a time: more while it answers, half as much when it says that it is busy (CAL-10).
+//! The concurrency limit of one CAS: it grows while the CAS answers, and is halved when it says that it is busy (CAL-10).
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ impl Pace {
         }
     }
 
-    /// What was learned of the gateway stays, within the new bounds.
+    /// What was learned about the CAS is kept, within the new bounds.
     pub(super) fn change_bounds(&mut self, concurrency: usize, concurrency_max: usize) {
         self.concurrency_max = concurrency_max.max(1);
         if self.halved_at.is_none() {
@@ -62,7 +62,7 @@ impl Pace {
     }
 }
 
-/// Whatever a server asks for, it is tried again after this.
+/// Whatever pause a server asks for, it is tried again after this.
 const BACK_OFF_MAX: Duration = Duration::from_secs(30 * 60);
 
 #[cfg(test)]

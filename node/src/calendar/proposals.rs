@@ -1,4 +1,4 @@
-//! What is to be written to the log: many users in one entry, one entry at a time.
+//! Commands for the log: many users in one entry, one entry at a time.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -12,11 +12,11 @@ pub(super) struct Proposals {
     in_flight: Option<(u64, Purpose)>,
     /// After a failure.
     retry_at: Option<Instant>,
-    /// Users without a gateway.
+    /// Users without a CAS.
     pub assigns: BTreeSet<UserKey>,
-    /// Users for whom another one is asked.
+    /// Users who need another one.
     pub moves: VecDeque<(UserKey, MoveCause)>,
-    /// Users who are no longer enabled and were this node's, by name.
+    /// Users of this node who are no longer enabled, by name.
     pub departed: BTreeSet<String>,
     budget: Budget,
 }
@@ -30,18 +30,18 @@ pub(super) enum Purpose {
     Depart(Vec<String>),
 }
 
-/// Why a user needs another gateway.
+/// Why a user needs another CAS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MoveCause {
-    /// His subscription was lost.
+    /// The subscription was lost.
     Lost,
-    /// Three tries came to nothing.
+    /// Three attempts failed.
     Failed,
-    /// The gateway cannot reach his mailbox's store.
+    /// The CAS cannot reach the mailbox's store.
     Store,
-    /// The account may not impersonate at this gateway.
+    /// The account may not impersonate at this CAS.
     Denied,
-    /// The gateway is down.
+    /// The CAS is down.
     Breaker,
 }
 
@@ -110,7 +110,7 @@ impl Proposals {
     }
 }
 
-/// Moves at a bounded rate, in few entries: once a second, all that a second allows.
+/// Moves at a bounded rate, in few entries: once a second, as many as a second allows.
 #[derive(Debug, Default)]
 struct Budget {
     full_at: Option<Instant>,

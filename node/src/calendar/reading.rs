@@ -1,4 +1,4 @@
-//! Reading calendars: after every Subscribe, after events (several of them once), and again before the window ends.
+//! Reads calendars: after every Subscribe, after events (once for several of them), and again before the window ends.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -13,7 +13,7 @@ use super::{Calendars, LaneId, Now};
 use crate::exchange::ews::{CalendarItem, ChangeStamp, Operation, TimeWindow};
 
 impl Calendars {
-    /// The read that counts: nothing can be missed from now on.
+    /// The read that counts: from now on nothing can be missed.
     pub(super) fn read_after_subscribe(&mut self, key: UserKey, lane: LaneId, now: Now) {
         let is_crowded = self.lane(lane).is_some_and(super::lane::Lane::is_crowded);
         let Some(care) = self.users.care_mut(key) else {
@@ -25,7 +25,7 @@ impl Calendars {
         }
     }
 
-    /// Events may have been lost on the way, the subscription lives.
+    /// Events may have been lost on the way; the subscription still works.
     pub(super) fn read_after_gap(&mut self, key: UserKey, now: Now) {
         let Some((care, lane)) = self.cared_for(key) else {
             return;
@@ -98,7 +98,7 @@ impl Calendars {
         self.touch(key);
     }
 
-    /// Coalescing, a retry or the refresh is over.
+    /// The wait for more events, a retry or the refresh is over.
     pub(super) fn reading_due(&mut self, key: UserKey, now: Now) {
         let Some(care) = self.users.care_mut(key) else {
             return;
@@ -124,7 +124,7 @@ impl Calendars {
         }
     }
 
-    /// Its turn has come. `None`: it is not wanted any more, or not at this gateway.
+    /// Its turn has come. `None`: it is no longer wanted, or not at this CAS.
     pub(super) fn begin_read(
         &mut self,
         key: UserKey,
@@ -214,7 +214,7 @@ impl Calendars {
         self.read_again(key, now);
     }
 
-    /// A deaf subscription: the mailbox has moved, or the server forgot to say so (docs/spec/ews.md §1.9).
+    /// A stale subscription: the mailbox has moved, or the server dropped it silently (docs/spec/ews.md §1.9).
     fn found_deaf(&mut self, key: UserKey, now: Now) {
         let Some(lane) = self.lane_of(key) else {
             return;
@@ -225,7 +225,7 @@ impl Calendars {
         self.resubscribe(key, Duration::ZERO, Parting::Unsubscribe, now);
     }
 
-    /// What is known now, of whatever source; the refresh is planned.
+    /// Takes what is known now, from any source, and plans the refresh.
     pub(super) fn adopt(
         &mut self,
         key: UserKey,
@@ -292,7 +292,7 @@ pub(super) fn end_of(window: TimeWindow) -> u64 {
     u64::try_from(window.until).unwrap_or(0).saturating_mul(1000)
 }
 
-/// `None`: the server fills neither, so that nothing can be concluded from them.
+/// `None`: the server fills in neither, so nothing follows from them.
 fn hash_of(stamp: &ChangeStamp) -> Option<u64> {
     if stamp.local_commit_time_max.is_none() && stamp.deleted_count_total.is_none() {
         return None;
@@ -303,7 +303,7 @@ fn hash_of(stamp: &ChangeStamp) -> Option<u64> {
     Some(hasher.finish())
 }
 
-/// Microsoft advises some seconds; somebody who drags a meeting about makes many events.
+/// Microsoft advises some seconds: dragging a meeting in Outlook causes many events.
 const COALESCE: Duration = Duration::from_secs(3);
 
 /// Users who are subscribed one after the other are read together.

@@ -1,4 +1,4 @@
-//! What goes out next, to each gateway as much as it bears.
+//! Chooses the requests to send next, to each CAS as many as it can take.
 
 use std::time::{Duration, Instant};
 
@@ -81,7 +81,7 @@ impl Calendars {
             .or_else(|| self.next_sweep(id, now))
     }
 
-    /// Is the gateway there? Asked when its breaker is open, when something failed, and when it was silent.
+    /// Probes the CAS: when its breaker is open, when something failed, and when it was silent.
     fn next_probe(&mut self, id: LaneId, now: Now) -> Option<Job> {
         let due_at = self.lane(id)?.probe_due_at()?;
         if due_at > now.instant {
@@ -151,7 +151,7 @@ impl Calendars {
         self.outputs.push(output);
     }
 
-    /// `None`: nobody wants it any more.
+    /// `None`: it is no longer wanted.
     fn order(&mut self, lane: LaneId, job: &Job, now: Now) -> Option<Order> {
         match job {
             Job::Subscribe(key) => {
@@ -247,7 +247,7 @@ impl Calendars {
         }
     }
 
-    /// When something may go out that may not now. What waits for an answer needs no deadline.
+    /// When something that is held back now may go out. What waits for an answer needs no deadline.
     pub(super) fn next_request_deadline(&self, last: Instant) -> Option<Instant> {
         if !self.may_start {
             return None;
@@ -291,16 +291,16 @@ impl super::lane::Lane {
         ]
         .into_iter()
         .flatten()
-        // What is due and did not happen is held up by something else, which has its own time.
+        // What is due and was not done is held up by something else, which has a deadline of its own.
         .filter(|at| *at > last)
         .min()
     }
 }
 
-/// A gateway that said nothing for so long is asked whether it is there.
+/// A CAS that was silent for this long is probed.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// One that has just failed is asked so often.
+/// Interval of probes after a failure.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,8 +1,8 @@
-//! What an administrator can choose while everything runs.
+//! Settings that an administrator can change at run time.
 
 use std::time::Duration;
 
-/// How Exchange tells of changes, in the order in which it is tried.
+/// How Exchange reports changes, in the order of attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {
     /// Falls back to streaming, per user, when no callback comes.
@@ -29,13 +29,13 @@ pub struct CalendarSettings {
     /// Exchange Threads: concurrent requests to one CAS at first (8); adapts between 1 and `concurrency_max` (20).
     pub concurrency: usize,
     pub concurrency_max: usize,
-    /// Users moved off a failed CAS per second by this node.
+    /// Users that this node moves off a failed CAS per second.
     pub moves_per_second: u32,
     /// How far calendars are read ahead.
     pub window: Duration,
-    /// Every user's calendar is read again after this, event or none.
+    /// Every user's calendar is read again after this time, with or without an event.
     pub refresh_interval: Duration,
-    /// GetUserAvailability sweeps that find deaf subscriptions.
+    /// Interval of the GetUserAvailability sweeps that find stale subscriptions.
     pub sweep_interval: Duration,
     pub pull_interval: Duration,
     /// Subscriptions on one streaming connection, at most 200.
@@ -43,7 +43,7 @@ pub struct CalendarSettings {
 }
 
 impl CalendarSettings {
-    /// Within what Exchange and reason accept, whoever wrote them.
+    /// Limits the values to what Exchange accepts and what makes sense.
     #[must_use]
     pub fn bounded(self) -> Self {
         Self {

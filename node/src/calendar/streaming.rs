@@ -1,4 +1,4 @@
-//! Streaming connections: who is on which, and what becomes of them when one is over (docs/spec/ews.md §1.4).
+//! Streaming connections: which users share one, and what happens to them when it ends (docs/spec/ews.md §1.4).
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ impl Calendars {
         group
     }
 
-    /// The group that did not do for the user does not get him again.
+    /// A group that did not work for the user does not get them again.
     pub(super) fn avoid_group(&mut self, key: UserKey, now: Now) {
         let Some(care) = self.users.care_mut(key) else {
             return;
@@ -35,7 +35,7 @@ impl Calendars {
         let Some(live) = &care.live else {
             return;
         };
-        // One that has lived is no sign of the wrong company.
+        // A subscription that has worked does not point to the wrong group.
         if now.unix_ms.saturating_sub(live.since_ms) > STREAMED_WELL_MS {
             care.rejections = 0;
         }
@@ -43,7 +43,7 @@ impl Calendars {
         care.rejections = care.rejections.saturating_add(1);
     }
 
-    /// A newcomer: the connection is opened, or opened again with him, when some more have come.
+    /// Adds a user: the connection is opened, or opened again with the new user, once some more have joined.
     pub(super) fn gather(&mut self, group: GroupId, wait: Duration, now: Now) {
         let is_open = self
             .streams
@@ -72,9 +72,9 @@ impl Calendars {
             self.streams.set_deadline(id, None);
             return;
         };
-        // The one that stands goes on until this one does: what it is about to say would be lost.
+        // The present connection stays until the new one is up; otherwise what it is about to deliver would be lost.
         let stream = self.streams.opened(id);
-        // Opened at the same time, they shall not all end at the same time.
+        // Connections opened at the same time should not all end at the same time.
         let minutes = self.jittered(Duration::from_secs(CONNECTION_MINUTES)).as_secs();
         self.outputs.push(Output::OpenStream {
             stream,
@@ -97,7 +97,7 @@ impl Calendars {
         self.may_start && self.credential.is_accepted() && is_free
     }
 
-    /// Those of the group that live, and whom the connection is charged to: the first by address.
+    /// The group's working subscriptions, and the mailbox that the connection is charged to: the first by address.
     fn subscriptions_of(&self, id: GroupId) -> Option<(Vec<SubscriptionId>, Mailbox)> {
         let members = self.streams.get(id)?.members.iter();
         let live: Vec<(SubscriptionId, Mailbox)> = members
@@ -126,7 +126,7 @@ impl Calendars {
                     self.stream_notified(id, notification, now);
                 }
             }
-            // Of a connection that is being replaced, anything else was to be expected.
+            // A connection that is being replaced may end in any way.
             StreamPart::Opened | StreamPart::Rejected { .. } | StreamPart::Closed if !is_current => return,
             StreamPart::Opened => {}
             StreamPart::Rejected {
@@ -173,7 +173,7 @@ impl Calendars {
         })
     }
 
-    /// The good ones get nothing on this connection either: the others are opened again without the bad ones.
+    /// The good ones get nothing on this connection either, so it is opened again without the bad ones.
     fn stream_rejected(
         &mut self,
         id: GroupId,
@@ -197,7 +197,7 @@ impl Calendars {
         self.reopen(id, Duration::ZERO, now);
     }
 
-    /// One subscription is not good on its stream.
+    /// A subscription was refused on its stream.
     fn rejected(&mut self, key: UserKey, failure: &Failure, now: Now) {
         let class = failure.class();
         self.avoid_group(key, now);
@@ -209,7 +209,7 @@ impl Calendars {
             let wait = self.jittered(OTHER_OWNER_WAIT);
             self.resubscribe(key, wait, Parting::Quiet, now);
         } else if is_first && self.shares_group(key) {
-            // It may be the company: another mailbox server than the group's. Apart, before he leaves the gateway.
+            // The group may be the reason: its mailbox server may be another one. The user gets a stream of their own first.
             let lane = self.lane_of(key).unwrap_or(LaneId(0));
             let (user, gateway) = (self.name_of(key), self.gateway_of(lane));
             let class = Some(class);
@@ -247,7 +247,7 @@ impl Calendars {
         }
     }
 
-    /// Opened again with the same subscriptions; when that has failed some times, they are lost.
+    /// Opens the stream again with the same subscriptions; after some failures they count as lost.
     fn stream_failed(&mut self, id: GroupId, failure: &Failure, now: Now) {
         if let Some(stream) = self.streams.closed(id) {
             self.outputs.push(Output::CloseStream { stream });
@@ -333,12 +333,12 @@ const REOPEN_JITTER: Duration = Duration::from_millis(500);
 const REOPEN_WAIT: Duration = Duration::from_secs(2);
 const STREAM_TRIES_MAX: u8 = 3;
 
-/// The account, the gateway or the cluster does not let anything be opened now.
+/// The account, the CAS or the cluster does not permit opening a connection now.
 const HELD_UP_WAIT: Duration = Duration::from_secs(5);
 
 const OTHER_OWNER_WAIT: Duration = Duration::from_secs(10);
 
 const STREAMED_WELL_MS: u64 = 10 * 60_000;
 
-/// So often may others be to blame.
+/// How many failures may be the fault of others.
 const REJECTIONS_MAX: u8 = 2;

@@ -1,5 +1,5 @@
-//! Groups of subscriptions that share a streaming connection: at most so many, all at one gateway, opened and opened
-//! again together (docs/spec/ews.md §1.4, §1.10).
+//! Groups of subscriptions that share a streaming connection: of bounded size, all at one CAS, opened and reopened
+//! together (docs/spec/ews.md §1.4, §1.10).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -14,9 +14,9 @@ pub(super) struct GroupId(pub u32);
 #[derive(Debug, Default)]
 pub(super) struct Streams {
     groups: BTreeMap<GroupId, Group>,
-    /// Until the end of each connection is told.
+    /// Until the end of each connection is reported.
     by_stream: BTreeMap<StreamId, GroupId>,
-    /// Groups that somebody may join.
+    /// Groups that can take more users.
     roomy: BTreeSet<(LaneId, GroupId)>,
     deadlines: BTreeSet<(Instant, GroupId)>,
     next_group: u32,
@@ -26,18 +26,18 @@ pub(super) struct Streams {
 #[derive(Debug)]
 pub(super) struct Group {
     pub lane: LaneId,
-    /// Those who are being subscribed for it included.
+    /// Includes users who are being subscribed for it.
     pub members: BTreeSet<UserKey>,
-    /// The connection that stands, or is being opened.
+    /// The connection that is open or being opened.
     pub stream: Option<StreamId>,
-    /// The one that it replaces: what it still says counts, and it is closed when the new one stands.
+    /// The connection that it replaces: what it still delivers counts, and it is closed when the new one is up.
     pub former: Option<StreamId>,
-    /// The last connection did not end as it should: what was said into it may be lost.
+    /// The last connection did not end normally: events sent into it may be lost.
     pub has_gap: bool,
     pub heard: Option<Instant>,
-    /// When it is opened, or opened again with the newcomers.
+    /// When it is opened, or opened again with new users.
     open_at: Option<Instant>,
-    /// Connections in a row that came to nothing.
+    /// Connections in a row that failed.
     pub failures: u8,
     /// For one member alone.
     is_solo: bool,
@@ -67,7 +67,7 @@ impl Streams {
         self.by_stream.get(&stream).copied()
     }
 
-    /// A place for a user who is about to be subscribed: in a group with room, or alone.
+    /// Reserves a place for a user who is about to be subscribed: in a group with room, or alone.
     pub(super) fn reserve(
         &mut self,
         lane: LaneId,
@@ -153,7 +153,7 @@ impl Streams {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// A number for the connection that is opened now.
+    /// A number for the connection that is being opened.
     pub(super) fn opened(&mut self, id: GroupId) -> StreamId {
         self.set_deadline(id, None);
         self.next_stream += 1;
@@ -165,12 +165,12 @@ impl Streams {
         stream
     }
 
-    /// The connection is over, or is to be.
+    /// The connection has ended, or is to end.
     pub(super) fn closed(&mut self, id: GroupId) -> Option<StreamId> {
         self.groups.get_mut(&id)?.stream.take()
     }
 
-    /// Nothing more comes of this one. `Some`: its group stands without a connection now.
+    /// Nothing more comes from this one. `Some`: its group is without a connection now.
     pub(super) fn ended(&mut self, stream: StreamId) -> Option<GroupId> {
         let id = self.by_stream.remove(&stream)?;
         let group = self.groups.get_mut(&id)?;
@@ -194,16 +194,16 @@ impl Streams {
     }
 }
 
-/// Whom a user may share a connection with.
+/// The users that a user may share a connection with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Company {
     Anybody {
-        /// The group that would not have him.
+        /// The group that did not work for the user.
         except: Option<GroupId>,
     },
     Alone,
 }
 
-/// Users who are subscribed one after the other come onto the connection together.
+/// Users who are subscribed one after the other join the connection together.
 pub(super) const GATHER: Duration = Duration::from_secs(2);
 pub(super) const GATHER_WHILE_OPEN: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! The life of a subscription: asked for, confirmed, heard of, lost, asked for again (CAL-3, docs/spec/ews.md §1.2
+//! The life cycle of a subscription: requested, confirmed, heard from, lost, requested again (CAL-3, docs/spec/ews.md §1.2
 //! to §1.4).
 
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use super::user::{Asking, Care, Live, LiveKind, Step, UserKey};
 use super::{Calendars, LaneId, Now};
 use crate::exchange::ews::{EventKind, Failure, FailureClass, Notification, SubscriptionId};
 
-/// What is needed to ask for a subscription.
+/// What is needed to request a subscription.
 #[derive(Debug)]
 pub(super) struct SubscribeOrder {
     pub kind: DeliveryKind,
@@ -23,7 +23,7 @@ pub(super) struct SubscribeOrder {
 }
 
 impl Calendars {
-    /// Subscribe takes its place in the queue of the user's gateway.
+    /// Queues a Subscribe at the user's CAS.
     pub(super) fn want_subscription(&mut self, key: UserKey, now: Now) {
         let wait = self.jittered(QUEUE_FULL_WAIT);
         let queue_max = self.settings.queue_max;
@@ -56,7 +56,7 @@ impl Calendars {
         self.touch(key);
     }
 
-    /// Its turn has come. `None`: it is not wanted any more.
+    /// Its turn has come. `None`: it is no longer wanted.
     pub(super) fn begin_subscribe(&mut self, key: UserKey, lane: LaneId, now: Now) -> Option<SubscribeOrder> {
         let delivery = self.settings.delivery;
         let (care, at) = self.cared_for(key)?;
@@ -64,7 +64,7 @@ impl Calendars {
             return None;
         }
         let kind = kind_for(delivery, care);
-        // Larger than any that a former owner gave, as far as clocks agree: its callbacks are told apart.
+        // Larger than any number of a former owner, as far as clocks agree, so that its callbacks can be told apart.
         care.attempt = now.unix_ms.max(care.attempt + 1);
         care.asking = Asking::Sent { kind, heard: false };
         let attempt = care.attempt;
@@ -79,7 +79,7 @@ impl Calendars {
         })
     }
 
-    /// Subscribe was answered. `false`: nobody waits for it any more.
+    /// Subscribe was answered. `false`: the answer is no longer wanted.
     pub(super) fn subscribed(
         &mut self,
         key: UserKey,
@@ -91,7 +91,7 @@ impl Calendars {
         let Some((kind, heard)) = self.expected(key, lane, attempt) else {
             return false;
         };
-        // The one before, when this is a renewal: its callbacks are stale from now on.
+        // The previous one, when this is a renewal: its callbacks are obsolete from now on.
         let had_one = self.users.care(key).is_some_and(|care| care.live.is_some());
         self.release(key, Parting::Unsubscribe);
         let live = self.live_of(key, kind, heard, watermark, now);
@@ -124,7 +124,7 @@ impl Calendars {
         true
     }
 
-    /// Whether this answer is the one that the user waits for.
+    /// Whether this is the answer that the user waits for.
     fn expected(&mut self, key: UserKey, lane: LaneId, attempt: u64) -> Option<(DeliveryKind, bool)> {
         let (care, at) = self.cared_for(key)?;
         match care.asking {
@@ -151,7 +151,7 @@ impl Calendars {
                         false => FIRST_STATUS_WITHIN,
                     },
                 status_frequency,
-                // After a callback that was faster, the watermark of the answer is not the last one any more.
+                // A callback may have been faster; then the watermark of the answer is no longer the latest.
                 watermark: watermark.filter(|_| !heard).map(String::into_boxed_str),
                 renew_at: None,
             },
@@ -226,8 +226,8 @@ impl Calendars {
         self.touch(key);
     }
 
-    /// Subscribed for push, and the gateway has not called back in a minute: the notification port is out of its
-    /// reach. What it will say later, if ever, is answered with Unsubscribe.
+    /// Subscribed for push, and the CAS has not called back within a minute: it cannot reach the notification port. Any later
+    /// callback is answered with Unsubscribe.
     fn never_called_back(&mut self, key: UserKey, lane: LaneId, now: Now) {
         let may_stream = self.settings.delivery == Delivery::PushFirst;
         let wait = self.jittered(PORT_RETRY);
@@ -248,7 +248,7 @@ impl Calendars {
         }
     }
 
-    /// The subscription is gone: the user gets another gateway (CAL-2); until then the last presence stays.
+    /// The subscription is gone: the user gets another CAS (CAL-2); until then the last presence stays.
     pub(super) fn lost(&mut self, key: UserKey, class: Option<FailureClass>, now: Now) {
         let Some(lane) = self.lane_of(key) else {
             return;
@@ -263,14 +263,14 @@ impl Calendars {
         self.ask_for_another(key, MoveCause::Lost, now);
     }
 
-    /// Not the gateway's fault: subscribed anew at the same one.
+    /// Subscribes again at the same CAS, which is not at fault.
     pub(super) fn resubscribe(&mut self, key: UserKey, wait: Duration, parting: Parting, now: Now) {
         self.release(key, parting);
         self.mark_missed(key);
         self.subscribe_at(key, now.instant + wait);
     }
 
-    /// Events may have been missed: after the next Subscribe the calendar is compared by its change stamp.
+    /// Notes that events may have been missed: after the next Subscribe the calendar's change stamp is compared.
     fn mark_missed(&mut self, key: UserKey) {
         if let Some(care) = self.users.care_mut(key) {
             care.reading.step = match care.reading.stamp {
@@ -280,7 +280,7 @@ impl Calendars {
         }
     }
 
-    /// A genuine push callback.
+    /// A push callback with a valid token.
     pub(super) fn pushed(&mut self, user: &str, attempt: u64, told: Result<Notification, Failure>, now: Now) {
         let Some(key) = self.users.find(user) else {
             return;
@@ -297,13 +297,13 @@ impl Calendars {
         } else if care.attempt == attempt
             && let Asking::Sent { heard, .. } = &mut care.asking
         {
-            // The callback was faster than the answer to Subscribe; the read that follows it covers its events.
+            // The callback was faster than the answer to Subscribe; the read that follows the answer covers its events.
             *heard = true;
         }
         self.touch(key);
     }
 
-    /// Whether a callback of this user's `attempt` to subscribe is wanted. Of a user of another node: yes, while he
+    /// Whether a callback for this user's `attempt` to subscribe is wanted. For another node's user it is, as long as the user
     /// is enabled.
     #[must_use]
     pub fn callback_verdict(
@@ -313,14 +313,14 @@ impl Calendars {
         subscription: &SubscriptionId,
     ) -> CallbackVerdict {
         let Some(known) = self.users.find(user).and_then(|key| self.users.get(key)) else {
-            // Before the directory is known nobody is unwanted.
+            // Until the directory is known, every user is wanted.
             return match self.users_known {
                 true => CallbackVerdict::Unsubscribe,
                 false => CallbackVerdict::Keep,
             };
         };
         match &known.care {
-            // A node that cannot reach the others may be the only one that thinks it owns the user.
+            // A node that cannot reach the others may be the only one that believes it owns the user.
             Some(care) if self.may_start => self.verdict_of(care, attempt, subscription),
             Some(_) | None => CallbackVerdict::Keep,
         }
@@ -332,7 +332,7 @@ impl Calendars {
             return CallbackVerdict::Keep;
         }
         let Some(live) = &care.live else {
-            // Nothing lives: a larger number may be a former owner's, who knows better.
+            // There is no subscription: a larger number may belong to a former owner, which knows better.
             return match attempt > care.attempt {
                 true => CallbackVerdict::Keep,
                 false => CallbackVerdict::Unsubscribe,
@@ -349,7 +349,7 @@ impl Calendars {
         }
     }
 
-    /// Somebody told of the user's calendar, by push, stream or pull.
+    /// Exchange reported on the user's calendar, by push, stream or pull.
     pub(super) fn notified(&mut self, key: UserKey, notification: &Notification, now: Now) {
         let Some(live) = self.users.care_mut(key).and_then(|care| care.live.as_mut()) else {
             return;
@@ -367,7 +367,7 @@ impl Calendars {
         }
     }
 
-    /// Push subscriptions are made anew with what holds now, spread over the time in which they would have called.
+    /// Renews push subscriptions with the current settings, spread over the time in which they would have called.
     pub(super) fn renew_push_subscriptions(&mut self, now: Now) {
         let keys: Vec<UserKey> = self.users.keys().collect();
         for key in keys {
@@ -390,7 +390,7 @@ impl Calendars {
         }
     }
 
-    /// Whoever is told otherwise than he should be is subscribed anew, spread over some minutes.
+    /// Subscribes users again whose delivery is not what it should be, spread over some minutes.
     pub(super) fn change_delivery(&mut self, now: Now) {
         let delivery = self.settings.delivery;
         let keys: Vec<UserKey> = self.users.keys().collect();
@@ -465,7 +465,7 @@ impl Live {
     }
 }
 
-/// How the user is to be told, by the settings and by what did not work with him.
+/// How the user's changes are to be delivered, by the settings and by what did not work for this user.
 fn kind_for(delivery: Delivery, care: &Care) -> DeliveryKind {
     match delivery {
         Delivery::PushFirst if care.push_unreachable => DeliveryKind::Streaming,
@@ -489,7 +489,7 @@ fn tells_change(kind: EventKind) -> bool {
     }
 }
 
-/// docs/spec/ews.md §1.3: nothing heard for twice the status frequency is a lost subscription.
+/// Silence for twice the status frequency means that the subscription is lost (docs/spec/ews.md §1.3).
 fn silence_of(status_frequency: u16) -> Duration {
     Duration::from_secs(2 * 60 * u64::from(status_frequency))
 }
@@ -500,7 +500,7 @@ const QUEUE_FULL_WAIT: Duration = Duration::from_secs(20);
 /// When only push is allowed and the port cannot be reached.
 const PORT_RETRY: Duration = Duration::from_secs(10 * 60);
 
-/// After this, an owner knows that it is one: callbacks of larger attempts are a former owner's leftovers.
+/// After this time an owner knows that it is the owner: callbacks for larger attempts come from a former owner.
 const OWNERSHIP_SETTLES_IN_MS: u64 = 60_000;
 
 const RENEWED_WITHIN: Duration = Duration::from_secs(3600);

@@ -1,5 +1,5 @@
-//! The free/busy of everybody, again and again: who is told nothing although his calendar changed is deaf (CAL-9,
-//! docs/spec/ews.md §1.9).
+//! Sweeps the free/busy of all users periodically, to find stale subscriptions: the calendar changed and no event came
+//! (CAL-9, docs/spec/ews.md §1.9).
 
 use std::ops::Bound;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::{Calendars, Now};
 use crate::exchange::ews::CalendarItem;
 
 impl Calendars {
-    /// The next hundred of the gateway's users, so that everybody has his turn once in the interval.
+    /// The next hundred of the CAS's users, so that every user is checked once per interval.
     pub(super) fn next_sweep(&mut self, id: LaneId, now: Now) -> Option<Job> {
         let interval = self.settings.sweep_interval;
         let first = self.jitter(interval);
@@ -36,7 +36,7 @@ impl Calendars {
             .copied()
             .take(most)
             .collect();
-        // Past the last one it begins again with the first.
+        // After the last one it begins again with the first.
         lane.sweep.after = batch.last().copied().filter(|_| batch.len() == most);
         let users: Box<[UserKey]> = batch
             .into_iter()
@@ -66,8 +66,8 @@ impl Calendars {
         care.live.is_none() || care.reading.is_quiet()
     }
 
-    /// A user without a subscription lives on what sweeps find. With one, a contradiction is given some time to be
-    /// explained by an event; then the calendar is read.
+    /// A user without a subscription depends on what sweeps find. With one, an event is given some time to explain a
+    /// contradiction; then the calendar is read.
     pub(super) fn swept(&mut self, key: UserKey, items: &[CalendarItem], flight: &Flight, now: Now) {
         let Some(care) = self.users.care_mut(key) else {
             return;
@@ -95,7 +95,7 @@ impl Calendars {
         self.read_at(key, patience, now);
     }
 
-    /// FindItem found what was known already: the two ways of asking differ about this calendar.
+    /// FindItem returned what was known already: the two operations differ about this calendar.
     pub(super) fn suspicion_dispelled(&mut self, key: UserKey) {
         if let Some(care) = self.users.care_mut(key) {
             let reading = &mut care.reading;
@@ -106,7 +106,7 @@ impl Calendars {
 }
 
 impl Care {
-    /// Nothing was told since the sweep asked, and what is known was read after the subscription.
+    /// No event came since the sweep was sent, and what is known was read after the subscription.
     fn may_be_judged(&self, flight: &Flight) -> bool {
         let is_read = matches!(self.known.source, Source::Availability | Source::View);
         let told_since = self.last_event.is_some_and(|event| event >= flight.sent_at);
@@ -120,8 +120,8 @@ impl super::user::Reading {
     }
 }
 
-/// An event that is on its way explains the contradiction.
+/// Time for an event on its way, which would explain the contradiction.
 const EVENT_MAY_COME_WITHIN: Duration = Duration::from_secs(20);
 
-/// Every 64th sweep still looks.
+/// At most 63 sweeps are skipped in a row.
 const FALSE_ALARMS_MAX: u8 = 6;

@@ -1,4 +1,4 @@
-//! A calendar as a line of time: what it says at any instant, and when that changes (CAL-4).
+//! A calendar as a timeline: its state at any instant, and when that changes (CAL-4).
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use tandem_shared::cluster::{CalendarPresence, CalendarState};
 
 use crate::exchange::ews::{CalendarItem, FreeBusyStatus};
 
-/// What a calendar says of a stretch of time. Overlaps are resolved and neighbours that say the same are one
-/// interval, so every edge is a change of state.
+/// The states of a calendar over a period. Overlaps are resolved and equal neighbours merged into one interval, so every
+/// edge is a change of state.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Timeline {
-    /// In order, apart or touching, never `Free`: time that is in none of them is free.
+    /// In order, without overlap, never `Free`: time outside all of them is free.
     intervals: Box<[Interval]>,
 }
 
@@ -23,9 +23,9 @@ struct Interval {
 }
 
 impl Timeline {
-    /// Of several items at an instant the strongest counts: out of office, busy, working elsewhere, tentative.
-    /// Cancelled and declined items, those without length and those without an opinion count for nothing. Of more
-    /// than `INTERVALS_MAX` intervals the latest are left out: the calendar is read again long before they begin.
+    /// Builds a timeline. Of several items at an instant the strongest counts: out of office, busy, working elsewhere,
+    /// tentative. Cancelled and declined items, those without length and those without an opinion are ignored. Beyond
+    /// `INTERVALS_MAX` intervals the latest are left out: the calendar is read again long before they begin.
     #[must_use]
     pub fn of(items: &[CalendarItem]) -> Self {
         let mut edges: Vec<Edge> = items.iter().filter_map(Edge::pair_of).flatten().collect();
@@ -68,7 +68,7 @@ impl Timeline {
         self.at(unix_ms).until_ms
     }
 
-    /// Whether both say the same at every instant of the window, however their items are cut. Unix milliseconds,
+    /// Whether both have the same state at every instant of the window, however their items are cut. Unix milliseconds,
     /// `until_ms` not included.
     #[must_use]
     pub fn is_same_within(&self, other: &Self, from_ms: u64, until_ms: u64) -> bool {
@@ -76,7 +76,7 @@ impl Timeline {
             .eq(other.clipped(from_ms, until_ms))
     }
 
-    /// For memory accounts.
+    /// For accounts of memory.
     #[must_use]
     pub fn interval_count(&self) -> usize {
         self.intervals.len()
@@ -98,8 +98,8 @@ impl Timeline {
     }
 }
 
-/// When after an edge its change is published: the same for a user whenever and on whichever node, and spread evenly
-/// over users (CAL-4). Less than `spread_secs`, of which only 59 count: meeting counters use the tick of the minute.
+/// The offset after an edge at which its change is published: the same for a user at any time and on any node, and spread
+/// evenly over users (CAL-4). Less than `spread_secs`, of which only 59 count: meeting counters use the tick of the minute.
 #[must_use]
 pub fn edge_offset(user: &str, spread_secs: u32) -> Duration {
     let spread_ms = u64::from(spread_secs.min(SPREAD_SECS_MAX)) * 1000;
@@ -145,18 +145,18 @@ fn strength_of(status: FreeBusyStatus) -> Option<usize> {
     }
 }
 
-/// What lies before 1970 begins in 1970.
+/// Anything before 1970 begins in 1970.
 fn unix_ms(unix_secs: i64) -> u64 {
     u64::try_from(unix_secs).unwrap_or(0).saturating_mul(1000)
 }
 
-/// A timeline while its edges are passed in order.
+/// Builds a timeline by passing edges in order.
 #[derive(Debug, Default)]
 struct Drawing {
     intervals: Vec<Interval>,
     /// How many items are open, by strength.
     open: [usize; BY_STRENGTH.len()],
-    /// What has begun and not ended: since when, and what.
+    /// The interval that has begun and not ended: since when, and its state.
     current: Option<(u64, CalendarState)>,
 }
 

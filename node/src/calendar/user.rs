@@ -1,5 +1,5 @@
-//! One user: where he is read, how his subscription stands, and what is known of his calendar. Kept small: there may
-//! be a hundred thousand of them.
+//! One user: the CAS they are read at, the state of the subscription, and what is known of the calendar. Kept small: there
+//! may be a hundred thousand of them.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,28 +12,28 @@ use super::streams::GroupId;
 use super::timeline::Timeline;
 use crate::exchange::ews::{FailureClass, Mailbox};
 
-/// A user as long as this node looks after him: when he comes back, it is with another generation, and what was
-/// under way for him before is about the past.
+/// A user, for as long as this node follows them. A user who comes back has another generation, so results of earlier work
+/// are recognised as old.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct UserKey {
     pub index: u32,
     pub generation: u32,
 }
 
-/// Anybody whose calendar is enabled in the cluster.
+/// Any user of the cluster whose calendar is enabled.
 #[derive(Debug)]
 pub(super) struct User {
     pub id: Arc<str>,
-    /// As the directory has it.
+    /// As in the directory.
     pub configured_address: Box<str>,
-    /// What Exchange said is his primary address, where that is another.
+    /// The primary address according to Exchange, where it differs.
     pub primary_address: Option<Box<str>>,
     pub placement: Option<Placement>,
-    /// What this node does for him; `None`: another node does.
+    /// What this node does for the user; `None`: another node owns them.
     pub care: Option<Box<Care>>,
 }
 
-/// His replicated assignment.
+/// The replicated assignment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Placement {
     pub lane: LaneId,
@@ -44,33 +44,33 @@ pub(super) struct Placement {
 
 #[derive(Debug, Default)]
 pub(super) struct Care {
-    /// The subscription that lives.
+    /// The current subscription.
     pub live: Option<Live>,
-    /// The one that is being made.
+    /// The subscription that is being requested.
     pub asking: Asking,
-    /// The last one given to an attempt to subscribe.
+    /// The number of the latest attempt to subscribe.
     pub attempt: u64,
     pub reading: Reading,
     pub known: Known,
     pub published: Option<CalendarPresence>,
     pub edge: Option<Edge>,
     pub trouble: Trouble,
-    /// As it stands in the index of deadlines.
+    /// As entered in the index of deadlines.
     pub deadline: Option<Instant>,
     pub last_event: Option<Instant>,
     /// A push callback never came.
     pub push_unreachable: bool,
-    /// The gateway is too old for streaming.
+    /// The CAS is too old for streaming.
     pub streaming_refused: bool,
-    /// Subscriptions that a group's stream would not have: from the second on, he has a stream of his own.
+    /// How often a group's stream refused the subscription: from the second time on, the user has a stream of their own.
     pub rejections: u8,
-    /// The place kept for him while he is subscribed for a stream.
+    /// The place reserved while the user is being subscribed for a stream.
     pub reserved: Option<GroupId>,
-    /// The group that must not have him again.
+    /// The group that must not get the user again.
     pub left_group: Option<GroupId>,
 }
 
-/// A subscription that Exchange has answered.
+/// A subscription that Exchange has granted.
 #[derive(Debug)]
 pub(super) struct Live {
     pub id: Box<str>,
@@ -84,13 +84,13 @@ pub(super) struct Live {
 pub(super) enum LiveKind {
     Push {
         confirmed: bool,
-        /// Nothing heard until then: never confirmed, or lost.
+        /// If nothing is heard until then, it was never confirmed, or is lost.
         overdue_at: Instant,
         /// Minutes.
         status_frequency: u16,
         /// The last one seen.
         watermark: Option<Box<str>>,
-        /// When it is made anew with the settings of that time.
+        /// When it is renewed with the settings of that time.
         renew_at: Option<Instant>,
     },
     Streaming {
@@ -103,10 +103,10 @@ pub(super) enum LiveKind {
     },
 }
 
-/// The way to a new subscription.
+/// Progress towards a new subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Asking {
-    /// Nothing is wanted, or he has no gateway.
+    /// Nothing is wanted, or the user has no CAS.
     #[default]
     Idle,
     Waiting(Instant),
@@ -117,11 +117,11 @@ pub(super) enum Asking {
         /// Its callback came before its answer.
         heard: bool,
     },
-    /// Another gateway is asked for.
+    /// Another CAS was requested.
     Moving,
 }
 
-/// The way to the calendar's content.
+/// Progress towards the calendar's content.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
     pub task: Task,
@@ -135,10 +135,10 @@ pub(super) struct Reading {
     pub stamp: Option<u64>,
     /// A sweep contradicts what is known.
     pub is_suspicious: bool,
-    /// Suspicions in a row that came to nothing, and how many sweeps are let pass for them.
+    /// False suspicions in a row, and how many sweeps are skipped because of them.
     pub false_alarms: u8,
     pub sweeps_to_skip: u8,
-    /// Free/busy cannot be had for him.
+    /// Free/busy is not available for the user.
     pub has_no_availability: bool,
 }
 
@@ -155,7 +155,7 @@ pub(super) enum Task {
 pub(super) enum Step {
     /// GetFolder; equal stamps make the read unnecessary after a loss.
     StampAfterLoss,
-    /// GetFolder, then FindItem whatever it says.
+    /// GetFolder, then FindItem whatever the result.
     Stamp,
     #[default]
     Items,
@@ -166,7 +166,7 @@ pub(super) enum Step {
 pub(super) struct Known {
     pub timeline: Timeline,
     pub source: Source,
-    /// Unix milliseconds; nothing is said of later times.
+    /// Unix milliseconds; later times are unknown.
     pub until_ms: u64,
     pub read_at_ms: u64,
 }
@@ -190,27 +190,27 @@ pub(super) struct Edge {
     pub due_ms: u64,
 }
 
-/// What went wrong lately.
+/// Recent failures.
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
     pub class: Option<FailureClass>,
-    /// Failures in a row that were met by trying again.
+    /// Failures in a row that were retried.
     pub tries: u8,
     /// Of the class `Moved`.
     pub store_failures: u8,
     pub throttled: u8,
-    /// Moves that followed each other closely.
+    /// Moves in close succession.
     pub moves: u8,
     pub last_move: Option<Instant>,
-    /// Impersonation was denied at one gateway, and another has been asked for.
+    /// Impersonation was denied at one CAS, and another was requested.
     pub elsewhere_tried: bool,
     pub address_adopted: bool,
-    /// What was reported, so that it is reported once.
+    /// What was reported already, so that it is reported only once.
     pub reported: Option<FailureClass>,
 }
 
 impl Trouble {
-    /// The calendar was read: what went wrong before is over. Moves are forgotten by time alone.
+    /// The calendar was read, so earlier failures are over. Moves are forgotten by time alone.
     pub(super) fn settled(&mut self) {
         *self = Self {
             moves: self.moves,
@@ -247,7 +247,7 @@ impl Care {
         }
     }
 
-    /// The earliest of everything that is waited for, edges apart.
+    /// The earliest deadline of everything except edges.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let asking = match self.asking {
             Asking::Waiting(at) => Some(at),
@@ -276,7 +276,7 @@ impl Live {
         }
     }
 
-    /// Streams and pulls speak for themselves; a push subscription is nothing before its first callback.
+    /// Streams and pulls confirm themselves; a push subscription counts only after its first callback.
     fn is_confirmed(&self) -> bool {
         match self.kind {
             LiveKind::Push { confirmed, .. } => confirmed,

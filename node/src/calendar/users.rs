@@ -1,4 +1,4 @@
-//! The table of users: found by name or by key, keys of the past find nobody.
+//! The table of users: found by name or by key; outdated keys find no user.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -68,7 +68,7 @@ impl Users {
         UserKey { index, generation }
     }
 
-    /// His care must have been given up before.
+    /// This node must have stopped following the user before.
     pub(super) fn remove(&mut self, key: UserKey) -> Option<User> {
         self.get(key)?;
         let user = self.slot_mut(key.index)?.user.take()?;
@@ -77,7 +77,7 @@ impl Users {
         Some(user)
     }
 
-    /// This node looks after the user from now on.
+    /// From now on this node follows the user.
     pub(super) fn begin_care(&mut self, key: UserKey) {
         if let Some(user) = self.get_mut(key)
             && user.care.is_none()
@@ -87,7 +87,7 @@ impl Users {
         }
     }
 
-    /// And now no longer: his key changes, so that answers that are under way find nobody.
+    /// This node no longer follows the user: the key changes, so that answers under way find no user.
     pub(super) fn end_care(&mut self, key: UserKey) -> Option<Box<Care>> {
         let care = self.get_mut(key)?.care.take()?;
         self.owned = self.owned.saturating_sub(1);
