@@ -39,7 +39,7 @@ impl Calendars {
                 subscribed[lane.expect("who is subscribed has a gateway")] += 1;
                 assert!(live.attempt <= care.attempt);
                 if let LiveKind::Streaming { group } = live.kind {
-                    let group = self.streams.get(group).expect("his group exists");
+                    let group = self.streams.get(group).expect("the user's group exists");
                     assert!(group.members.contains(&key));
                 }
             }

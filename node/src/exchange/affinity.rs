@@ -1,5 +1,4 @@
-//! Cookies that keep the requests of one group at one mailbox server (docs/spec/ews.md §1.10): one jar per gateway
-//! and group.
+//! Cookies that keep the requests of one group at one mailbox server (docs/spec/ews.md §1.10): one jar per CAS and group.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +6,7 @@ use tandem_shared::cluster::CasId;
 
 use crate::calendar::AffinityKey;
 
-/// All jars of a node. When there is no room, the one that was not used for longest is forgotten.
+/// All jars of a node. When there is no room, the least recently used one is dropped.
 #[derive(Debug)]
 pub struct CookieJars {
     jars_max: usize,
@@ -32,7 +31,7 @@ impl CookieJars {
             jars_max,
             jars: BTreeMap::new(),
             uses: BTreeMap::new(),
-            // Zero is no use: a new jar has it.
+            // Zero means never used: a new jar has it.
             next_use: 1,
         }
     }
@@ -51,7 +50,7 @@ impl CookieJars {
         Some(pairs.join("; "))
     }
 
-    /// Keeps what an answer set. Nothing is kept for [`AffinityKey::None`], nor what no header can carry.
+    /// Keeps the cookies that an answer set, except for [`AffinityKey::None`], and those that no header can carry.
     pub fn keep<'a>(
         &mut self,
         gateway: &CasId,
@@ -113,7 +112,7 @@ impl CookieJars {
     }
 }
 
-/// `Set-Cookie`, as far as it matters here: path and domain are the gateway's own.
+/// The relevant part of `Set-Cookie`: path and domain are those of the CAS.
 struct SetCookie<'a> {
     name: &'a str,
     value: &'a str,
@@ -138,7 +137,7 @@ impl<'a> SetCookie<'a> {
     }
 }
 
-/// `Max-Age` of zero or less. `Expires` is left alone: what is kept here is forgotten when it does not help.
+/// Whether `Max-Age` is zero or less. `Expires` is ignored: a cookie that does not help is dropped anyway.
 fn is_over(attribute: &str) -> bool {
     let Some((name, value)) = attribute.split_once('=') else {
         return false;

@@ -1,4 +1,4 @@
-//! `Authorization` and `WWW-Authenticate` (RFC 9110 §11), as far as Exchange uses them.
+//! The parts of `Authorization` and `WWW-Authenticate` (RFC 9110 §11) that Exchange uses.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use zeroize::Zeroizing;
@@ -6,11 +6,11 @@ use zeroize::Zeroizing;
 use super::credential::{Account, Secret};
 use super::ntlm::MESSAGE_BYTES_MAX;
 
-/// How a login is carried.
+/// The scheme that carries a login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scheme {
     Ntlm,
-    /// With NTLM's messages as they are: servers take them without the wrapping of SPNEGO.
+    /// With plain NTLM messages: servers accept them without the SPNEGO wrapping.
     Negotiate,
     Basic,
 }
@@ -25,7 +25,7 @@ impl Scheme {
         }
     }
 
-    /// A message of NTLM as the value of `Authorization`.
+    /// An NTLM message as the value of `Authorization`.
     #[must_use]
     pub fn authorization(self, message: &[u8]) -> Zeroizing<String> {
         let message = Zeroizing::new(BASE64_STANDARD.encode(message));
@@ -43,12 +43,12 @@ pub fn basic_authorization(account: &Account, password: &Secret) -> Zeroizing<St
 /// What a 401 asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Offers {
-    /// In the server's order, with the message that came along.
+    /// In the server's order, with the message that came with each.
     offered: Vec<(String, Option<Vec<u8>>)>,
 }
 
 impl Offers {
-    /// Of all `WWW-Authenticate` fields; each may hold several challenges.
+    /// Parses all `WWW-Authenticate` fields; each may hold several challenges.
     #[must_use]
     pub fn parse<'a>(fields: impl IntoIterator<Item = &'a str>) -> Self {
         let parts = fields.into_iter().flat_map(split_outside_quotes);
@@ -63,7 +63,7 @@ impl Offers {
         self.find(scheme).next().is_some()
     }
 
-    /// The message of NTLM that came with the scheme.
+    /// The NTLM message that came with the scheme.
     #[must_use]
     pub fn message(&self, scheme: Scheme) -> Option<&[u8]> {
         self.find(scheme).find_map(|(_, message)| message.as_deref())
@@ -85,7 +85,7 @@ impl Offers {
     }
 }
 
-/// `None`: a parameter of the challenge before it.
+/// `None`: a parameter of the preceding challenge.
 fn parse_challenge(part: &str) -> Option<(String, Option<Vec<u8>>)> {
     let (name, rest) = part.split_once(' ').unwrap_or((part, ""));
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';

@@ -1,8 +1,8 @@
-//! Callback URLs that nobody can guess: the path names a user and an attempt to subscribe, under a token that only
-//! the holders of the key can make.
+//! Unguessable callback URLs: the path names a user and an attempt to subscribe, under a token that only the holders of
+//! the key can make.
 //!
-//! Exchange does not authenticate itself to us, and its ids are no secrets; so the path is what a callback is
-//! recognised by. All nodes have the same key, so any of them recognises the callbacks of all.
+//! Exchange does not authenticate itself to us, and its ids are not secret, so a callback is recognised by its path. All
+//! nodes have the same key, so each recognises the callbacks of all.
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -10,7 +10,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use thiserror::Error;
 
-/// Makes and verifies callback paths. The key itself is not kept, and neither is shown.
+/// Makes and verifies callback paths. The key itself is not kept and never shown.
 #[derive(Clone)]
 pub struct CallbackKey {
     keyed: Hmac<Sha256>,
@@ -25,16 +25,16 @@ impl std::fmt::Debug for CallbackKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum CallbackKeyError {
     #[error(
-        "the callback key has {bytes} bytes: make one of at least 32 random bytes, the same on all nodes"
+        "the callback key has only {bytes} bytes: it needs at least 32 random bytes, the same on all nodes"
     )]
     TooShort { bytes: usize },
-    #[error("the callback key is one byte over and over: make one of at least 32 random bytes")]
+    #[error("the callback key repeats a single byte: it needs at least 32 random bytes")]
     NotRandom,
 }
 
 impl CallbackKey {
     /// # Errors
-    /// When it is shorter than [`CALLBACK_KEY_BYTES_MIN`], or plainly no key.
+    /// If it is shorter than [`CALLBACK_KEY_BYTES_MIN`], or obviously not random.
     pub fn new(key: &[u8]) -> Result<Self, CallbackKeyError> {
         if key.len() < CALLBACK_KEY_BYTES_MIN {
             return Err(CallbackKeyError::TooShort { bytes: key.len() });
@@ -48,7 +48,7 @@ impl CallbackKey {
             .map_err(|_| CallbackKeyError::TooShort { bytes: key.len() })
     }
 
-    /// `/ews/TOKEN/ATTEMPT/USER`, in characters that no proxy rewrites. `None` when the user's id is longer than
+    /// `/ews/TOKEN/ATTEMPT/USER`, in characters that no proxy rewrites. `None` if the user's id is longer than
     /// [`USER_BYTES_MAX`].
     #[must_use]
     pub fn path(&self, user: &str, attempt: u64) -> Option<String> {
@@ -61,8 +61,8 @@ impl CallbackKey {
         Some(format!("{PREFIX}{token}/{attempt}/{user}"))
     }
 
-    /// Of a request's path: the user and the attempt, if the token is ours. Takes the same time however much of the
-    /// token is right.
+    /// The user and the attempt that a request's path names, if its token is valid. Takes the same time however much of
+    /// the token is right.
     #[must_use]
     pub fn verify(&self, path: &str) -> Option<(String, u64)> {
         let (token, named) = path.strip_prefix(PREFIX)?.split_once('/')?;
@@ -86,17 +86,17 @@ impl CallbackKey {
     }
 }
 
-/// As it was written, and in no other way.
+/// Accepts exactly what was written, and no variant of it.
 fn parse_attempt(text: &str) -> Option<u64> {
     let attempt: u64 = text.parse().ok()?;
     (attempt.to_string() == text).then_some(attempt)
 }
 
 pub const CALLBACK_KEY_BYTES_MIN: usize = 32;
-/// Leaves a URL below the 2,083 bytes that Exchange takes.
+/// Keeps a URL below the 2,083 bytes that Exchange accepts.
 pub const USER_BYTES_MAX: usize = 512;
 const PREFIX: &str = "/ews/";
-/// So that no token of another purpose is ever one of ours.
+/// Keeps tokens made for another purpose from being valid here.
 const PURPOSE: &[u8] = b"tandem ews callback 1\0";
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
-//! The account that all presence gateways are spoken to with (CAL-1): one for the whole pool.
+//! The account that is used at all presence gateways (CAL-1): one for the whole pool.
 
 use std::fmt;
 
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-/// Who we are and how we show it. Editing it edits it for every gateway.
+/// The account and how it authenticates. A change applies to every gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credential {
     pub account: Account,
@@ -13,10 +13,10 @@ pub struct Credential {
     pub authentication: Authentication,
 }
 
-/// What is sent to a gateway to be let in.
+/// How requests authenticate to a gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Authentication {
-    /// With the first request already; `UTF-8`.
+    /// Sent with the first request; `UTF-8`.
     Basic,
     Ntlm(NtlmVersions),
     /// NTLM where a gateway offers it (as `NTLM` or as `Negotiate`), else Basic.
@@ -38,18 +38,18 @@ impl Authentication {
     }
 }
 
-/// Which responses may be computed of the password.
+/// Which versions of NTLM may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NtlmVersions {
     #[default]
     V2Only,
-    /// Version 1 for gateways whose challenge has no target information: version 2 cannot be spoken with them.
+    /// Version 1 for gateways whose challenge has no target information, which rules out version 2.
     V1Allowed,
-    /// For gateways of which it is known that they take nothing better.
+    /// For gateways that are known to accept nothing better.
     V1Only,
 }
 
-/// The client credentials grant of RFC 6749 §4.4, as Exchange Online wants it.
+/// The client credentials grant of RFC 6749 §4.4, as Exchange Online requires it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OAuthClient {
     pub client_id: String,
@@ -60,7 +60,7 @@ pub struct OAuthClient {
 }
 
 impl OAuthClient {
-    /// What Exchange Online wants to be asked for.
+    /// The scope that Exchange Online requires.
     pub const EXCHANGE_ONLINE_SCOPE: &str = "https://outlook.office365.com/.default";
 
     /// Where the tenant's tokens are issued.
@@ -70,7 +70,7 @@ impl OAuthClient {
     }
 }
 
-/// A password or the like: overwritten when dropped, never shown.
+/// A password or a similar secret: overwritten when dropped, never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
@@ -80,7 +80,7 @@ impl Secret {
         Self(Zeroizing::new(secret))
     }
 
-    /// For the code that proves knowledge of it; nothing else has a use for it.
+    /// For the code that proves knowledge of it, and nothing else.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
@@ -100,13 +100,13 @@ pub struct Account {
     user: String,
 }
 
-/// The text names no account.
+/// The text is not an account name.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{0:?} is no account: write user@example.com or DOMAIN\\user")]
+#[error("{0:?} is not an account name: expected user@example.com or DOMAIN\\user")]
 pub struct AccountError(String);
 
 impl Account {
-    /// A user principal name, `DOMAIN\user`, or the name of a user where one domain is all there is.
+    /// Parses a user principal name, `DOMAIN\user`, or a plain user name for sites with a single domain.
     ///
     /// # Errors
     /// When the name or the domain is empty, or there is more than one backslash.

@@ -1,8 +1,8 @@
-//! Exchange Web Services as a client sees them: what is asked, what is answered, and what an error means.
+//! Exchange Web Services from the client's side: requests, answers, and the meaning of errors.
 //!
 //! Owns the vocabulary ([`ews`]): operations, answers, notifications and the class of every failure. Does not own
 //! users, subscriptions or connections. What always holds: an answer is read by local names and position, never by
-//! prefix or wrapper, and whatever comes from a server ends as an answer or as a [`ews::Failure`].
+//! prefix or wrapper, and whatever a server sends becomes an answer or a [`ews::Failure`].
 
 pub mod affinity;
 pub mod authorization;

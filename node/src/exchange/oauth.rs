@@ -1,4 +1,4 @@
-//! Tokens in place of passwords: the client credentials grant (RFC 6749 §4.4).
+//! Tokens instead of passwords: the client credentials grant (RFC 6749 §4.4).
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -25,11 +25,11 @@ pub fn write_token_request(client: &OAuthClient) -> Zeroizing<String> {
     ))
 }
 
-/// What a gateway is shown.
+/// The token that requests carry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
     secret: Secret,
-    /// After 80 % of its life.
+    /// After 80 % of its lifetime.
     refresh_at: Instant,
     expires_at: Instant,
 }
@@ -38,8 +38,8 @@ impl Token {
     /// Reads the issuer's answer.
     ///
     /// # Errors
-    /// [`Failure::Unauthorized`] with the issuer's words when the client is refused; [`Failure::Http`] when the
-    /// issuer is in trouble; [`Failure::Malformed`] when what came is no token.
+    /// [`Failure::Unauthorized`] with the issuer's message if it refuses the client; [`Failure::Http`] if the issuer fails;
+    /// [`Failure::Malformed`] if the answer has no token.
     pub fn parse(
         status: u16,
         retry_after: Option<Duration>,
@@ -58,7 +58,9 @@ impl Token {
             .map_err(|_| Failure::Malformed("the issuer's answer has no token"))?;
         let secret = Zeroizing::new(issued.access_token);
         if secret.is_empty() || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(Failure::Malformed("the token cannot be put into a header"));
+            return Err(Failure::Malformed(
+                "the token contains characters that no header can carry",
+            ));
         }
         let life = Duration::from_secs(issued.expires_in.seconds().min(LIFE_SECONDS_MAX));
         Ok(Self {
@@ -73,7 +75,7 @@ impl Token {
         now < self.refresh_at
     }
 
-    /// It still opens doors, while no newer one can be had.
+    /// Whether it is still valid, for as long as no newer one is available.
     #[must_use]
     pub fn is_valid(&self, now: Instant) -> bool {
         now < self.expires_at
@@ -89,7 +91,7 @@ impl Token {
 #[derive(Deserialize)]
 struct Issued {
     access_token: String,
-    /// Recommended, not required: then it is what Exchange Online gives at least.
+    /// Recommended, not required; without it, the shortest lifetime that Exchange Online grants is assumed.
     #[serde(default)]
     expires_in: Lifetime,
 }
@@ -127,7 +129,7 @@ struct Refused {
 fn refusal(status: u16, body: &[u8]) -> String {
     match serde_json::from_slice::<Refused>(body) {
         Ok(refused) => shortened(&format!("{}: {}", refused.error, refused.error_description)),
-        Err(_) => format!("the issuer of tokens answered with HTTP status {status}"),
+        Err(_) => format!("the token endpoint answered with HTTP status {status}"),
     }
 }
 

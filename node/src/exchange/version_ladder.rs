@@ -1,17 +1,17 @@
-//! Which schema version a gateway understands, found by being refused (docs/spec/ews.md §1.1).
+//! Finds the newest schema version that a CAS supports, by trying (docs/spec/ews.md §1.1).
 
 use std::time::{Duration, Instant};
 
 use super::ews::SchemaVersion;
 
-/// One gateway's: the newest version until that is refused, then what was found, for a day.
+/// The ladder of one CAS: the newest version until it is refused, then the one that was found, for a day.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VersionLadder {
     found: Option<(SchemaVersion, Instant)>,
 }
 
 impl VersionLadder {
-    /// What to ask for next. A gateway may have been upgraded: once a day it is asked from the top again.
+    /// The version to request next. A CAS may have been upgraded, so once a day the ladder begins at the top again.
     pub fn version(&mut self, now: Instant) -> SchemaVersion {
         self.found = self
             .found
@@ -20,8 +20,8 @@ impl VersionLadder {
         self.found.map_or(newest, |(version, _)| version)
     }
 
-    /// The gateway said `ErrorInvalidServerVersion`: what to try instead, `None` at the foot of the ladder. Several
-    /// requests that were refused together climb one step, not one each.
+    /// The CAS answered `ErrorInvalidServerVersion`: the version to try instead, `None` at the bottom of the ladder. Several
+    /// requests that were refused together go down one step, not one each.
     pub fn refused(&mut self, version: SchemaVersion, now: Instant) -> Option<SchemaVersion> {
         let known = self.version(now);
         if known < version {

@@ -29,7 +29,7 @@ pub enum XmlError {
     NotUtf8 { position: usize },
     #[error("not well-formed XML near byte {position}: {detail}")]
     Malformed { position: usize, detail: String },
-    #[error("elements are nested too deep")]
+    #[error("elements are nested too deeply")]
     TooDeep,
     #[error("too many elements")]
     TooManyElements,

@@ -1,4 +1,4 @@
-//! Presence changes when meetings begin and end, each user at his own second.
+//! Presence changes when meetings begin and end, for each user at a second of their own.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Random histories: whatever happens, the machine keeps its promises, and when all is well again it finds back.
+//! Random histories: whatever happens, the machine keeps its promises, and it recovers once the faults are over.
 
 use std::time::Duration;
 

@@ -56,7 +56,7 @@ fn lost_subscriptions_are_made_anew_at_another_gateway_and_the_last_presence_sta
         world.run(seconds(5));
         assert_eq!(world.epoch_of(0), 1, "{lost}");
         assert_eq!(world.explain(0).subscription, SubscriptionState::Live);
-        assert!(world.published.is_empty(), "nothing has changed for him");
+        assert!(world.published.is_empty(), "nothing has changed for the user");
         assert_eq!(world.exchange.count("find_item"), reads + 1, "no stamp was known");
     }
 }
@@ -359,6 +359,6 @@ fn stale_callbacks_are_told_to_end_and_those_of_others_are_kept() {
     assert_eq!(
         verdict(&world, 0, attempt - 1, &id),
         Keep,
-        "who knows who owns him now"
+        "the present owner is unknown"
     );
 }

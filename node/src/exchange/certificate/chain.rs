@@ -1,4 +1,4 @@
-//! The way from a server's certificate to one that is trusted, or to where it breaks off.
+//! The chain from a server's certificate to a trusted one, or to where it breaks.
 
 use rustls_pki_types::UnixTime;
 use serde::Serialize;
@@ -8,31 +8,31 @@ use tandem_shared::certificate::{
 
 use super::verification::seconds;
 
-/// Where a certificate of a chain was found. The earlier source is preferred.
+/// The source of a certificate in a chain. An earlier source is preferred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
     TrustStore,
     Sent,
-    /// From where its holder's certificate says that the issuer is found.
+    /// From the address that the issued certificate gives for its issuer.
     Fetched,
 }
 
-/// What is to be said of one certificate in its place.
+/// The status of one certificate at its place in the chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum ElementStatus {
-    /// Trusted, or signed by the next one; in its time; made with allowed algorithms.
+    /// Trusted or signed by the next one; within its validity; made with allowed algorithms.
     Verified,
-    /// Needed and not there, or there and not trusted.
+    /// Needed and missing, or present and not trusted.
     Missing,
     Expired,
     #[serde(rename = "Not yet valid")]
     NotYetValid,
     #[serde(rename = "Bad signature")]
     BadSignature,
-    /// Made with an algorithm or a key that is not accepted.
+    /// Made with an algorithm or key that is not accepted.
     Unsupported,
-    /// Nothing is wrong with itself; its issuer is missing, so that its signature could not be checked.
+    /// Good by itself, but its issuer is missing, so its signature could not be checked.
     Unchecked,
 }
 
@@ -45,7 +45,7 @@ pub(super) struct Link {
     pub(super) remark: Option<String>,
 }
 
-/// From the leaf on; each is signed by the next.
+/// From the leaf upwards; each is signed by the next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Chain {
     pub(super) links: Vec<Link>,
@@ -56,11 +56,11 @@ pub(super) struct Chain {
 pub(super) enum ChainEnd {
     /// At a trusted certificate.
     Trusted,
-    /// The issuer of the last one is nowhere.
+    /// The issuer of the last one was not found.
     IssuerMissing,
-    /// The last one has no issuer but itself, and is not trusted.
+    /// The last one is self-signed and not trusted.
     RootNotTrusted,
-    /// The last one is not trusted, and another of the same name with another key is.
+    /// The last one is not trusted; another one with the same name and another key is.
     RootRenewed,
     TooLong,
 }
@@ -125,13 +125,15 @@ impl Builder<'_> {
         ChainEnd::TooLong
     }
 
-    /// Only the leaf's time counts when it is trusted itself; of an anchor it is worth a remark.
+    /// A trusted leaf must still be within its validity; for an anchor that is only worth a remark.
     fn push_trusted(&mut self, certificate: Certificate) {
         let time = self.judge.time(&certificate);
         let (status, remark) = match (time, self.links.is_empty()) {
             (Some((_, reason)), false) => (
                 ElementStatus::Verified,
-                Some(format!("{reason}; it counts because it is in the trust store")),
+                Some(format!(
+                    "{reason}; it is accepted because it is in the trust store"
+                )),
             ),
             (Some(_), true) | (None, _) => (ElementStatus::Verified, None),
         };
@@ -147,10 +149,10 @@ impl Builder<'_> {
             .iter()
             .any(|trusted| certificate.names_issuer(trusted));
         let (status, remark, end) = if own == SignatureCheck::Bad {
-            let remark = "its own key has not signed it";
+            let remark = "it was not signed with its own key";
             (ElementStatus::BadSignature, remark, ChainEnd::RootNotTrusted)
         } else if namesake {
-            let remark = "another certificate of this name, with another key, is in the trust store";
+            let remark = "the trust store has a certificate with this name and a different key";
             (ElementStatus::BadSignature, remark, ChainEnd::RootRenewed)
         } else {
             let remark = "it is not in the trust store";
@@ -175,7 +177,7 @@ impl Builder<'_> {
         });
     }
 
-    /// The signature decides, then whether its time is now, whether the key identifiers agree, and where it comes from.
+    /// Preference: a valid signature, then current validity, matching key identifiers, and the source.
     fn best_issuer(&self, certificate: &Certificate) -> Option<Issuer> {
         let trusted = self.known.trusted.certificates.iter();
         let candidates = trusted
@@ -243,7 +245,7 @@ impl Judge {
         let signature = match issuer.check {
             SignatureCheck::Bad => {
                 let remark = format!(
-                    "the key of \"{}\" has not signed it",
+                    "it was not signed with the key of \"{}\"",
                     issuer.certificate.short_name()
                 );
                 return (ElementStatus::BadSignature, Some(remark));
@@ -252,7 +254,7 @@ impl Judge {
             SignatureCheck::Outdated | SignatureCheck::Unknown => Some((
                 ElementStatus::Unsupported,
                 format!(
-                    "its signature is {} with a key of {} bits",
+                    "it is signed with {} and a key of {} bits",
                     certificate.signature_algorithm, issuer.certificate.key.bits
                 ),
             )),
@@ -263,7 +265,7 @@ impl Judge {
         }
     }
 
-    /// What concerns the leaf alone, whoever signed it.
+    /// Checks that concern the leaf alone, whoever signed it.
     fn judge_leaf(self, leaf: &mut Link) {
         if leaf.status == ElementStatus::BadSignature {
             return;
@@ -293,5 +295,5 @@ impl Judge {
 
 /// webpki follows six intermediates.
 const LENGTH_MAX: usize = 8;
-/// Authorities of one name that are tried.
+/// How many authorities with the same name are tried.
 const CANDIDATES_MAX: usize = 8;

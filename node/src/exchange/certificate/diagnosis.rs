@@ -1,4 +1,4 @@
-//! All that is wrong with a certificate and its chain, in the words of CAL-6, and what to do about it.
+//! Everything that is wrong with a certificate and its chain, in the words of CAL-6, and what to do about it.
 
 use rustls_pki_types::{CertificateDer, UnixTime};
 use serde::Serialize;
@@ -12,16 +12,16 @@ use super::verification::{Presented, Refusal, SENT_MAX, verify};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Diagnosis {
     pub status: Status,
-    /// What is wrong and what to do, in sentences. Also when all is well.
+    /// What is wrong and what to do, in sentences; also filled in if nothing is wrong.
     pub explanation: String,
-    /// It is accepted only because this gateway may use RSA-1024 and SHA-1.
+    /// Accepted only because this gateway is allowed RSA-1024 and SHA-1.
     pub relies_on_legacy_algorithms: bool,
     /// From the server's own certificate to the root, as far as known.
     pub chain: Vec<ChainElement>,
 }
 
 impl Diagnosis {
-    /// For what has nothing to do with certificates.
+    /// For failures that have nothing to do with certificates.
     #[must_use]
     pub fn without_certificates(status: Status, explanation: String) -> Self {
         Self {
@@ -33,7 +33,7 @@ impl Diagnosis {
     }
 }
 
-/// One row of the certificate viewer. A certificate that is nowhere has only what its holder says of it.
+/// One row of the certificate viewer. Of a missing certificate only what the issued one says about it is known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ChainElement {
     pub status: ElementStatus,
@@ -44,16 +44,16 @@ pub struct ChainElement {
     pub certificate: Option<CertificateView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
-    /// The key identifier by which the missing certificate is known, hexadecimal.
+    /// The key identifier of the missing certificate, hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wanted_key_identifier: Option<String>,
-    /// Where the missing certificate is said to be found.
+    /// Where the missing certificate can be found, according to the one that it issued.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub wanted_from: Vec<String>,
 }
 
-/// Explains what [`verify`] says of the same certificates, which is the verdict in every handshake. `fetched` are
-/// issuers that were found elsewhere: they are shown and change no verdict.
+/// Explains what [`verify`], which decides in every handshake, says about the same certificates. `fetched` are issuers
+/// that were found elsewhere: they are shown and do not change the verdict.
 #[must_use]
 pub fn diagnose(
     presented: Presented<'_>,
@@ -85,7 +85,7 @@ pub fn diagnose(
     }
 }
 
-/// The certificate at which the chain breaks off because its issuer is nowhere.
+/// The certificate at which the chain breaks because its issuer is missing.
 #[must_use]
 pub fn lacks_issuer(
     presented: Presented<'_>,
@@ -108,7 +108,7 @@ pub fn lacks_issuer(
     chain.links.pop().map(|link| link.certificate)
 }
 
-/// What cannot be read is no issuer of anything.
+/// What cannot be read cannot be an issuer.
 fn parse_all(sent: &[CertificateDer<'_>]) -> Vec<Certificate> {
     sent.iter()
         .take(SENT_MAX)
@@ -127,7 +127,7 @@ fn status_of(verdict: &Result<(), Refusal>, chain: &Chain) -> Status {
     }
 }
 
-/// A chain that leads nowhere proves nothing else: that comes first. A signature that is wrong is known to be.
+/// An incomplete chain proves nothing else, so it comes first. A wrong signature is certain.
 fn status_of_chain(chain: &Chain) -> Status {
     let bad_signature = chain
         .links
@@ -146,7 +146,7 @@ fn status_of_chain(chain: &Chain) -> Status {
     }
 }
 
-/// The chain is whole only with certificates that were fetched for this diagnosis: no handshake has them.
+/// The chain is complete only with certificates fetched for this diagnosis, which no handshake has.
 fn shows_only_what_was_fetched(chain: &Chain) -> bool {
     let acceptable = |link: &Link| link.status == ElementStatus::Verified;
     chain.links.iter().all(acceptable) && chain.links.iter().any(|link| link.source == Source::Fetched)

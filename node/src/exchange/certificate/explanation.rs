@@ -26,7 +26,7 @@ pub(super) fn of(
 }
 
 pub(super) fn unreadable(host: &str) -> String {
-    format!("What {host} sent as its certificate cannot be read: issue its certificate again.")
+    format!("The certificate that {host} sent cannot be read: have it issued again.")
 }
 
 fn verified(host: &str, chain: &Chain, relies_on_legacy_algorithms: bool) -> String {
@@ -52,7 +52,7 @@ fn about_link(link: &Link) -> Option<String> {
         ElementStatus::Expired => "renew it at the certification authority and install it on the server.",
         ElementStatus::NotYetValid => "check the clocks of this machine and of the authority.",
         ElementStatus::BadSignature => {
-            "the authority has a new key, or somebody stands in between: if the authority was renewed, remove its \
+            "the authority has a new key, or the connection is being intercepted: if the authority was renewed, remove its \
              outdated certificate from the trust store and add the new one."
         }
         ElementStatus::Unsupported => {
@@ -68,7 +68,7 @@ fn about_end(chain: &Chain) -> Option<String> {
     match chain.end {
         ChainEnd::IssuerMissing => Some(missing_issuer(last)),
         ChainEnd::RootNotTrusted if chain.links.len() == 1 => Some(format!(
-            "The server shows a certificate that nobody but itself has signed (\"{}\", SHA-256 {}), and it is not in \
+            "The server shows a self-signed certificate (\"{}\", SHA-256 {}) that is not in \
              the trust store: add it there if it is the right one, or have one issued by an authority.",
             last.subject, last.fingerprint
         )),
@@ -77,7 +77,7 @@ fn about_end(chain: &Chain) -> Option<String> {
              its certificate; an import from the host offers it when the server sent it.",
             last.subject, last.fingerprint
         )),
-        ChainEnd::TooLong => Some("The chain is longer than any authority makes it.".to_owned()),
+        ChainEnd::TooLong => Some("The chain is longer than is accepted.".to_owned()),
         ChainEnd::Trusted | ChainEnd::RootRenewed => None,
     }
 }
@@ -88,7 +88,7 @@ fn missing_issuer(holder: &Certificate) -> String {
     let from = if holder.issuer_urls.is_empty() {
         "ask the authority for it".to_owned()
     } else {
-        format!("it is said to be at {}", holder.issuer_urls.join(" and "))
+        format!("it should be available at {}", holder.issuer_urls.join(" and "))
     };
     format!(
         "The certificate of \"{}\"{key}, which issued \"{}\", was not sent by the server and is not in the trust \
@@ -106,7 +106,7 @@ fn about_fetched(chain: &Chain) -> Option<String> {
     ))
 }
 
-/// What no single certificate shows.
+/// Faults that no single certificate shows.
 fn about_chain_refusal(refusal: &Refusal) -> Option<String> {
     let Refusal::Chain(error) = refusal else {
         return None;
@@ -122,20 +122,20 @@ fn about_chain_refusal(refusal: &Refusal) -> Option<String> {
         "it is not meant for servers: have one issued with the extended key usage \"server authentication\"."
             .to_owned()
     } else if matches!(error, webpki::Error::EndEntityUsedAsCa) {
-        "one in its chain is signed by a certificate that is no authority's.".to_owned()
+        "a certificate in its chain was issued by one that is not a certification authority.".to_owned()
     } else if matches!(error, webpki::Error::NameConstraintViolation) {
         "an authority in its chain may not issue for this name.".to_owned()
     } else if matches!(error, webpki::Error::PathLenConstraintViolated) {
-        "there are more authorities in its chain than one of them allows.".to_owned()
+        "its chain has more intermediate authorities than one of them allows.".to_owned()
     } else if matches!(error, webpki::Error::UnsupportedCertVersion) {
-        "it is of X.509 version 1: have one of version 3 issued.".to_owned()
+        "it is an X.509 version 1 certificate: have a version 3 certificate issued.".to_owned()
     } else {
         format!("its chain is not accepted ({error}).")
     };
     Some(format!("Bad certificate: {reason}"))
 }
 
-/// A wrong name is told also when something else is wrong first, so that one new certificate mends both.
+/// A wrong name is reported even if something else is wrong first, so that one new certificate fixes both.
 fn about_name(host: &str, chain: &Chain, refusal: &Refusal) -> Option<String> {
     let leaf = &chain.links.first()?.certificate;
     if *refusal == Refusal::NameBeyondConstraints {

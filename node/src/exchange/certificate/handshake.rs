@@ -1,4 +1,4 @@
-//! What a connection says that did not get as far as the certificate, or failed beside it.
+//! Explains a connection that failed before the certificate was checked, or for another reason.
 
 use std::io;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tandem_shared::certificate::Status;
 /// Why there was no handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NetworkTrouble {
-    /// The host is neither an address nor a name as DNS has them.
+    /// The host is neither an address nor a valid DNS name.
     NotAHost,
     Unresolved {
         reason: String,
@@ -19,7 +19,7 @@ pub enum NetworkTrouble {
     Unreachable {
         reason: String,
     },
-    /// Connected, and then nothing.
+    /// Connected, but the handshake did not finish in time.
     Silent(Duration),
     /// The connection ended in the middle of the handshake.
     Closed {
@@ -28,7 +28,7 @@ pub enum NetworkTrouble {
 }
 
 impl NetworkTrouble {
-    /// Of an error on connecting or in the middle of a handshake.
+    /// From an error while connecting or during the handshake.
     #[must_use]
     pub fn of_connect(error: &io::Error) -> Self {
         let reason: String = error.to_string().chars().take(REASON_CHARACTERS_MAX).collect();
@@ -71,7 +71,7 @@ impl NetworkTrouble {
                 "The name {host} has no address ({reason}): correct the gateway's host, or the DNS of this machine."
             ),
             Self::Refused => format!(
-                "{host} refuses connections to port {port}: check the port, and that IIS runs and is bound to it."
+                "{host} refuses connections to port {port}: check the port, and that IIS is running and bound to it."
             ),
             Self::ConnectTimedOut(waited) => format!(
                 "{host} does not answer on port {port} within {} s: check the address, the route and the firewalls.",
@@ -93,7 +93,7 @@ impl NetworkTrouble {
     }
 }
 
-/// A handshake that failed for another reason than the certificate's content.
+/// A handshake that failed for a reason other than the certificate's content.
 #[must_use]
 pub fn explain_handshake(error: &Error, host: &str) -> (Status, String) {
     let (status, reason) = if is_too_old(error) {
@@ -105,7 +105,7 @@ pub fn explain_handshake(error: &Error, host: &str) -> (Status, String) {
                       1.2 or 1.3; a server that demands a client certificate fails in the same way";
         (Status::Failed, reason.to_owned())
     } else if matches!(error, Error::InvalidMessage(_)) {
-        let reason = "what answers there does not speak TLS, perhaps plain HTTP: check the port";
+        let reason = "the server does not speak TLS on this port, perhaps plain HTTP: check the port";
         (Status::Failed, reason.to_owned())
     } else if matches!(error, Error::AlertReceived(AlertDescription::UnrecognisedName)) {
         let reason = "the server knows no site of this name: check the binding in IIS";

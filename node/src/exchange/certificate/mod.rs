@@ -1,9 +1,9 @@
-//! What is to be said of a gateway's certificate (CAL-6).
+//! Verifies and explains the certificate of a CAS (CAL-6).
 //!
 //! Owns the verdict ([`verify`]): the chain to what an administrator trusts, the names by the rules of CAL-6, and which
 //! algorithms are good enough; and its explanation ([`diagnose`]): every certificate of the chain with what is wrong
-//! with it, and what to do. Does not own what certificates say, which is [`tandem_shared::certificate`], nor files, sockets
-//! or the clock: time is given; revocation lists are not asked for: what is trusted no longer is removed from the store.
+//! with it, and what to do. Does not own reading certificates, which is [`tandem_shared::certificate`], nor files, sockets
+//! or the clock: time is given. Revocation lists are not used: what is no longer trusted is removed from the store.
 //! What always holds: the diagnosis says Verified exactly when a handshake would succeed; everything that is read is
 //! bounded, and nothing in a certificate makes it panic.
 

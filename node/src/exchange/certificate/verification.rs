@@ -1,11 +1,11 @@
-//! The verdict that counts: whether a gateway's certificate is accepted.
+//! The deciding verdict: whether the certificate of a CAS is accepted.
 
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tandem_shared::certificate::{AlgorithmPolicy, Certificate, NameMatch, NameMismatch, Trusted};
 use thiserror::Error;
 use webpki::{EndEntityCert, KeyUsage};
 
-/// What a server showed, and where it was met.
+/// What a server sent, and the host that was connected to.
 #[derive(Debug, Clone, Copy)]
 pub struct Presented<'a> {
     /// FQDN, IPv4 or IPv6 address as configured.
@@ -18,7 +18,7 @@ pub struct Presented<'a> {
 /// Whether the certificate may be used for this host, now.
 ///
 /// # Errors
-/// The first reason against it; [`super::diagnose`] finds all of them.
+/// The first reason to refuse it; [`super::diagnose`] finds all of them.
 pub fn verify(
     presented: Presented<'_>,
     trusted: &Trusted,
@@ -43,19 +43,19 @@ pub enum Refusal {
     Unreadable,
     #[error("its RSA key has only {bits} bits")]
     WeakKey { bits: usize },
-    #[error("its time has not come or is over")]
+    #[error("the certificate is not yet valid or has expired")]
     OutOfTime,
     #[error("its chain is not accepted: {0}")]
     Chain(webpki::Error),
-    #[error("the host is not its common name")]
+    #[error("the host does not match its common name")]
     CommonNameMismatch,
-    #[error("the host is not among its alternative names")]
+    #[error("the host matches none of its alternative names")]
     AlternativeNameMismatch,
     #[error("only its common name matches, and an authority of its chain limits names")]
     NameBeyondConstraints,
 }
 
-/// The signature of a handshake by a small key fails later and says less.
+/// A handshake signature by a small key would fail later, with a less helpful error.
 fn check_key(leaf: &Certificate, policy: AlgorithmPolicy) -> Result<(), Refusal> {
     let bits = leaf.key.bits;
     if leaf.key.is_rsa() && bits < policy.rsa_bits_min() {
@@ -64,7 +64,7 @@ fn check_key(leaf: &Certificate, policy: AlgorithmPolicy) -> Result<(), Refusal>
     Ok(())
 }
 
-/// A certificate that is itself in the store needs no issuer, but its time still counts.
+/// A certificate that is itself in the store needs no issuer, but must be within its validity.
 fn check_time(leaf: &Certificate, now: UnixTime) -> Result<(), Refusal> {
     let now = seconds(now);
     if (leaf.not_before..=leaf.not_after).contains(&now) {
@@ -128,5 +128,5 @@ pub(super) fn seconds(now: UnixTime) -> i64 {
     i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// Certificates beyond the leaf that are looked at; a chain has three or four.
+/// How many certificates beyond the leaf are considered; a chain has three or four.
 pub const SENT_MAX: usize = 16;

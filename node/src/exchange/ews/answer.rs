@@ -1,4 +1,4 @@
-//! SOAP → answers.
+//! Parses SOAP answers.
 
 use std::time::Duration;
 
@@ -11,17 +11,17 @@ use super::operation::{Answer, ChangeStamp, Mailbox, Operation, SubscriptionId, 
 use super::soap::{Envelope, ServerVersion, check, only_message};
 use crate::xml::Element;
 
-/// What came of a request.
+/// The outcome of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parsed {
     pub result: Result<Answer, Failure>,
-    /// Of the header, when there is one; failures have it too.
+    /// From the header, if there is one; failures have it too.
     pub server_version: Option<ServerVersion>,
 }
 
 /// Reads the answer to `operation`: HTTP status, `Retry-After` as [`super::parse_retry_after`] read it, and body. A
-/// fault in the body says more than the status, and is one whatever the status is. The good answer to
-/// GetStreamingEvents is not for here, only its failures are.
+/// fault in the body says more than the status, and counts whatever the status is. Of GetStreamingEvents only failures
+/// are read here.
 #[must_use]
 pub fn parse_answer(
     operation: &Operation,
@@ -44,7 +44,7 @@ pub fn parse_answer(
     }
 }
 
-/// What the body says stands, unless it says nothing and the status does.
+/// The body decides, unless it says nothing and the status does.
 fn with_status(
     result: Result<Answer, Failure>,
     status: u16,
@@ -122,7 +122,7 @@ fn parse_items(message: &Element<'_>) -> Result<Answer, Failure> {
     })
 }
 
-/// What has no time is no appointment.
+/// An item without times is not an appointment.
 fn parse_item(item: &Element<'_>) -> Option<CalendarItem> {
     let flag = |name| item.child_text(name).is_some_and(is_true);
     let all_day = flag("IsAllDayEvent");
@@ -159,7 +159,7 @@ fn is_true(text: &str) -> bool {
     matches!(text.trim(), "true" | "1" | "True")
 }
 
-/// The responses stand in the order of the mailboxes, without naming them.
+/// The responses are in the order of the mailboxes, without naming them.
 fn parse_availability(
     payload: &Element<'_>,
     mailboxes: &[Mailbox],
@@ -170,7 +170,9 @@ fn parse_availability(
         return Err(Failure::Malformed("no free/busy responses"));
     };
     if responses.children.len() != mailboxes.len() {
-        return Err(Failure::Malformed("not as many free/busy responses as mailboxes"));
+        return Err(Failure::Malformed(
+            "the number of free/busy responses differs from that of the mailboxes",
+        ));
     }
     let parse = |response| parse_free_busy(response, window);
     Ok(responses.children.iter().map(parse).collect())
@@ -187,7 +189,7 @@ fn parse_free_busy(response: &Element<'_>, window: TimeWindow) -> Result<Vec<Cal
     Ok(events.children.iter().filter_map(parse_calendar_event).collect())
 }
 
-/// A view of free and busy times without any event is a free window; one of another kind tells nothing.
+/// A free/busy view without any event is a free window; a view of another kind says nothing.
 fn without_events(view: &Element<'_>, window: TimeWindow) -> Vec<CalendarItem> {
     match view.child_text("FreeBusyViewType") {
         Some("None" | "MergedOnly") => vec![CalendarItem {
@@ -213,7 +215,7 @@ fn parse_calendar_event(event: &Element<'_>) -> Option<CalendarItem> {
     })
 }
 
-/// A server that keeps no such properties has an empty stamp: the test has been passed, and tells nothing of changes.
+/// A server without these properties has an empty stamp: the probe has succeeded, and says nothing about changes.
 fn parse_change_stamp(message: &Element<'_>) -> ChangeStamp {
     let folders = message.child("Folders");
     let folder = folders.and_then(|folders| folders.children.first());

@@ -256,7 +256,9 @@ fn availability_has_a_result_for_each_mailbox_in_utc() {
     );
     assert_eq!(
         parse(&availability(3), &document),
-        Err(Failure::Malformed("not as many free/busy responses as mailboxes"))
+        Err(Failure::Malformed(
+            "the number of free/busy responses differs from that of the mailboxes"
+        ))
     );
 }
 
@@ -418,7 +420,7 @@ fn an_answer_is_neither_larger_nor_deeper_than_its_bounds() {
     let deep = "<a>".repeat(100_000);
     assert_eq!(
         parse(&find(), &deep),
-        Err(Failure::Malformed("elements are nested too deep"))
+        Err(Failure::Malformed("elements are nested too deeply"))
     );
     let talkative = error("Error", &"E".repeat(1000), "").replace("It did not work.", &"ü".repeat(5000));
     let Err(Failure::Response { code, message, .. }) = parse(&find(), &talkative) else {

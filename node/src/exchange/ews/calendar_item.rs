@@ -1,4 +1,4 @@
-//! What presence needs to know of an appointment.
+//! The parts of an appointment that presence needs.
 
 /// `t:LegacyFreeBusyStatus` and `t:BusyType`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -13,7 +13,7 @@ pub enum FreeBusyStatus {
     NoData,
 }
 
-/// One occurrence: the server expands recurrences, so daylight saving is its business.
+/// One occurrence: the server expands recurrences, and so takes care of daylight saving.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CalendarItem {
     /// Unix seconds.

@@ -1,11 +1,11 @@
-//! From a code to its class (docs/spec/ews.md §1.8). What a class asks for is said at [`FailureClass`].
+//! Classifies error codes (docs/spec/ews.md §1.8). [`FailureClass`] says what each class requires.
 
 use std::time::Duration;
 
 use super::failure::{Failure, FailureClass, ResponseCode};
 
 impl Failure {
-    /// A code that the table does not know is taken for a passing trouble of the server.
+    /// A code that is not in the table counts as a transient failure of the server.
     #[must_use]
     pub fn class(&self) -> FailureClass {
         match self {
@@ -57,7 +57,7 @@ impl FailureClass {
     }
 }
 
-/// An error that says no more than "internal" is what the error inside it is.
+/// An error that says only "internal" has the class of the error inside it.
 fn class_of_response(code: &ResponseCode, inner: Option<&ResponseCode>) -> FailureClass {
     let says_little = ["ErrorInternalServerError", "ErrorInternalServerTransientError"];
     let telling = inner.filter(|_| says_little.contains(&code.0.as_str()));
@@ -74,16 +74,16 @@ fn class_of_code(code: &ResponseCode) -> Option<FailureClass> {
         .map(|(class, _)| *class)
 }
 
-/// Of an answer whose body says nothing better.
+/// For an answer whose body says nothing more specific.
 fn class_of_status(status: u16) -> FailureClass {
     match status {
-        // 440 and 498: IIS and proxies when a session or a token has run out.
+        // 440 and 498: IIS and proxies when a session or a token has expired.
         401 | 407 | 440 | 498 => FailureClass::Credential,
-        // EWS is switched off for the account, or this server's rules refuse us.
+        // EWS is disabled for the account, or a rule of this server refuses us.
         403 => FailureClass::RightsOfServer,
         429 | 503 => FailureClass::Throttled,
         413 => FailureClass::TooMuch,
-        // There is no EWS here, or it is elsewhere.
+        // There is no EWS at this address, or it has moved.
         300..=399 | 404 | 410 | 421 => FailureClass::Moved,
         408 | 425 => FailureClass::Transient,
         400..=499 => FailureClass::Request,
@@ -91,7 +91,7 @@ fn class_of_status(status: u16) -> FailureClass {
     }
 }
 
-/// The rows of docs/spec/ews.md §1.8, and after them what SOAP and Exchange say besides.
+/// The rows of docs/spec/ews.md §1.8, followed by further codes of SOAP and Exchange.
 const TABLE: &[(FailureClass, &[&str])] = &[
     (
         FailureClass::Lost,
@@ -100,7 +100,7 @@ const TABLE: &[(FailureClass, &[&str])] = &[
             "ErrorInvalidSubscription",
             "ErrorExpiredSubscription",
             "ErrorSubscriptionUnsubscribed",
-            // As the documentation misspells it.
+            // Misspelled like this in the documentation.
             "ErrorSubscriptionUnsubsribed",
             "ErrorReadEventsFailed",
             "ErrorEventNotFound",
@@ -133,7 +133,7 @@ const TABLE: &[(FailureClass, &[&str])] = &[
             "ErrorNoDestinationCASDueToVersionMismatch",
             "ErrorWrongServerVersion",
             "ErrorMultiLegacyMailboxAccess",
-            // Of Availability, which asks other servers itself.
+            // From the availability service, which asks other servers itself.
             "ErrorProxyRequestProcessingFailed",
             "ErrorServiceDiscoveryFailed",
         ],
@@ -146,7 +146,7 @@ const TABLE: &[(FailureClass, &[&str])] = &[
             "ErrorAccountDisabled",
             "ErrorNoCalendar",
             "ErrorFolderNotFound",
-            // Of gromox.
+            // From gromox.
             "ErrorCannotFindUser",
             "ErrorInvalidSmtpAddress",
             "ErrorMailboxConfiguration",

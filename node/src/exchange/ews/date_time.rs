@@ -1,8 +1,8 @@
-//! `xs:dateTime` ↔ Unix seconds.
+//! Converts between `xs:dateTime` and Unix seconds.
 
 use time::{Date, Month, OffsetDateTime};
 
-/// With `Z`, an offset, or nothing, which is UTC: we ask for nothing else. Fractions are cut off.
+/// With `Z`, an offset, or nothing, which means UTC because we request nothing else. Fractions are cut off.
 pub(super) fn parse(text: &str) -> Option<i64> {
     let (date, time) = text.split_once('T')?;
     let (time, offset) = split_offset(time)?;
@@ -12,12 +12,12 @@ pub(super) fn parse(text: &str) -> Option<i64> {
     Some(midnight + seconds_of_day(hours, minutes, seconds)? - offset)
 }
 
-/// `2026-11-22T09:00:00Z`; what lies outside the years 1 to 9999 becomes the nearest that does not.
+/// `2026-11-22T09:00:00Z`; times outside the years 1 to 9999 become the nearest time inside.
 pub(super) fn write_utc(unix_seconds: i64) -> String {
     write_local(unix_seconds) + "Z"
 }
 
-/// The same without a zone, as Availability wants it.
+/// The same without a zone, as the availability service requires.
 pub(super) fn write_local(unix_seconds: i64) -> String {
     let bounded = unix_seconds.clamp(EARLIEST, LATEST);
     let at = OffsetDateTime::from_unix_timestamp(bounded).unwrap_or(OffsetDateTime::UNIX_EPOCH);
@@ -61,7 +61,7 @@ fn seconds_of_day(hours: i64, minutes: i64, seconds: i64) -> Option<i64> {
     (exists || is_end_of_day).then_some(hours * 3600 + minutes * 60 + seconds)
 }
 
-/// So many numbers of so many digits each.
+/// Parses numbers of the given digits each.
 fn digits<const N: usize>(text: &str, separator: char, lengths: [usize; N]) -> Option<[i64; N]> {
     let mut parts = text.split(separator);
     let mut numbers = [0; N];

@@ -1,43 +1,43 @@
-//! What went wrong, and what is to be done about it (docs/spec/ews.md §1.7, §1.8).
+//! Failures of an operation, and the class of each (docs/spec/ews.md §1.7, §1.8).
 
 use std::time::Duration;
 
 use thiserror::Error;
 
-/// A code of EWS as the server wrote it.
+/// An EWS code as the server wrote it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ResponseCode(pub String);
 
-/// Why an operation has no answer.
+/// Why an operation failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Failure {
-    /// A code of EWS, in a fault or in a response message.
+    /// An EWS code, in a fault or in a response message.
     #[error("{}: {message}", .code.0)]
     Response {
         code: ResponseCode,
         message: String,
         /// `BackOffMilliseconds`; may be zero.
         back_off: Option<Duration>,
-        /// What `ErrorNonPrimarySmtpAddress` says is right.
+        /// The right address according to `ErrorNonPrimarySmtpAddress`.
         primary_address: Option<String>,
         /// The code of an inner error, as `ErrorServerBusy` inside `ErrorInternalServerError`.
         inner: Option<ResponseCode>,
     },
-    /// An HTTP status without anything better in the body.
+    /// An HTTP status without anything more specific in the body.
     #[error("HTTP status {status}")]
     Http {
         status: u16,
         retry_after: Option<Duration>,
     },
-    /// 401 after a finished handshake, or a token that was not given.
+    /// 401 after a completed handshake, or no token was issued.
     #[error("the account was refused: {0}")]
     Unauthorized(String),
-    #[error("the answer cannot be understood: {0}")]
+    #[error("the answer is malformed: {0}")]
     Malformed(&'static str),
     /// Larger than the configured bound.
     #[error("the answer is too large")]
     TooLarge,
-    #[error("no connection: {0}")]
+    #[error("connecting failed: {0}")]
     Unreachable(String),
     #[error("TLS: {0}")]
     Tls(String),
@@ -48,17 +48,17 @@ pub enum Failure {
 /// The row of the table in docs/spec/ews.md §1.8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FailureClass {
-    /// The subscription is gone: subscribe anew without the old watermark, then read again.
+    /// The subscription is gone: subscribe again without the old watermark, then read again.
     Lost,
-    /// Somebody else holds the subscription: yield if the epoch has moved, else subscribe anew.
+    /// Another node holds the subscription: yield if the epoch has changed, otherwise subscribe again.
     OtherOwner,
     /// Try again with back-off; another CAS after the second failure.
     Moved,
-    /// The mailbox is not there: no CAS is to blame, slow retry.
+    /// The mailbox does not exist: not the fault of a CAS, slow retry.
     Gone,
     /// Adopt `primary_address` and try once more.
     Identity,
-    /// Never a reason to move anybody: fewer requests to this CAS, and later.
+    /// Never a reason to move a user: fewer requests to this CAS, and later.
     Throttled,
     /// Three tries at the same CAS, then it counts against the CAS.
     Transient,
@@ -72,6 +72,6 @@ pub enum FailureClass {
     Version,
     /// The window or the result was too large: ask for less.
     TooMuch,
-    /// What we sent is wrong: logged loudly.
+    /// Our request is wrong: logged prominently.
     Request,
 }

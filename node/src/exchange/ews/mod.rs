@@ -1,9 +1,9 @@
 //! The operations of Exchange Web Services that presence needs, their answers, and both as SOAP.
 //!
-//! Owns the words, what every error code means ([`Failure::class`]) and the documents: [`write_request`] and
+//! Owns the vocabulary, the meaning of every error code ([`Failure::class`]) and the documents: [`write_request`] and
 //! [`parse_answer`] for requests, [`StreamSplitter`] and [`parse_stream_document`] for streams, [`parse_callback`] and
 //! [`write_callback_answer`] for push. Does not own connections, nor who is subscribed. What always holds: subjects
-//! and places of meetings are never asked for; whatever bytes come in end, within bounds, as a value or a [`Failure`].
+//! and places of meetings are never requested; whatever bytes come in become, within bounds, a value or a [`Failure`].
 
 mod answer;
 mod calendar_item;
@@ -31,9 +31,9 @@ pub use retry_after::{BACK_OFF_MAX, parse_retry_after};
 pub use soap::{ANSWER_BYTES_MAX, ServerVersion};
 pub use stream_splitter::{SplitError, StreamSplitter};
 
-/// Where every request is POSTed to.
+/// The path that every request is POSTed to.
 pub const PATH: &str = "/EWS/Exchange.asmx";
-/// Of requests, callbacks and their answers.
+/// The content type of requests, callbacks and their answers.
 pub const CONTENT_TYPE: &str = "text/xml; charset=utf-8";
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
-//! What a server tells of a subscription, by push, stream or pull.
+//! Notifications about a subscription, by push, stream or pull.
 
 use super::failure::Failure;
 use super::operation::SubscriptionId;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EventKind {
-    /// Nothing happened: the subscription lives.
+    /// Nothing happened; the subscription is alive.
     Status,
     Created,
     Modified,
@@ -19,7 +19,7 @@ pub enum EventKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     pub kind: EventKind,
-    /// Push and pull; not every server gives it.
+    /// Push and pull; not every server sends it.
     pub watermark: Option<String>,
 }
 
@@ -27,7 +27,7 @@ pub struct Event {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notification {
     pub subscription: SubscriptionId,
-    /// When it is not the watermark last seen, something was missed.
+    /// If it differs from the last watermark seen, something was missed.
     pub previous_watermark: Option<String>,
     pub more_events: bool,
     pub events: Vec<Event>,
@@ -36,14 +36,14 @@ pub struct Notification {
 /// One of the documents that make up the answer to GetStreamingEvents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StreamPart {
-    /// `ConnectionStatus` OK without notifications: the stream stands.
+    /// `ConnectionStatus` OK without notifications: the stream is open.
     Opened,
     Notifications(Vec<Notification>),
-    /// These ids are not good; the others get nothing on this connection either.
+    /// These ids are invalid; the others get nothing on this connection either.
     Rejected {
         subscriptions: Vec<SubscriptionId>,
         failure: Failure,
     },
-    /// `ConnectionStatus` Closed: its time is over; open the next one at once.
+    /// `ConnectionStatus` Closed: its time is over; open the next one immediately.
     Closed,
 }

@@ -1,4 +1,4 @@
-//! SOAP → what servers tell of subscriptions, and our answer to a push callback.
+//! Parses notifications from SOAP, and writes our answer to a push callback.
 
 use bytes::Bytes;
 
@@ -15,19 +15,19 @@ pub struct Callback {
     pub notifications: Vec<Result<Notification, Failure>>,
 }
 
-/// What a callback is answered with.
+/// The answer to a callback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SubscriptionStatus {
     /// The subscription goes on.
     Ok,
-    /// The only way to end a push subscription but silence.
+    /// The only way to end a push subscription, except for silence.
     Unsubscribe,
 }
 
 /// Reads the body of a push callback.
 ///
 /// # Errors
-/// When it is no `SendNotification` in SOAP.
+/// If it is not a `SendNotification` in SOAP.
 pub fn parse_callback(body: &[u8]) -> Result<Callback, Failure> {
     let envelope = Envelope::parse(body)?;
     let messages = response_messages(envelope.payload()?);
@@ -69,8 +69,8 @@ pub fn write_callback_answer(status: SubscriptionStatus) -> Bytes {
 /// Reads one document of the answer to GetStreamingEvents, as the splitter cut it.
 ///
 /// # Errors
-/// When the document is a fault or cannot be understood, or reports an error that names no subscription: nothing more
-/// is to be expected of the stream.
+/// If the document is a fault or malformed, or reports an error that names no subscription: nothing more is to be expected
+/// from the stream.
 pub fn parse_stream_document(document: &[u8]) -> Result<Vec<StreamPart>, Failure> {
     let envelope = Envelope::parse(document)?;
     let messages = response_messages(envelope.payload()?);
@@ -112,7 +112,7 @@ fn rejected_subscriptions(message: &Element<'_>) -> Vec<SubscriptionId> {
     ids.map(SubscriptionId).collect()
 }
 
-/// A sign of life needs no name; anything else does.
+/// Only a sign of life needs no subscription id.
 fn stream_notifications(message: &Element<'_>) -> Result<Vec<Notification>, Failure> {
     let mut notifications = Vec::new();
     for notification in notifications_of(message) {
@@ -135,7 +135,7 @@ fn notifications_of<'e, 'a: 'e>(message: &'e Element<'a>) -> impl Iterator<Item 
     all.filter(|element| element.name == "Notification")
 }
 
-/// `None` when it names no subscription and none is given.
+/// `None` if it names no subscription and none is given.
 pub(super) fn parse_notification(
     notification: &Element<'_>,
     asked: Option<&SubscriptionId>,
@@ -153,7 +153,7 @@ fn events_of<'e>(notification: &'e Element<'_>) -> impl Iterator<Item = Event> +
     notification.children.iter().filter_map(parse_event)
 }
 
-/// An event of a kind that nobody has heard of changed something all the same.
+/// An event of an unknown kind has changed something, too.
 fn parse_event(element: &Element<'_>) -> Option<Event> {
     let kind = element.name.strip_suffix("Event")?;
     let known = EVENT_KINDS.iter().find(|(name, _)| *name == kind);
@@ -167,7 +167,7 @@ fn watermark_of(element: &Element<'_>, name: &str) -> Option<String> {
     element.child_text(name).and_then(parse_opaque)
 }
 
-/// Ids, watermarks and stamps mean nothing to us; they are only not longer than we care to keep.
+/// Ids, watermarks and stamps are opaque; only their length is limited.
 pub(super) fn parse_opaque(text: &str) -> Option<String> {
     let is_kept = !text.is_empty() && text.len() <= OPAQUE_BYTES_MAX;
     is_kept.then(|| text.to_owned())

@@ -1,4 +1,4 @@
-//! What a Client Access Server is asked, and what it answers.
+//! Operations of a Client Access Server, and their answers.
 
 use std::fmt;
 
@@ -34,7 +34,7 @@ pub enum SchemaVersion {
     /// The first with streaming notifications.
     Exchange2010Sp1,
     Exchange2010Sp2,
-    /// The first that tells `WorkingElsewhere`.
+    /// The first that reports `WorkingElsewhere`.
     Exchange2013,
 }
 
@@ -94,7 +94,7 @@ pub enum Operation {
         /// Minutes, 1–30.
         connection_timeout: u8,
     },
-    /// Not for push: those end by their callback's answer.
+    /// Not for push: those subscriptions end by the answer to a callback.
     Unsubscribe {
         subscription: SubscriptionId,
     },
@@ -139,7 +139,7 @@ pub struct ChangeStamp {
     pub deleted_count_total: Option<String>,
 }
 
-/// What came of an operation that succeeded.
+/// The result of an operation that succeeded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     Subscribed {
@@ -151,7 +151,7 @@ pub enum Answer {
     Unsubscribed,
     Items {
         items: Vec<CalendarItem>,
-        /// `false`: there are more than were returned; ask for half the window.
+        /// `false`: there are more than were returned; request half the window.
         complete: bool,
     },
     /// One result per mailbox, in the order asked.

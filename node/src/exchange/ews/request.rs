@@ -1,4 +1,4 @@
-//! Operations → SOAP. Elements stand in the order of the schema, which is a sequence everywhere.
+//! Writes operations as SOAP. Elements are in the order of the schema, which is a sequence everywhere.
 
 use bytes::Bytes;
 
@@ -6,7 +6,7 @@ use super::date_time;
 use super::operation::{Mailbox, Operation, SchemaVersion, SubscriptionId, TimeWindow};
 use crate::xml::Writer;
 
-/// The body of a POST to [`super::PATH`]. Whom to impersonate is said by his primary address.
+/// The body of a POST to [`super::PATH`]. The user to impersonate is named by the primary address.
 #[must_use]
 pub fn write_request(operation: &Operation, version: SchemaVersion, impersonate: Option<&Mailbox>) -> Bytes {
     let document = Writer::document_with("s:Envelope", NAMESPACES, |writer| {
@@ -25,7 +25,7 @@ fn write_header(writer: &mut Writer, version: SchemaVersion, impersonate: Option
             });
         });
     }
-    // Exchange 2007 does not know it, and tells times in UTC anyway.
+    // Exchange 2007 does not know it, and reports times in UTC anyway.
     if version > SchemaVersion::Exchange2007Sp1 {
         writer.element("t:TimeZoneContext", |writer| {
             writer.empty_with("t:TimeZoneDefinition", &[("Id", "UTC")]);

@@ -1,4 +1,4 @@
-//! How long a server asks us to stay away.
+//! How long a server asks us to wait.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -29,7 +29,7 @@ fn bounded(wait: Duration) -> Duration {
     wait.min(BACK_OFF_MAX)
 }
 
-/// No server keeps us away for longer, whatever it asks.
+/// The longest wait, whatever the server asks for.
 pub const BACK_OFF_MAX: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]

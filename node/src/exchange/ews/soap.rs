@@ -17,7 +17,7 @@ pub struct ServerVersion {
 }
 
 impl ServerVersion {
-    /// What people call it.
+    /// The product name.
     #[must_use]
     pub fn product(self) -> Option<&'static str> {
         match (self.major, self.minor) {
@@ -64,11 +64,11 @@ impl<'a> Envelope<'a> {
         })
     }
 
-    /// What the body holds, unless it is a fault.
+    /// The content of the body, unless it is a fault.
     pub(super) fn payload(&self) -> Result<&Element<'a>, Failure> {
         let body = self.0.child("Body");
         let payload = body.and_then(|body| body.children.first());
-        let payload = payload.ok_or(Failure::Malformed("no SOAP body, or nothing in it"))?;
+        let payload = payload.ok_or(Failure::Malformed("no SOAP body, or an empty one"))?;
         match payload.name {
             "Fault" => Err(failure_of_fault(payload)),
             _ => Ok(payload),
@@ -76,7 +76,7 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// The messages of a response, whatever they and their wrapper are called.
+/// The messages of a response, whatever the names of them and their wrapper.
 pub(super) fn response_messages<'e, 'a>(payload: &'e Element<'a>) -> Vec<&'e Element<'a>> {
     let wrapper = payload.child("ResponseMessages").unwrap_or(payload);
     let is_message = |element: &&Element<'_>| {
@@ -85,7 +85,7 @@ pub(super) fn response_messages<'e, 'a>(payload: &'e Element<'a>) -> Vec<&'e Ele
     wrapper.children.iter().filter(is_message).collect()
 }
 
-/// The only message of a response to a request for one thing.
+/// The message of a response to a request for a single thing.
 pub(super) fn only_message<'e, 'a>(payload: &'e Element<'a>) -> Result<&'e Element<'a>, Failure> {
     let message = response_messages(payload).into_iter().next();
     let message = message.ok_or(Failure::Malformed("no response message"))?;
@@ -93,7 +93,7 @@ pub(super) fn only_message<'e, 'a>(payload: &'e Element<'a>) -> Result<&'e Eleme
     Ok(message)
 }
 
-/// Whether a response message reports a success. A warning says that something was not done.
+/// Whether a response message reports success. A warning means that something was not done.
 pub(super) fn check(message: &Element<'_>) -> Result<(), Failure> {
     let code = message.child_text("ResponseCode");
     let class = message.attribute("ResponseClass");
@@ -105,7 +105,7 @@ pub(super) fn check(message: &Element<'_>) -> Result<(), Failure> {
     }
 }
 
-/// Exchange says the code in the detail; gromox in `faultcode` alone; SOAP 1.2 in a subcode.
+/// Exchange puts the code into the detail, gromox into `faultcode` alone, SOAP 1.2 into a subcode.
 fn failure_of_fault(fault: &Element<'_>) -> Failure {
     let detail = fault.child("detail").or_else(|| fault.child("Detail"));
     let said = [
@@ -151,7 +151,7 @@ fn message_values<'e>(holder: &'e Element<'_>) -> Vec<(String, &'e str)> {
     xml.children.iter().filter_map(named).collect()
 }
 
-/// `Name="Primary"`; whatever else it may be called, it is an address.
+/// `Name="Primary"`, or under any other name, if it is an address.
 fn primary_address(code: &str, values: &[(String, &str)]) -> Option<String> {
     let is_address = |text: &str| text.contains('@') && text.len() <= ADDRESS_BYTES_MAX;
     let found = values.iter().find(|(_, text)| is_address(text));
@@ -167,13 +167,13 @@ fn response_code(code: &str) -> ResponseCode {
 fn failure_of(error: XmlError) -> Failure {
     match error {
         XmlError::TooLarge { .. } | XmlError::TooManyElements => Failure::TooLarge,
-        XmlError::TooDeep => Failure::Malformed("elements are nested too deep"),
+        XmlError::TooDeep => Failure::Malformed("elements are nested too deeply"),
         XmlError::NotUtf8 { .. } => Failure::Malformed("not UTF-8"),
         XmlError::DocumentTypeRefused => Failure::Malformed("a document type is not accepted"),
         XmlError::Malformed { .. } | XmlError::UnknownEntity { .. } => {
             Failure::Malformed("not well-formed XML")
         }
-        XmlError::Empty => Failure::Malformed("nothing in it"),
+        XmlError::Empty => Failure::Malformed("an empty document"),
     }
 }
 

@@ -1,28 +1,28 @@
-//! The answer to GetStreamingEvents is one document after another: cut where each root element ends.
+//! Splits the answer to GetStreamingEvents, which is one document after another, where each root element ends.
 
 use bytes::{Buf, Bytes, BytesMut};
 use thiserror::Error;
 
-/// Bytes of a stream → whole documents. After an error it gives nothing more.
+/// Turns the bytes of a stream into whole documents. After an error it yields nothing more.
 ///
-/// Memory: the document that is not whole yet, at most the bound, and what was pushed since the last
+/// Memory: the incomplete document, at most the bound, and what was pushed since the last
 /// [`Self::next_document`] said `None`.
 #[derive(Debug)]
 pub struct StreamSplitter {
     buffer: BytesMut,
-    /// So much of the buffer has been looked at.
+    /// How much of the buffer has been scanned.
     scanned: usize,
     scan: Scan,
     document_bytes_max: usize,
     failed: bool,
 }
 
-/// The server's fault; nobody knows where the next document begins.
+/// The server's fault; where the next document begins is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum SplitError {
     #[error("a document of the stream is larger than {document_bytes_max} bytes")]
     TooLarge { document_bytes_max: usize },
-    #[error("the stream is not made of XML documents")]
+    #[error("the stream does not consist of XML documents")]
     NotXml,
     #[error("a document type declaration is not accepted")]
     DocumentTypeRefused,
@@ -104,7 +104,7 @@ fn length_of_filling(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// Where in a document the scan is: just enough of XML to know what is markup.
+/// The position of the scan in a document: just enough of XML to recognise markup.
 #[derive(Debug, Default)]
 struct Scan {
     state: State,
@@ -132,11 +132,11 @@ enum State {
     Instruction {
         question_mark: bool,
     },
-    /// After `<!`, and so many bytes of `--`.
+    /// After `<!`, and this many bytes of `--`.
     Declaration {
         dashes: usize,
     },
-    /// After so many bytes of `<![CDATA[`, counted from the bracket.
+    /// After this many bytes of `<![CDATA[`, counted from the bracket.
     CdataOpening {
         matched: usize,
     },
@@ -223,7 +223,7 @@ impl Scan {
         }
     }
 
-    /// A start tag that ends here leaves its element open.
+    /// Whether a start tag that ends here leaves its element open.
     fn after_start_tag(&mut self, byte: u8) -> State {
         match byte {
             b'>' => {

@@ -10,36 +10,36 @@ use super::response::{Responses, utf_16, version_1, version_1_extended, version_
 use super::{MessageType, SIGNATURE, VERSION, flags};
 use crate::exchange::credential::{Account, NtlmVersions, Secret};
 
-/// What a proof is made of beside the challenge.
+/// What a proof is made from, besides the challenge.
 #[derive(Debug, Clone)]
 pub struct Proof<'a> {
     pub account: &'a Account,
     pub password: &'a Secret,
     pub versions: NtlmVersions,
     pub workstation: &'a str,
-    /// Whom we believe to speak to; `None` leaves it open.
+    /// The server that we expect; `None` leaves it open.
     pub service: Option<Service<'a>>,
     /// Random, new for every proof.
     pub client_nonce: [u8; 8],
-    /// Used when the server does not tell the time.
+    /// Used if the server does not send its time.
     pub now: FileTime,
 }
 
-/// What Extended Protection checks. A server behind a balancer that ends TLS can confirm neither part.
+/// What Extended Protection checks. Behind a balancer that terminates TLS neither part matches.
 #[derive(Debug, Clone, Copy)]
 pub struct Service<'a> {
-    /// As it was connected to: `HTTP/host` is claimed.
+    /// The host that was connected to; `HTTP/host` is claimed.
     pub host: &'a str,
     /// With TLS.
     pub binding: Option<ChannelBinding>,
 }
 
-/// Why there is no proof.
+/// Why no proof could be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum NtlmError {
     #[error(transparent)]
     Challenge(#[from] ChallengeError),
-    #[error("the server cannot speak NTLM version 2: allow version 1 if it is to be trusted")]
+    #[error("the server does not support NTLM version 2: allow version 1 if you trust the server")]
     VersionOneOnly,
     #[error("a name is too long for NTLM")]
     TooLong,
@@ -58,10 +58,10 @@ impl FileTime {
     }
 }
 
-/// The answer to a challenge. `negotiate` is our first message as it was sent: the integrity code covers it.
+/// Answers a challenge. `negotiate` is our first message as it was sent: the integrity code covers it.
 ///
 /// # Errors
-/// When the challenge is none, or version 2 is demanded of a server that cannot have it.
+/// If the challenge is malformed, or version 2 is required of a server that does not support it.
 pub fn authenticate(proof: &Proof<'_>, negotiate: &[u8], challenge: &[u8]) -> Result<Vec<u8>, NtlmError> {
     let parsed = Challenge::parse(challenge)?;
     let responses = responses(proof, &parsed)?;
@@ -120,7 +120,7 @@ fn responses_of_version_2(
     responses.ok_or(NtlmError::TooLong)
 }
 
-/// The server's target information, with what we add to it.
+/// The server's target information, with our additions.
 fn vouched_for(proof: &Proof<'_>, told: &TargetInformation) -> TargetInformation {
     let mut information = told.clone();
     if told.get(TargetInformation::TIMESTAMP).is_some() {
@@ -141,7 +141,7 @@ fn vouched_for(proof: &Proof<'_>, told: &TargetInformation) -> TargetInformation
     information
 }
 
-/// The integrity code has a place only where there is one.
+/// Space for the integrity code is there only if there is a code.
 fn message(
     proof: &Proof<'_>,
     responses: &Responses,
@@ -187,7 +187,7 @@ impl Payload {
         }
     }
 
-    /// Length, room and offset, as the header wants them.
+    /// Length, allocated length and offset, as in the header.
     fn add(&mut self, part: &[u8]) -> Result<[u8; 8], NtlmError> {
         let length = u16::try_from(part.len()).map_err(|_| NtlmError::TooLong)?;
         let offset = u32::try_from(self.starts_at + self.bytes.len()).map_err(|_| NtlmError::TooLong)?;

@@ -1,4 +1,4 @@
-//! The second message: what the server wants proved, and who it says it is (MS-NLMP §2.2.1.2, §2.2.2.1).
+//! The second message: the server's challenge, and its claimed identity (MS-NLMP §2.2.1.2, §2.2.2.1).
 
 use thiserror::Error;
 
@@ -7,27 +7,27 @@ use super::{MessageType, SIGNATURE, flags};
 /// Longer messages are refused unread; real ones have a few hundred bytes.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 10;
 
-/// `CHALLENGE_MESSAGE`, as far as a client needs it.
+/// The parts of `CHALLENGE_MESSAGE` that a client needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Challenge {
     pub(super) flags: u32,
     pub(super) nonce: [u8; 8],
-    /// Without it version 2 cannot be spoken.
+    /// Required for version 2.
     pub(super) target_information: Option<TargetInformation>,
 }
 
-/// These bytes are no challenge: the server's fault.
+/// These bytes are not a valid challenge: the server's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum ChallengeError {
     #[error("the NTLM challenge is longer than {MESSAGE_BYTES_MAX} bytes")]
     TooLong,
-    #[error("the NTLM challenge ends too soon")]
+    #[error("the NTLM challenge is truncated")]
     Truncated,
-    #[error("what came is no NTLM challenge")]
+    #[error("the message is not an NTLM challenge")]
     NoChallenge,
-    #[error("the NTLM challenge's target information has no end, or too many parts")]
+    #[error("the target information of the NTLM challenge is not terminated, or has too many parts")]
     Unterminated,
-    #[error("the server does not speak Unicode")]
+    #[error("the server does not support Unicode")]
     NoUnicode,
 }
 
@@ -53,7 +53,7 @@ impl Challenge {
         })
     }
 
-    /// Whether version 2 can be spoken with this server.
+    /// Whether this server supports version 2.
     #[must_use]
     pub fn has_target_information(&self) -> bool {
         self.target_information.is_some()
@@ -124,7 +124,7 @@ impl TargetInformation {
         self.pairs.retain(|(known, _)| *known != id);
     }
 
-    /// `None`: a value is longer than its length can say.
+    /// `None`: a value is too long for its length field.
     pub(super) fn write(&self) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
         for (id, value) in &self.pairs {

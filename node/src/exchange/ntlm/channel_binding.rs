@@ -1,4 +1,4 @@
-//! Binding a login to the TLS connection that it is made on (RFC 5929 §4, MS-NLMP §2.2.2.1 `MsvAvChannelBindings`).
+//! Binds a login to its TLS connection (RFC 5929 §4, MS-NLMP §2.2.2.1 `MsvAvChannelBindings`).
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ use x509_parser::x509::AlgorithmIdentifier;
 pub struct ChannelBinding([u8; 16]);
 
 impl ChannelBinding {
-    /// `tls-server-end-point`: the certificate that the server showed, in DER.
+    /// `tls-server-end-point`: the certificate that the server sent, in DER.
     #[must_use]
     pub fn of_server(certificate: &[u8]) -> Self {
         Self::of_hash(&hash_of(certificate))
@@ -46,8 +46,8 @@ impl fmt::Debug for ChannelBinding {
     }
 }
 
-/// RFC 5929 §4.1: the hash of the certificate's own signature, SHA-256 in place of a weaker one. A certificate that
-/// cannot be read has no other either.
+/// RFC 5929 §4.1: the hash of the certificate's own signature, with SHA-256 in place of a weaker one, and for a
+/// certificate that cannot be read.
 fn hash_of(certificate: &[u8]) -> Vec<u8> {
     match SignatureHash::of(certificate) {
         SignatureHash::Sha256 => Sha256::digest(certificate).to_vec(),
@@ -88,7 +88,7 @@ impl SignatureHash {
     }
 }
 
-/// RSASSA-PSS names its hash in the parameters; elsewhere the algorithm's own name tells it.
+/// RSASSA-PSS names its hash in the parameters; other algorithms name it themselves.
 fn hash_algorithm<'a>(algorithm: &'a AlgorithmIdentifier<'a>) -> Oid<'a> {
     if algorithm.algorithm != OID_PKCS1_RSASSAPSS {
         return algorithm.algorithm.clone();

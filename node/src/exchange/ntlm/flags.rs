@@ -3,7 +3,7 @@
 pub(super) const UNICODE: u32 = 1;
 pub(super) const REQUEST_TARGET: u32 = 1 << 2;
 pub(super) const NTLM: u32 = 1 << 9;
-/// Windows always offers it. It promises a signature's place, not a signature.
+/// Windows always offers it. It promises room for a signature, not a signature.
 pub(super) const ALWAYS_SIGN: u32 = 1 << 15;
 /// In version 1 it mixes a nonce of the client into the response.
 pub(super) const EXTENDED_SESSION_SECURITY: u32 = 1 << 19;
@@ -22,5 +22,5 @@ pub(super) const KEY_EXCHANGE: u32 = 1 << 30;
 pub(super) const OFFERED: u32 =
     UNICODE | REQUEST_TARGET | NTLM | ALWAYS_SIGN | EXTENDED_SESSION_SECURITY | VERSION | KEY_128 | KEY_56;
 
-/// What may stand in the last message, as far as the challenge has it.
+/// Flags that the last message may have, if the challenge has them.
 pub(super) const AGREED: u32 = OFFERED | TARGET_INFORMATION;

@@ -1,4 +1,4 @@
-//! NTLM as a client: who we are is proved to a gateway without telling it the password (MS-NLMP).
+//! NTLM as a client: proves the account to a server without revealing the password (MS-NLMP).
 //!
 //! Owns the three messages, the responses of versions 1 and 2, and the binding to the TLS channel. Does not own HTTP,
 //! the clock or randomness: time and nonce are given. What always holds: any bytes may come as a challenge; nothing
@@ -14,7 +14,7 @@ pub use authenticate::{FileTime, NtlmError, Proof, Service, authenticate};
 pub use challenge::{Challenge, ChallengeError, MESSAGE_BYTES_MAX, TargetInformation};
 pub use channel_binding::ChannelBinding;
 
-/// The first message. It says nothing about us; with `VERSION`, as some servers take nothing shorter than 40 bytes.
+/// The first message. It says nothing about us, and has `VERSION` because some servers require at least 40 bytes.
 #[must_use]
 pub fn negotiate() -> [u8; NEGOTIATE_BYTES] {
     let mut message = [0; NEGOTIATE_BYTES];
@@ -54,7 +54,7 @@ impl MessageType {
 const SIGNATURE: &[u8] = b"NTLMSSP\0";
 const NEGOTIATE_BYTES: usize = 40;
 
-/// Major 10, minor 0, build 0, NTLM revision 15 (§2.2.2.10): for the other side's debugging only.
+/// Major 10, minor 0, build 0, NTLM revision 15 (§2.2.2.10): only for debugging on the other side.
 const VERSION: [u8; 8] = [10, 0, 0, 0, 0, 0, 0, 15];
 
 #[cfg(test)]

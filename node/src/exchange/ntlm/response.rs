@@ -1,4 +1,4 @@
-//! What is computed of the password (MS-NLMP §3.3).
+//! Computes responses from the password (MS-NLMP §3.3).
 
 use des::Des;
 use des::cipher::{Array, BlockCipherEncrypt, KeyInit as _};
@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::challenge::TargetInformation;
 use crate::exchange::credential::{Account, Secret};
 
-/// The two responses of an `AUTHENTICATE_MESSAGE`, and the key that its integrity code is made with.
+/// The two responses of an `AUTHENTICATE_MESSAGE`, and the key of its integrity code.
 #[derive(Debug)]
 pub(super) struct Responses {
     pub(super) lm: Vec<u8>,
@@ -19,7 +19,7 @@ pub(super) struct Responses {
     pub(super) session_key: Option<Key>,
 }
 
-/// §3.3.1, without extended session security. The LM hash is never let out: its place takes the NT response.
+/// §3.3.1, without extended session security. The LM hash is never sent: the NT response takes its place.
 pub(super) fn version_1(password: &Secret, nonce: &[u8; 8]) -> Responses {
     let nt = encrypted(&password_hash(password), nonce);
     Responses {
@@ -40,7 +40,7 @@ pub(super) fn version_1_extended(password: &Secret, nonce: &[u8; 8], client_nonc
     }
 }
 
-/// §3.3.2. `time` is the server's where it told one; `information` is what the response vouches for.
+/// §3.3.2. `time` is the server's if it sent one; `information` is what the response authenticates.
 /// `None`: the target information cannot be written.
 pub(super) fn version_2(
     account: &Account,
@@ -72,7 +72,7 @@ pub(super) fn version_2(
     })
 }
 
-/// A session key. It proves as much as a password and is shown as little.
+/// A session key. It proves as much as a password, and is kept as secret.
 pub(super) struct Key(Zeroizing<[u8; 16]>);
 
 impl Key {
@@ -211,7 +211,7 @@ pub(super) mod tests {
         );
     }
 
-    /// As an independent implementation computes it.
+    /// Computed by an independent implementation.
     #[test]
     fn names_and_passwords_may_have_any_letters() {
         let account = Account::parse("CONTOSO\\jörg").unwrap();

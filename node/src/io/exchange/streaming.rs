@@ -135,7 +135,7 @@ impl StreamReader {
         while let Some(document) = splitter.next_document() {
             let document: Bytes = document.map_err(|error| match error {
                 SplitError::TooLarge { .. } => Failure::TooLarge,
-                SplitError::NotXml => Failure::Malformed("the stream is not made of XML documents"),
+                SplitError::NotXml => Failure::Malformed("the stream does not consist of XML documents"),
                 SplitError::DocumentTypeRefused => {
                     Failure::Malformed("a document type declaration is not accepted")
                 }

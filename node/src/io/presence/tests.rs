@@ -274,7 +274,7 @@ impl Events {
         }
     }
 
-    /// The next change: who, and how he is now.
+    /// The next change: the user, and their presence now.
     async fn next_change(&mut self) -> (String, String) {
         let (name, data) = self.next().await.unwrap();
         assert_eq!(name, "presence");
