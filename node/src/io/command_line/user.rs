@@ -120,7 +120,7 @@ mod tests {
             "user": "ana", "mail": "ana@lab.test", "enabled": true, "enabled_by": "the directory",
             "gateway": "cas-2", "epoch": 1, "since_ms": 1_795_340_000_000_u64, "reason": "failed",
             "owner": "n2", "calendar": { "state": "busy", "from_ms": 0, "until_ms": null },
-            "here": null, "ask": "node n2 keeps this calendar and knows more: ask its admin listener",
+            "here": null, "ask": "node n2 owns this calendar and knows more: ask its admin listener",
         });
         let text = text_of(&view);
         for wanted in [

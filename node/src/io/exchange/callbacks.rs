@@ -1,4 +1,4 @@
-//! Push callbacks: the verdict at once, and word to the owner of a user of another node by the log.
+//! Handles push callbacks: answers at once, and passes those for another node's user to the owner through the log.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -21,7 +21,7 @@ use super::push_listener::CallbackArrived;
 pub(super) struct Callbacks {
     cluster: Cluster,
     metrics: CalendarMetrics,
-    /// By user and attempt: what the log has not been told yet.
+    /// Callbacks that are not in the log yet, by user and attempt.
     notes: BTreeMap<(String, u64), CallbackNote>,
     proposing: Arc<AtomicBool>,
 }
@@ -36,7 +36,7 @@ impl Callbacks {
         }
     }
 
-    /// Answers the gateway; what is left to do follows.
+    /// Answers the CAS; whatever else is to be done follows.
     pub(super) fn take(
         &mut self,
         arrived: CallbackArrived,
@@ -44,7 +44,7 @@ impl Callbacks {
         calendars: &Calendars,
     ) -> Vec<Input> {
         let (user, attempt) = (arrived.user, arrived.attempt);
-        // What says that a subscription is gone is wanted in any case.
+        // A callback that reports the end of a subscription is wanted in any case.
         let wanted = arrived.notifications.iter().flatten().all(|notification| {
             let subscription = &notification.subscription;
             calendars.callback_verdict(&user, attempt, subscription) == CallbackVerdict::Keep
@@ -53,7 +53,7 @@ impl Callbacks {
             true => SubscriptionStatus::Ok,
             false => SubscriptionStatus::Unsubscribe,
         };
-        // The gateway may have hung up.
+        // The CAS may have closed the connection.
         let _ = arrived.verdict.send(status);
         if !wanted {
             self.metrics.called_back(CallbackOutcome::Unsubscribed);
@@ -75,7 +75,7 @@ impl Callbacks {
         Vec::new()
     }
 
-    /// The owner wants to know that something happened, not how often.
+    /// The owner needs to know that something happened, not how often.
     fn note(&mut self, note: CallbackNote) {
         let has_room = self.notes.len() < NOTES_MAX;
         match self.notes.entry((note.user.clone(), note.attempt)) {
@@ -89,7 +89,7 @@ impl Callbacks {
         }
     }
 
-    /// One proposal at a time, with as many as an entry of the log may hold.
+    /// One proposal at a time, with as many callbacks as a log entry may hold.
     pub(super) fn flush(&mut self) {
         if self.notes.is_empty() || self.proposing.swap(true, Ordering::AcqRel) {
             return;
@@ -104,8 +104,8 @@ impl Callbacks {
         tokio::spawn(async move {
             let command = Command::CallbacksReceived { callbacks };
             if let Err(error) = cluster.propose(command, PROPOSE_TIMEOUT).await {
-                // The owner's sweep finds what it was not told.
-                debug!(%error, "callbacks were not passed on");
+                // The owner's sweep finds what it missed.
+                debug!(%error, "callbacks could not be passed to their owner");
             }
             proposing.store(false, Ordering::Release);
         });
@@ -130,12 +130,12 @@ fn note_of(user: String, attempt: u64, notification: &Result<Notification, Failu
     }
 }
 
-/// What another node's note says, as if the callback had come here.
+/// Treats another node's note as if the callback had come here.
 pub(super) fn notification_of(note: &CallbackNote) -> Result<Notification, Failure> {
     if let Some(code) = &note.failed {
         return Err(Failure::Response {
             code: ResponseCode(code.clone()),
-            message: "told by another node".to_owned(),
+            message: "reported by another node".to_owned(),
             back_off: None,
             primary_address: None,
             inner: None,
@@ -159,7 +159,7 @@ pub(super) fn notification_of(note: &CallbackNote) -> Result<Notification, Failu
 fn code_of(failure: &Failure) -> String {
     match failure {
         Failure::Response { code, .. } => code.0.clone(),
-        // A server that says nothing better has lost the subscription.
+        // A server that gives no better reason has lost the subscription.
         Failure::Http { .. }
         | Failure::Unauthorized(_)
         | Failure::Malformed(_)

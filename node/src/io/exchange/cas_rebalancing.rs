@@ -1,5 +1,5 @@
-//! Evens out the users of the gateways on request, so many per second (CAL-2: nothing else moves a user whose
-//! subscription is well). The node that was asked sets the pace; the others see assignments change.
+//! Rebalances users between CAS on request, at the given rate (CAL-2: nothing else moves a user whose subscription
+//! works). The node that was asked sets the pace; the others see assignments change.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use crate::io::clock;
 use crate::io::rebalancing::RunState;
 
-/// The run that goes on, or the last one of this node. Cheap to clone.
+/// The current run, or the last one of this node. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct CasRebalancing {
     progress: watch::Sender<CasProgress>,
@@ -23,7 +23,7 @@ pub struct CasRebalancing {
 pub struct CasProgress {
     pub state: RunState,
     pub planned: usize,
-    /// Asked for so far. A user who moved by himself meanwhile stays where he is.
+    /// Requested so far. A user who was moved for another reason meanwhile stays there.
     pub moved: usize,
 }
 
@@ -33,7 +33,7 @@ impl CasRebalancing {
         *self.progress.borrow()
     }
 
-    /// Begins a run and answers how many users it moves; `None` while one goes on.
+    /// Begins a run and returns how many users it moves; `None` while one is running.
     pub fn start(&self, cluster: &Cluster, per_second: u32) -> Option<usize> {
         let moves = cluster.with_state(ClusterState::cas_rebalancing_moves);
         let planned = moves.len();
@@ -67,10 +67,7 @@ struct Run {
 
 impl Run {
     async fn run(self, moves: Vec<CasMove>, per_second: u32) {
-        info!(
-            planned = moves.len(),
-            per_second, "users are evened out between the gateways"
-        );
+        info!(planned = moves.len(), per_second, "rebalancing users between CAS");
         let (step, pause) = pace(per_second);
         let mut ticks = interval(pause);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -92,7 +89,7 @@ impl Run {
         };
         let proposed = self.cluster.propose(command, PROPOSE_TIMEOUT).await;
         if let Err(error) = &proposed {
-            warn!(%error, "users are evened out no further");
+            warn!(%error, "rebalancing users between CAS stopped");
         }
         proposed.is_ok()
     }
@@ -104,14 +101,11 @@ impl Run {
     fn finish(&self, state: RunState) {
         self.progress.send_modify(|progress| progress.state = state);
         let CasProgress { planned, moved, .. } = *self.progress.borrow();
-        info!(
-            ?state,
-            planned, moved, "users have been evened out between the gateways"
-        );
+        info!(?state, planned, moved, "rebalanced users between CAS");
     }
 }
 
-/// Users per entry of the log, and the pause between entries: ten entries a second at most.
+/// Users per log entry, and the pause between entries: at most ten entries per second.
 fn pace(per_second: u32) -> (usize, Duration) {
     let step = per_second.div_ceil(ENTRIES_PER_SECOND_MAX).max(1);
     let pause = Duration::from_secs(1) * step / per_second.max(1);

@@ -1,9 +1,9 @@
-//! Trust taken over from a live host: what it sent, and the issuers that it should have sent.
+//! Imports trust from a live host: the certificates that it sent, and the issuers that it should have sent.
 //!
-//! Nothing is installed that an administrator has not named by its fingerprint. Issuers are fetched from where a
-//! certificate says that its issuer is found (RFC 5280 §4.2.2.1), here only and never for a connection to a gateway:
-//! over plain HTTP, bounded in time, size and depth, and not from addresses that a stranger's certificate has no
-//! business to make us visit.
+//! Only certificates that an administrator has named by fingerprint are installed. Issuers are fetched from the address
+//! that a certificate gives for its issuer (RFC 5280 §4.2.2.1), only here and never for a connection to a CAS: over
+//! plain HTTP, bounded in time, size and depth, and not from addresses that a foreign certificate should not make us
+//! connect to.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -31,7 +31,7 @@ use crate::exchange::certificate::{Source, lacks_issuer};
 pub struct ImportOptions {
     pub probe: ProbeOptions,
     pub from: FetchFrom,
-    /// For one issuer: name, connection, answer.
+    /// For one issuer: resolving its name, connecting, and the answer.
     pub fetch_timeout: Duration,
 }
 
@@ -45,21 +45,21 @@ impl Default for ImportOptions {
     }
 }
 
-/// Which addresses issuers may be fetched from.
+/// The addresses that issuers may be fetched from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FetchFrom {
     Internet,
-    /// Also from private addresses, where the authority of a company publishes its certificates.
+    /// Also private addresses, where a company's own authority publishes its certificates.
     PrivateNetworks,
-    /// Also from this machine: for tests.
+    /// Also this machine: for tests.
     Loopback,
 }
 
-/// What a host offers. Nothing of it is installed.
+/// The certificates that a host offers. None of them is installed.
 #[derive(Debug)]
 pub struct Offer {
     pub report: ProbeReport,
-    /// What it sent in its order, then what was fetched.
+    /// The certificates it sent, in its order, then those that were fetched.
     pub certificates: Vec<Offered>,
     /// Why an issuer could not be fetched.
     pub notes: Vec<String>,
@@ -70,7 +70,7 @@ pub struct Offered {
     pub certificate: Certificate,
     pub source: Source,
     pub already_trusted: bool,
-    /// Enough to make the chain whole: what was fetched, else the authority that the server sent.
+    /// Enough to complete the chain: what was fetched, otherwise the authority that the server sent.
     pub recommended: bool,
 }
 
@@ -86,10 +86,10 @@ pub async fn show(store: &GatewayTrust, endpoint: &CasEndpoint, options: ImportO
     }
 }
 
-/// Asks the host again and installs those certificates that have these fingerprints; answers the new ones.
+/// Asks the host again, installs the certificates with these fingerprints, and returns the new ones.
 ///
 /// # Errors
-/// When one of them is not offered any more, or the store cannot be changed; then none is installed.
+/// If one of them is no longer offered, or the store cannot be changed; then none is installed.
 pub async fn accept(
     store: &GatewayTrust,
     endpoint: &CasEndpoint,
@@ -122,7 +122,7 @@ pub enum ImportError {
     Store(#[from] TrustError),
 }
 
-/// Upwards from where the chain breaks off, until it is whole or nobody knows further.
+/// Upwards from where the chain breaks, until it is complete or no further issuer is known.
 async fn fetch_missing(
     store: &GatewayTrust,
     endpoint: &CasEndpoint,
@@ -175,7 +175,7 @@ async fn fetch_issuer(
             return issuer;
         }
         notes.push(format!(
-            "{url}: what is there did not issue \"{}\"",
+            "{url}: the certificate there did not issue \"{}\"",
             holder.short_name()
         ));
     }
@@ -197,7 +197,7 @@ async fn fetch(url: &str, from: FetchFrom) -> Result<Vec<Certificate>, FetchErro
     read_bundle(&body).map_err(|error| FetchError::Content(error.to_string()))
 }
 
-/// The connection goes to the very address that was looked at: a name that changes its address gains nothing.
+/// Connects to the very address that was checked, so a name that changes its address gains nothing.
 async fn allowed_address(host: &str, port: u16, from: FetchFrom) -> Result<SocketAddr, FetchError> {
     let addresses = resolve(host, port, ImportOptions::default().fetch_timeout)
         .await
@@ -214,7 +214,7 @@ async fn allowed_address(host: &str, port: u16, from: FetchFrom) -> Result<Socke
     }
 }
 
-/// What must be allowed for this address; `None` when nothing is fetched from there at all.
+/// The permission that this address needs; `None` if nothing is ever fetched from there.
 fn reach_of(address: IpAddr) -> Option<FetchFrom> {
     match address.to_canonical() {
         IpAddr::V4(address) => reach_of_v4(address),
@@ -238,7 +238,7 @@ fn reach_of(address: IpAddr) -> Option<FetchFrom> {
 
 fn reach_of_v4(address: Ipv4Addr) -> Option<FetchFrom> {
     let [first, second, ..] = address.octets();
-    // RFC 6598: addresses that providers share among their customers.
+    // RFC 6598: addresses that providers share among customers.
     let shared = first == 100 && (64..128).contains(&second);
     if first == 0 || address.is_multicast() || address.is_broadcast() || address.is_link_local() {
         None
@@ -251,7 +251,7 @@ fn reach_of_v4(address: Ipv4Addr) -> Option<FetchFrom> {
     }
 }
 
-/// Redirections are not followed.
+/// Redirects are not followed.
 async fn get(address: SocketAddr, authority: &str, path: &str) -> Result<Bytes, FetchError> {
     let network = |error: &dyn fmt::Display| FetchError::Network(error.to_string());
     let stream = TcpStream::connect(address)
@@ -299,7 +299,7 @@ enum FetchError {
     Network(String),
     #[error("the answer is {0}")]
     Answer(StatusCode),
-    #[error("the answer broke off or is larger than {} KiB", ISSUER_BYTES_MAX >> 10)]
+    #[error("the connection was lost, or the answer is larger than {} KiB", ISSUER_BYTES_MAX >> 10)]
     TooLarge,
     #[error("{0}")]
     Content(String),
@@ -332,7 +332,7 @@ fn offered(store: &GatewayTrust, met: &Met, fetched: &[Certificate]) -> Vec<Offe
     certificates
 }
 
-/// What the server does not send, it has to be helped with; else the highest that is offered.
+/// The certificates that the server does not send; otherwise the highest one offered.
 fn recommend(offered: &mut [Offered]) {
     let mut some_fetched = false;
     for offered in offered
@@ -369,7 +369,7 @@ fn recommend_the_highest(offered: &mut [Offered]) {
     }
 }
 
-/// Issuers above one another.
+/// How many issuers are followed.
 const DEPTH_MAX: usize = 4;
 const ISSUER_BYTES_MAX: usize = 64 << 10;
 

@@ -1,7 +1,7 @@
-//! A live look at a gateway: is it there, does it speak TLS, and what is to be said of its certificate.
+//! Probes a live CAS: whether it is reachable, speaks TLS, and what is wrong with its certificate.
 //!
-//! Takes every certificate, so that a bad chain can be seen whole, and sends nothing: no account, no request. Whether
-//! the server holds its key is still checked.
+//! Accepts every certificate, so that a bad chain can be seen in full, and sends nothing: no account, no request. The
+//! server must still prove that it holds its key.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -24,13 +24,13 @@ use crate::exchange::certificate::{
     Diagnosis, NetworkTrouble, Presented, SENT_MAX, diagnose, explain_handshake,
 };
 
-/// How long is waited.
+/// How long to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProbeOptions {
-    /// For each address of the host, and for its name.
+    /// For each address of the host, and for resolving its name.
     pub connect_timeout: Duration,
     pub handshake_timeout: Duration,
-    /// Where the host is, in place of what DNS says: one of several behind a name.
+    /// The address of the host, instead of asking DNS: one of several behind a name.
     pub via: Option<SocketAddr>,
 }
 
@@ -65,13 +65,13 @@ pub struct ProbeReport {
     pub diagnosis: Diagnosis,
 }
 
-/// Connects to the gateway and tells what is wrong with it, in [`Diagnosis::status`] and its explanation.
+/// Connects to the CAS and says what is wrong, in [`Diagnosis::status`] and its explanation.
 pub async fn probe(store: &GatewayTrust, endpoint: &CasEndpoint, options: ProbeOptions) -> ProbeReport {
     let met = meet(endpoint, options).await;
     met.report(store, endpoint, &[])
 }
 
-/// What one connection has shown.
+/// The findings of one connection.
 #[derive(Debug)]
 pub(super) struct Met {
     pub(super) sent: Vec<CertificateDer<'static>>,
@@ -129,7 +129,7 @@ impl Met {
         }
     }
 
-    /// A certificate that is not accepted explains more than how the handshake ended after it.
+    /// A certificate that is not accepted explains more than the end of the handshake.
     fn diagnosis(&self, store: &GatewayTrust, endpoint: &CasEndpoint, fetched: &[Certificate]) -> Diagnosis {
         let of_certificate = self.presented(endpoint).map(|presented| {
             let policy = AlgorithmPolicy::of(endpoint.legacy_algorithms);
@@ -139,10 +139,7 @@ impl Met {
             (Some(diagnosis), _) if diagnosis.status != Status::Verified => return diagnosis.clone(),
             (Some(diagnosis), None) => return diagnosis.clone(),
             (_, Some(trouble)) => trouble.explain(endpoint),
-            (None, None) => (
-                Status::Failed,
-                format!("{} showed no certificate.", endpoint.host),
-            ),
+            (None, None) => (Status::Failed, format!("{} sent no certificate.", endpoint.host)),
         };
         let chain = of_certificate.map(|diagnosis| diagnosis.chain);
         Diagnosis {
@@ -170,7 +167,7 @@ impl Trouble {
     }
 }
 
-/// Connects, shakes hands, and goes.
+/// Connects, performs the handshake, and closes.
 pub(super) async fn meet(endpoint: &CasEndpoint, options: ProbeOptions) -> Met {
     let Ok(name) = server_name(endpoint) else {
         return Met::nobody(NetworkTrouble::NotAHost);
@@ -213,7 +210,7 @@ pub(super) async fn resolve(
             reason: error.to_string(),
         }),
         Err(_) => Err(NetworkTrouble::Unresolved {
-            reason: format!("DNS says nothing for {} s", patience.as_secs()),
+            reason: format!("DNS did not answer within {} s", patience.as_secs()),
         }),
     }
 }
@@ -268,7 +265,7 @@ fn trouble_of(error: std::io::Error) -> Trouble {
     }
 }
 
-/// Keeps what the server sent and lets it pass.
+/// Records what the server sent and accepts it.
 #[derive(Debug)]
 struct Witness {
     policy: AlgorithmPolicy,
@@ -324,5 +321,5 @@ impl ServerCertVerifier for Witness {
     }
 }
 
-/// Of one host that are tried.
+/// How many addresses of one host are tried.
 const ADDRESSES_MAX: usize = 4;

@@ -1,6 +1,6 @@
-//! What an administrator does with certificates, over HTTP: JSON in, JSON out.
+//! Administration of certificates over HTTP: JSON in, JSON out.
 //!
-//! Each function is one route below `/exchange/certificates`. Every change is a line in the log under the target
+//! Each function is one route below `/exchange/certificates`. Every change is logged under the target
 //! `audit`.
 
 use serde::{Deserialize, Serialize};
@@ -29,16 +29,16 @@ pub struct CertificateRoutes {
 }
 
 impl CertificateRoutes {
-    /// `POST …/diagnose`: connects to the host and tells what is wrong.
+    /// `POST …/diagnose`: connects to the host and reports what is wrong.
     ///
     /// # Errors
-    /// When the body names no host.
+    /// If the body names no host.
     pub async fn diagnose(&self, body: EndpointBody) -> Result<ProbeReport, RouteError> {
         let endpoint = body.endpoint()?;
         Ok(probe(&self.store, &endpoint, self.options.probe).await)
     }
 
-    /// `GET …`: what is trusted, what could not be read, and what we show ourselves.
+    /// `GET …`: what is trusted, what could not be read, and our own certificate.
     #[must_use]
     pub fn list(&self) -> CertificatesView {
         CertificatesView {
@@ -51,7 +51,7 @@ impl CertificateRoutes {
     /// `POST …/upload`: trusts the certificates of a file.
     ///
     /// # Errors
-    /// When there is none in it, or the store cannot be changed.
+    /// If there is none in it, or the store cannot be changed.
     pub fn upload(&self, file: &UploadedFile) -> Result<Vec<NamedCertificate>, RouteError> {
         let added = self.store.add(&file.certificates()?);
         Ok(audited(
@@ -61,10 +61,10 @@ impl CertificateRoutes {
         ))
     }
 
-    /// `POST …/import`: without fingerprints shows what the host offers, with them installs those.
+    /// `POST …/import`: without fingerprints, shows what the host offers; with fingerprints, installs those.
     ///
     /// # Errors
-    /// When the body names no host or fingerprints that are none, or the host offers other certificates.
+    /// If the body names no host or invalid fingerprints, or the host offers other certificates.
     pub async fn import(&self, body: ImportBody) -> Result<ImportView, RouteError> {
         let endpoint = body.endpoint.endpoint()?;
         let mut options = self.options;
@@ -91,20 +91,20 @@ impl CertificateRoutes {
         })
     }
 
-    /// `POST …/remove`: trusts a certificate no longer.
+    /// `POST …/remove`: stops trusting a certificate.
     ///
     /// # Errors
-    /// When there is no such certificate, or the store cannot be changed.
+    /// If there is no such certificate, or the store cannot be changed.
     pub fn remove(&self, body: &RemoveBody) -> Result<Vec<NamedCertificate>, RouteError> {
         let removed = self.store.remove(body.fingerprint()?);
         let removed = removed.map_err(CertificateRouteError::from)?;
         Ok(audited(HOLDER, "trusted no longer", &[removed]))
     }
 
-    /// `POST …/csr`: a request for a certificate of our own. The key stays here.
+    /// `POST …/csr`: a signing request for our own certificate. The key never leaves this machine.
     ///
     /// # Errors
-    /// When callbacks come over plain HTTP, or the request cannot be made.
+    /// If callbacks come over plain HTTP, or the request cannot be made.
     pub fn csr(&self, body: &SigningRequest) -> Result<RequestView, RouteError> {
         let request_pem = self.identity()?.create_request(body);
         let request_pem = request_pem.map_err(CertificateRouteError::from)?;
@@ -112,10 +112,10 @@ impl CertificateRoutes {
         Ok(RequestView { request_pem })
     }
 
-    /// `POST …/signed`: the authority's answer; shown from the next connection on.
+    /// `POST …/signed`: installs the signed certificate, which is used from the next connection on.
     ///
     /// # Errors
-    /// When it is for another key, or cannot be read or kept.
+    /// If it is for another key, or cannot be read or stored.
     pub fn signed(&self, file: &UploadedFile) -> Result<SignedView, RouteError> {
         let installed = self.identity()?.install(&file.bytes()?);
         let installed = installed.map_err(CertificateRouteError::from)?;
@@ -158,7 +158,7 @@ pub struct ImportBody {
     pub endpoint: EndpointBody,
     /// SHA-256 fingerprints of what was shown.
     pub accept: Option<Vec<String>>,
-    /// Issuers may be fetched from private addresses: the authority is the company's own.
+    /// Issuers may be fetched from private addresses, because the authority is the company's own.
     #[serde(default)]
     pub private_addresses: bool,
 }
@@ -173,7 +173,7 @@ pub struct CertificatesView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OwnView {
     pub chain: Vec<NamedCertificate>,
-    /// A request waits for the authority's answer.
+    /// A signing request awaits its certificate.
     pub requested: bool,
 }
 
@@ -234,7 +234,7 @@ pub enum RouteError {
 }
 
 impl RouteError {
-    /// Whose fault it is, in HTTP.
+    /// The HTTP status, which says whose fault it is.
     #[must_use]
     pub fn status_code(&self) -> StatusCode {
         match self {

@@ -1,5 +1,4 @@
-//! Operations to Client Access Servers and what comes of them: each is answered once, in its time, with an answer or
-//! a failure.
+//! Sends operations to Client Access Servers: each completes once, within its timeout, with an answer or a failure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,8 +30,8 @@ use crate::exchange::ews::{
 };
 use crate::exchange::oauth::Token;
 
-/// How connections to a gateway are secured. Asked for every new connection, so that a changed trust store counts
-/// from the next one on.
+/// How connections to a CAS are secured. Evaluated for every new connection, so that a changed trust store applies from
+/// the next one on.
 pub trait TlsConfigs: Send + Sync + 'static {
     fn client_config(&self, endpoint: &CasEndpoint) -> Arc<ClientConfig>;
 }
@@ -46,20 +45,20 @@ where
     }
 }
 
-/// What runs below HTTP.
+/// The transport below HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     Tls,
-    /// For a laboratory: passwords travel readable.
+    /// For a laboratory: passwords are sent in clear text.
     Plain,
 }
 
-/// Limits of the client, per gateway where nothing else is said.
+/// Limits of the client, per CAS unless noted otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientOptions {
     pub transport: Transport,
     pub connect_timeout: Duration,
-    /// Connections that carry an operation at the same time; further operations wait within their own time.
+    /// Connections that carry an operation at the same time; further operations wait within their own timeout.
     pub connections_max: usize,
     /// Streams that are open at the same time.
     pub streams_max: usize,
@@ -69,11 +68,11 @@ pub struct ClientOptions {
     pub answer_bytes_max: usize,
     /// One document of a stream.
     pub stream_document_bytes_max: usize,
-    /// All of one stream: it is then ended and can be opened again.
+    /// Bytes of one stream; beyond, it is ended and can be opened again.
     pub stream_bytes_max: u64,
-    /// Of all gateways together.
+    /// Of all CAS together.
     pub cookie_jars_max: usize,
-    /// Told to the gateway with NTLM, for accounts that may log on from some machines only.
+    /// Sent with NTLM, for accounts that may log on only from some machines.
     pub workstation: String,
 }
 
@@ -103,17 +102,17 @@ pub struct PerformRequest {
     pub operation: Operation,
     pub impersonate: Option<Mailbox>,
     pub affinity: AffinityKey,
-    /// For everything: waiting for a connection, the handshakes, the answer.
+    /// Covers everything: waiting for a connection, the handshakes, the answer.
     pub timeout: Duration,
 }
 
-/// What came of it.
+/// The outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Performed {
     pub result: Result<Answer, Failure>,
     /// From the call to the answer.
     pub latency: Duration,
-    /// As far as the answer told it.
+    /// If the answer had it.
     pub server_version: Option<ServerVersion>,
 }
 
@@ -129,7 +128,7 @@ pub struct OpenStream {
     pub affinity: AffinityKey,
     /// Minutes, 1–30.
     pub connection_timeout: u8,
-    /// Silence after which the connection is given up.
+    /// Silence after which the connection is closed.
     pub read_timeout: Duration,
 }
 
@@ -140,8 +139,8 @@ pub struct EwsClient {
 }
 
 impl EwsClient {
-    /// No gateway is known at first. When another credential is stored, it counts from the next request on, and no
-    /// connection of the former one is used any more.
+    /// No CAS is known at first. When another credential is stored, it applies from the next request on, and connections of
+    /// the former one are no longer used.
     #[must_use]
     pub fn new(
         options: ClientOptions,
@@ -172,7 +171,7 @@ impl EwsClient {
         &self.shared.counters
     }
 
-    /// All there are. What is idle with a gateway that is gone, or is now elsewhere, is closed.
+    /// Takes the complete list. Idle connections to a CAS that is gone or has a new address are closed.
     pub fn set_gateways(&self, gateways: &[CasGateway]) {
         let former = self.shared.gateways.load_full();
         let mut kept = BTreeMap::new();
@@ -192,7 +191,7 @@ impl EwsClient {
         }
     }
 
-    /// Ends in `request.timeout`, with whatever came of it.
+    /// Completes within `request.timeout`, whatever the outcome.
     pub async fn perform(&self, request: PerformRequest) -> Performed {
         let started = environment::now();
         let parsed = match timeout(request.timeout, self.shared.perform(&request)).await {
@@ -213,7 +212,7 @@ impl EwsClient {
         streaming::open(self.shared.clone(), open, inputs)
     }
 
-    /// The next operation with this key may reach another mailbox server.
+    /// Drops the cookies of this key: its next operation may reach another mailbox server.
     pub fn forget_affinity(&self, gateway: &CasId, affinity: &AffinityKey) {
         lock(&self.shared.jars).forget(gateway, affinity);
     }
@@ -236,25 +235,25 @@ pub(super) struct Shared {
     tokens: TokenSource,
 }
 
-/// Whose request it is, and whom it belongs together with.
+/// The user and the group of the request.
 pub(super) struct Envelope<'a> {
     pub(super) gateway: &'a CasId,
     pub(super) impersonate: Option<&'a Mailbox>,
     pub(super) affinity: &'a AffinityKey,
 }
 
-/// Who asks, from the moment at which the request came up: whatever it waits for, a refusal meanwhile is its own.
+/// The identity, fixed when the request was made: it shares a refusal that happens while it waits.
 pub(super) struct Asker {
     identity: Arc<Identity>,
     refusals_seen: u64,
 }
 
-/// What a request may do to be answered.
+/// How a request may be retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Repetition {
-    /// Carried out twice it does no harm: once more when a connection that was used before broke.
+    /// Harmless if executed twice: sent once more if a reused connection broke.
     Harmless,
-    /// Only when it was certainly not carried out.
+    /// Only if it was certainly not executed.
     Harmful,
 }
 
@@ -266,7 +265,7 @@ impl Shared {
             .connections
             .acquire()
             .await
-            .map_err(|_| Failure::Unreachable("the gateway was removed".to_owned()))?;
+            .map_err(|_| Failure::Unreachable("the CAS was removed".to_owned()))?;
         loop {
             let version = gateway.version();
             let parsed = self.perform_as(version, &gateway, &asker, request).await?;
@@ -309,7 +308,7 @@ impl Shared {
 
     pub(super) fn gateway(&self, id: &CasId) -> Result<Arc<Gateway>, Failure> {
         let gateway = self.gateways.load().get(id).cloned();
-        gateway.ok_or_else(|| Failure::Unreachable(format!("there is no gateway {id}")))
+        gateway.ok_or_else(|| Failure::Unreachable(format!("no such CAS: {id}")))
     }
 
     pub(super) fn post(&self, envelope: &Envelope<'_>, body: bytes::Bytes) -> Post {
@@ -337,7 +336,7 @@ impl Shared {
         lock(&self.jars).keep(envelope.gateway, envelope.affinity, cookies);
     }
 
-    /// Over an idle connection where there is one. At most two new ones are opened.
+    /// Uses an idle connection if there is one. Opens at most two new ones.
     pub(super) async fn send(
         &self,
         gateway: &Arc<Gateway>,
@@ -398,7 +397,7 @@ impl Shared {
         }
     }
 
-    /// With the credential as it is now.
+    /// With the current credential.
     pub(super) fn asker(&self) -> Asker {
         let credential = self.credential.load_full();
         let mut identity = lock(&self.identity);
@@ -419,11 +418,11 @@ fn failed(failure: Failure) -> Parsed {
     }
 }
 
-/// Said by us, where the gateway would complain of the schema.
+/// Answered by us, because the CAS would complain about the schema.
 pub(super) fn needs_streaming() -> Failure {
     Failure::Response {
         code: ResponseCode("ErrorInvalidServerVersion".to_owned()),
-        message: "the gateway is older than streaming notifications".to_owned(),
+        message: "the CAS is too old for streaming notifications".to_owned(),
         back_off: None,
         primary_address: None,
         inner: None,
@@ -437,7 +436,7 @@ fn closes_too_soon(gateway: &Gateway) -> Failure {
     ))
 }
 
-/// A second subscription would be one that nobody knows of.
+/// Otherwise a second subscription could exist that is not known here.
 fn repetition_of(operation: &Operation) -> Repetition {
     match operation {
         Operation::SubscribePush { .. } | Operation::SubscribeStreaming | Operation::SubscribePull { .. } => {

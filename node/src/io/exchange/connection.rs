@@ -1,4 +1,4 @@
-//! One HTTP/1.1 connection to a Client Access Server, over TLS or plain.
+//! One HTTP/1.1 connection to a Client Access Server, plain or over TLS.
 
 use std::io;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub(super) struct Dialer {
 }
 
 impl Dialer {
-    /// The name is resolved anew; its addresses are tried in order.
+    /// Resolves the name again and tries its addresses in order.
     pub(super) async fn open(&self, endpoint: &CasEndpoint) -> Result<Connection, Failure> {
         match timeout(self.connect_timeout, self.dial(endpoint)).await {
             Ok(opened) => opened,
@@ -84,7 +84,7 @@ async fn connect(endpoint: &CasEndpoint) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// As in `Host`, and for people.
+/// As in `Host`, and for display.
 pub(super) fn authority(endpoint: &CasEndpoint) -> String {
     let CasEndpoint { host, port, .. } = endpoint;
     if host.contains(':') {
@@ -94,19 +94,19 @@ pub(super) fn authority(endpoint: &CasEndpoint) -> String {
     }
 }
 
-/// One request at a time; dropped, it is closed.
+/// Carries one request at a time; dropping it closes the connection.
 pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     /// With TLS.
     pub(super) binding: Option<ChannelBinding>,
 }
 
-/// Why a request has no answer.
+/// Why a request was not answered.
 #[derive(Debug)]
 pub(super) enum Broken {
-    /// The connection was closed before: the request is still ours.
+    /// The connection was closed before the request was sent, which is returned.
     Unsent,
-    /// It may have been carried out.
+    /// It may have been executed.
     Unanswered(Failure),
 }
 
@@ -137,9 +137,9 @@ impl Connection {
             }
             let error = error.into_error();
             Broken::Unanswered(if error.is_parse() {
-                Failure::Malformed("what came is not HTTP")
+                Failure::Malformed("not an HTTP answer")
             } else {
-                Failure::Unreachable(format!("the connection broke off: {error}"))
+                Failure::Unreachable(format!("the connection was lost: {error}"))
             })
         })
     }
@@ -154,7 +154,9 @@ pub(super) async fn read_body(body: Incoming, bytes_max: usize) -> Result<Bytes,
     match Limited::new(body, bytes_max).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Failure::TooLarge),
-        Err(error) => Err(Failure::Unreachable(format!("the answer broke off: {error}"))),
+        Err(error) => Err(Failure::Unreachable(format!(
+            "the connection was lost during the answer: {error}"
+        ))),
     }
 }
 

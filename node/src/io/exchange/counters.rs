@@ -1,4 +1,4 @@
-//! What the client counts.
+//! Metrics of the client.
 
 use prometheus::{IntCounter, Registry};
 
@@ -6,7 +6,7 @@ use prometheus::{IntCounter, Registry};
 #[derive(Debug, Clone)]
 pub struct ClientCounters {
     pub connections_opened: IntCounter,
-    /// Proofs of the account that were sent, whatever came of them.
+    /// Logins that were attempted, whatever the outcome.
     pub logins: IntCounter,
     pub logins_refused: IntCounter,
     /// Requests that were sent a second time, on a new connection.
@@ -27,27 +27,27 @@ impl ClientCounters {
             ),
             logins: counter(
                 "tandem_node_exchange_logins_total",
-                "Times that the account was proved to a Client Access Server.",
+                "Logins attempted at Client Access Servers.",
             ),
             logins_refused: counter(
                 "tandem_node_exchange_logins_refused_total",
-                "Times that the account was refused: the directory may lock it.",
+                "Logins refused; too many make the directory lock the account.",
             ),
             repeated: counter(
                 "tandem_node_exchange_requests_repeated_total",
-                "Requests sent once more because their connection had broken.",
+                "Requests sent again because their connection was lost.",
             ),
             tokens_fetched: counter(
                 "tandem_node_exchange_tokens_fetched_total",
-                "OAuth tokens that were issued to this node.",
+                "OAuth tokens issued to this node.",
             ),
         }
     }
 
-    /// Shows them.
+    /// Registers them.
     ///
     /// # Errors
-    /// When the registry has such names already.
+    /// If the registry has such names already.
     pub fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
         let Self {
             connections_opened,

@@ -1,4 +1,4 @@
-//! The account and its secret, from where the configuration says, and again whenever the file changes.
+//! Reads the account and its secret from the configured place, and again whenever the file changes.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::exchange::credential::{
     Account, AccountError, Authentication, Credential, NtlmVersions, OAuthClient, Secret,
 };
 
-/// Why there is no credential.
+/// Why no credential could be read.
 #[derive(Debug, Error)]
 pub enum CredentialError {
     #[error("{source}; wanted: {}", .source.remedy())]
@@ -29,7 +29,7 @@ pub enum CredentialError {
     Account(#[from] AccountError),
 }
 
-/// The credential of all gateways, kept up to date by [`Self::follow`].
+/// The credential for all CAS, kept up to date by [`Self::follow`].
 pub struct CredentialSource {
     config: ExchangeConfig,
     current: Arc<ArcSwap<Credential>>,
@@ -39,7 +39,7 @@ pub struct CredentialSource {
 
 impl CredentialSource {
     /// # Errors
-    /// When the secret cannot be read: a node that would have to be told later says so at the start.
+    /// If the secret cannot be read, so that a node reports the problem when it starts.
     pub fn open(config: &ExchangeConfig) -> Result<Self, CredentialError> {
         Ok(Self {
             current: Arc::new(ArcSwap::from_pointee(read(config)?)),
@@ -58,7 +58,7 @@ impl CredentialSource {
         self.changed.subscribe()
     }
 
-    /// Looks at the file every few seconds, for ever. A file that cannot be used leaves what was known in force.
+    /// Checks the file every few seconds, for ever. If it cannot be used, the former credential stays in force.
     pub async fn follow(self) {
         let Some(path) = self.file() else {
             return std::future::pending().await;
@@ -83,10 +83,10 @@ impl CredentialSource {
             Ok(credential) => {
                 self.current.store(Arc::new(credential));
                 self.changed.send_modify(|changes| *changes += 1);
-                info!(file = %path.display(), "the credential for Exchange has changed");
+                info!(file = %path.display(), "the credential for Exchange was reloaded");
             }
             Err(error) => {
-                warn!(%error, "the changed credential cannot be used: the former one stays in force")
+                warn!(%error, "the changed credential cannot be used; the former one stays in force")
             }
         }
     }
@@ -130,7 +130,7 @@ fn authentication(methods: PasswordMethods) -> Authentication {
     }
 }
 
-/// A client has no password; its id stands where accounts are shown.
+/// An OAuth client has no password; its id is shown in place of an account.
 fn of_client(oauth: &OAuthConfig, secret: Secret) -> Result<Credential, CredentialError> {
     Ok(Credential {
         account: Account::parse(&oauth.client_id)?,
@@ -144,10 +144,10 @@ fn of_client(oauth: &OAuthConfig, secret: Secret) -> Result<Credential, Credenti
     })
 }
 
-/// What shows that a file was written or replaced.
+/// Attributes that show whether a file was written or replaced.
 type Stamp = (SystemTime, u64, u64);
 
-/// `None` while it is not there.
+/// `None` while it does not exist.
 fn stamp(path: &Path) -> Option<Stamp> {
     use std::os::unix::fs::MetadataExt;
     let metadata = std::fs::metadata(path).ok()?;

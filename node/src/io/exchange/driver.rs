@@ -1,4 +1,4 @@
-//! The loop around the calendars of this node. It has no opinion.
+//! The loop around the calendars of this node. It makes no decisions.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use super::streaming::StreamHandle;
 /// The parts that the loop holds together.
 pub struct CalendarDriver {
     pub id: NodeId,
-    /// Of the life that the cluster has taken in.
+    /// Of the incarnation that the cluster has accepted.
     pub incarnation: watch::Receiver<u64>,
     pub calendars: Calendars,
     pub cluster: Cluster,
@@ -42,13 +42,13 @@ pub struct CalendarDriver {
     pub presence: PresenceOut,
     pub questions: mpsc::Receiver<Question>,
     pub metrics: CalendarMetrics,
-    /// What the configuration file says.
+    /// As in the configuration file.
     pub defaults: CalendarSettings,
     /// For a cluster that has none.
     pub initial_gateways: Vec<(CasId, CasEndpoint)>,
 }
 
-/// What others want of the loop.
+/// Requests of other tasks to the loop.
 #[derive(Debug)]
 pub enum Question {
     Explain {
@@ -58,7 +58,7 @@ pub enum Question {
     Gateways {
         answer: oneshot::Sender<GatewaysAnswer>,
     },
-    /// The node's users have other owners: the loop ends when what is under way is done, or soon after.
+    /// The node's users have other owners: the loop ends when the work under way is done, or soon after.
     Stop,
 }
 
@@ -219,7 +219,7 @@ impl Running {
                 self.standing_changed();
                 self.take_in_state();
             }
-            // These are the gateway's, the watchers' and those of whoever evens out shares.
+            // These concern the gateway, watchers and rebalancing.
             Change::SessionOpened(_)
             | Change::SessionMoved { .. }
             | Change::SessionUpdated(_)
@@ -232,7 +232,7 @@ impl Running {
         }
     }
 
-    /// Before the cluster has taken the node in, what the log says of it is about an earlier life.
+    /// Until the cluster has accepted the node, log entries about it concern an earlier incarnation.
     fn standing_changed(&mut self) {
         let incarnation = *self.driver.incarnation.borrow_and_update();
         let (id, cluster) = (self.driver.id, &self.driver.cluster);
@@ -241,7 +241,7 @@ impl Running {
         let registered = (standing == Standing::Live).then_some(incarnation);
         let begins = registered.is_some() && registered != self.registered;
         if begins && self.registered.take().is_some() {
-            // Lost and registered again between two looks: others have kept this node's users meanwhile.
+            // Lost and registered again between two looks: other nodes have owned this node's users meanwhile.
             self.take_in_live_nodes();
         }
         self.registered = registered;
@@ -361,7 +361,7 @@ impl Running {
 
     fn asked(&self, question: Question) {
         let calendars = &self.driver.calendars;
-        // Whoever asked may have gone.
+        // The caller may be gone.
         match question {
             Question::Explain { user, answer } => drop(answer.send(calendars.explain(&user))),
             Question::Gateways { answer } => drop(answer.send(GatewaysAnswer {
@@ -393,13 +393,13 @@ impl Running {
         self.shown = shown;
     }
 
-    /// What the calendars still wanted to tell Exchange goes out.
+    /// Sends what the calendars still have to tell Exchange.
     async fn finish(mut self) {
         self.streams.clear();
         let under_way = self.tasks.len();
         let all_done = async { while self.tasks.join_next().await.is_some() {} };
         let done = tokio::time::timeout(LAST_REQUESTS, all_done).await.is_ok();
-        info!(under_way, done, "calendars are handed over");
+        info!(under_way, done, "calendars handed over");
         self.tasks.shutdown().await;
     }
 }
@@ -412,7 +412,7 @@ async fn address_changed(push: &mut Option<CallbackUrls>) -> bool {
     }
 }
 
-/// Where nothing listens, nobody calls.
+/// Without a listener no callbacks come.
 async fn called_back(arrived: &mut Option<mpsc::Receiver<CallbackArrived>>) -> Option<CallbackArrived> {
     match arrived {
         Some(arrived) => arrived.recv().await,

@@ -1,4 +1,4 @@
-//! What the client knows of one gateway: its idle connections, its schema version, how it wants a login.
+//! What the client knows about one CAS: idle connections, schema version, and how it expects a login.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,11 +16,11 @@ use crate::exchange::credential::Credential;
 use crate::exchange::ews::{Failure, SchemaVersion};
 use crate::exchange::version_ladder::VersionLadder;
 
-/// The credential, and what became of it so far.
+/// The credential, and how it has fared so far.
 #[derive(Debug)]
 pub(super) struct Identity {
     pub(super) credential: Arc<Credential>,
-    /// Some gateway took it, and none has refused it since.
+    /// Some CAS accepted it, and none has refused it since.
     proven: AtomicBool,
     refusals: AtomicU64,
 }
@@ -52,7 +52,7 @@ impl Identity {
     }
 }
 
-/// A connection between requests, and whom it belongs to: it is never lent to another credential.
+/// A connection between requests, with its credential: it is never used for another one.
 pub(super) struct Pooled {
     pub(super) connection: Connection,
     pub(super) identity: Arc<Identity>,
@@ -76,7 +76,7 @@ pub(super) struct Gateway {
     pub(super) endpoint: CasEndpoint,
     pub(super) connections: Semaphore,
     pub(super) streams: Semaphore,
-    /// Held while an account that is not proven yet is tried: one at a time, because the directory counts.
+    /// Held while an unproven account is tried: one request at a time, because the directory counts failures.
     pub(super) turn: tokio::sync::Mutex<()>,
     transport: Transport,
     idle_max: usize,
@@ -88,7 +88,7 @@ pub(super) struct Gateway {
 
 #[derive(Default)]
 struct Idle {
-    /// Longest idle first.
+    /// The longest idle first.
     connections: VecDeque<Pooled>,
     is_swept: bool,
     is_closed: bool,
@@ -114,7 +114,7 @@ impl Gateway {
         authority(&self.endpoint)
     }
 
-    /// Without the port where it goes without saying.
+    /// Without the port if it is the default one.
     pub(super) fn host_header(&self) -> String {
         let authority = self.authority();
         let usual = match self.transport {
@@ -124,7 +124,7 @@ impl Gateway {
         authority.strip_suffix(usual).unwrap_or(&authority).to_owned()
     }
 
-    /// The one that was used last, as it is the least likely to be closed by the other side.
+    /// The most recently used one, which is the least likely to have been closed by the server.
     pub(super) fn take_idle(&self, identity: &Arc<Identity>) -> Option<Pooled> {
         let mut idle = lock(&self.idle);
         let now = environment::now();
@@ -153,14 +153,14 @@ impl Gateway {
         }
     }
 
-    /// It is gone from the configuration: what still runs may end, nothing is kept.
+    /// It was removed from the configuration: requests under way may finish, connections are not kept.
     pub(super) fn close(&self) {
         let mut idle = lock(&self.idle);
         idle.is_closed = true;
         idle.connections.clear();
     }
 
-    /// Closes what has been idle for too long; says when to look again, `None` when nothing is left.
+    /// Closes connections that have been idle for too long; returns when to look again, `None` if none is left.
     fn close_overdue(&self) -> Option<Instant> {
         let mut idle = lock(&self.idle);
         let now = environment::now();
@@ -182,7 +182,7 @@ impl Gateway {
         lock(&self.ladder).refused(version, environment::now())
     }
 
-    /// The one that served last, when it may be used.
+    /// The most recently used one, if it may be used.
     pub(super) fn scheme(&self, may: &[Scheme]) -> Scheme {
         let known = lock(&self.scheme).filter(|scheme| may.contains(scheme));
         known.or_else(|| may.first().copied()).unwrap_or(Scheme::Ntlm)
@@ -192,8 +192,8 @@ impl Gateway {
         *lock(&self.scheme) = scheme;
     }
 
-    /// Waits until this account may be tried here. A request that waited while the account was refused fails with
-    /// it: a wrong password is not tried as often as there are requests.
+    /// Waits until this account may be tried here. A request that waited while the account was refused fails, too, so that
+    /// a wrong password is not tried once per request.
     pub(super) async fn turn_of(
         &self,
         identity: &Identity,
@@ -208,7 +208,7 @@ impl Gateway {
         }
         if identity.refusals() != refusals_seen {
             return Err(Failure::Unauthorized(format!(
-                "{} was refused a moment ago and not tried again",
+                "{} was refused a moment ago and is not tried again yet",
                 identity.credential.account
             )));
         }
@@ -216,7 +216,7 @@ impl Gateway {
     }
 }
 
-/// Ends with the last idle connection, or with the gateway.
+/// Ends with the last idle connection, or with the CAS.
 async fn sweep(gateway: Weak<Gateway>) {
     loop {
         let Some(next) = gateway.upgrade().and_then(|gateway| gateway.close_overdue()) else {
@@ -226,7 +226,7 @@ async fn sweep(gateway: Weak<Gateway>) {
     }
 }
 
-/// Nothing panics while it is held.
+/// Nothing can panic while it is held.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

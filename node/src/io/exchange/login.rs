@@ -1,4 +1,4 @@
-//! Sends a request so that the gateway knows who asks: by NTLM once per connection, else with every request.
+//! Sends authenticated requests: by NTLM once per connection, otherwise with every request.
 
 use std::time::Duration;
 use tandem_shared::io::environment;
@@ -20,19 +20,19 @@ use crate::exchange::ews::{self, Failure};
 use crate::exchange::ntlm::{self, FileTime, Proof, Service};
 use crate::exchange::oauth::Token;
 
-/// What is sent, however often.
+/// The request, however often it is sent.
 pub(super) struct Post {
-    /// Beside those that all requests have.
+    /// In addition to those that all requests have.
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
 }
 
-/// Why there is no answer.
+/// Why there was no answer.
 #[derive(Debug)]
 pub(super) enum Trouble {
-    /// The connection is gone and the request was not carried out.
+    /// The connection was lost, and the request was not executed.
     Reconnect,
-    /// The connection is gone and nobody knows.
+    /// The connection was lost, and whether the request was executed is unknown.
     Unanswered(Failure),
     Failed(Failure),
 }
@@ -46,12 +46,12 @@ impl From<Broken> for Trouble {
     }
 }
 
-/// One request of one identity at one gateway.
+/// One request of one identity at one CAS.
 pub(super) struct Login<'a> {
     pub(super) gateway: &'a Gateway,
     pub(super) workstation: &'a str,
     pub(super) counters: &'a ClientCounters,
-    /// Of the identity, when the request came up.
+    /// Of the identity, when the request was made.
     pub(super) refusals_seen: u64,
     /// With OAuth.
     pub(super) token: Option<Token>,
@@ -63,7 +63,7 @@ impl Login<'_> {
         let identity = pooled.identity.clone();
         match (&identity.credential.authentication, &self.token) {
             (Authentication::OAuth(_), Some(token)) => self.send_token(pooled, post, token).await,
-            (Authentication::OAuth(_), None) => Err(refused("there is no token")),
+            (Authentication::OAuth(_), None) => Err(refused("no token is available")),
             (Authentication::Basic, _) => self.send_basic(pooled, post).await,
             (Authentication::Ntlm(versions), _) => {
                 self.send_by_ntlm(pooled, post, *versions, &NTLM_ALONE).await
@@ -99,7 +99,7 @@ impl Login<'_> {
         let request = self.request(post, Some(&authorization), post.body.clone());
         let response = pooled.connection.send(request).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
-            // Perhaps it is another scheme that is wanted by now.
+            // The CAS may require another scheme by now.
             self.gateway.remember_scheme(None);
             return Err(self.refusal(pooled, "Basic"));
         }
@@ -122,7 +122,7 @@ impl Login<'_> {
             if response.status() != StatusCode::UNAUTHORIZED {
                 return Ok(response);
             }
-            // The gateway has forgotten who we are; what was asked, it has not done.
+            // The CAS has forgotten the login and has not executed the request.
             pooled.authenticated = false;
             drain(response).await?;
         }
@@ -156,7 +156,7 @@ impl Login<'_> {
         }
     }
 
-    /// The first message goes without the request: most bodies would be sent in vain.
+    /// The first message is sent without the request's body, which would mostly be sent in vain.
     async fn negotiate(
         &self,
         pooled: &mut Pooled,
@@ -172,9 +172,7 @@ impl Login<'_> {
             let request = self.request(post, None, post.body.clone());
             let response = pooled.connection.send(request).await?;
             if response.status() == StatusCode::UNAUTHORIZED {
-                return Err(refused(
-                    "the gateway asked for no login and then refused the request",
-                ));
+                return Err(refused("the CAS required no login and then refused the request"));
             }
             return Ok(Negotiated::Answered(response));
         }
@@ -272,11 +270,11 @@ impl Login<'_> {
     }
 }
 
-/// What came of the first message.
+/// The outcome of the first message.
 enum Negotiated {
     Challenged(Vec<u8>),
     Declined(Offers),
-    /// Without a login, or by something in between.
+    /// Without a login, or by a machine in between.
     Answered(Response<Incoming>),
 }
 
@@ -284,7 +282,7 @@ fn refused(why: &str) -> Trouble {
     Trouble::Failed(Failure::Unauthorized(why.to_owned()))
 }
 
-/// A balancer's trouble says nothing about the account.
+/// A failure of a balancer says nothing about the account.
 fn says_who_we_are(status: StatusCode) -> bool {
     !matches!(
         status,
@@ -303,7 +301,7 @@ async fn drain(response: Response<Incoming>) -> Result<(), Trouble> {
     read.map(drop).map_err(|_| Trouble::Reconnect)
 }
 
-/// Before 1970 it is 1970.
+/// Times before 1970 count as 1970.
 pub(super) fn since_1970() -> Duration {
     environment::unix_time()
 }

@@ -1,4 +1,4 @@
-//! What the calendars ask for, carried out.
+//! Performs the outputs of the calendars.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::client::{OpenStream, PerformRequest};
 use super::driver::Running;
 use super::replicated;
 
-/// What must be answered even if its task panics.
+/// Requests that must be answered even if their task panics.
 #[derive(Clone, Copy)]
 pub(super) enum Awaited {
     Request(RequestId),
@@ -110,7 +110,7 @@ impl Running {
         }
     }
 
-    /// A subscription that is lost may be made anew at another mailbox server.
+    /// A lost subscription may be requested again at another mailbox server.
     fn report(&mut self, report: &Report) {
         if let Report::SubscriptionLost { user, gateway, .. } | Report::Deaf { user, gateway } = report {
             let affinity = AffinityKey::User(user.clone());
@@ -134,13 +134,13 @@ impl Running {
         self.awaited.insert(id.id(), Awaited::Request(request));
     }
 
-    /// The settings ask for what the configuration makes impossible; they are not passed on, so this is our mistake.
+    /// Settings that the configuration makes impossible are not passed on, so this is a bug.
     fn refuse_push(&mut self, request: RequestId) {
-        debug!("a push subscription was asked for, and nothing listens");
+        debug!("a push subscription was requested without a listener for callbacks");
         let id = self.tasks.spawn(async move {
             Input::Answered {
                 request,
-                result: Err(Failure::Malformed("nothing listens for callbacks")),
+                result: Err(Failure::Malformed("no listener for callbacks")),
                 latency: Duration::ZERO,
             }
         });
@@ -151,7 +151,7 @@ impl Running {
         let (id, input) = match done {
             Ok((id, input)) => (id, Some(input)),
             Err(error) => {
-                error!(%error, "a task of the calendars failed");
+                error!(%error, "a calendar task failed");
                 (error.id(), None)
             }
         };
@@ -159,7 +159,7 @@ impl Running {
         let instead = || match awaited? {
             Awaited::Request(request) => Some(Input::Answered {
                 request,
-                result: Err(Failure::Malformed("the client gave up on it")),
+                result: Err(Failure::Malformed("the client dropped the request")),
                 latency: Duration::ZERO,
             }),
             Awaited::Proposal(proposal) => Some(Input::Committed {

@@ -1,8 +1,7 @@
-//! Whether each gateway is well, found out when somebody asks (CAL-7): reachable, trusted, the account accepted, a user
-//! impersonated.
+//! Checks each gateway on request (CAL-7): reachable, certificate trusted, account accepted, impersonation works.
 //!
-//! A wrong password that is tried at every gateway locks the account. So the account is shown to one gateway first, and
-//! after a refusal to none for a minute, unless the password has changed.
+//! Trying a wrong password at every gateway would lock the account. So one gateway is tried first, and after a refusal none
+//! for a minute, unless the password has changed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,13 +21,13 @@ use super::certificate_probe::{self, ProbeOptions, Reachability};
 use super::client::{EwsClient, PerformRequest};
 use super::trust::GatewayTrust;
 
-/// Cheap to clone; the clones share what was found.
+/// Cheap to clone; clones share the results.
 #[derive(Clone)]
 pub struct Prober {
     client: EwsClient,
     trust: GatewayTrust,
     credential_changes: watch::Receiver<u64>,
-    /// Held while gateways are looked at: who asks meanwhile waits for the same answer.
+    /// Held while gateways are checked: concurrent callers wait for the same answer.
     found: Arc<Mutex<Found>>,
 }
 
@@ -44,24 +43,24 @@ struct Last {
     gateways: Vec<ProbedGateway>,
 }
 
-/// What the answer depends on.
+/// What the result depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
     pub gateways: Vec<(CasId, CasEndpoint)>,
-    /// Who is impersonated at each gateway: one of its users, or anybody who is enabled.
+    /// The user to impersonate at each gateway: one of its users, or any enabled user.
     pub mailboxes: Vec<Option<Mailbox>>,
-    /// The calendars have stopped all traffic already.
+    /// The calendars have already stopped all traffic.
     pub credential_refused: bool,
 }
 
 /// The account was refused.
 struct Refused {
     at: Instant,
-    /// How often the credential had changed by then.
+    /// The count of credential changes at that time.
     changes: u64,
 }
 
-/// What was found out about one gateway.
+/// The result for one gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ProbedGateway {
     pub name: String,
@@ -73,10 +72,10 @@ pub struct ProbedGateway {
     pub ssl_status: Status,
     pub account: AccountStatus,
     pub impersonation: ImpersonationStatus,
-    /// Of the request that showed the account.
+    /// Latency of the request with the account.
     pub latency_ms: Option<u64>,
     pub server_version: Option<String>,
-    /// What is wrong and what to do about it, step by step.
+    /// What is wrong and how to fix it, step by step.
     pub explanations: Vec<String>,
 }
 
@@ -87,7 +86,7 @@ pub enum AccountStatus {
     Refused,
     /// An earlier step failed, or the account was refused elsewhere.
     NotTried,
-    /// The gateway did not get as far as looking at it.
+    /// The gateway failed before checking it.
     Unknown,
 }
 
@@ -96,13 +95,13 @@ pub enum AccountStatus {
 pub enum ImpersonationStatus {
     Works,
     Denied,
-    /// An earlier step failed, or nobody is enabled who could be impersonated.
+    /// An earlier step failed, or there is no enabled user to impersonate.
     NotTried,
     Unknown,
 }
 
 impl ProbedGateway {
-    /// Nothing is left to be mended. A user without a mailbox says nothing against the gateway.
+    /// Nothing needs to be fixed. A user without a mailbox does not count against the gateway.
     #[must_use]
     pub fn is_well(&self) -> bool {
         self.reachability == Reachability::Pingable
@@ -141,7 +140,7 @@ impl Prober {
         }
     }
 
-    /// Looks at every gateway, in order, unless that was done a moment ago.
+    /// Checks every gateway, in order, unless that was done a moment ago.
     pub async fn look(&self, asked: Asked) -> Vec<ProbedGateway> {
         let mut found = self.found.lock().await;
         if let Some(last) = &found.last
@@ -171,7 +170,7 @@ impl Prober {
         gateways
     }
 
-    /// What needs no account: the connection and the certificate.
+    /// The checks that need no account: connection and certificate.
     async fn look_below(&self, name: &CasId, endpoint: &CasEndpoint) -> ProbedGateway {
         let mut gateway = ProbedGateway::of(name);
         let report = certificate_probe::probe(&self.trust, endpoint, PROBE).await;
@@ -184,7 +183,7 @@ impl Prober {
         gateway
     }
 
-    /// To one gateway first; to the others only once it was accepted.
+    /// Tries one gateway first; the others only once the account was accepted.
     async fn show_account(
         &self,
         asked: &Asked,
@@ -240,7 +239,7 @@ impl Prober {
     }
 }
 
-/// What the answer to a request for somebody's calendar says of the account.
+/// What the answer to a request for a user's calendar says about the account.
 fn judge(gateway: &mut ProbedGateway, mailbox: Option<&Mailbox>, failure: Option<&Failure>) {
     use {AccountStatus as Account, ImpersonationStatus as Impersonation};
     let class = failure.map(Failure::class);
@@ -250,7 +249,7 @@ fn judge(gateway: &mut ProbedGateway, mailbox: Option<&Mailbox>, failure: Option
         Some(FailureClass::RightsOfServer | FailureClass::RightsOfUser) => {
             (Account::Accepted, Impersonation::Denied)
         }
-        // The gateway looked at the mailbox, so it had let us in.
+        // The gateway looked at the mailbox, so it had accepted the account.
         Some(
             FailureClass::Gone
             | FailureClass::Identity
@@ -275,7 +274,7 @@ fn judge(gateway: &mut ProbedGateway, mailbox: Option<&Mailbox>, failure: Option
             gateway.explain(format!("{failure}.{}", remedy(class)));
         }
         (Some(_) | None, None) => {
-            gateway.explain("Nobody's calendar is enabled: impersonation was not tried.")
+            gateway.explain("No user's calendar is enabled: impersonation was not tried.")
         }
         (None, Some(_)) => {}
     }
@@ -289,7 +288,7 @@ fn remedy(class: Option<FailureClass>) -> &'static str {
         Some(FailureClass::RightsOfServer | FailureClass::RightsOfUser) => {
             " Give the account the role ApplicationImpersonation (Exchange 2007: the right ms-Exch-EPI-Impersonation)."
         }
-        Some(FailureClass::Gone) => " This user has no mailbox here; that says nothing against the gateway.",
+        Some(FailureClass::Gone) => " This user has no mailbox here; the gateway is not at fault.",
         Some(FailureClass::Throttled) => " The gateway is busy; a throttling policy for the account helps.",
         Some(
             FailureClass::Lost
@@ -309,8 +308,8 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-const NOT_SHOWN: &str = "The account was refused: it is shown to nobody for a minute, so that it is not locked. A changed password is tried at once.";
-/// Whoever looks at a status page looks again soon.
+const NOT_SHOWN: &str = "The account was refused: it is not tried anywhere for a minute, so that it does not get locked. A changed password is tried at once.";
+/// Status pages are loaded repeatedly.
 const FRESH: Duration = Duration::from_secs(2);
 const LOCK_OUT_PAUSE: Duration = Duration::from_secs(60);
 const PROBE: ProbeOptions = ProbeOptions {

@@ -20,7 +20,7 @@ use crate::exchange::callback::CallbackKey;
 use super::push_listener::{CallbackArrived, PushListener, PushListenerOptions, PushMetrics};
 use super::signing::ServingIdentity;
 
-/// Makes callback URLs, and asks for another port.
+/// Makes callback URLs, and requests another port.
 #[derive(Debug)]
 pub struct CallbackUrls {
     key: CallbackKey,
@@ -28,11 +28,11 @@ pub struct CallbackUrls {
     advertised_host: String,
     advertised_port: u16,
     wanted: watch::Sender<Wanted>,
-    /// The port that callbacks are taken on, once it differs from the file's.
+    /// The port for callbacks, if it differs from the file's.
     current: watch::Receiver<Option<u16>>,
 }
 
-/// `None`: the port of the file. The former one is kept for as long.
+/// `None`: the port of the file. The former one stays open for the given time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Wanted {
     port: Option<u16>,
@@ -40,7 +40,7 @@ struct Wanted {
 }
 
 impl CallbackUrls {
-    /// `None` when the user's id is too long for a URL.
+    /// `None` if the user's id is too long for a URL.
     #[must_use]
     pub fn url(&self, user: &str, attempt: u64) -> Option<String> {
         let path = self.key.path(user, attempt)?;
@@ -48,13 +48,12 @@ impl CallbackUrls {
         Some(format!("{}:{port}{path}", self.advertised_host))
     }
 
-    /// Returns when URLs have become others; `false`: they never will again.
+    /// Returns when the URLs have changed; `false`: they never will again.
     pub(super) async fn changed(&mut self) -> bool {
         self.current.changed().await.is_ok()
     }
 
-    /// From now on callbacks are to come on this port; subscriptions made before call the former one until they are
-    /// renewed.
+    /// From now on callbacks shall come on this port; earlier subscriptions use the former one until they are renewed.
     pub fn move_to(&self, port: Option<u16>, keep_old_for: Duration) {
         let wanted = Wanted { port, keep_old_for };
         self.wanted.send_if_modified(|former| {
@@ -65,7 +64,7 @@ impl CallbackUrls {
     }
 }
 
-/// Keeps the ports and the certificate as they shall be.
+/// Keeps ports and certificate as configured.
 pub struct PushKeeper {
     listener: PushListener,
     listen: SocketAddr,
@@ -75,7 +74,7 @@ pub struct PushKeeper {
     current: watch::Sender<Option<u16>>,
 }
 
-/// What is made of `[exchange.push]`.
+/// The listener of `[exchange.push]`.
 pub struct Push {
     pub urls: CallbackUrls,
     pub keeper: PushKeeper,
@@ -84,10 +83,10 @@ pub struct Push {
 }
 
 impl Push {
-    /// Listens at the port of the file.
+    /// Listens on the port of the file.
     ///
     /// # Errors
-    /// When the key or the certificate cannot be used, or the port cannot be bound.
+    /// If the key or the certificate cannot be used, or the port cannot be bound.
     pub async fn open(config: &PushConfig, metrics: PushMetrics, shutdown: Shutdown) -> anyhow::Result<Self> {
         let key = config.read_key().context("reading exchange.callback_key_file")?;
         let key = CallbackKey::new(&key).context("using exchange.callback_key_file")?;
@@ -133,7 +132,7 @@ impl Push {
 }
 
 impl PushKeeper {
-    /// Runs until nobody makes URLs any more.
+    /// Runs until no URL maker is left.
     pub async fn run(mut self) {
         let mut looks = interval(LOOK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -155,21 +154,21 @@ impl PushKeeper {
         match self.listener.replace(address, keep_old_for).await {
             Ok(bound) => {
                 self.current.send_replace(port);
-                info!(%bound, ?keep_old_for, "callbacks are taken on another port; the former one stays open meanwhile");
+                info!(%bound, ?keep_old_for, "callback port changed; the former port stays open meanwhile");
             }
             Err(error) => {
-                warn!(%address, %error, "callbacks cannot be taken there: the former port stays; set it again once it is free")
+                warn!(%address, %error, "cannot listen on the new callback port; the former one stays in use: set it again once it is free")
             }
         }
     }
 
-    /// Somebody may have replaced the files, or installed a signed certificate.
+    /// The files may have been replaced, or a signed certificate installed.
     fn look_at_certificate(&self) {
         let (Some(identity), Some(tls)) = (&self.identity, &self.tls) else {
             return;
         };
         if let Err(error) = identity.refresh() {
-            warn!(%error, "the changed certificate for callbacks cannot be used");
+            warn!(%error, "the changed callback certificate cannot be used");
         }
         if let Some(config) = identity.server_config()
             && !Arc::ptr_eq(&config, &tls.load())
@@ -189,12 +188,12 @@ fn open_identity(config: &PushConfig) -> anyhow::Result<Option<ServingIdentity>>
     })
     .context("using exchange.push.certificate and key")?;
     if identity.server_config().is_none() {
-        warn!("there is no certificate for callbacks yet: no gateway can call until one is installed");
+        warn!("no certificate for callbacks is installed yet: Exchange cannot call back until there is one");
     }
     Ok(Some(identity))
 }
 
-/// Refuses every handshake: there is nothing to show.
+/// Refuses every handshake, because there is no certificate.
 fn nobody() -> Arc<ServerConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
@@ -205,7 +204,7 @@ fn nobody() -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
-/// The configuration has seen to it that there is a port.
+/// The configuration guarantees a port.
 fn split_port(origin: &str) -> (String, u16) {
     let (host, port) = origin.rsplit_once(':').unwrap_or((origin, "443"));
     (host.to_owned(), port.parse().unwrap_or(443))

@@ -1,4 +1,4 @@
-//! One push callback: is it genuine, what does it tell, and what is it answered.
+//! One push callback: whether its token is valid, what it reports, and how it is answered.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::exchange::ews::{
     self, Failure, Notification, SubscriptionStatus, parse_callback, write_callback_answer,
 };
 
-/// A callback whose token is genuine.
+/// A callback with a valid token.
 #[derive(Debug)]
 pub struct CallbackArrived {
     pub user: String,
@@ -25,11 +25,11 @@ pub struct CallbackArrived {
     pub attempt: u64,
     /// In the order sent. A failure says that the subscription is gone.
     pub notifications: Vec<Result<Notification, Failure>>,
-    /// Dropped, or not used in time, it means [`SubscriptionStatus::Ok`].
+    /// If dropped or not used in time, the answer is [`SubscriptionStatus::Ok`].
     pub verdict: oneshot::Sender<SubscriptionStatus>,
 }
 
-/// Answers callbacks, on whatever connection they come.
+/// Answers callbacks on all connections.
 #[derive(Debug)]
 pub(super) struct CallbackService {
     pub(super) key: CallbackKey,
@@ -59,7 +59,7 @@ impl CallbackService {
         }
         let body = self.read_body(request.into_body()).await?;
         let callback = parse_callback(&body).map_err(|failure| {
-            warn!(user, %failure, "a genuine push callback cannot be understood");
+            warn!(user, %failure, "malformed push callback with a valid token");
             Refusal::Malformed
         })?;
         let (verdict, answer) = oneshot::channel();
@@ -85,7 +85,7 @@ impl CallbackService {
         }
     }
 
-    /// What could not be handed over is refused, so that the server comes again; what could be is accepted.
+    /// Refuses what could not be handed over, so that the server retries; accepts the rest.
     async fn hand_over(
         &self,
         arrived: CallbackArrived,
@@ -104,7 +104,7 @@ impl CallbackService {
     }
 }
 
-/// Why a callback is not taken.
+/// Why a callback is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refusal {
     NotGenuine,
@@ -112,7 +112,7 @@ enum Refusal {
     TooLarge,
     BodyLate,
     Malformed,
-    /// Nobody took it in time.
+    /// It was not handled in time.
     Overloaded,
 }
 
@@ -147,7 +147,7 @@ fn answered(status: SubscriptionStatus) -> Response<Full<Bytes>> {
     response
 }
 
-/// Says nothing of why, and does not keep the connection.
+/// Gives no reason, and closes the connection.
 fn refused(refusal: Refusal) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::default());
     *response.status_mut() = refusal.status();

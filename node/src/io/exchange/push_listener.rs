@@ -1,8 +1,8 @@
-//! Where Exchange POSTs its push notifications to: HTTP, over TLS or plain, on any number of ports at once.
+//! The listener to which Exchange POSTs push notifications: HTTP, plain or over TLS, on several ports at once.
 //!
-//! A path without a genuine token is answered 404 before its body is read. What a genuine one tells goes to whoever
-//! decides about subscriptions, and his verdict is the answer; the server is never kept waiting for it, since its
-//! callback is charged to the mailbox while it runs.
+//! A path without a valid token is answered 404 before its body is read. Other callbacks go to the calendars, whose
+//! verdict is the answer; the server is never kept waiting for it, since a callback is charged to the mailbox while it
+//! runs.
 
 use std::convert::Infallible;
 use std::io;
@@ -32,13 +32,13 @@ pub use super::push_callback::CallbackArrived;
 
 #[derive(Debug, Clone)]
 pub struct PushListenerOptions {
-    /// Over all ports; one more is closed unanswered.
+    /// Over all ports; connections beyond are closed unanswered.
     pub connections_max: usize,
     pub body_bytes_max: usize,
-    /// For the TLS handshake, and for a request's head, idle time before it included.
+    /// For the TLS handshake, and for a request's head, including the idle time before it.
     pub header_timeout: Duration,
     pub body_timeout: Duration,
-    /// What the server is kept waiting for at most.
+    /// The longest time that the server is kept waiting.
     pub verdict_timeout: Duration,
 }
 
@@ -67,7 +67,7 @@ impl PushMetrics {
         Self {
             callbacks: metrics.counters(
                 "tandem_node_exchange_callbacks_total",
-                "Push callbacks, by what they were answered.",
+                "Push callbacks, by answer.",
                 &["answer"],
             ),
             connections: metrics.gauge(
@@ -83,7 +83,7 @@ impl PushMetrics {
     }
 }
 
-/// The ports on which callbacks are taken. Dropped, it closes them.
+/// The open callback ports. Dropping it closes them.
 #[derive(Debug)]
 pub struct PushListener {
     shared: Arc<Shared>,
@@ -103,7 +103,7 @@ struct Shared {
 
 #[derive(Debug)]
 struct Port {
-    /// As asked for, port 0 included.
+    /// As requested; port 0 is possible.
     requested: SocketAddr,
     bound: SocketAddr,
     /// When to stop accepting; `None`: never.
@@ -111,7 +111,7 @@ struct Port {
 }
 
 impl PushListener {
-    /// Listens nowhere yet. A certificate is renewed by storing a new configuration in `tls`.
+    /// Does not listen yet. A certificate is renewed by storing a new configuration in `tls`.
     #[must_use]
     pub fn new(
         options: PushListenerOptions,
@@ -144,11 +144,11 @@ impl PushListener {
         }
     }
 
-    /// Listens at `address` too, and says which one it has become. An address that is open already stays open for
-    /// good. Beyond [`PORTS_MAX`] the oldest port is closed.
+    /// Listens on `address`, too, and returns the bound address. An address that is open already is no longer retired.
+    /// Beyond [`PORTS_MAX`] the oldest port is closed.
     ///
     /// # Errors
-    /// When the address cannot be bound; everything stays as it was.
+    /// If the address cannot be bound; then nothing changes.
     pub async fn open(&mut self, address: SocketAddr) -> io::Result<SocketAddr> {
         self.ports.retain(|port| !port.retirement.is_closed());
         let open = |port: &&Port| port.requested == address || port.bound == address;
@@ -166,8 +166,8 @@ impl PushListener {
         Ok(bound)
     }
 
-    /// As [`Self::open`]; all other ports close after `keep_old_for`: subscriptions made before still call them, until
-    /// they are renewed.
+    /// Like [`Self::open`]; all other ports close after `keep_old_for`: earlier subscriptions use them until they are
+    /// renewed.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -184,7 +184,7 @@ impl PushListener {
         Ok(bound)
     }
 
-    /// Where callbacks are taken now, oldest first.
+    /// The open ports, oldest first.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
         let open = self.ports.iter().filter(|port| !port.retirement.is_closed());
@@ -222,7 +222,7 @@ async fn accept(listener: TcpListener, mut retired: watch::Receiver<Option<Insta
     }
 }
 
-/// Returns at the time of retirement, which may change, or when nobody wants the port any more.
+/// Returns at the time of retirement, which may change, or when the port is no longer needed.
 async fn retirement(retired: &mut watch::Receiver<Option<Instant>>) {
     loop {
         let at = *retired.borrow_and_update();
@@ -239,7 +239,7 @@ async fn retirement(retired: &mut watch::Receiver<Option<Instant>>) {
     }
 }
 
-/// A place among the connections.
+/// A slot among the connections.
 struct Slot {
     _permit: OwnedSemaphorePermit,
     connections: IntGauge,
@@ -281,14 +281,14 @@ impl Shared {
         match timeout(self.header_timeout, handshake).await {
             Ok(Ok(stream)) => self.serve_http(stream, peer).await,
             Ok(Err(error)) => {
-                debug!(%peer, %error, "a push callback failed in the TLS handshake");
+                debug!(%peer, %error, "TLS handshake with a push client failed");
                 self.count_refused("tls");
             }
             Err(_) => self.count_refused("tls"),
         }
     }
 
-    /// After `StopAccepting` the request that has begun is still answered.
+    /// After `StopAccepting` a request under way is still answered.
     async fn serve_http(self: &Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin, peer: SocketAddr) {
         let service = service_fn(|request| {
             let shared = self.clone();
@@ -311,7 +311,7 @@ impl Shared {
             }
         };
         if let Err(error) = served {
-            debug!(%peer, %error, "a push callback ended early");
+            debug!(%peer, %error, "a push connection ended early");
         }
     }
 
@@ -320,7 +320,7 @@ impl Shared {
     }
 }
 
-/// A port in use and those that are still called after changes.
+/// The port in use, and former ones that are still called.
 pub const PORTS_MAX: usize = 8;
 const HEADER_BYTES_MAX: usize = 16 << 10;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

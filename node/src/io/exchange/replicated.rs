@@ -1,4 +1,4 @@
-//! What the replicated state means for calendars.
+//! Translates the replicated state for the calendars.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::directory::Directory;
 use crate::exchange::ews::Mailbox;
 use crate::io::clock;
 
-/// What was said last of each user's calendar.
+/// The latest committed state of each user's calendar.
 pub(super) fn recorded(state: &ClusterState) -> BTreeMap<String, CalendarPresence> {
     let records = state.presence_records().iter();
     records
@@ -22,7 +22,8 @@ pub(super) fn recorded(state: &ClusterState) -> BTreeMap<String, CalendarPresenc
         .collect()
 }
 
-/// Users with a mailbox whose calendar the directory or an administrator has switched on; his word counts more.
+/// Users with a mailbox whose calendar the directory or an administrator has enabled; the administrator's switch takes
+/// precedence.
 pub(super) fn calendar_users(state: &ClusterState, directory: &Directory) -> Vec<CalendarUser> {
     let users = directory.users().iter();
     users
@@ -37,7 +38,7 @@ pub(super) fn calendar_users(state: &ClusterState, directory: &Directory) -> Vec
         .collect()
 }
 
-/// Of everybody who has one, and of everybody in the directory: who has none may have had one.
+/// Of all users who have one, and of all in the directory: users without one may have had one.
 pub(super) fn all_assignments(
     state: &ClusterState,
     directory: &Directory,
@@ -51,7 +52,7 @@ pub(super) fn all_assignments(
         .collect()
 }
 
-/// Of these users; and those among them that are given to users of this node.
+/// Of these users; and which of them belong to users of this node.
 pub(super) fn assignments_of(
     state: &ClusterState,
     users: Vec<String>,
@@ -71,7 +72,7 @@ pub(super) fn assignments_of(
     (assignments, own)
 }
 
-/// What was set counts more than the file. Without a listener changes are streamed, whatever is set.
+/// The cluster's settings take precedence over the file. Without a listener changes are streamed, whatever the setting.
 pub(super) fn settings(
     state: &ClusterState,
     users: usize,
@@ -141,19 +142,19 @@ fn spread_secs(state: &ClusterState, users: usize, file: u32) -> u32 {
     set.and_then(|secs| u32::try_from(secs).ok()).unwrap_or(file)
 }
 
-/// `None`: as the file has it.
+/// `None`: as in the file.
 pub(super) fn push_port(state: &ClusterState) -> Option<u16> {
     let port = state.setting_number(SettingName::ExchangePushPort)?;
     u16::try_from(port).ok().filter(|port| *port != 0)
 }
 
-/// What came of it is told in any case.
+/// The outcome is reported in any case.
 pub(super) async fn propose(cluster: Cluster, proposal: u64, command: Command) -> Input {
     let applied = match cluster.propose(command, PROPOSE_TIMEOUT).await {
         Ok(applied) => Some(applied),
         Err(error) => {
-            debug!(%error, "a proposal of the calendars was not committed in time");
-            // One that failed at once is not tried again at once.
+            debug!(%error, "a calendar proposal was not committed in time");
+            // A proposal that failed immediately is not retried immediately.
             tokio::time::sleep(PROPOSE_PAUSE).await;
             None
         }
@@ -161,7 +162,7 @@ pub(super) async fn propose(cluster: Cluster, proposal: u64, command: Command) -
     Input::Committed { proposal, applied }
 }
 
-/// Gives a cluster that has no gateways those of the configuration file.
+/// Proposes the gateways of the configuration file to a cluster that has none.
 pub(super) async fn propose_gateways(cluster: Cluster, gateways: Vec<(CasId, CasEndpoint)>) {
     while cluster.with_state(|state| state.cas_gateways().is_empty()) {
         let command = Command::CasGatewaysConfigured {
@@ -170,10 +171,20 @@ pub(super) async fn propose_gateways(cluster: Cluster, gateways: Vec<(CasId, Cas
         };
         match cluster.propose(command, PROPOSE_TIMEOUT).await {
             Ok(Applied::Done) => {
-                return info!(gateways = gateways.len(), "the gateways of the file are taken");
+                return info!(
+                    gateways = gateways.len(),
+                    "the cluster took the gateways of the configuration file"
+                );
             }
-            Ok(other) => return warn!(?other, "the gateways of the file were not taken"),
-            Err(error) => debug!(%error, "the gateways of the file are not taken yet"),
+            Ok(other) => {
+                return warn!(
+                    ?other,
+                    "the cluster refused the gateways of the configuration file"
+                );
+            }
+            Err(error) => {
+                debug!(%error, "the gateways of the configuration file could not be proposed yet; retrying")
+            }
         }
         tokio::time::sleep(PROPOSE_PAUSE).await;
     }

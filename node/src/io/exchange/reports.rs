@@ -1,4 +1,4 @@
-//! What the calendars report: a line in the log where an operator wants one, and a count of everything.
+//! Reports of the calendars: a log line where an operator needs one, and a metric for everything.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,8 @@ use tracing::{debug, error, info, warn};
 use crate::calendar::Report;
 use crate::metrics::CalendarMetrics;
 
-/// A gateway that fails takes thousands of subscriptions with it: they make one line every now and then, not
-/// thousands.
+/// A CAS that fails takes thousands of subscriptions with it: they make a summary line now and then, not thousands of
+/// lines.
 pub(super) struct Reports {
     metrics: CalendarMetrics,
     since_last: BTreeMap<CasId, Sums>,
@@ -43,54 +43,60 @@ impl Reports {
             }
             Report::Moving { user, gateway, cause } => {
                 self.sums(gateway).moving += 1;
-                debug!(user, %gateway, cause, "another gateway is asked for");
+                debug!(user, %gateway, cause, "another CAS requested");
             }
             Report::Unsubscribed { user } => debug!(user, "unsubscribed"),
             Report::Failed {
                 gateway,
                 operation,
                 class,
-            } => debug!(%gateway, operation, ?class, "a request failed"),
-            Report::Edge { due_ms, published_ms } => debug!(due_ms, published_ms, "a calendar changed"),
+            } => debug!(%gateway, operation, ?class, "request to the CAS failed"),
+            Report::Edge { due_ms, published_ms } => debug!(due_ms, published_ms, "calendar state changed"),
             Report::Throttled { gateway, for_ } => {
-                info!(%gateway, ?for_, "the gateway asks for fewer requests");
+                info!(%gateway, ?for_, "CAS throttles requests");
             }
-            Report::FellBackToStreaming { user } => info!(user, "no callback came: changes are streamed"),
+            Report::FellBackToStreaming { user } => {
+                info!(user, "no push callback came; falling back to streaming")
+            }
             Report::Deaf { user, gateway } => {
-                info!(user, %gateway, "the subscription told of nothing although the calendar changed");
+                info!(user, %gateway, "stale subscription: the calendar changed but no notification arrived");
             }
             Report::NotificationPortUnreachable { user, gateway } => {
-                warn!(user, %gateway, "no callback came: can the gateway reach exchange.push.advertise?");
+                warn!(user, %gateway, "no push callback came: check that the CAS can reach exchange.push.advertise");
             }
             Report::MailboxUnavailable { user, reason } => {
-                warn!(user, reason, "the mailbox is not available")
+                warn!(user, reason, "mailbox unavailable")
             }
             Report::RightsMissing { user, reason } => {
-                warn!(user, reason, "the account may not read this calendar");
+                warn!(user, reason, "the service account may not read this calendar");
             }
-            Report::BreakerOpened { gateway } => warn!(%gateway, "the gateway fails: its users get others"),
-            Report::BreakerClosed { gateway } => info!(%gateway, "the gateway answers again"),
+            Report::BreakerOpened { gateway } => {
+                warn!(%gateway, "CAS circuit breaker opened; reassigning its users")
+            }
+            Report::BreakerClosed { gateway } => {
+                info!(%gateway, "CAS circuit breaker closed; it answers again")
+            }
             Report::CredentialRefused { gateway, reason } => {
-                error!(%gateway, reason, "Exchange refuses the account: nothing is asked until it is mended, but once a minute");
+                error!(%gateway, reason, "Exchange rejected the service account; retrying once a minute");
             }
             Report::CredentialRefusedByOne { gateway, reason } => {
-                error!(%gateway, reason, "this gateway alone refuses the account");
+                error!(%gateway, reason, "only this CAS rejects the service account");
             }
             Report::RequestRefused {
                 user,
                 gateway,
                 reason,
             } => {
-                error!(user, %gateway, reason, "the gateway does not accept what this node asks");
+                error!(user, %gateway, reason, "CAS rejected a request of this node as invalid");
             }
-            Report::CredentialAccepted => info!("Exchange accepts the account"),
+            Report::CredentialAccepted => info!("Exchange accepts the service account"),
             Report::UsersLeftOut { count } => {
-                error!(count, "more calendars are enabled than can be kept");
+                error!(count, "more calendars are enabled than this cluster can follow");
             }
         }
     }
 
-    /// The lines that stand for many.
+    /// The summary lines.
     pub(super) fn summarize(&mut self) {
         for (gateway, sums) in std::mem::take(&mut self.since_last) {
             let Sums {

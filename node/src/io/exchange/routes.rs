@@ -1,4 +1,4 @@
-//! `/exchange/…` of the admin listener: the gateways, how well they are, and why a user is where he is.
+//! `/exchange/…` of the admin listener: gateways, their health, and explanations of users' assignments.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use super::probe::{Asked, Prober};
 use super::replicated;
 use super::views::{self, AccountView, GatewayView, StatusView, UserView};
 
-/// What the routes answer from. Cheap to clone.
+/// What the routes need to answer. Cheap to clone.
 #[derive(Clone)]
 pub struct ExchangeRoutes {
     pub id: NodeId,
@@ -34,7 +34,7 @@ pub struct ExchangeRoutes {
     pub prober: Prober,
     pub rebalancing: CasRebalancing,
     pub certificates: CertificateRoutes,
-    /// For the status page; the password is no part of it.
+    /// For the status page; without the password.
     pub account: AccountView,
 }
 
@@ -138,14 +138,14 @@ impl ExchangeRoutes {
             Some(moves) => Ok(ok(&json!({ "moves": moves }))),
             None => Err(AdminResponse::error(
                 StatusCode::CONFLICT,
-                "users are being evened out already",
+                "a rebalance of CAS users is already running",
             )),
         }
     }
 
     async fn explain(&self, user: &str) -> Answer {
         let user = decoded(user)?;
-        // As the directory spells it.
+        // In the directory's spelling.
         let user = self
             .directory
             .borrow()
@@ -203,7 +203,10 @@ impl ExchangeRoutes {
         };
         let answer = timeout(ANSWER_WAIT, asked).await.ok().flatten();
         answer.ok_or_else(|| {
-            AdminResponse::error(StatusCode::SERVICE_UNAVAILABLE, "the calendars do not answer")
+            AdminResponse::error(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the calendars did not answer in time",
+            )
         })
     }
 
@@ -259,7 +262,9 @@ impl GatewayBody {
     fn checked(self) -> Result<(CasId, CasEndpoint), AdminResponse> {
         let host = self.host.unwrap_or_else(|| self.name.clone());
         if self.name.is_empty() || self.name.len() > NAME_BYTES_MAX {
-            return Err(bad(&format!("a gateway's name has 1 to {NAME_BYTES_MAX} bytes")));
+            return Err(bad(&format!(
+                "a gateway's name must have 1 to {NAME_BYTES_MAX} bytes"
+            )));
         }
         if !is_host(&host) || self.port == 0 {
             let wanted = "a host name or an IP address without brackets, and a port from 1";

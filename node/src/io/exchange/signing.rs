@@ -1,4 +1,4 @@
-//! The certificate that callbacks meet: shown at once when it is installed.
+//! The certificate of the callback listener, in use as soon as it is installed.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,7 +21,7 @@ struct Shared {
     files: IdentityFiles,
     configs: Arc<ArcSwap<ServerConfig>>,
     current: ArcSwapOption<Current>,
-    /// One change at a time; handshakes never wait for it.
+    /// Serialises changes; handshakes never wait for it.
     editing: Mutex<()>,
 }
 
@@ -32,10 +32,10 @@ struct Current {
 }
 
 impl ServingIdentity {
-    /// Both files may still be missing: then there is nothing to show until a signed certificate is installed.
+    /// Both files may be missing; then there is no certificate until a signed one is installed.
     ///
     /// # Errors
-    /// When the files are there and cannot be used.
+    /// If the files exist and cannot be used.
     pub fn open(files: IdentityFiles) -> Result<Self, SigningError> {
         let shared = Shared {
             files,
@@ -50,21 +50,21 @@ impl ServingIdentity {
         Ok(identity)
     }
 
-    /// For a listener: what is loaded for a connection is in force at that moment. While there is no certificate every
-    /// handshake is refused.
+    /// For a listener: loaded for each connection, so the current certificate is used. Without a certificate every handshake
+    /// is refused.
     #[must_use]
     pub fn server_configs(&self) -> Arc<ArcSwap<ServerConfig>> {
         self.shared.configs.clone()
     }
 
-    /// For the next connection that is accepted; ask again for each. `None` while there is no certificate.
+    /// For the next accepted connection; call it again for each. `None` while there is no certificate.
     #[must_use]
     pub fn server_config(&self) -> Option<Arc<ServerConfig>> {
         let current = self.shared.current.load();
         current.as_ref().map(|current| current.config.clone())
     }
 
-    /// What is shown, ours first.
+    /// The chain in use, our certificate first.
     #[must_use]
     pub fn chain(&self) -> Vec<Certificate> {
         let current = self.shared.current.load();
@@ -73,7 +73,7 @@ impl ServingIdentity {
             .map_or_else(Vec::new, |current| current.identity.chain.clone())
     }
 
-    /// Whether a request waits for its signed certificate.
+    /// Whether a signing request awaits its certificate.
     #[must_use]
     pub fn has_request(&self) -> bool {
         self.shared.files.has_request()
@@ -82,16 +82,16 @@ impl ServingIdentity {
     /// As [`IdentityFiles::create_request`].
     ///
     /// # Errors
-    /// When nothing is to be certified, or the key cannot be made, read or kept.
+    /// If there is nothing to certify, or the key cannot be made, read or stored.
     pub fn create_request(&self, wanted: &SigningRequest) -> Result<String, SigningError> {
         let _editing = self.edit();
         self.shared.files.create_request(wanted)
     }
 
-    /// As [`IdentityFiles::install`]; in force for the next connection.
+    /// As [`IdentityFiles::install`]; used from the next connection on.
     ///
     /// # Errors
-    /// When it is not for the key of the request, nor for the one in use, or cannot be kept; then nothing changes.
+    /// If it is neither for the key of the request nor for the one in use, or cannot be stored; then nothing changes.
     pub fn install(&self, answer: &[u8]) -> Result<Installed, SigningError> {
         let _editing = self.edit();
         let installed = self.shared.files.install(answer)?;
@@ -99,11 +99,11 @@ impl ServingIdentity {
         Ok(installed)
     }
 
-    /// Looks whether somebody has changed the files, and takes them over if so: a few `stat` calls, meant for every
-    /// few seconds. Answers whether anything has changed.
+    /// Checks whether the files were changed, and loads them if so: a few `stat` calls, meant for every few seconds.
+    /// Returns whether anything has changed.
     ///
     /// # Errors
-    /// When they cannot be used; what was shown stays in force.
+    /// If they cannot be used; the former certificate stays in use.
     pub fn refresh(&self) -> Result<bool, SigningError> {
         let _editing = self.edit();
         let stamp = self.shared.files.stamp();
@@ -119,7 +119,7 @@ impl ServingIdentity {
     fn read_again(&self) -> Result<(), SigningError> {
         if let Some(identity) = self.shared.files.load()? {
             let subject = identity.chain.first().map(|leaf| leaf.subject.clone());
-            info!(subject, "our certificate is in force");
+            info!(subject, "callback certificate in use");
             let config = showing(&identity);
             self.shared.configs.store(config.clone());
             self.shared

@@ -1,4 +1,4 @@
-//! Streams of notifications: one task per connection, moving parts until one side is silent or done.
+//! Notification streams: one task per connection, which forwards documents until a side is silent or done.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::exchange::ews::{
     parse_stream_document, write_request,
 };
 
-/// Dropped to close a stream: `StreamEnded` with `Closed` follows.
+/// Dropping it closes the stream: `StreamEnded` with `Closed` follows.
 #[derive(Debug)]
 pub struct StreamHandle {
     _close: oneshot::Sender<()>,
@@ -37,7 +37,7 @@ pub(super) fn open(shared: Arc<Shared>, open: OpenStream, inputs: mpsc::Sender<I
             _ = closed => StreamEnd::Closed,
             end = reader.run() => end,
         };
-        // Nobody listens any more when the node is being stopped.
+        // The receiver is gone when the node is stopping.
         let _ = inputs.send(Input::StreamEnded { stream, end }).await;
     });
     StreamHandle { _close: close }
@@ -59,7 +59,7 @@ impl StreamReader {
 
     async fn read_to_end(&self) -> Result<StreamEnd, Failure> {
         let gateway = self.shared.gateway(&self.open.gateway)?;
-        let too_many = || Failure::Unreachable("there are too many streams at this gateway".to_owned());
+        let too_many = || Failure::Unreachable("too many streams at this CAS".to_owned());
         let _permit = gateway.streams.try_acquire().map_err(|_| too_many())?;
         let version = gateway.version();
         let end = match timeout(self.open.read_timeout, self.ask(&gateway, version)).await {
@@ -72,7 +72,7 @@ impl StreamReader {
         if let Err(failure) = &end
             && failure.class() == FailureClass::Version
         {
-            // The next attempt begins one step lower.
+            // The next attempt uses the next lower version.
             let _ = gateway.version_refused(version);
         }
         end
@@ -116,8 +116,8 @@ impl StreamReader {
             let Ok(frame) = timeout(self.open.read_timeout, body.frame()).await else {
                 return Ok(StreamEnd::Silent);
             };
-            let broke_off = |why: &str| Failure::Unreachable(format!("the stream broke off: {why}"));
-            let frame = frame.ok_or_else(|| broke_off("the gateway ended it"))?;
+            let broke_off = |why: &str| Failure::Unreachable(format!("the stream was lost: {why}"));
+            let frame = frame.ok_or_else(|| broke_off("the CAS ended it"))?;
             let frame = frame.map_err(|error| broke_off(&error.to_string()))?;
             let Ok(bytes) = frame.into_data() else { continue };
             read = read.saturating_add(bytes.len() as u64);
@@ -149,7 +149,7 @@ impl StreamReader {
         Ok(None)
     }
 
-    /// Waits while whoever decides is busy: meanwhile the gateway waits, too.
+    /// Waits while the calendars are busy; meanwhile the CAS waits, too.
     async fn forward(&self, part: StreamPart) -> Option<StreamEnd> {
         let is_last = part == StreamPart::Closed;
         let stream = self.open.stream;

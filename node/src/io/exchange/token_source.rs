@@ -1,4 +1,4 @@
-//! Fetches OAuth tokens, one at a time, and keeps the one that is good.
+//! Fetches OAuth tokens, one at a time, and caches the valid one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,19 +20,19 @@ use crate::exchange::credential::OAuthClient;
 use crate::exchange::ews::Failure;
 use crate::exchange::oauth::{TOKEN_ANSWER_BYTES_MAX, Token, write_token_request};
 
-/// The issuer's certificate is checked as a gateway's is: its authority must be among the trusted ones.
+/// The token endpoint's certificate is checked like that of a CAS: its authority must be trusted.
 pub(super) struct TokenSource {
     dialer: Dialer,
     held: Mutex<Option<Held>>,
 }
 
-/// What the issuer said last, to whom.
+/// The issuer's last answer, and for which client.
 struct Held {
     identity: Arc<Identity>,
-    /// A token that a gateway refused afterwards is not shown again.
+    /// A token that a CAS has refused is not used again.
     refusals: u64,
     token: Option<Token>,
-    /// Asked again after this, when there is no token.
+    /// When to ask again if there is no token.
     failed: Option<(Failure, Instant)>,
 }
 
@@ -44,7 +44,7 @@ impl TokenSource {
         }
     }
 
-    /// Whoever comes while a token is being fetched waits for it.
+    /// Callers wait while a token is being fetched.
     pub(super) async fn token(
         &self,
         identity: &Arc<Identity>,
@@ -74,7 +74,11 @@ impl TokenSource {
         };
         let answer = fresh.answer(now);
         *held = Some(fresh);
-        answer.unwrap_or_else(|| Err(Failure::Unauthorized("the token was issued too old".to_owned())))
+        answer.unwrap_or_else(|| {
+            Err(Failure::Unauthorized(
+                "the issued token has already expired".to_owned(),
+            ))
+        })
     }
 
     async fn fetch(&self, client: &OAuthClient) -> Result<Token, Failure> {
@@ -88,7 +92,7 @@ impl TokenSource {
         let (endpoint, request) = self.request(client)?;
         let mut connection = self.dialer.open(&endpoint).await?;
         let response = connection.send(request).await.map_err(|broken| match broken {
-            Broken::Unsent => Failure::Unreachable("the issuer of tokens closed the connection".to_owned()),
+            Broken::Unsent => Failure::Unreachable("the token endpoint closed the connection".to_owned()),
             Broken::Unanswered(failure) => failure,
         })?;
         let status = response.status().as_u16();
@@ -133,7 +137,7 @@ impl TokenSource {
 }
 
 impl Held {
-    /// `None`: the issuer is to be asked.
+    /// `None`: the issuer must be asked.
     fn answer(&self, now: Instant) -> Option<Result<Token, Failure>> {
         let failed = self.failed.as_ref().filter(|(_, again)| now < *again);
         match (&self.token, failed) {
@@ -147,5 +151,5 @@ impl Held {
 
 const FORM: &str = "application/x-www-form-urlencoded";
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
-/// So that a refusal is not asked for by every request.
+/// Keeps requests from provoking a refusal each.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);

@@ -1,4 +1,4 @@
-//! What an administrator trusts of gateways, and how they are connected to while he does.
+//! The trust store for CAS, and the TLS configurations that follow from it.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,7 +19,7 @@ pub use super::verifier::CertificateRefused;
 use crate::exchange::certificate::{NetworkTrouble, explain_handshake};
 use crate::exchange::ews::Failure;
 
-/// A store, and the configurations that were made of what it holds. Clones share both.
+/// A trust store, and the TLS configurations made from its content. Clones share both.
 #[derive(Debug, Clone)]
 pub struct GatewayTrust {
     store: TrustStore,
@@ -27,18 +27,18 @@ pub struct GatewayTrust {
 }
 
 impl GatewayTrust {
-    /// Reads the directory, and makes it when it is not there.
+    /// Reads the directory, and creates it if it does not exist.
     ///
     /// # Errors
-    /// When the directory itself cannot be made or listed. Files that cannot be read are in [`TrustStore::problems`].
+    /// If the directory cannot be created or listed. Files that cannot be read are in [`TrustStore::problems`].
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self, TrustError> {
         let store = TrustStore::open(directory)?;
         let configs = Arc::new(Mutex::new(Configs::of(store.trusted())));
         Ok(Self { store, configs })
     }
 
-    /// How this gateway is connected to: its certificate is checked by the rules of CAL-6 against what is trusted now.
-    /// The same until the store changes, so that sessions are resumed; ask again for every connection.
+    /// The TLS configuration for this CAS: its certificate is checked by the rules of CAL-6 against what is trusted now.
+    /// The same until the store changes, so that TLS sessions are resumed; call it again for every connection.
     #[must_use]
     pub fn client_config(&self, endpoint: &CasEndpoint) -> Arc<ClientConfig> {
         let trusted = self.store.trusted();
@@ -64,7 +64,7 @@ impl TlsConfigs for GatewayTrust {
     }
 }
 
-/// They die with what is trusted: a session that began under another trust is not resumed.
+/// Dropped when the trust store changes: a session that began under other trust is not resumed.
 #[derive(Debug)]
 struct Configs {
     trusted: Arc<Trusted>,
@@ -94,10 +94,10 @@ impl Configs {
     }
 }
 
-/// The name that a connection to this gateway asks for.
+/// The server name of a connection to this CAS.
 ///
 /// # Errors
-/// When the host is neither an address nor a DNS name; an international name is configured in its `xn--` form.
+/// If the host is neither an address nor a DNS name; an international name is configured in its `xn--` form.
 pub fn server_name(endpoint: &CasEndpoint) -> Result<ServerName<'static>, NotAHost> {
     let host = endpoint.host.strip_suffix('.').unwrap_or(&endpoint.host);
     ServerName::try_from(host.to_owned()).map_err(|_| NotAHost {
@@ -105,15 +105,15 @@ pub fn server_name(endpoint: &CasEndpoint) -> Result<ServerName<'static>, NotAHo
     })
 }
 
-/// Nothing of this name can be connected to.
+/// The host is neither an address nor a DNS name.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{explanation}")]
 pub struct NotAHost {
     explanation: String,
 }
 
-/// What the operator is told of a connection that could not be made or secured: for a certificate the status of CAL-6
-/// and what to do.
+/// What the operator is told about a connection that could not be opened or secured: for a certificate the status of
+/// CAL-6, and what to do.
 #[must_use]
 pub fn connection_failure(endpoint: &CasEndpoint, error: &io::Error) -> Failure {
     let inner = error
@@ -140,7 +140,7 @@ fn without_tls(endpoint: &CasEndpoint, error: &io::Error) -> Failure {
     Failure::Unreachable(trouble.explain(&endpoint.host, endpoint.port))
 }
 
-/// Gateways are few; a configuration is forgotten only when somebody diagnoses a thousand hosts.
+/// There are few CAS; a configuration is dropped only if an administrator diagnoses a thousand hosts.
 const CONFIGS_MAX: usize = 1024;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! How the certificate of a gateway is checked in every handshake.
+//! Checks the certificate of a CAS in every handshake.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use crate::exchange::certificate::{Presented, diagnose, verify};
 
-/// For connections to this host while this is what is trusted.
+/// For connections to this host, with the current trust.
 pub(super) fn client_config(host: &str, trusted: Arc<Trusted>, policy: AlgorithmPolicy) -> Arc<ClientConfig> {
     let verifier = GatewayVerifier {
         host: host.to_owned(),
@@ -66,7 +66,7 @@ pub struct CertificateRefused {
 }
 
 impl CertificateRefused {
-    /// Out of an error of the handshake, when that is why it failed.
+    /// Extracts it from a handshake error, if that is why it failed.
     #[must_use]
     pub fn of(error: &rustls::Error) -> Option<&Self> {
         if let rustls::Error::InvalidCertificate(CertificateError::Other(other)) = error {
@@ -78,7 +78,7 @@ impl CertificateRefused {
 }
 
 impl GatewayVerifier {
-    /// Looked into only now: a handshake that succeeds pays for the verdict alone.
+    /// Diagnosed only here, so that a successful handshake pays for the verdict alone.
     fn refuse(&self, presented: Presented<'_>, now: UnixTime) -> rustls::Error {
         let diagnosis = diagnose(presented, &[], &self.trusted, self.policy, now);
         let refused = CertificateRefused {

@@ -1,4 +1,4 @@
-//! What the routes of Exchange show, as JSON.
+//! JSON views of the Exchange routes.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use super::probe::ProbedGateway;
 pub(super) struct StatusView {
     pub(super) node: String,
     pub(super) account: AccountView,
-    /// All traffic but a probe a minute stands still.
+    /// All traffic is stopped, except for one probe per minute.
     pub(super) credential_refused: bool,
     pub(super) gateways: Vec<GatewayStatusView>,
 }
@@ -49,14 +49,14 @@ pub(super) struct GatewayView {
 pub(super) struct GatewayStatusView {
     #[serde(flatten)]
     gateway: GatewayView,
-    /// Everything that was tried works, and no breaker is open.
+    /// Everything that was checked works, and no breaker is open.
     well: bool,
     probe: ProbedGateway,
-    /// How this node gets on with it.
+    /// How this node sees it.
     here: Option<HealthView>,
 }
 
-/// [`GatewayHealth`], without what stands elsewhere.
+/// [`GatewayHealth`], without what is shown elsewhere.
 #[derive(Debug, Serialize)]
 struct HealthView {
     users: usize,
@@ -134,7 +134,7 @@ fn gateway_view(gateway: &CasGateway, users: usize) -> GatewayView {
     }
 }
 
-/// A gateway that was removed since it was looked at is left out, as is one that was added.
+/// A gateway that was removed or added since the check is left out.
 pub(super) fn gateways_with_status(
     state: &ClusterState,
     health: &[GatewayHealth],
@@ -158,23 +158,23 @@ pub(super) fn gateways_with_status(
     gateways(state).into_iter().filter_map(with_status).collect()
 }
 
-/// `GET /exchange/users/USER`: why this user is where he is, and what his calendar says.
+/// `GET /exchange/users/USER`: the user's assignment with its reason, and the state of the calendar.
 #[derive(Debug, Serialize)]
 pub(super) struct UserView {
     user: String,
     mail: Option<String>,
-    /// The calendar shows in his presence.
+    /// The calendar is part of the user's presence.
     enabled: bool,
-    /// Who says so.
+    /// Who decided that.
     enabled_by: &'static str,
     /// Absent for a user without a gateway.
     #[serde(flatten)]
     assignment: Option<AssignmentView>,
-    /// The node that keeps his calendar.
+    /// The node that owns the calendar.
     owner: Option<String>,
     /// What was published last.
     calendar: Option<CalendarView>,
-    /// From the owner; asked at another node, `ask` says where more is known.
+    /// Present at the owner; at another node, `ask` says which node knows more.
     here: Option<ExplanationView>,
     ask: Option<String>,
 }
@@ -207,7 +207,7 @@ struct ExplanationView {
 }
 
 impl UserView {
-    /// `None` when nobody knows the user.
+    /// `None` if the user is unknown.
     pub(super) fn of(
         state: &ClusterState,
         directory: &Directory,
@@ -240,7 +240,7 @@ impl UserView {
             calendar: calendar.map(CalendarView::of),
             here: explained.filter(|_| is_here).map(ExplanationView::of),
             ask: owner.filter(|_| !is_here).map(|owner| {
-                format!("node {owner} keeps this calendar and knows more: ask its admin listener")
+                format!("node {owner} owns this calendar and knows more: ask its admin listener")
             }),
         })
     }
