@@ -31,7 +31,7 @@ async fn an_administrator_sees_how_every_gateway_and_every_user_stands() {
     assert_said(
         &user,
         0,
-        &["gateway           cas", "it was this gateway's turn", "kept by"],
+        &["gateway           cas", "it was this gateway's turn", "owned by"],
     );
     assert_said(
         &asked(

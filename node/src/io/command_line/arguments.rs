@@ -12,7 +12,7 @@ use thiserror::Error;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Arguments {
     pub(super) admin: SocketAddr,
-    /// The answer as it came, instead of a table.
+    /// The answer as received, instead of a table.
     pub(super) json: bool,
     pub(super) command: Command,
 }
@@ -79,7 +79,7 @@ pub(super) enum ArgumentError {
     NotUnderstood(#[from] lexopt::Error),
     #[error("{0} is missing")]
     Missing(&'static str),
-    #[error("{0:?} is not known here")]
+    #[error("unknown argument {0:?}")]
     Unknown(String),
     #[error("{text:?} is not {wanted}")]
     Value { text: String, wanted: &'static str },
@@ -87,7 +87,7 @@ pub(super) enum ArgumentError {
     Place(#[from] AdminPlaceError),
 }
 
-/// Options and words in any order.
+/// Options and words, in any order.
 #[derive(Default)]
 struct Given {
     words: Vec<String>,
@@ -361,8 +361,8 @@ mod tests {
     fn what_is_missing_or_too_much_is_named() {
         for (line, named) in [
             ("user", "the user's id is missing"),
-            ("status now", "\"now\" is not known here"),
-            ("gateways sell cas-1", "\"sell\" is not known here"),
+            ("status now", "unknown argument \"now\""),
+            ("gateways sell cas-1", "unknown argument \"sell\""),
             ("gateways eligible cas-1 perhaps", "\"perhaps\" is not yes or no"),
             (
                 "status --admin 127.0.0.1:1 --config a",

@@ -96,8 +96,8 @@ pub(super) fn perform(arguments: &Arguments) -> Result<Outcome, ClientError> {
     }))
 }
 
-/// Well is a cluster with a leader, whose members all answer, none of them a stranger, seen from a member with which
-/// nothing is wrong.
+/// A healthy cluster has a leader, and all members answer, none of them is a stranger, and nothing is wrong with the
+/// member that was asked.
 fn status(client: &AdminClient, json: bool) -> Result<Outcome, ClientError> {
     let status = client.get("/cluster")?;
     let membership = &status["membership"];
@@ -119,7 +119,7 @@ fn status(client: &AdminClient, json: bool) -> Result<Outcome, ClientError> {
     Ok(Outcome { text, well })
 }
 
-/// Well is a cluster whose members all hold the same.
+/// A healthy cluster: all members hold the same state.
 fn check(client: &AdminClient, json: bool) -> Result<Outcome, ClientError> {
     let answer = client.post("/cluster/check", &json!({}))?;
     let text = if json {
@@ -138,14 +138,14 @@ fn check_text(answer: &Value) -> String {
     for member in list_of(&answer["members"]) {
         let state = match (member["hash"].is_null(), member["answers"] == json!(true)) {
             (false, _) => word(&member["hash"]),
-            (true, true) => "has not said in time".to_owned(),
+            (true, true) => "did not report in time".to_owned(),
             (true, false) => "does not answer".to_owned(),
         };
         table.row([word(&member["id"]), state]);
     }
     let verdict = match answer["agree"] == json!(true) {
-        true => "all members hold the same",
-        false => "(!) not all members are known to hold the same",
+        true => "all members hold the same state",
+        false => "(!) not all members are known to hold the same state",
     };
     format!(
         "{}\nafter entry {}: {verdict}\n",
@@ -210,7 +210,7 @@ fn status_text(status: &Value) -> String {
     }
     text.push('\n');
     if membership["changing"] == json!(true) {
-        text.push_str("a change of the voters is half-way; the leader finishes it\n");
+        text.push_str("a change of the voters is in progress; the leader will finish it\n");
     }
     for member in members
         .iter()
@@ -273,9 +273,9 @@ mod tests {
     fn what_does_not_belong_there_is_named() {
         for (line, named) in [
             ("replace", "the member's id is missing"),
-            ("status now", "\"now\" is not known here"),
-            ("status --without 2", "\"--without\" is not known here"),
-            ("join 2", "\"join\" is not known here"),
+            ("status now", "unknown argument \"now\""),
+            ("status --without 2", "unknown argument \"--without\""),
+            ("join 2", "unknown argument \"join\""),
         ] {
             assert_eq!(parsed(line).unwrap_err().to_string(), named, "{line}");
         }
@@ -292,7 +292,7 @@ mod tests {
         for wanted in [
             "n1      0a",
             "n2      does not answer",
-            "n100    has not said in time",
+            "n100    did not report in time",
             "after entry 7: (!) not all",
         ] {
             assert!(text.contains(wanted), "{text}");

@@ -1,4 +1,4 @@
-//! The gateways: how well they are, and changes to them.
+//! Gateways: their health, and changes to them.
 
 use serde_json::{Value, json};
 use tandem_shared::io::command_line::{AdminClient, ClientError, Outcome, Table, list_of, word};
@@ -28,7 +28,7 @@ fn status_text(status: &Value) -> String {
         word(&account["name"]),
         word(&account["authentication"]),
         match status["credential_refused"].as_bool() {
-            Some(true) => ": REFUSED, one attempt a minute",
+            Some(true) => ": REFUSED, one attempt per minute",
             Some(false) | None => "",
         },
         word(&status["node"]),
@@ -74,14 +74,14 @@ fn status_text(status: &Value) -> String {
         if !broken.is_empty() {
             let nodes: Vec<String> = broken.iter().map(word).collect();
             text.push_str(&format!(
-                "\n{}: fails for {}; its users get other gateways.",
+                "\n{}: circuit breaker open at {}; its users are reassigned.",
                 word(&gateway["name"]),
                 nodes.join(", ")
             ));
         }
     }
     if gateways.is_empty() {
-        text.push_str("\nThere is no gateway: tandem-node exchange gateways add NAME HOST");
+        text.push_str("\nNo gateway is configured: tandem-node exchange gateways add NAME HOST");
     }
     text
 }
@@ -141,13 +141,13 @@ pub(super) fn remove(client: &AdminClient, name: &str) -> Result<Outcome, Client
     if gateways.len() == before {
         return Err(ClientError::Refused {
             status: hyper::StatusCode::NOT_FOUND,
-            message: format!("there is no gateway {name:?}"),
+            message: format!("no such gateway: {name:?}"),
         });
     }
     configure(client, &gateways)
 }
 
-/// The list as the route takes it.
+/// The list as the route accepts it.
 fn configured(client: &AdminClient) -> Result<Vec<Value>, ClientError> {
     let gateways = client.get("/exchange/gateways")?;
     let settable = |gateway: &Value| {
@@ -230,7 +230,7 @@ mod tests {
             "account LAB\\svc, negotiate, seen from n1",
             "cas-1 (!)  cas1.lab.test:443  pingable      Certificate Missing From Chain  not tried",
             "cas-1: Upload the issuer.",
-            "cas-1: fails for n2; its users get other gateways.",
+            "cas-1: circuit breaker open at n2; its users are reassigned.",
         ] {
             assert!(text.contains(wanted), "{text}");
         }

@@ -1,8 +1,8 @@
-//! `tandem-node exchange …` and `tandem-node cluster …`: what an administrator asks of a running node, in a terminal.
+//! `tandem-node exchange …` and `tandem-node cluster …`: commands of an administrator to a running node.
 //!
-//! Owns the words of the command, the questions to the admin listener that they become, and the tables that the answers
-//! become. Does not own the answers: they are those of the admin routes, which `--json` shows as they are. What always
-//! holds: the exit status says whether all is well (0), something is not (1), or nobody could be asked (2).
+//! Owns the arguments, the requests to the admin listener that they become, and the tables made from the answers. Does
+//! not own the answers: they are those of the admin routes, which `--json` shows unchanged. What always holds: the exit
+//! status says whether everything is in order (0), something is not (1), or no node could be asked (2).
 
 mod arguments;
 mod certificates;

@@ -1,4 +1,4 @@
-//! Why one user is where he is.
+//! Explains a user's CAS assignment.
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
@@ -28,7 +28,7 @@ fn text_of(view: &Value) -> String {
         lines.push(line("  because", &reason(&view["reason"])));
         lines.push(line("  epoch", &word(&view["epoch"])));
     }
-    lines.push(line("kept by", &word(&view["owner"])));
+    lines.push(line("owned by", &word(&view["owner"])));
     let calendar = &view["calendar"];
     if !calendar.is_null() {
         let until = time(&calendar["until_ms"]);
@@ -72,7 +72,7 @@ fn details(here: &Value) -> Vec<String> {
     if here["push_unreachable"].as_bool() == Some(true) {
         lines.push(line(
             "callbacks",
-            "none came: can the gateway reach exchange.push.advertise?",
+            "none came: check that the CAS can reach exchange.push.advertise",
         ));
     }
     lines
@@ -81,17 +81,17 @@ fn details(here: &Value) -> Vec<String> {
 fn enabled(view: &Value) -> String {
     let by = word(&view["enabled_by"]);
     match view["enabled"].as_bool() {
-        Some(true) => format!("shows in presence ({by})"),
-        Some(false) | None => format!("does not show ({by})"),
+        Some(true) => format!("part of the presence ({by})"),
+        Some(false) | None => format!("not part of the presence ({by})"),
     }
 }
 
 fn reason(value: &Value) -> String {
     match value.as_str() {
-        Some("round_robin") => "it was this gateway's turn when he was enabled".to_owned(),
-        Some("failed") => "his subscription failed at the gateway before".to_owned(),
-        Some("removed") => "the gateway before was removed".to_owned(),
-        Some("rebalanced") => "an administrator evened the gateways out".to_owned(),
+        Some("round_robin") => "it was this gateway's turn when the user was enabled".to_owned(),
+        Some("failed") => "the subscription failed at the previous gateway".to_owned(),
+        Some("removed") => "the previous gateway was removed".to_owned(),
+        Some("rebalanced") => "an administrator rebalanced the gateways".to_owned(),
         Some(_) | None => word(value),
     }
 }
@@ -126,7 +126,7 @@ mod tests {
         for wanted in [
             "gateway           cas-2",
             "  since           2026-11-22T",
-            "  because         his subscription failed at the gateway before",
+            "  because         the subscription failed at the previous gateway",
             "published         busy until -",
             "ask its admin listener",
         ] {
