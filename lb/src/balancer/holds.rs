@@ -106,4 +106,26 @@ impl Holds {
     pub(super) fn waiting(&self) -> usize {
         self.waiting
     }
+
+    /// The held dialogs, by To-tag, and how many unanswered requests hold each.
+    pub(super) fn dialogs(&self) -> impl Iterator<Item = (&Bytes, usize)> {
+        self.dialogs.iter().map(|(tag, hold)| (tag, hold.unanswered))
+    }
+
+    /// # Panics
+    /// When what waits is miscounted, over the limit or without a deadline.
+    pub(super) fn check_invariants(&self) {
+        let waiting: usize = self.dialogs.values().map(|hold| hold.waiting.len()).sum();
+        assert_eq!(self.waiting, waiting, "waiting requests are miscounted");
+        assert!(self.waiting <= self.waiting_max, "too many requests wait");
+        for hold in self.dialogs.values() {
+            assert!(hold.unanswered > 0, "a dialog is held for nothing");
+            assert!(hold.waiting.iter().map(|(until, _)| until).is_sorted());
+            let first = hold.waiting.front().map(|&(until, _)| until);
+            assert!(
+                first.is_none_or(|first| self.earliest.is_some_and(|earliest| earliest <= first)),
+                "a request waits behind another without a deadline"
+            );
+        }
+    }
 }

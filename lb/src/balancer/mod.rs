@@ -10,6 +10,7 @@ mod from_node;
 pub mod health;
 mod holds;
 pub mod input;
+mod invariants;
 pub mod node_set;
 pub mod node_table;
 pub mod options_check;
@@ -35,6 +36,7 @@ use tandem_shared::sip::{RawMessage, write_answer};
 
 use self::holds::Holds;
 pub use self::input::{Input, PairId, PairLoss, PairPurpose, StandingPair};
+use self::invariants::Checks;
 use self::node_table::SharedTable;
 use self::output::Count;
 pub use self::output::{CloseReason, Output};
@@ -74,6 +76,7 @@ pub struct Balancer {
     /// Said when everything else is answered: to the message with which framing was lost.
     last_word: Option<(RawMessage, u16)>,
     outputs: Vec<Output>,
+    checks: Checks,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +113,7 @@ impl Balancer {
             nodes_are_read: true,
             last_word: None,
             outputs: Vec::new(),
+            checks: Checks::default(),
             shared,
         }
     }
@@ -152,7 +156,11 @@ impl Balancer {
         }
         self.review_suspects(now);
         self.close_when_finished(now);
-        std::mem::take(&mut self.outputs)
+        let outputs = std::mem::take(&mut self.outputs);
+        if cfg!(debug_assertions) {
+            self.check_now_and_then();
+        }
+        outputs
     }
 
     /// When `handle` next wants `DeadlineReached`.

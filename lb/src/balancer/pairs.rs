@@ -228,6 +228,17 @@ impl Pairs {
         without_pair.map(|(_, &until)| until).min()
     }
 
+    /// # Panics
+    /// When the index by node disagrees with the pairs.
+    pub(super) fn check_invariants(&self) {
+        assert_eq!(self.pairs.len(), self.by_node.len(), "two pairs lead to one node");
+        for (id, pair) in &self.pairs {
+            assert!(id.0 < self.next_id, "{id} will be used again");
+            let found = self.by_node.get(&(pair.node, pair.purpose));
+            assert_eq!(found, Some(id), "{id} is not found by its node");
+        }
+    }
+
     fn add(&mut self, id: PairId, pair: Pair) {
         self.by_node.insert((pair.node, pair.purpose), id);
         self.pairs.insert(id, pair);

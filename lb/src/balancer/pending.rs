@@ -345,6 +345,59 @@ impl PendingTable {
         self.unanswered
     }
 
+    /// All requests, answered ones among them.
+    #[must_use]
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Everything, in order of arrival.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (EntryId, &Entry)> {
+        self.entries.iter().map(|(&id, entry)| (id, entry))
+    }
+
+    /// # Panics
+    /// When an index or a sum disagrees with the entries, or a limit is exceeded.
+    pub(super) fn check_invariants(&self) {
+        let mut kept_bytes = 0;
+        let mut unanswered = 0;
+        let mut waiting = 0;
+        for (id, entry) in self.iter() {
+            kept_bytes += entry.kept.message().map_or(0, |message| message.bytes().len());
+            unanswered += usize::from(entry.is_unanswered());
+            assert!(id.0 < self.next_id, "{id:?} will be given to another");
+            assert_eq!(
+                self.by_key.get(&entry.key),
+                Some(&id),
+                "{id:?} is not found by its key"
+            );
+            let at = (entry.expires, id);
+            assert!(self.by_expiry.contains(&at), "{id:?} never expires");
+            assert_ne!(
+                self.answered.contains(&at),
+                entry.is_unanswered(),
+                "{id:?} makes room wrongly"
+            );
+            if let Place::Waiting { until } = entry.place {
+                assert!(self.waiting.contains(&(until, id)), "{id:?} waits unseen");
+                waiting += 1;
+            }
+        }
+        let entries = self.entries.len();
+        assert_eq!(self.by_key.len(), entries, "a key leads to no request");
+        assert_eq!(self.by_expiry.len(), entries, "nothing expires");
+        assert_eq!(self.unanswered, unanswered, "unanswered requests are miscounted");
+        assert_eq!(self.answered.len(), entries - unanswered, "nothing makes room");
+        assert_eq!(self.waiting.len(), waiting, "nothing waits");
+        assert_eq!(self.kept_bytes, kept_bytes, "kept bytes are miscounted");
+        assert!(entries <= self.entries_max, "too many requests");
+        assert!(kept_bytes <= self.kept_bytes_max, "too many bytes are kept");
+        assert!(
+            kept_bytes <= self.kept_in_all.used(),
+            "the common budget misses some bytes"
+        );
+    }
+
     fn entry_mut(&mut self, id: EntryId) -> &mut Entry {
         self.entries
             .get_mut(&id)

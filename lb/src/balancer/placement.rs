@@ -249,7 +249,7 @@ impl Entry {
         self.dialog_tag().is_some() && self.early_tag.is_none() && self.kept.message().is_some()
     }
 
-    fn dialog_tag(&self) -> Option<&Bytes> {
+    pub(super) fn dialog_tag(&self) -> Option<&Bytes> {
         match &self.kind {
             RequestKind::InDialog { tag } => Some(tag),
             RequestKind::Opening | RequestKind::OutsideDialog | RequestKind::Cancel { .. } => None,

@@ -32,6 +32,17 @@ impl Suspects {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.review_at
     }
+
+    /// # Panics
+    /// When there are too many, or when they are never looked at again.
+    pub(super) fn check_invariants(&self) {
+        assert!(self.queue.len() <= SUSPECTS_MAX, "too many suspects");
+        assert_eq!(
+            self.review_at.is_some(),
+            !self.queue.is_empty(),
+            "suspects wait for ever"
+        );
+    }
 }
 
 impl Balancer {
