@@ -249,6 +249,9 @@ impl World {
             .values()
             .map(|cluster| cluster.with_state(Clone::clone))
             .collect();
+        for state in &states {
+            state.check_invariants().unwrap();
+        }
         states.len() == MEMBERS.len() && states.windows(2).all(|pair| pair[0] == pair[1])
     }
 

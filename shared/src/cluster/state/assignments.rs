@@ -330,7 +330,7 @@ fn latest_epochs<'a>(users: impl Iterator<Item = (&'a String, u32)>) -> BTreeMap
     latest
 }
 
-const GATEWAYS_MAX: usize = 256;
+pub(super) const GATEWAYS_MAX: usize = 256;
 
 #[cfg(test)]
 mod tests {

@@ -48,7 +48,7 @@ impl ClusterState {
 }
 
 /// One replacement a week for many years.
-const REMOVED_MEMBERS_MAX: usize = 4096;
+pub(super) const REMOVED_MEMBERS_MAX: usize = 4096;
 
 #[cfg(test)]
 mod tests {

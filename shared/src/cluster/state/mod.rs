@@ -9,6 +9,7 @@ mod assignments;
 mod cas_rebalance;
 mod growth;
 mod intents;
+mod invariants;
 mod layout;
 mod members;
 mod nodes;
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::cas_rebalance::CasMove;
 pub use self::growth::WithoutGrowth;
+pub use self::invariants::Broken;
 pub use self::layout::LayoutError;
 pub use self::rebalance::SessionMove;
 pub use self::settings::{SettingKind, SettingName};
@@ -128,6 +130,9 @@ impl ClusterState {
     pub fn apply(&mut self, command: Command) -> (Applied, Vec<Change>) {
         let mut changes = Vec::new();
         let applied = self.apply_one(command, &mut changes);
+        if cfg!(debug_assertions) {
+            self.assert_invariants(&changes);
+        }
         (applied, changes)
     }
 

@@ -126,7 +126,7 @@ impl ClusterState {
 }
 
 /// Far above what one Raft group can hold; a bound all the same.
-const NODES_MAX: usize = 64;
+pub(super) const NODES_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,6 @@
 //! Random histories: what must hold after every command.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
@@ -125,87 +125,8 @@ fn is_told_again(command: &Command) -> bool {
 }
 
 fn check_invariants(state: &ClusterState, description: &str) {
-    let live: BTreeSet<NodeId> = state.live_nodes().collect();
-    for session in state.sessions() {
-        assert!(
-            live.is_empty() || live.contains(&session.owner),
-            "an orphan after {description}"
-        );
-        assert!(session.calls.len() <= state.limits.calls_per_session_max);
-        assert!(session.epoch <= Epoch::MAX);
-    }
-    for watcher in state.watchers().values() {
-        assert!(
-            live.is_empty() || live.contains(&watcher.owner),
-            "an orphaned watcher after {description}"
-        );
-        assert!(watcher.epoch <= Epoch::MAX);
-    }
-    assert!(state.watchers.len() <= state.limits.sessions_max);
-    let indexed: BTreeSet<(NodeId, SessionKey)> = state
-        .owned
-        .iter()
-        .flat_map(|(owner, keys)| keys.iter().map(|key| (*owner, key.clone())))
-        .collect();
-    let owned = state
-        .sessions()
-        .map(|session| (session.owner, session.key.clone()))
-        .collect();
-    assert_eq!(indexed, owned, "the index disagrees after {description}");
-    assert!(state.owned.values().all(|keys| !keys.is_empty()));
-
-    let openings = state
-        .openings
-        .iter()
-        .map(|(key, result)| (result.decided_at_ms, key.clone()))
-        .collect();
-    assert_eq!(state.openings_by_age, openings);
-    let mut intents = BTreeSet::new();
-    for (session, requests) in &state.intents {
-        assert!(
-            state.session(session).is_some() && !requests.is_empty(),
-            "a stray intent after {description}"
-        );
-        for (request, intent) in requests {
-            intents.insert((intent.decided_at_ms, session.clone(), request.clone()));
-        }
-    }
-    assert_eq!(state.intents_by_age, intents.into());
-
-    assert!(state.sessions.len() <= state.limits.sessions_max);
-    assert!(state.openings.len() <= state.limits.opening_results_max);
-    assert!(state.intents_by_age.len() <= state.limits.intents_max);
-    assert!(state.assignments.len() <= state.limits.users_assigned_max);
-    check_calendars(state, &live, description);
-    let can_take: Vec<_> = state
-        .gateways
-        .iter()
-        .filter(|gateway| gateway.takes_users())
-        .collect();
-    let strays = state
-        .assignments
-        .values()
-        .any(|user| !state.gateways.iter().any(|cas| cas.id == user.cas));
-    assert!(!strays || can_take.is_empty(), "a stray after {description}");
-}
-
-fn check_calendars(state: &ClusterState, live: &BTreeSet<NodeId>, description: &str) {
-    let limit = state.limits.users_assigned_max;
-    assert!(state.presence.len() <= limit && state.calendar_enabled.len() <= limit);
-    for (user, record) in &state.presence {
-        assert!(record.calendar.is_some() || record.manual.is_some());
-        let may_have_one =
-            state.assignments.contains_key(user) && state.calendar_enabled(user) != Some(false);
-        assert!(
-            record.calendar.is_none() || may_have_one,
-            "a calendar of nobody after {description}"
-        );
-    }
-    for gateway in &state.gateways {
-        assert!(
-            gateway.broken_for.is_subset(live),
-            "a dead node's breaker after {description}"
-        );
+    if let Err(broken) = state.check_invariants() {
+        panic!("{broken} after {description}");
     }
     check_cas_shares(state.clone(), description);
 }
