@@ -94,6 +94,8 @@ impl Balancer {
         };
         entry.attempts += 1;
         entry.tried.push(node);
+        // The state has caught up with the node that disowned it: should the session come back, that one is its owner.
+        entry.disowned_by = None;
         let (method, opens, again) = (
             entry.method,
             entry.kind == RequestKind::Opening,

@@ -60,6 +60,20 @@ fn when_the_new_owner_is_dead_the_former_one_is_asked_again_marked() {
     );
 }
 
+/// The former owner said once that the session is another's, and was right then.
+#[test]
+fn when_the_session_comes_back_the_former_owner_is_asked_again() {
+    let mut bench = Bench::standing();
+    drop(bench.client(&request("INFO", "a", Some("n1-x"))));
+    bench.moved("n1-x", 2);
+    drop(bench.node(0, &disowned("a")));
+    drop(bench.open(2));
+    bench.moved("n1-x", 1);
+    bench.pass(Duration::from_millis(100));
+    let outputs = bench.without_doubts(|bench| bench.lose(2, PairLoss::Broken));
+    assert_eq!(outputs, ["drain 1", "open 3 to n1 for re-sent", "3 < INFO a"]);
+}
+
 #[test]
 fn any_other_503_in_a_dialog_is_500_to_the_client() {
     let mut bench = Bench::standing();
