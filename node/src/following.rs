@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tandem_shared::cluster::{
     Applied, Change, ClusterState, Incarnation, IntentOperation, NodeId, NodeState, SessionKey, SessionRecord,
 };
+use tandem_shared::planted::{Bug, planted};
 
 use crate::gateway::{Input, KnownSession};
 
@@ -176,6 +177,7 @@ impl Following {
         match (self.place, standing) {
             (Place::Inside, Standing::Live) => {}
             (Place::Inside, Standing::Draining) if self.is_leaving => {}
+            (Place::Inside, Standing::Lost) if planted(Bug::OwnLossUnnoticed) => {}
             (Place::Inside, _) => {
                 steps.push(Step::Gateway(Box::new(Input::DeclaredLost)));
                 self.leave(standing, now, steps);

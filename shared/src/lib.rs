@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod config;
 pub mod host_name;
 pub mod io;
+pub mod planted;
 pub mod progress;
 pub mod proxy_protocol;
 pub mod sip;

@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
 use bytes::Bytes;
+use tandem_shared::planted::{Bug, planted};
 use tandem_shared::sip::RawMessage;
 
 /// Waiting requests by To-tag; bounded in number.
@@ -66,7 +67,7 @@ impl Holds {
     /// Lets a request wait until then; `false` when there is no room.
     pub(super) fn wait(&mut self, tag: &[u8], request: &RawMessage, until: Instant) -> bool {
         match self.dialogs.get_mut(tag) {
-            Some(hold) if self.waiting < self.waiting_max => {
+            Some(hold) if self.waiting < self.waiting_max + usize::from(planted(Bug::LimitOffByOne)) => {
                 hold.waiting.push_back((until, request.clone()));
                 self.waiting += 1;
                 self.earliest.get_or_insert(until);

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tandem_shared::cluster::NodeId;
+use tandem_shared::planted::{Bug, planted};
 use tandem_shared::sip::{RawMessage, TransactionKey};
 
 use super::input::PairId;
@@ -284,6 +285,14 @@ impl PendingTable {
     /// The request that a node's response answers.
     #[must_use]
     pub fn request_of(&self, response: &RawMessage) -> Option<EntryId> {
+        if planted(Bug::AnswerToAnotherTransaction) {
+            let method = MethodLabel::of(response.cseq_method());
+            return self
+                .iter()
+                .filter(|(_, entry)| entry.method == method)
+                .map(|(id, _)| id)
+                .last();
+        }
         self.find_in_or_before_dialog(response, response.cseq_method())
     }
 

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tandem_shared::cluster::NodeId;
+use tandem_shared::planted::{Bug, planted};
 use tandem_shared::sip::RawMessage;
 
 use super::input::{PairId, PairPurpose};
@@ -63,7 +64,7 @@ impl Balancer {
 
     fn send_to_node(&mut self, id: EntryId, node: NodeId, bytes: Bytes, now: Instant) {
         let Some(entry) = self.pending.get(id) else { return };
-        let purpose = match entry.may_have_been_seen {
+        let purpose = match entry.may_have_been_seen && !planted(Bug::ResentUnmarked) {
             true => PairPurpose::Resent,
             false => PairPurpose::Ordinary,
         };
@@ -95,7 +96,9 @@ impl Balancer {
         entry.attempts += 1;
         entry.tried.push(node);
         // The state has caught up with the node that disowned it: should the session come back, that one is its owner.
-        entry.disowned_by = None;
+        if !planted(Bug::ReturnedDialogForgotten) {
+            entry.disowned_by = None;
+        }
         let (method, opens, again) = (
             entry.method,
             entry.kind == RequestKind::Opening,

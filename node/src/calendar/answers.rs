@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use tandem_shared::planted::{Bug, planted};
+
 use super::breaker::Turn;
 use super::credential::{Acceptance, probe_wait};
 use super::job::{Flight, Job};
@@ -262,9 +264,8 @@ pub(super) fn is_of_the_network(failure: &Failure) -> bool {
     match failure {
         Failure::Unreachable(_) | Failure::Tls(_) | Failure::TimedOut => true,
         Failure::Http { status, .. } => *status >= 500 && *status != 503,
-        Failure::Response { .. } | Failure::Unauthorized(_) | Failure::Malformed(_) | Failure::TooLarge => {
-            false
-        }
+        Failure::Response { .. } => planted(Bug::UserErrorCountsForCas),
+        Failure::Unauthorized(_) | Failure::Malformed(_) | Failure::TooLarge => false,
     }
 }
 

@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use tandem_shared::planted::{Bug, planted};
+
 use super::explain::{CallbackVerdict, DeliveryKind};
 use super::job::{Job, Urgency};
 use super::membership::Parting;
@@ -322,6 +324,7 @@ impl Calendars {
         match &known.care {
             // A node that cannot reach the others may be the only one that believes it owns the user.
             Some(care) if self.may_start => self.verdict_of(care, attempt, subscription),
+            Some(_) | None if planted(Bug::ForeignCallbackRefused) => CallbackVerdict::Unsubscribe,
             Some(_) | None => CallbackVerdict::Keep,
         }
     }

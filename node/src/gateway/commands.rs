@@ -5,6 +5,7 @@ use tandem_shared::cluster::Authority;
 use tandem_shared::cluster::{
     Applied, CallRecord, CallState, Command, IntentOperation, IntentRecord, Refusal, SessionKey,
 };
+use tandem_shared::planted::{Bug, planted};
 
 use crate::csta::{ConnectionIdentifier, CstaErrorCode, Request, Response, SnapshotConnection};
 use crate::cti::CtiFailure;
@@ -59,6 +60,9 @@ impl Gateway {
             .push(Waiter::Request(key.clone(), number), command, deadline)
         {
             return self.answer_error(key, &request, CstaErrorCode::PERFORMANCE_LIMIT_EXCEEDED, now);
+        }
+        if planted(Bug::CommandNotHeldForIntent) {
+            return self.ask_cti(key, request, now);
         }
         if let Some(session) = self.session_mut(key) {
             session.progress = Progress::WaitingForIntent { number, request };

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tandem_shared::cluster::Authority;
 use tandem_shared::cluster::{CallRecord, CallState, ConnectionId, SessionKey};
+use tandem_shared::planted::{Bug, planted};
 use tandem_shared::sip::{Method, RawMessage, Uri};
 
 use crate::csta::{self, Device, Event, EventKind, LocalConnectionState};
@@ -46,7 +47,10 @@ impl Gateway {
         if overflows {
             session.events.pop_front();
         }
-        session.events.push_back(client_event);
+        match planted(Bug::EventsOutOfOrder) {
+            true => session.events.push_front(client_event),
+            false => session.events.push_back(client_event),
+        }
         if overflows {
             self.report(Report::EventDropped);
         }
@@ -331,7 +335,7 @@ impl Session {
 
     /// The first event that may go: none of a call whose callID a MakeCallResponse has yet to tell.
     fn next_event(&self) -> Option<usize> {
-        let expects_call = self.expects_call();
+        let expects_call = self.expects_call() && !planted(Bug::EventBeforeAnswer);
         self.events.iter().position(|event| {
             !expects_call || self.record.calls.contains_key(event.call_id()) || rings_here(&event.event)
         })

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use tandem_shared::cluster::Authority;
 use tandem_shared::cluster::command::SessionUpdate;
 use tandem_shared::cluster::{Applied, Command, Epoch, MonitorRecord, OpeningKey, SessionKey, SessionRecord};
+use tandem_shared::planted::{Bug, planted};
 use tandem_shared::sip::{Method, RawMessage, Request, Uri};
 
 use crate::csta::{self, CstaMessage, SystemStatus};
@@ -230,7 +231,9 @@ impl Gateway {
         self.insert_session(session);
         if unreplicated {
             self.note_unreplicated(&key);
-            self.establish(&key, false, now);
+        }
+        if unreplicated || planted(Bug::AnswerBeforeCommit) {
+            self.establish(&key, !unreplicated, now);
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::node::NodeId;
+use crate::planted::{Bug, planted};
 
 /// A session's key is the To-tag that the node issued (`n1-…`). Never the Call-ID: real clients collide on it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -61,7 +62,8 @@ impl Epoch {
     /// The first and last CSeq numbers of this epoch's block.
     #[must_use]
     pub fn cseq_block(self) -> (u32, u32) {
-        ((self.0 << 20) + 1, ((self.0 + 1) << 20) - 1)
+        let block = self.0 - u32::from(self.0 > 0 && planted(Bug::CseqBlockTwice));
+        ((block << 20) + 1, ((block + 1) << 20) - 1)
     }
 }
 

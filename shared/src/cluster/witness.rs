@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::node::NodeId;
+use crate::planted::{Bug, planted};
 
 /// The end of a log: term and index of the last entry. A log that ends lower cannot win an election.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -99,7 +100,7 @@ impl Heir {
             self.pending = None;
             return None;
         };
-        if self.tried == Some(term) {
+        if self.tried == Some(term) || planted(Bug::NoFastTakeOver) {
             return None;
         }
         let due = match self.pending {
@@ -152,6 +153,7 @@ impl ReluctantLeader {
     pub fn handle(&mut self, view: &View, now: Instant) -> Option<Decision> {
         let (decision, pause) = match view.lead {
             Lead::Heard => return None,
+            Lead::Dead { .. } | Lead::SilentSince(_) if planted(Bug::WitnessNeverLeads) => return None,
             Lead::Own => (Decision::HandOver(caught_up_node(view)?), HAND_OVER_PAUSE),
             Lead::Dead { .. } => (nodes_lag(view).then_some(Decision::TakeOver)?, ATTEMPT_PAUSE),
             Lead::SilentSince(since) => {

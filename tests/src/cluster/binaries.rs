@@ -1,10 +1,11 @@
 //! The binaries under test: those of the same build as this program.
 
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
+use serde_json::Value;
 
 /// The path of one of the workspace's binaries, built if need be.
 pub fn path(name: &str) -> anyhow::Result<PathBuf> {
@@ -27,15 +28,45 @@ pub async fn ask_node(arguments: &[&str]) -> anyhow::Result<Output> {
         .with_context(|| format!("starting {}", path.display()))
 }
 
+/// The program of a crate's unit tests, from the build that this test belongs to.
+pub fn unit_tests(crate_name: &str) -> anyhow::Result<PathBuf> {
+    let (mut command, _) = cargo_build()?;
+    let output = command
+        .arg("--message-format=json")
+        .stderr(Stdio::inherit())
+        .output()
+        .context("running cargo")?;
+    ensure!(output.status.success(), "cargo build: {}", output.status);
+    let messages = std::str::from_utf8(&output.stdout).context("reading what cargo says")?;
+    let mut messages = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok());
+    let executable = messages.find_map(|message: Value| {
+        let is_wanted = message["target"]["name"] == crate_name
+            && message["target"]["kind"][0] == "lib"
+            && message["profile"]["test"] == true;
+        let executable = message["executable"].as_str().filter(|_| is_wanted)?;
+        Some(PathBuf::from(executable))
+    });
+    executable.with_context(|| format!("{crate_name} has no unit tests"))
+}
+
 /// Runs cargo even when they exist: a story must not judge yesterday's binary.
 fn build() -> anyhow::Result<PathBuf> {
+    let (mut command, directory) = cargo_build()?;
+    let status = command.status().context("running cargo")?;
+    ensure!(status.success(), "cargo build: {status}");
+    Ok(directory)
+}
+
+/// The command that builds what this program starts, and where that lies.
+fn cargo_build() -> anyhow::Result<(Command, PathBuf)> {
     let executable = std::env::current_exe().context("finding this program")?;
     let directory = executable
         .ancestors()
         .skip(1)
         .find(|ancestor| !ancestor.ends_with("deps") && !ancestor.ends_with("examples"))
-        .context("this program lies nowhere")?
-        .to_path_buf();
+        .context("this program lies nowhere")?;
     let target = directory.parent().context("no target directory")?;
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let is_test = executable.parent().is_some_and(|folder| folder.ends_with("deps"));
@@ -65,11 +96,7 @@ fn build() -> anyhow::Result<PathBuf> {
             command.env_remove(&*name);
         }
     }
-    let status = command.status().context("running cargo")?;
-    if !status.success() {
-        bail!("cargo build: {status}");
-    }
-    Ok(directory)
+    Ok((command, directory.to_path_buf()))
 }
 
 /// What the harness starts, and whose it is.

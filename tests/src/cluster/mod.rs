@@ -7,7 +7,7 @@
 //! when the value is dropped; unless the story has ended well, the last lines of every log are printed.
 
 mod addresses;
-mod binaries;
+pub mod binaries;
 pub mod certificates;
 mod configuration;
 mod directories;

@@ -3,6 +3,7 @@
 use super::ClusterState;
 use crate::cluster::command::{Applied, Refusal};
 use crate::cluster::session::{IntentRecord, RequestKey, SessionKey};
+use crate::planted::{Bug, planted};
 
 impl ClusterState {
     #[must_use]
@@ -35,7 +36,7 @@ impl ClusterState {
             return Applied::Refused(refusal);
         }
         if let Some(known) = self.intent(key, &request) {
-            return if *known == intent {
+            return if *known == intent || planted(Bug::DuplicateIntentExecuted) {
                 Applied::Done
             } else {
                 Applied::IntentKnown(Box::new(known.clone()))

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::ClusterState;
 use crate::cluster::format::Format;
 use crate::cluster::membership::{ClusterIdentity, RaftId};
+use crate::planted::{Bug, planted};
 
 impl ClusterState {
     /// As bytes, for members that read `format`: in the layout of that format, or in a later one if the state holds what
@@ -28,11 +29,21 @@ impl ClusterState {
         } else {
             layout_of(format).max(LAYOUT_RELEASE_0_2)
         };
-        let core = postcard::to_extend(self, vec![layout])?;
+        let core = match planted(Bug::SnapshotWithoutIntents) {
+            true => postcard::to_extend(&self.without_intents(), vec![layout])?,
+            false => postcard::to_extend(self, vec![layout])?,
+        };
         if layout < LAYOUT_RELEASE_0_2 {
             return Ok(core);
         }
         Ok(postcard::to_extend(&additions, core)?)
+    }
+
+    fn without_intents(&self) -> Self {
+        let mut state = self.clone();
+        (state.openings, state.openings_by_age) = Default::default();
+        (state.intents, state.intents_by_age) = Default::default();
+        state
     }
 
     /// What [`Self::encode`] wrote, by a program that reads formats up to `newest`.

@@ -6,6 +6,7 @@ use super::ClusterState;
 use crate::cluster::command::{Applied, Change, Refusal};
 use crate::cluster::node::{NodeId, NodeRecord, NodeState, successor};
 use crate::cluster::session::{Epoch, SessionKey};
+use crate::planted::{Bug, planted};
 
 impl ClusterState {
     #[must_use]
@@ -73,7 +74,8 @@ impl ClusterState {
         let Some(node) = self.nodes.get_mut(&id) else {
             return Applied::Refused(Refusal::UnknownNode);
         };
-        if node.incarnation != incarnation || node.state == NodeState::Lost || node.state == state {
+        let is_earlier = node.incarnation != incarnation && !planted(Bug::LossOfAnyIncarnation);
+        if is_earlier || node.state == NodeState::Lost || node.state == state {
             return Applied::Done;
         }
         node.state = state;
@@ -99,7 +101,10 @@ impl ClusterState {
 
     /// Gives each session of `from` to its heir under the next epoch. Without a live node they stay.
     fn hand_over(&mut self, from: NodeId, changes: &mut Vec<Change>) {
-        let live: Vec<NodeId> = self.live_nodes().collect();
+        let mut live: Vec<NodeId> = self.live_nodes().collect();
+        if planted(Bug::SuccessorAmongAll) {
+            live = self.nodes.keys().copied().collect();
+        }
         if live.is_empty() {
             return;
         }

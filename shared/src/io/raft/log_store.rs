@@ -18,6 +18,8 @@ use prometheus::Histogram;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::planted::{Bug, planted};
+
 use super::files::Files;
 use super::formats::Formats;
 use super::record::{EncodedRecord, PAYLOAD_BYTES_MAX, Record};
@@ -199,7 +201,10 @@ impl Kept {
                     kept.entries.insert(entry.log_id.index(), entry);
                 }
                 Record::Vote(vote) => kept.vote = Some(vote),
-                Record::TruncatedAfter(index) => kept.truncate_after(index),
+                Record::TruncatedAfter(index) => {
+                    let one_more = u64::from(planted(Bug::TruncatedEntryRecovered));
+                    kept.truncate_after(index.map(|index| index + one_more));
+                }
                 Record::PurgedTo(id) => kept.purged = Some(id),
                 Record::Committed(id) => kept.committed = Some(id),
             }
@@ -284,7 +289,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &VoteRecord) -> io::Result<()> {
         let record = EncodedRecord::vote(vote, self.formats.written()).map_err(io::Error::other)?;
-        self.store(record).await?;
+        if !planted(Bug::VoteNotPersisted) {
+            self.store(record).await?;
+        }
         self.change(|kept| kept.vote = Some(*vote));
         Ok(())
     }
@@ -337,12 +344,19 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             kept.entries
                 .extend(appended.into_iter().map(|entry| (entry.index(), entry)));
         });
+        let done = match planted(Bug::AppendBeforeSync) {
+            true => {
+                done.io_completed(Ok(()));
+                Done::Stored(oneshot::channel().0)
+            }
+            false => Done::Appended(done),
+        };
         self.enqueue(Job {
             records,
             index_max,
             purge_to: None,
             ends_at: index_max,
-            done: Done::Appended(done),
+            done,
         })
     }
 

@@ -18,6 +18,7 @@ use crate::cluster::health::WRITING_MAX;
 use crate::cluster::membership::{Introduction, ListedMember, Reach, Start, list_difference};
 use crate::cluster::witness::LogPosition;
 use crate::cluster::{Actor, Applied, ClusterState, Command, NodeId, Proposal, RaftId};
+use crate::planted::{Bug, planted};
 
 use super::config::ClusterConfig;
 use super::directory::Directory;
@@ -460,6 +461,7 @@ impl Member {
                 }
                 ProposalAnswer::NotFinalised => return Err(ProposeError::NotFinalised),
                 ProposalAnswer::Overloaded => return Err(ProposeError::Overloaded),
+                ProposalAnswer::Unknown if planted(Bug::UnknownOutcomeApplied) => return Ok(Applied::Done),
                 ProposalAnswer::NotLeader { .. } | ProposalAnswer::Unknown => {}
             }
             self.wait_for_news().await;

@@ -14,6 +14,7 @@ use crate::cluster::state_comparison::StateMark;
 use crate::cluster::{
     Applied, Change, ClusterState, Command, LayoutError, MemberRecord, RaftId, StateLimits,
 };
+use crate::planted::{Bug, planted};
 
 use super::changes::{ChangeReceiver, ChangeSender};
 use super::files::Files;
@@ -175,7 +176,7 @@ impl Replica {
 
     fn meta(&self) -> SnapshotMeta {
         SnapshotMeta {
-            last_log_id: self.last_applied,
+            last_log_id: self.last_applied.map(one_later_if_planted),
             last_membership: self.membership.clone(),
         }
     }
@@ -222,7 +223,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.snapshots.save(meta, move || Ok(snapshot)).await?;
         self.change(|replica| {
             *replica = Replica::of_snapshot(meta, state);
-            self.changes.send(vec![Change::Replaced]);
+            if !planted(Bug::SnapshotInstalledUntold) {
+                self.changes.send(vec![Change::Replaced]);
+            }
         });
         let index = index_of(meta.last_log_id);
         tracing::info!(index, "a snapshot has replaced the state");
@@ -260,6 +263,11 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         let snapshot = self.snapshots.save(&meta, encode).await?;
         Ok(Snapshot { meta, snapshot })
     }
+}
+
+fn one_later_if_planted(id: LogId) -> LogId {
+    let one_more = u64::from(planted(Bug::SnapshotNamesLaterEntry));
+    LogId::new(*id.committed_leader_id(), id.index() + one_more)
 }
 
 fn decode_state(bytes: &[u8], formats: &Formats) -> io::Result<ClusterState> {
