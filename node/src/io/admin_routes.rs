@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tandem_shared::cluster::health::{Condition, Severity};
 use tandem_shared::cluster::{
-    Applied, Assignment, CasId, Command, NodeId, NodeState, Refusal, SettingKind, SettingName,
+    Applied, Assignment, CasEndpoint, CasId, Command, NodeId, NodeState, Refusal, SettingKind, SettingName,
 };
 use tandem_shared::io::admin::{AdminRequest, AdminResponse, Router, StatusCode};
 use tandem_shared::io::raft::{AdministrationError, Cluster, MembersView, StateMarkView};
@@ -197,9 +197,11 @@ impl Routes {
 
     async fn set_gateways(&self, request: &AdminRequest) -> Result<AdminResponse, AdminResponse> {
         let body: GatewaysBody = request.json()?;
-        let gateways = body.gateways.into_iter().map(CasId).collect();
+        let gateways = body.gateways.into_iter().map(CasId);
+        let gateways = gateways.map(|id| (id.clone(), CasEndpoint::of(&id))).collect();
         let at_ms = clock::unix_ms();
-        self.propose(Command::CasGatewaysSet { gateways, at_ms }).await?;
+        self.propose(Command::CasGatewaysConfigured { gateways, at_ms })
+            .await?;
         Ok(done())
     }
 

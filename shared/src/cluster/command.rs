@@ -74,7 +74,8 @@ pub enum Command {
     /// A cluster-wide setting ([`super::SettingName`]); `None` restores the default.
     SettingChanged { name: String, value: Option<String> },
 
-    /// The gateways, in order. New ones join the rotation; users of those left out are moved.
+    /// The gateways, in order. New ones join the rotation; users of those left out are moved. Earlier releases wrote it;
+    /// `CasGatewaysConfigured` has taken its place.
     CasGatewaysSet { gateways: Vec<CasId>, at_ms: u64 },
     /// An administrator or a breaker takes a gateway out of the rotation, or puts it back.
     CasEligible { cas: CasId, eligible: bool },
@@ -92,7 +93,7 @@ pub enum Command {
     /// Changes nothing by itself; a second one during a run is ignored.
     Rebalance { per_second: u32 },
 
-    /// The gateways whole, in order. As `CasGatewaysSet`, with where they are.
+    /// The gateways whole, in order, and where they are. New ones join the rotation; users of those left out are moved.
     CasGatewaysConfigured {
         gateways: Vec<(CasId, CasEndpoint)>,
         at_ms: u64,
