@@ -49,8 +49,6 @@ pub struct ListenerConfig {
     /// What clients are shown instead of the address.
     pub host_name: Option<String>,
     pub mode: Mode,
-    /// Whether weights count.
-    pub balance: Balance,
     /// Mutual TLS; `None` is plain TCP.
     pub tls: Option<SipTlsSettings>,
     /// Who may connect.
@@ -64,12 +62,6 @@ pub struct ListenerConfig {
 pub enum Mode {
     Message,
     Connection,
-}
-
-/// How.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Balance {
-    RoundRobin,
 }
 
 /// `[keepalive]` (LB-1).
@@ -190,7 +182,8 @@ fn read_listener(section: &mut Section) -> Option<ListenerConfig> {
         "mode",
         &[("message", Mode::Message), ("connection", Mode::Connection)],
     );
-    let balance = section.choice("balance", &[("round-robin", Balance::RoundRobin)]);
+    // The only way there is, so that a file that asks for another is refused.
+    section.choice("balance", &[("round-robin", ())]);
     let tls = match section.choice("transport", &[("tcp", false), ("tls", true)]) {
         true => Some(read_tls(section)),
         false => None,
@@ -214,7 +207,6 @@ fn read_listener(section: &mut Section) -> Option<ListenerConfig> {
         address: address?,
         host_name: host_name.map(String::from),
         mode,
-        balance,
         tls,
         access,
         proxies,

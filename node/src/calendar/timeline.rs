@@ -76,12 +76,6 @@ impl Timeline {
             .eq(other.clipped(from_ms, until_ms))
     }
 
-    /// For accounts of memory.
-    #[must_use]
-    pub fn interval_count(&self) -> usize {
-        self.intervals.len()
-    }
-
     fn first_ending_after(&self, unix_ms: u64) -> usize {
         self.intervals.partition_point(|interval| interval.end <= unix_ms)
     }
@@ -360,7 +354,7 @@ mod tests {
             .map(|day| item((day * 24 + 9, 0), (day * 24 + 9, 30), FreeBusyStatus::Busy))
             .collect();
         let timeline = Timeline::of(&daily);
-        assert_eq!(timeline.interval_count(), 5);
+        assert_eq!(timeline.intervals.len(), 5);
         for day in 0..5 {
             assert_eq!(timeline.at(ms(day * 24 + 9, 10)).state, CalendarState::Busy);
             assert_eq!(
@@ -383,7 +377,7 @@ mod tests {
         let (before, after) = (seven_utc - 86_400, seven_utc + 3600);
         let night_shift = after - 10 * 3600;
         let timeline = Timeline::of(&[at(before, 1800), at(after, 1800), at(night_shift, 9 * 3600)]);
-        assert_eq!(timeline.interval_count(), 3);
+        assert_eq!(timeline.intervals.len(), 3);
         assert_eq!(
             timeline.at(unix_ms(before)).until_ms,
             Some(unix_ms(before + 1800))
@@ -421,7 +415,7 @@ mod tests {
             .map(|number| item((number, 0), (number, 30), FreeBusyStatus::Busy))
             .collect();
         let timeline = Timeline::of(&many);
-        assert_eq!(timeline.interval_count(), INTERVALS_MAX);
+        assert_eq!(timeline.intervals.len(), INTERVALS_MAX);
         assert_eq!(timeline.at(ms(100, 0)).state, CalendarState::Busy);
     }
 

@@ -227,15 +227,6 @@ impl Features {
             events: EventKind::ALL.into(),
         }
     }
-
-    /// What both sides offer: a service that the CTI manager lacks is not advertised.
-    #[must_use]
-    pub fn intersection(&self, other: &Self) -> Self {
-        Self {
-            services: &self.services & &other.services,
-            events: &self.events & &other.events,
-        }
-    }
 }
 
 /// A service as a capability, in the order of the schema's lists.

@@ -1,4 +1,4 @@
-//! All CTI connections: connect to each, try again for ever, and choose among those in service.
+//! All CTI connections: connect to each, and try again for ever.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,8 +16,6 @@ pub struct Connections {
     /// What holds where an administrator has set nothing.
     configured: CtiTimings,
     connections: Vec<Connection>,
-    /// Where the round robin looks first.
-    next_selected: usize,
 }
 
 #[derive(Debug)]
@@ -93,7 +91,6 @@ impl Connections {
             connections: connections.collect(),
             configured: CtiTimings::of(&settings),
             settings: Arc::new(settings),
-            next_selected: 0,
         }
     }
 
@@ -173,32 +170,11 @@ impl Connections {
         outputs
     }
 
-    /// The connection for the next new session: round robin over those in service, in configured order.
-    #[must_use]
-    pub fn select(&mut self) -> Option<CtiConnectionId> {
-        let count = self.connections.len();
-        let position = (0..count)
-            .map(|step| (self.next_selected + step) % count)
-            .find(|position| self.connections[*position].is_in_service())?;
-        self.next_selected = (position + 1) % count;
-        Some(CtiConnectionId(position))
-    }
-
     #[must_use]
     pub fn is_in_service(&self, connection: CtiConnectionId) -> bool {
         self.connections
             .get(connection.0)
             .is_some_and(Connection::is_in_service)
-    }
-
-    /// The connection with this configured address, such as a session's record names it.
-    #[must_use]
-    pub fn by_address(&self, address: &str) -> Option<CtiConnectionId> {
-        self.settings
-            .connections
-            .iter()
-            .position(|each| each.address == address)
-            .map(CtiConnectionId)
     }
 
     /// The configured `host:port`.

@@ -127,19 +127,6 @@ pub enum CtiFailure {
 }
 
 impl CtiFailure {
-    /// Whether the command may have been executed all the same. Such a one must not be repeated.
-    #[must_use]
-    pub fn may_have_been_executed(&self) -> bool {
-        match self {
-            Self::Refused(_)
-            | Self::NotInService
-            | Self::QueueFull
-            | Self::ExpiredInQueue
-            | Self::TooLarge => false,
-            Self::LinkLost | Self::TimedOut | Self::Undecodable(_) | Self::WrongResponse => true,
-        }
-    }
-
     /// What a client is told.
     #[must_use]
     pub fn error_code(&self) -> CstaErrorCode {
@@ -149,22 +136,6 @@ impl CtiFailure {
             Self::QueueFull | Self::ExpiredInQueue => CstaErrorCode::OUTSTANDING_REQUEST_LIMIT_EXCEEDED,
             Self::TooLarge => CstaErrorCode::INVALID_PARAMETER,
             Self::Undecodable(_) | Self::WrongResponse => CstaErrorCode::UNSPECIFIED,
-        }
-    }
-
-    /// For metrics.
-    #[must_use]
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::Refused(_) => "refused",
-            Self::NotInService => "not_in_service",
-            Self::QueueFull => "queue_full",
-            Self::ExpiredInQueue => "expired_in_queue",
-            Self::TooLarge => "too_large",
-            Self::LinkLost => "link_lost",
-            Self::TimedOut => "timed_out",
-            Self::Undecodable(_) => "undecodable",
-            Self::WrongResponse => "wrong_response",
         }
     }
 }

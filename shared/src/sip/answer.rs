@@ -154,7 +154,15 @@ mod tests {
         let request = "BYE sip:a SIP/2.0\r\nv: x\r\nf: <sip:a>\r\nt: <sip:b>;tag=n1-7\r\ni: 1\r\nCSeq: 1 BYE\r\nl: 0\r\n\r\n";
         let raw = RawMessage::parse(request.into()).unwrap();
         let answer = RawMessage::parse(write_answer(&raw, 481, "Gone", "lb-1", &[])).unwrap();
-        assert_eq!(answer.to_value(), b"<sip:b>;tag=n1-7");
+        assert_eq!(answer.to_tag(), Some(&b"n1-7"[..]));
+        assert_eq!(
+            answer
+                .bytes()
+                .windows(4)
+                .filter(|window| window == b"tag=")
+                .count(),
+            1
+        );
     }
 
     #[test]

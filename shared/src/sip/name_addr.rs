@@ -59,12 +59,6 @@ impl NameAddr {
         self.params.get("tag").filter(|tag| !tag.is_empty())
     }
 
-    #[must_use]
-    pub fn with_tag(mut self, tag: &str) -> Self {
-        self.params.set("tag", Some(tag));
-        self
-    }
-
     /// As header value, always with angle brackets.
     #[must_use]
     pub fn write(&self) -> String {
@@ -192,7 +186,8 @@ mod tests {
             uri in "sip:[a-z;?]{0,6}@[a-z]{1,5}",
             tag in "[a-z0-9]{1,8}",
         ) {
-            let address = NameAddr { display_name: name, ..NameAddr::new(uri) }.with_tag(&tag);
+            let mut address = NameAddr { display_name: name, ..NameAddr::new(uri) };
+            address.params.set("tag", Some(&tag));
             prop_assert_eq!(NameAddr::parse(&address.write()), Ok(address));
         }
 

@@ -84,20 +84,8 @@ impl RawMessage {
     }
 
     #[must_use]
-    pub fn from_value(&self) -> &[u8] {
-        self.index
-            .from
-            .map_or(b"", |from| from.value.of_bytes(&self.bytes))
-    }
-
-    #[must_use]
     pub fn from_tag(&self) -> Option<&[u8]> {
         self.index.from?.tag.map(|tag| tag.of_bytes(&self.bytes))
-    }
-
-    #[must_use]
-    pub fn to_value(&self) -> &[u8] {
-        self.index.to.map_or(b"", |to| to.value.of_bytes(&self.bytes))
     }
 
     #[must_use]
@@ -264,7 +252,6 @@ mod tests {
             (raw.from_tag(), raw.to_tag()),
             (Some(&b"f1"[..]), Some(&b"n1-77"[..]))
         );
-        assert_eq!(raw.from_value(), b"<sip:joe@example.com>;tag=f1;epid=ab12");
         assert!(!raw.is_opening_invite());
     }
 

@@ -33,7 +33,6 @@ impl Span {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Address {
-    pub(super) value: Span,
     pub(super) tag: Option<Span>,
 }
 
@@ -152,15 +151,11 @@ impl HeadIndex {
         }
         match tag_of(value) {
             Ok(tag) => Some(Address {
-                value: Span::of(value, bytes),
                 tag: tag.map(|tag| Span::of(tag, bytes)),
             }),
             Err(reason) => {
                 self.refuse(reason);
-                Some(Address {
-                    value: Span::of(value, bytes),
-                    tag: None,
-                })
+                Some(Address { tag: None })
             }
         }
     }

@@ -16,22 +16,6 @@ pub struct ServerVersion {
     pub revision: u16,
 }
 
-impl ServerVersion {
-    /// The product name.
-    #[must_use]
-    pub fn product(self) -> Option<&'static str> {
-        match (self.major, self.minor) {
-            (8, _) => Some("Exchange 2007"),
-            (14, _) => Some("Exchange 2010"),
-            (15, 0) => Some("Exchange 2013"),
-            (15, 1) => Some("Exchange 2016"),
-            (15, 2) => Some("Exchange 2019 or Subscription Edition"),
-            (15, 20) => Some("Exchange Online"),
-            _ => None,
-        }
-    }
-}
-
 impl fmt::Display for ServerVersion {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {

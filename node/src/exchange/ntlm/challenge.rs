@@ -52,12 +52,6 @@ impl Challenge {
             target_information: target_information(message, flags)?,
         })
     }
-
-    /// Whether this server supports version 2.
-    #[must_use]
-    pub fn has_target_information(&self) -> bool {
-        self.target_information.is_some()
-    }
 }
 
 fn target_information(message: &[u8], flags: u32) -> Result<Option<TargetInformation>, ChallengeError> {
@@ -169,7 +163,7 @@ mod tests {
         let mut bytes = message(&[]);
         bytes[22] &= !0x80;
         bytes.truncate(32);
-        assert!(!Challenge::parse(&bytes).unwrap().has_target_information());
+        assert_eq!(Challenge::parse(&bytes).unwrap().target_information, None);
     }
 
     #[test]

@@ -19,11 +19,6 @@ impl ClusterState {
         self.intents.get(session).into_iter().flatten()
     }
 
-    #[must_use]
-    pub fn intent_count(&self) -> usize {
-        self.intents_by_age.len()
-    }
-
     /// An intent that is known is answered with what is known of it, except to the proposer itself: the same
     /// epoch, operation and time are one proposal applied twice, whose first answer was lost on the way.
     pub(super) fn record_intent(
@@ -178,7 +173,7 @@ mod tests {
             matches!(late, Applied::IntentKnown(_)),
             "what has a result is done: {late:?}"
         );
-        assert_eq!(state.intent_count(), 1);
+        assert_eq!(state.intents_by_age.len(), 1);
     }
 
     #[test]
@@ -209,13 +204,13 @@ mod tests {
             &mut state,
             (1..=6).map(|cseq| intent(cseq, Epoch::FIRST, u64::from(cseq))),
         );
-        assert_eq!(state.intent_count(), 4);
+        assert_eq!(state.intents_by_age.len(), 4);
         assert!(
             state.intent(&key(1, 1), &request(2)).is_none(),
             "the oldest go first"
         );
         apply_all(&mut state, [Command::Expire { before_ms: 5 }]);
-        assert_eq!(state.intent_count(), 2);
+        assert_eq!(state.intents_by_age.len(), 2);
         apply_all(
             &mut state,
             [Command::SessionClosed {
@@ -223,7 +218,7 @@ mod tests {
                 epoch: Epoch::FIRST,
             }],
         );
-        assert_eq!(state.intent_count(), 0);
+        assert_eq!(state.intents_by_age.len(), 0);
         assert!(state.intents.is_empty());
     }
 

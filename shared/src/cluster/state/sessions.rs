@@ -58,11 +58,6 @@ impl ClusterState {
             .filter(|(key, owner)| key.issuer() != Some(*owner))
     }
 
-    #[must_use]
-    pub fn opening(&self, key: &OpeningKey) -> Option<&OpeningResult> {
-        self.openings.get(key)
-    }
-
     /// Only a live node may own a new session. A key that exists already is this very command applied again
     /// after its opening result was forgotten.
     pub(super) fn open_session(
@@ -383,12 +378,12 @@ mod tests {
         let mut state = cluster_of(1);
         state.limits.opening_results_max = 3;
         apply_all(&mut state, (1..=5).map(|number| opened(1, number)));
-        assert!(state.opening(&opening(2)).is_none());
-        assert!(state.opening(&opening(3)).is_some());
+        assert!(!state.openings.contains_key(&opening(2)));
+        assert!(state.openings.contains_key(&opening(3)));
         apply_all(&mut state, [Command::Expire { before_ms: 5 }]);
-        assert!(state.opening(&opening(4)).is_none());
+        assert!(!state.openings.contains_key(&opening(4)));
         assert!(
-            state.opening(&opening(5)).is_some(),
+            state.openings.contains_key(&opening(5)),
             "expires what was decided before, not at, the time"
         );
         let again = state.apply(opened(1, 1)).0;
@@ -406,7 +401,7 @@ mod tests {
             state.apply(opened(1, 1)).0,
             Applied::Refused(Refusal::UnknownNode)
         );
-        assert!(state.opening(&opening(1)).is_none());
+        assert!(!state.openings.contains_key(&opening(1)));
     }
 
     #[test]
