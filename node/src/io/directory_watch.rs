@@ -4,12 +4,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde::Serialize;
 use tandem_shared::config::ConfigError;
 use tandem_shared::io::environment;
 use tandem_shared::io::shutdown::{Shutdown, Stage};
+use tandem_shared::io::watched_files::FileStamp;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
@@ -22,14 +23,7 @@ pub struct DirectoryFile {
     path: Arc<Path>,
     current: Arc<watch::Sender<Arc<Directory>>>,
     /// What the file looked like when it was read last. Held while it is read.
-    seen: Arc<Mutex<Option<Stamp>>>,
-}
-
-/// What a change of the file changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    modified: SystemTime,
-    length: u64,
+    seen: Arc<Mutex<Option<FileStamp>>>,
 }
 
 /// What a directory holds.
@@ -45,7 +39,7 @@ impl DirectoryFile {
     /// When the file cannot be read, or has errors.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, ConfigError> {
         let path: PathBuf = path.into();
-        let seen = Stamp::of(&path);
+        let seen = FileStamp::at(&path);
         let directory = directory::read_file(&path)?;
         Ok(Self {
             path: path.into(),
@@ -89,7 +83,7 @@ impl DirectoryFile {
     async fn look(&self) {
         let mut seen = self.seen.lock().await;
         let path = self.path.clone();
-        let stamp = environment::blocking(move || Stamp::of(&path)).await;
+        let stamp = environment::blocking(move || FileStamp::at(&path)).await;
         // A file that is not there is being replaced, most likely.
         let Ok(stamp @ Some(_)) = stamp else {
             return;
@@ -101,10 +95,11 @@ impl DirectoryFile {
         }
     }
 
-    async fn read(&self, seen: &mut Option<Stamp>) -> Result<Loaded, ConfigError> {
+    async fn read(&self, seen: &mut Option<FileStamp>) -> Result<Loaded, ConfigError> {
         let path = self.path.clone();
         // The stamp comes first: what is written while the file is read is noticed at the next look.
-        let reading = environment::blocking(move || (Stamp::of(&path), directory::read_file(&path)));
+        let reading =
+            environment::blocking(move || (FileStamp::at(&path), directory::read_file(&path)));
         let (stamp, directory) = reading.await.map_err(|stopped| ConfigError::Unreadable {
             path: self.path.to_path_buf(),
             source: std::io::Error::other(stopped),
@@ -135,16 +130,6 @@ pub fn describe(error: &ConfigError) -> String {
         source = cause.source();
     }
     text
-}
-
-impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
-        let metadata = std::fs::metadata(path).ok()?;
-        Some(Self {
-            modified: metadata.modified().ok()?,
-            length: metadata.len(),
-        })
-    }
 }
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
@@ -178,6 +163,19 @@ mod tests {
         directory.look().await;
         changes.changed().await.unwrap();
         assert_eq!(users(&directory), ["ana", "ben"]);
+    }
+
+    /// As rsync and the tools that deploy configurations do it.
+    #[tokio::test]
+    async fn another_file_of_the_same_length_and_time_is_noticed() {
+        let (file, directory) = file("[[user]]\nid = \"ana\"\n");
+        let written = file.as_file().metadata().unwrap().modified().unwrap();
+        let other = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(other.path(), "[[user]]\nid = \"ben\"\n").unwrap();
+        other.as_file().set_modified(written).unwrap();
+        other.persist(file.path()).unwrap();
+        directory.look().await;
+        assert_eq!(users(&directory), ["ben"]);
     }
 
     #[tokio::test]

@@ -1,10 +1,36 @@
 //! Files that are replaced while the process runs.
 
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::time::sleep;
+
+/// Changes whenever a file is written or another takes its place, even one with the old file's times and length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileStamp {
+    inode: u64,
+    changed: (i64, i64),
+    pub(super) bytes: u64,
+}
+
+impl FileStamp {
+    #[must_use]
+    pub fn of(metadata: &Metadata) -> Self {
+        Self {
+            inode: metadata.ino(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            bytes: metadata.len(),
+        }
+    }
+
+    /// `None` while there is no such file.
+    #[must_use]
+    pub fn at(path: &Path) -> Option<Self> {
+        std::fs::metadata(path).ok().as_ref().map(Self::of)
+    }
+}
 
 /// A few files that belong together, looked at every few seconds. Of a directory, each file in it counts.
 #[derive(Debug)]
@@ -13,8 +39,8 @@ pub struct WatchedFiles {
     known: Fingerprint,
 }
 
-/// Of each file that is there: when it was written, its length and which one it is.
-type Fingerprint = Vec<Option<(SystemTime, u64, u64)>>;
+/// Of each file, in a fixed order.
+type Fingerprint = Vec<Option<FileStamp>>;
 
 impl WatchedFiles {
     #[must_use]
@@ -46,10 +72,7 @@ fn fingerprint(paths: &[PathBuf]) -> Fingerprint {
     paths
         .iter()
         .flat_map(|path| std::iter::once(path.clone()).chain(files_in(path)))
-        .map(|path| {
-            let metadata = std::fs::metadata(path).ok()?;
-            Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
-        })
+        .map(|path| FileStamp::at(&path))
         .collect()
 }
 

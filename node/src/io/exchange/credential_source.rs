@@ -2,9 +2,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tandem_shared::io::watched_files::FileStamp;
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
@@ -63,7 +64,7 @@ impl CredentialSource {
         let Some(path) = self.file() else {
             return std::future::pending().await;
         };
-        let mut seen = stamp(&path);
+        let mut seen = FileStamp::at(&path);
         let mut poll = interval(POLL_INTERVAL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -72,8 +73,8 @@ impl CredentialSource {
         }
     }
 
-    fn look(&self, path: &Path, seen: &mut Option<Stamp>) {
-        let now = stamp(path);
+    fn look(&self, path: &Path, seen: &mut Option<FileStamp>) {
+        let now = FileStamp::at(path);
         if now == *seen {
             return;
         }
@@ -144,16 +145,6 @@ fn of_client(oauth: &OAuthConfig, secret: Secret) -> Result<Credential, Credenti
     })
 }
 
-/// Attributes that show whether a file was written or replaced.
-type Stamp = (SystemTime, u64, u64);
-
-/// `None` while it does not exist.
-fn stamp(path: &Path) -> Option<Stamp> {
-    use std::os::unix::fs::MetadataExt;
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
-}
-
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
@@ -190,7 +181,7 @@ mod tests {
         let (current, changes) = (source.current(), source.changes());
         assert_eq!(current.load().password.reveal(), "before");
         assert_eq!(current.load().account.to_string(), "LAB\\svc");
-        let mut seen = stamp(&path);
+        let mut seen = FileStamp::at(&path);
         source.look(&path, &mut seen);
         assert_eq!(*changes.borrow(), 0);
         write(&path, "after");

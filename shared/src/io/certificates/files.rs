@@ -2,29 +2,10 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::certificate::Certificate;
-
-/// Changes whenever a file is written or another takes its place, even with the old file's times and length.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileStamp {
-    inode: u64,
-    changed: (i64, i64),
-    pub(super) bytes: u64,
-}
-
-impl FileStamp {
-    #[must_use]
-    pub fn of(metadata: &fs::Metadata) -> Self {
-        Self {
-            inode: metadata.ino(),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-            bytes: metadata.len(),
-        }
-    }
-}
 
 /// A PEM block under a line that says what it is.
 pub(super) fn pem_text(certificate: &Certificate) -> String {

@@ -13,9 +13,10 @@ use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
 use serde::Serialize;
 
-use super::files::{FileStamp, pem_text, write_private, write_whole};
+use super::files::{pem_text, write_private, write_whole};
 use super::signing_request::{KeyChoice, SigningError, SigningRequest};
 use crate::certificate::{Certificate, is_issued_by, read_bundle};
+use crate::io::watched_files::FileStamp;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdentityFiles {
@@ -135,7 +136,7 @@ impl IdentityFiles {
 
     #[must_use]
     pub fn stamp(&self) -> IdentityStamp {
-        let of = |path: &PathBuf| fs::metadata(path).ok().as_ref().map(FileStamp::of);
+        let of = |path: &PathBuf| FileStamp::at(path);
         IdentityStamp([of(&self.certificate), of(&self.key)])
     }
 

@@ -13,8 +13,9 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::files::{FileStamp, pem_text, write_whole};
+use super::files::{pem_text, write_whole};
 use crate::certificate::{BUNDLE_BYTES_MAX, BundleError, Certificate, Fingerprint, Trusted, read_bundle};
+use crate::io::watched_files::FileStamp;
 
 /// Clones share one store.
 #[derive(Debug, Clone)]
