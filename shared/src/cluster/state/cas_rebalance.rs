@@ -1,9 +1,9 @@
 //! Which users move, and where to, so that every gateway that takes users has its share.
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::ClusterState;
+use super::shares::Shares;
 use crate::cluster::assignment::CasId;
 
 /// One user who is to change gateways.
@@ -20,28 +20,26 @@ impl ClusterState {
     /// takes none stay where they are: they move when they fail, or when it is removed.
     #[must_use]
     pub fn cas_rebalancing_moves(&self) -> Vec<CasMove> {
-        let (mut surplus, mut deficit) = self.cas_balance();
+        let mut shares = self.cas_shares();
         let mut moves = Vec::new();
         for (user, assignment) in &self.assignments {
-            let Some(beyond) = surplus.get_mut(&assignment.cas).filter(|beyond| **beyond > 0) else {
-                continue;
-            };
-            let Some(to) = take_neediest(&mut deficit) else {
-                break;
-            };
-            *beyond -= 1;
-            moves.push(CasMove {
-                user: user.clone(),
-                from_epoch: assignment.epoch,
-                from: assignment.cas.clone(),
-                to,
-            });
+            let from = &assignment.cas;
+            if shares.gives(from)
+                && let Some(to) = shares.neediest()
+            {
+                shares.give(from, &to);
+                moves.push(CasMove {
+                    user: user.clone(),
+                    from_epoch: assignment.epoch,
+                    from: from.clone(),
+                    to,
+                });
+            }
         }
         moves
     }
 
-    /// What each gateway has beyond its share, and what it lacks. Those that have most keep what cannot be divided.
-    fn cas_balance(&self) -> (BTreeMap<CasId, usize>, BTreeMap<CasId, usize>) {
+    fn cas_shares(&self) -> Shares<CasId> {
         let taking = self.gateways.iter().filter(|gateway| gateway.takes_users());
         let mut counts: BTreeMap<&CasId, usize> = taking.map(|gateway| (&gateway.id, 0)).collect();
         for assignment in self.assignments.values() {
@@ -49,32 +47,8 @@ impl ClusterState {
                 *count += 1;
             }
         }
-        let (gateways, users) = (counts.len().max(1), counts.values().sum::<usize>());
-        let mut counts: Vec<(&CasId, usize)> = counts.into_iter().collect();
-        counts.sort_by_key(|&(id, count)| (Reverse(count), id));
-        let (mut surplus, mut deficit) = (BTreeMap::new(), BTreeMap::new());
-        for (place, (id, count)) in counts.into_iter().enumerate() {
-            let share = users / gateways + usize::from(place < users % gateways);
-            if count > share {
-                surplus.insert(id.clone(), count - share);
-            } else if count < share {
-                deficit.insert(id.clone(), share - count);
-            }
-        }
-        (surplus, deficit)
+        Shares::of(counts.into_iter().map(|(cas, count)| (cas.clone(), count)))
     }
-}
-
-fn take_neediest(deficit: &mut BTreeMap<CasId, usize>) -> Option<CasId> {
-    let (neediest, lacking) = deficit
-        .iter_mut()
-        .max_by_key(|(id, lacking)| (**lacking, Reverse((*id).clone())))?;
-    *lacking -= 1;
-    let (to, is_served) = (neediest.clone(), *lacking == 0);
-    if is_served {
-        deficit.remove(&to);
-    }
-    Some(to)
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ mod property_tests;
 mod rebalance;
 mod sessions;
 mod settings;
+mod shares;
 #[cfg(test)]
 mod test_support;
 mod watchers;

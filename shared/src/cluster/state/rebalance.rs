@@ -1,8 +1,7 @@
 //! Which sessions move, and where to, so that every live node owns its share.
 
-use std::collections::BTreeMap;
-
 use super::ClusterState;
+use super::shares::Shares;
 use crate::cluster::node::NodeId;
 use crate::cluster::session::{Epoch, SessionKey, SessionRecord};
 
@@ -15,107 +14,65 @@ pub struct SessionMove {
     pub to: NodeId,
 }
 
-/// How many sessions a node has beyond its share, or how many it lacks.
-#[derive(Debug, Default)]
-struct Balance {
-    surplus: BTreeMap<NodeId, usize>,
-    deficit: BTreeMap<NodeId, usize>,
-}
-
 impl ClusterState {
     /// The fewest moves after which no live node owns two sessions more than another. A session goes back to the
     /// node that issued its To-tag where that one lacks some: the front end then needs no exception for it.
     #[must_use]
     pub fn rebalancing_moves(&self) -> Vec<SessionMove> {
-        let mut balance = self.balance();
-        let mut moves = Vec::new();
-        let owners: Vec<NodeId> = balance.surplus.keys().copied().collect();
-        for owner in owners {
+        let counts = self.live_nodes().map(|node| (node, self.session_count_of(node)));
+        let mut plan = Plan {
+            shares: Shares::of(counts),
+            moves: Vec::new(),
+        };
+        for owner in plan.shares.givers() {
             let movable = self
                 .sessions_of(owner)
                 .filter(|session| session.epoch < Epoch::MAX);
             let (own, mut others): (Vec<_>, Vec<_>) =
                 movable.partition(|session| session.key.issuer() == Some(owner));
-            others.retain(|session| !balance.give_back(owner, session, &mut moves));
+            others.retain(|session| !plan.give_back(owner, session));
             for session in others.into_iter().chain(own) {
-                balance.give_away(owner, session, &mut moves);
+                plan.give_away(owner, session);
             }
         }
-        moves
-    }
-
-    /// The nodes that have most keep what cannot be divided.
-    fn balance(&self) -> Balance {
-        let mut owned: Vec<(NodeId, usize)> = self
-            .live_nodes()
-            .map(|node| (node, self.session_count_of(node)))
-            .collect();
-        owned.sort_by_key(|&(node, count)| (std::cmp::Reverse(count), node));
-        let sessions: usize = owned.iter().map(|(_, count)| count).sum();
-        let nodes = owned.len().max(1);
-        let mut balance = Balance::default();
-        for (place, (node, count)) in owned.into_iter().enumerate() {
-            let share = sessions / nodes + usize::from(place < sessions % nodes);
-            if count > share {
-                balance.surplus.insert(node, count - share);
-            } else if count < share {
-                balance.deficit.insert(node, share - count);
-            }
-        }
-        balance
+        plan.moves
     }
 }
 
-impl Balance {
+/// The moves so far, and what is left to be evened out.
+struct Plan {
+    shares: Shares<NodeId>,
+    moves: Vec<SessionMove>,
+}
+
+impl Plan {
     /// To its issuer, if that one lacks sessions; `false` when the session is to be kept or goes elsewhere.
-    fn give_back(&mut self, from: NodeId, session: &SessionRecord, moves: &mut Vec<SessionMove>) -> bool {
+    fn give_back(&mut self, from: NodeId, session: &SessionRecord) -> bool {
         let issuer = session.key.issuer();
-        match issuer.filter(|issuer| self.deficit.contains_key(issuer)) {
-            Some(issuer) => self.give(from, issuer, session, moves),
-            None => false,
+        let issuer = issuer.filter(|issuer| self.shares.lacks(issuer) && self.shares.gives(&from));
+        issuer.is_some_and(|issuer| {
+            self.give(from, issuer, session);
+            true
+        })
+    }
+
+    /// To whoever lacks most, as long as the owner has more than its share.
+    fn give_away(&mut self, from: NodeId, session: &SessionRecord) {
+        if self.shares.gives(&from)
+            && let Some(to) = self.shares.neediest()
+        {
+            self.give(from, to, session);
         }
     }
 
-    /// To whoever lacks most.
-    fn give_away(&mut self, from: NodeId, session: &SessionRecord, moves: &mut Vec<SessionMove>) {
-        let neediest = self
-            .deficit
-            .iter()
-            .max_by_key(|&(node, lacking)| (*lacking, std::cmp::Reverse(*node)))
-            .map(|(node, _)| *node);
-        if let Some(to) = neediest {
-            self.give(from, to, session, moves);
-        }
-    }
-
-    fn give(
-        &mut self,
-        from: NodeId,
-        to: NodeId,
-        session: &SessionRecord,
-        moves: &mut Vec<SessionMove>,
-    ) -> bool {
-        if !self.surplus.contains_key(&from) {
-            return false;
-        }
-        one_less(&mut self.surplus, from);
-        one_less(&mut self.deficit, to);
-        moves.push(SessionMove {
+    fn give(&mut self, from: NodeId, to: NodeId, session: &SessionRecord) {
+        self.shares.give(&from, &to);
+        self.moves.push(SessionMove {
             key: session.key.clone(),
             from_epoch: session.epoch,
             from,
             to,
         });
-        true
-    }
-}
-
-fn one_less(counts: &mut BTreeMap<NodeId, usize>, node: NodeId) {
-    if let Some(count) = counts.get_mut(&node) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(&node);
-        }
     }
 }
 
