@@ -13,3 +13,4 @@ pub mod progress;
 pub mod proxy_protocol;
 pub mod sip;
 pub mod source;
+pub mod stable_hash;

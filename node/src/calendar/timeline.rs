@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tandem_shared::cluster::{CalendarPresence, CalendarState};
+use tandem_shared::stable_hash::stable_hash;
 
 use crate::exchange::ews::{CalendarItem, FreeBusyStatus};
 
@@ -97,17 +98,8 @@ impl Timeline {
 #[must_use]
 pub fn edge_offset(user: &str, spread_secs: u32) -> Duration {
     let spread_ms = u64::from(spread_secs.min(SPREAD_SECS_MAX)) * 1000;
-    let share = (u128::from(stable_hash(user)) * u128::from(spread_ms)) >> 64;
+    let share = (u128::from(stable_hash(user.bytes())) * u128::from(spread_ms)) >> 64;
     Duration::from_millis(u64::try_from(share).unwrap_or(0))
-}
-
-/// FNV-1a with a finalizer: the standard library's hasher does not promise to stay the same.
-fn stable_hash(text: &str) -> u64 {
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    hash ^ (hash >> 33)
 }
 
 /// One end of an item.

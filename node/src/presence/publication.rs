@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use tandem_shared::stable_hash::stable_hash;
+
 use super::Composed;
 
 /// How publications are maintained.
@@ -483,10 +485,7 @@ fn refresh_percent(user: &str) -> u32 {
 
 /// 0 to 19, the same for a user on every node.
 fn spread(user: &str) -> u32 {
-    let hash = user.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    });
-    hash % 20
+    u32::try_from(stable_hash(user.bytes()) % 20).unwrap_or(0)
 }
 
 /// RFC 3261 §17.1.2.2: timer F, 64 × T1.

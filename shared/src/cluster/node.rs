@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::session::SessionKey;
+use crate::stable_hash::stable_hash;
 
 /// A member of the cluster: a node, or a witness. The number is the member's Raft id as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -121,13 +122,6 @@ fn heaviest(name: &str, live: impl IntoIterator<Item = NodeId>) -> Option<NodeId
         .max_by_key(|node| (rendezvous_weight(name, *node), *node))
 }
 
-/// FNV-1a over the key and the node, then a finalizer: stable across versions, machines and endianness, which
-/// the standard library's hasher does not promise.
 fn rendezvous_weight(name: &str, node: NodeId) -> u64 {
-    let bytes = name.bytes().chain(node.0.to_le_bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    hash ^ (hash >> 33)
+    stable_hash(name.bytes().chain(node.0.to_le_bytes()))
 }
