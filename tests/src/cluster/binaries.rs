@@ -1,5 +1,6 @@
 //! The binaries under test: those of the same build as this program.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -28,8 +29,8 @@ pub async fn ask_node(arguments: &[&str]) -> anyhow::Result<Output> {
         .with_context(|| format!("starting {}", path.display()))
 }
 
-/// The program of a crate's unit tests, from the build that this test belongs to.
-pub fn unit_tests(crate_name: &str) -> anyhow::Result<PathBuf> {
+/// The programs of the unit tests, by crate, from the build that this test belongs to.
+pub fn unit_tests() -> anyhow::Result<BTreeMap<String, PathBuf>> {
     let (mut command, _) = cargo_build()?;
     let output = command
         .arg("--message-format=json")
@@ -38,17 +39,17 @@ pub fn unit_tests(crate_name: &str) -> anyhow::Result<PathBuf> {
         .context("running cargo")?;
     ensure!(output.status.success(), "cargo build: {}", output.status);
     let messages = std::str::from_utf8(&output.stdout).context("reading what cargo says")?;
-    let mut messages = messages
+    let messages = messages
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok());
-    let executable = messages.find_map(|message: Value| {
-        let is_wanted = message["target"]["name"] == crate_name
-            && message["target"]["kind"][0] == "lib"
-            && message["profile"]["test"] == true;
-        let executable = message["executable"].as_str().filter(|_| is_wanted)?;
-        Some(PathBuf::from(executable))
-    });
-    executable.with_context(|| format!("{crate_name} has no unit tests"))
+    Ok(messages.filter_map(|message| unit_test(&message)).collect())
+}
+
+fn unit_test(message: &Value) -> Option<(String, PathBuf)> {
+    let target = &message["target"];
+    let is_wanted = target["kind"][0] == "lib" && message["profile"]["test"] == true;
+    let executable = message["executable"].as_str().filter(|_| is_wanted)?;
+    Some((target["name"].as_str()?.to_owned(), PathBuf::from(executable)))
 }
 
 /// Runs cargo even when they exist: a story must not judge yesterday's binary.

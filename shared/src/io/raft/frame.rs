@@ -16,7 +16,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
 use crate::cluster::membership::{Introduction, ListedMember, Reach, Start, Stranger};
 use crate::cluster::witness::LogPosition;
 use crate::cluster::{Applied, Format, NodeId, Proposal};
+use crate::planted::{Bug, planted};
 
+use super::handle::ProposeError;
 use super::type_config::TypeConfig;
 
 /// Defines the kinds with their numbers on the wire, once.
@@ -264,6 +266,36 @@ pub(super) enum ProposalAnswer {
     Overloaded,
 }
 
+/// What follows for a proposer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Committed {
+        index: u64,
+        applied: Applied,
+    },
+    Refused(ProposeError),
+    Ask(NodeId),
+    /// After a pause: nothing is known, or nothing better.
+    TryAgain,
+}
+
+impl ProposalAnswer {
+    /// For the member with this number. One that is sent back to itself waits until it knows of its lead.
+    pub(super) fn verdict(self, own: NodeId) -> Verdict {
+        match self {
+            Self::Applied { index, applied } => Verdict::Committed { index, applied },
+            Self::NotLeader { leader: Some(leader) } if leader != own => Verdict::Ask(leader),
+            Self::NotFinalised => Verdict::Refused(ProposeError::NotFinalised),
+            Self::Overloaded => Verdict::Refused(ProposeError::Overloaded),
+            Self::Unknown if planted(Bug::UnknownOutcomeApplied) => {
+                let (index, applied) = (0, Applied::Done);
+                Verdict::Committed { index, applied }
+            }
+            Self::NotLeader { .. } | Self::Unknown => Verdict::TryAgain,
+        }
+    }
+}
+
 /// One piece of a snapshot, perhaps an empty one, which only asks. Answered by a [`SnapshotAnswer`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct SnapshotChunk {
@@ -322,6 +354,20 @@ pub(super) const SNAPSHOT_BYTES_MAX: u64 = 512 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_is_known_to_be_committed_is_called_that() {
+        let (own, other) = (NodeId(1), NodeId(2));
+        let (index, applied) = (7, Applied::Done);
+        let committed = ProposalAnswer::Applied { index, applied };
+        let applied = Applied::Done;
+        assert_eq!(committed.verdict(own), Verdict::Committed { index, applied });
+        assert_eq!(ProposalAnswer::Unknown.verdict(own), Verdict::TryAgain);
+        let not_leader = |leader| ProposalAnswer::NotLeader { leader }.verdict(own);
+        assert_eq!(not_leader(None), Verdict::TryAgain);
+        assert_eq!(not_leader(Some(own)), Verdict::TryAgain);
+        assert_eq!(not_leader(Some(other)), Verdict::Ask(other));
+    }
 
     fn written(frame: &Frame) -> BytesMut {
         let mut bytes = BytesMut::new();

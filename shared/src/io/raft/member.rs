@@ -18,13 +18,12 @@ use crate::cluster::health::WRITING_MAX;
 use crate::cluster::membership::{Introduction, ListedMember, Reach, Start, list_difference};
 use crate::cluster::witness::LogPosition;
 use crate::cluster::{Actor, Applied, ClusterState, Command, NodeId, Proposal, RaftId};
-use crate::planted::{Bug, planted};
 
 use super::config::ClusterConfig;
 use super::directory::Directory;
 use super::frame::{
     BODY_BYTES_MAX, Declined, ForwardedProposal, Hello, Kind, PeerStatus, ProposalAnswer, Standing,
-    StatusQuestion, decode, encode,
+    StatusQuestion, Verdict, decode, encode,
 };
 use super::handle::{ProposeError, StopReason};
 use super::log_store::LogStore;
@@ -451,18 +450,14 @@ impl Member {
                 Some(leader) => self.propose_at(leader, proposal, patience).await,
                 None => ProposalAnswer::NotLeader { leader: None },
             };
-            match answer {
-                ProposalAnswer::Applied { index, applied } => {
+            match answer.verdict(self.id()) {
+                Verdict::Committed { index, applied } => {
                     self.wait_until_applied(index).await;
                     return Ok(applied);
                 }
-                ProposalAnswer::NotLeader { leader } if leader.is_some() && leader != Some(self.id()) => {
-                    told = leader;
-                }
-                ProposalAnswer::NotFinalised => return Err(ProposeError::NotFinalised),
-                ProposalAnswer::Overloaded => return Err(ProposeError::Overloaded),
-                ProposalAnswer::Unknown if planted(Bug::UnknownOutcomeApplied) => return Ok(Applied::Done),
-                ProposalAnswer::NotLeader { .. } | ProposalAnswer::Unknown => {}
+                Verdict::Refused(error) => return Err(error),
+                Verdict::Ask(leader) => told = Some(leader),
+                Verdict::TryAgain => {}
             }
             self.wait_for_news().await;
         }

@@ -49,6 +49,8 @@ mod small_file;
 mod snapshot_intake;
 mod snapshot_pace;
 mod snapshot_store;
+#[cfg(test)]
+mod snapshot_tests;
 mod snapshot_transfer;
 mod state_machine;
 mod status;

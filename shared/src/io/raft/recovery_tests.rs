@@ -409,6 +409,18 @@ fn check(steps: Vec<Step>, seed: u64) {
     }
 }
 
+#[test]
+fn what_was_acknowledged_survives_a_crash_at_once() {
+    let crash = Step::Crash { during_append: false };
+    check(vec![Step::Append(3), Step::Vote(2), crash], 1);
+}
+
+#[test]
+fn what_was_cut_off_stays_away_after_a_crash() {
+    let crash = Step::Crash { during_append: false };
+    check(vec![Step::Append(3), Step::TruncateAfter(1), crash], 1);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
