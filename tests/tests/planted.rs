@@ -47,6 +47,9 @@ async fn no_bug_shows_itself_unasked() {
         let own = FOUND_BY.iter().filter(|(_, room, _)| room.0 == crate_name);
         let tests: BTreeSet<String> = own.map(|(_, room, test)| format!("{}::{test}", room.1)).collect();
         let tests: Vec<String> = tests.into_iter().collect();
+        if tests.is_empty() {
+            continue;
+        }
         let (succeeded, said) = run(&program, &tests, None).await;
         let passed = format!("{} passed", tests.len());
         assert!(succeeded && said.contains(&passed), "{crate_name}: {said}");
