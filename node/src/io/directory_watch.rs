@@ -98,8 +98,7 @@ impl DirectoryFile {
     async fn read(&self, seen: &mut Option<FileStamp>) -> Result<Loaded, ConfigError> {
         let path = self.path.clone();
         // The stamp comes first: what is written while the file is read is noticed at the next look.
-        let reading =
-            environment::blocking(move || (FileStamp::at(&path), directory::read_file(&path)));
+        let reading = environment::blocking(move || (FileStamp::at(&path), directory::read_file(&path)));
         let (stamp, directory) = reading.await.map_err(|stopped| ConfigError::Unreadable {
             path: self.path.to_path_buf(),
             source: std::io::Error::other(stopped),
