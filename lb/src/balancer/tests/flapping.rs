@@ -55,6 +55,7 @@ struct World {
     answers: BTreeMap<String, usize>,
     /// Final answers that say that nobody could do it.
     failures: Vec<u16>,
+    port_is_closed: bool,
 }
 
 struct Pair {
@@ -75,6 +76,7 @@ impl World {
             asked: 0,
             answers: BTreeMap::new(),
             failures: Vec::new(),
+            port_is_closed: false,
         }
     }
 
@@ -231,6 +233,8 @@ impl World {
     /// The other node lives.
     fn end_a_little(&mut self, ending: &Ending) {
         match *ending {
+            // A port that has closed stays closed.
+            Ending::Accept(_) if self.port_is_closed => {}
             Ending::Accept(choice) => {
                 if let Some(pair) = nth(&self.pairs, choice, |pair| pair.node == NodeId(1) && !pair.stands) {
                     self.pairs.get_mut(&pair).unwrap().stands = true;
@@ -239,6 +243,7 @@ impl World {
             }
             Ending::Refuse(choice) => {
                 if let Some(pair) = nth(&self.pairs, choice, |pair| pair.node == NodeId(1) && !pair.stands) {
+                    self.port_is_closed = true;
                     self.pairs.remove(&pair);
                     self.lose(pair, PairLoss::ConnectFailed);
                 }
