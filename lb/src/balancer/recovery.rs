@@ -119,15 +119,17 @@ impl Balancer {
     }
 
     /// A connection for re-sent requests that cannot be opened, or that breaks, says that the ordinary one is about to
-    /// break. One that breaks at once was taken by a process that is ending: its listening socket goes last.
+    /// break. One that is refused, or breaks at once, met a process that is ending: it closes its sockets in any order.
     fn doubt_ordinary_pair(&mut self, resent: &Pair, loss: PairLoss, now: Instant) {
-        match loss {
-            PairLoss::Broken if !self.has_stood(resent, now) => {
-                self.pairs
-                    .refuse(resent.node, now + self.shared.settings.pair_retry);
-            }
-            PairLoss::Broken | PairLoss::ConnectFailed => {}
+        let is_ending = match loss {
+            PairLoss::Broken => !self.has_stood(resent, now),
+            // Where nobody else could go on, the node is given the chance to prove itself.
+            PairLoss::ConnectFailed => self.is_wanted(resent) && self.has_untried_node(&[resent.node]),
             PairLoss::Drained | PairLoss::FramingLost | PairLoss::OutOfDescriptors => return,
+        };
+        if is_ending {
+            let retry = self.shared.settings.pair_retry;
+            self.pairs.refuse(resent.node, now + retry);
         }
         if let Some((ordinary, _)) = self.pairs.find(resent.node, PairPurpose::Ordinary) {
             self.part_with(ordinary, now);

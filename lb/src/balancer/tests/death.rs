@@ -94,6 +94,19 @@ fn a_process_that_ends_while_its_port_still_accepts_does_not_use_the_attempts_up
 }
 
 #[test]
+fn a_process_that_ends_and_whose_port_is_closed_by_now_does_not_use_the_attempts_up() {
+    let mut bench = Bench::standing();
+    drop(bench.client(&request("INFO", "a", Some("n1-x"))));
+    bench.pass(Duration::from_secs(2));
+    drop(bench.lose(0, PairLoss::Broken));
+    assert_eq!(bench.open(2), ["open 3 to n1 for re-sent", "3 < INFO a"]);
+    assert_eq!(
+        bench.lose(3, PairLoss::ConnectFailed),
+        ["doubt n1", "drain 2", "open 4 to n2 for re-sent", "4 < INFO a"]
+    );
+}
+
+#[test]
 fn a_connection_for_re_sent_requests_that_stood_and_breaks_has_the_ordinary_one_proved_anew() {
     let mut bench = Bench::standing();
     drop(bench.client(&request("INFO", "a", Some("n1-x"))));
