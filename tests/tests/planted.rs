@@ -84,11 +84,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Each bug, and a unit test that it fails.
 const FOUND_BY: [(Bug, Room, &str); 32] = [
-    (
-        Bug::AppendBeforeSync,
-        RECOVERY,
-        "what_was_acknowledged_survives_a_crash_at_once",
-    ),
+    (Bug::AppendBeforeSync, CRASHES, "power_fails_during_any_operation"),
     (Bug::EpochUnchecked, SESSIONS, "a_former_owner_is_refused"),
     (
         Bug::SuccessorAmongAll,
@@ -117,8 +113,8 @@ const FOUND_BY: [(Bug, Room, &str); 32] = [
     ),
     (
         Bug::DirectoryNotSynced,
-        RECOVERY,
-        "what_was_acknowledged_survives_a_crash_at_once",
+        CRASHES,
+        "power_fails_during_any_operation",
     ),
     (
         Bug::FenceOff,
@@ -182,8 +178,8 @@ const FOUND_BY: [(Bug, Room, &str); 32] = [
     ),
     (
         Bug::AnswerToAnotherTransaction,
-        ROUTES,
-        "requests_in_two_dialogs_of_one_call_are_two_transactions",
+        DEATH,
+        "later_requests_of_the_dialog_wait_for_the_re_sent_one",
     ),
     (
         Bug::ResentUnmarked,
@@ -207,8 +203,8 @@ const FOUND_BY: [(Bug, Room, &str); 32] = [
     ),
     (
         Bug::EventsOutOfOrder,
-        CALLS,
-        "a_client_that_never_answers_gets_every_event_in_order",
+        ADOPTION,
+        "a_repeated_command_with_an_intent_alone_is_answered_from_the_snapshot_before_any_event",
     ),
     (
         Bug::CseqBlockTwice,
@@ -238,7 +234,7 @@ const FOUND_BY: [(Bug, Room, &str); 32] = [
     (
         Bug::IsolatedSessionExpires,
         RESILIENCE,
-        "a_node_that_may_have_been_replaced_starts_nothing",
+        "a_session_of_an_isolated_node_expires_when_the_node_is_itself_again",
     ),
 ];
 
@@ -250,6 +246,7 @@ const AUTHORITY: Room = ("tandem_shared", "cluster::authority::tests");
 const CALENDAR_EDGES: Room = ("tandem_node", "calendar::tests::edges");
 const CALENDAR_ROWS: Room = ("tandem_node", "calendar::tests::rows");
 const CALLS: Room = ("tandem_node", "gateway::tests::calls");
+const CRASHES: Room = ("tandem_shared", "io::raft::crash_tests");
 const DEATH: Room = ("tandem_lb", "balancer::tests::death");
 const FENCE: Room = ("tandem_lb", "balancer::tests::fence");
 const FOLLOWING: Room = ("tandem_node", "gateway::tests::following");
@@ -263,7 +260,6 @@ const NODES: Room = ("tandem_shared", "cluster::state::nodes::tests");
 const OPENING: Room = ("tandem_node", "gateway::tests::opening");
 const RECOVERY: Room = ("tandem_shared", "io::raft::recovery_tests");
 const RESILIENCE: Room = ("tandem_node", "gateway::tests::resilience");
-const ROUTES: Room = ("tandem_lb", "balancer::tests::routes");
 const SESSIONS: Room = ("tandem_shared", "cluster::state::sessions::tests");
 const SNAPSHOTS: Room = ("tandem_shared", "io::raft::snapshot_tests");
 const WITNESS: Room = ("tandem_shared", "cluster::witness::tests");

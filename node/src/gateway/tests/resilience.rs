@@ -136,6 +136,19 @@ fn a_node_that_may_have_been_replaced_starts_nothing() {
 }
 
 #[test]
+fn a_session_of_an_isolated_node_expires_when_the_node_is_itself_again() {
+    let mut bench = Bench::new();
+    bench.sign_in();
+    bench.sent.clear();
+    bench.input(Input::AuthorityChanged(Authority::Isolated));
+    bench.pass(Duration::from_secs(1810));
+    assert!(bench.sent.is_empty(), "its new owner may have had it refreshed");
+    bench.input(Input::AuthorityChanged(Authority::Quorum));
+    bench.pass(Duration::from_secs(2));
+    assert_eq!(bench.sent.pop().unwrap().message.method(), Some(&b"BYE"[..]));
+}
+
+#[test]
 fn without_quorum_an_owner_goes_on_with_its_sessions() {
     let mut bench = Bench::new();
     let key = bench.sign_in_with_monitor();

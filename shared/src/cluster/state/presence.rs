@@ -290,15 +290,15 @@ mod tests {
     #[test]
     fn the_tables_are_bounded() {
         let mut state = calendars(3);
-        state.limits.users_assigned_max = 2;
+        state.limits.users_assigned_max = 3;
         assert_eq!(
-            state.apply(enabled(&[0, 1, 2], Some(true))).0,
+            state.apply(enabled(&[0, 1, 2, 3], Some(true))).0,
             Applied::Refused(Refusal::LimitReached)
         );
         assert_eq!(state.calendar_enabled(&user(0)), None, "all or nothing");
         assert_eq!(state.apply(enabled(&[0, 1, 1], Some(true))).0, Applied::Done);
         assert_eq!(state.apply(enabled(&[7, 8, 9], None)).0, Applied::Done);
-        apply_all(&mut state, [manual(0, Some(AWAY)), manual(1, Some(AWAY))]);
+        apply_all(&mut state, [0, 1, 7].map(|number| manual(number, Some(AWAY))));
         assert_eq!(
             state.apply(manual(2, Some(AWAY))).0,
             Applied::Refused(Refusal::LimitReached)
