@@ -10,6 +10,10 @@
 //! unread; a process that is frozen has its connections taken and its bytes kept until its buffers are full; and nothing
 //! that was in flight before a machine went off reaches a connection of its next process.
 
+mod delivery;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -18,8 +22,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
 use tokio::io::ReadBuf;
 
 use crate::io::environment::net::TcpOptions;
@@ -206,7 +210,7 @@ impl Network {
         let machine = Machine {
             addresses: addresses.to_vec(),
             is_on: true,
-            next_port: FIRST_EPHEMERAL_PORT,
+            next_port: delivery::FIRST_EPHEMERAL_PORT,
         };
         net.machines.insert(id, machine);
         id
@@ -484,309 +488,6 @@ impl Network {
     }
 }
 
-impl Net {
-    fn free_port(&mut self, machine: MachineId) -> u16 {
-        let Some(machine) = self.machines.get_mut(&machine) else {
-            return 0;
-        };
-        let port = machine.next_port;
-        machine.next_port = port.checked_add(1).unwrap_or(FIRST_EPHEMERAL_PORT);
-        port
-    }
-
-    fn add_end(
-        &mut self,
-        machine: MachineId,
-        local: SocketAddr,
-        peer_machine: MachineId,
-        peer_address: SocketAddr,
-        state: EndState,
-    ) -> EndId {
-        let id = EndId(self.next_end);
-        self.next_end += 1;
-        let end = End {
-            machine,
-            local,
-            peer_address,
-            peer_machine,
-            peer: None,
-            state,
-            received: BytesMut::new(),
-            ended: false,
-            shut_down: false,
-            unread: 0,
-            options: TcpOptions::default(),
-            reset_when_closed: false,
-            last_heard: self.now,
-            last_arrival: Duration::ZERO,
-            reader: None,
-            writer: None,
-        };
-        self.ends.insert(id, end);
-        id
-    }
-
-    /// Closed by its own process, or with it.
-    fn drop_end(&mut self, id: EndId, machine: MachineId, resets: bool) {
-        let is_on = self.machines.get(&machine).is_some_and(|machine| machine.is_on);
-        let Some(end) = self.ends.get(&id) else { return };
-        let (peer, is_open, shut_down) = (end.peer, end.state == EndState::Open, end.shut_down);
-        if let (true, true, Some(to)) = (is_on, is_open, peer) {
-            if resets {
-                self.send(id, What::Reset { to });
-            } else if !shut_down {
-                self.send(id, What::End { to });
-            }
-        }
-        self.ends.remove(&id);
-    }
-
-    fn send(&mut self, sender: EndId, what: What) {
-        let Some(end) = self.ends.get(&sender) else { return };
-        let (from, to, not_before) = (end.machine, end.peer_machine, end.last_arrival);
-        let arrival = (self.now + self.time_between(from, to)).max(not_before);
-        if let Some(end) = self.ends.get_mut(&sender) {
-            end.last_arrival = arrival;
-        }
-        let sent_at = self.now;
-        self.put_in_flight(
-            arrival,
-            Segment {
-                from,
-                to,
-                sender,
-                sent_at,
-                what,
-            },
-        );
-    }
-
-    fn time_between(&mut self, from: MachineId, to: MachineId) -> Duration {
-        let Latency { least, most } = self.latency;
-        let slow = |machine| self.slow.get(&machine).copied().unwrap_or_default();
-        let extra = slow(from) + slow(to);
-        if from == to {
-            return ON_ONE_MACHINE;
-        }
-        least + (most - least).mul_f64(self.chance.random::<f64>()) + extra
-    }
-
-    fn put_in_flight(&mut self, arrival: Duration, segment: Segment) {
-        self.next_segment += 1;
-        self.in_flight.insert((arrival, self.next_segment), segment);
-    }
-
-    /// TCP tries again at growing intervals; somewhere in one of them the way has become whole.
-    fn send_again(&mut self, segment: Segment) {
-        let Some(sender) = self.ends.get(&segment.sender) else {
-            let arrival = self.now + SENT_AGAIN_WITHIN;
-            return self.put_in_flight(arrival, segment);
-        };
-        let not_before = sender.last_arrival;
-        let within = SENT_AGAIN_WITHIN.mul_f64(self.chance.random::<f64>());
-        let arrival = (self.now + within).max(not_before);
-        if let Some(sender) = self.ends.get_mut(&segment.sender) {
-            sender.last_arrival = arrival;
-        }
-        self.put_in_flight(arrival, segment);
-    }
-
-    fn arrive(&mut self, segment: Segment) {
-        let way = (segment.from, segment.to);
-        let is_on = self
-            .machines
-            .get(&segment.to)
-            .is_some_and(|machine| machine.is_on);
-        if !is_on || self.cuts.contains(&way) {
-            self.tally.held += 1;
-            self.held.entry(way).or_default().push_back(segment);
-            return;
-        }
-        self.tally.segments += 1;
-        let sender = segment.sender;
-        match segment.what {
-            What::Connect { source, target } => self.connect_arrives(segment, source, target),
-            What::Accepted { to } => self.accepted(to, sender),
-            What::Refused { to } => {
-                self.tally.refused += 1;
-                self.break_end(to, io::ErrorKind::ConnectionRefused);
-            }
-            What::Bytes { to, bytes } => match self.hearing(to) {
-                Some(end) => {
-                    end.received.extend_from_slice(&bytes);
-                    let reader = end.reader.take();
-                    self.woken.extend(reader);
-                }
-                None => self.reset_back(sender),
-            },
-            What::End { to } => {
-                if let Some(end) = self.hearing(to) {
-                    end.ended = true;
-                    let reader = end.reader.take();
-                    self.woken.extend(reader);
-                }
-            }
-            What::Reset { to } => {
-                self.tally.resets += 1;
-                self.break_end(to, io::ErrorKind::ConnectionReset);
-            }
-        }
-    }
-
-    fn connect_arrives(&mut self, segment: Segment, source: SocketAddr, target: SocketAddr) {
-        let Segment { from, to, sender, .. } = segment;
-        if !self.ends.contains_key(&sender) {
-            return;
-        }
-        let everywhere = match target {
-            SocketAddr::V4(_) => SocketAddr::from(([0, 0, 0, 0], target.port())),
-            SocketAddr::V6(_) => SocketAddr::from(([0_u16; 8], target.port())),
-        };
-        let listens = |net: &Self, at: &SocketAddr| {
-            net.listeners
-                .get(at)
-                .map(|backlog| backlog.waiting.len() < backlog.capacity)
-        };
-        let at = [target, everywhere]
-            .into_iter()
-            .find(|at| listens(self, at).is_some());
-        match at.map(|at| (at, listens(self, &at))) {
-            Some((at, Some(true))) => {
-                let end = self.add_end(to, target, from, source, EndState::Open);
-                if let Some(end) = self.ends.get_mut(&end) {
-                    end.peer = Some(sender);
-                }
-                self.send(end, What::Accepted { to: sender });
-                if let Some(backlog) = self.listeners.get_mut(&at) {
-                    backlog.waiting.push_back(end);
-                    let acceptor = backlog.acceptor.take();
-                    self.woken.extend(acceptor);
-                }
-            }
-            // The queue is full: the kernel says nothing, and the dialler tries again.
-            Some(_) => {
-                let what = What::Connect { source, target };
-                let again = Segment { what, ..segment };
-                self.put_in_flight(self.now + CONNECT_AGAIN_AFTER, again);
-            }
-            None => {
-                let refusal = Segment {
-                    from: to,
-                    to: from,
-                    sender,
-                    sent_at: self.now,
-                    what: What::Refused { to: sender },
-                };
-                let arrival = self.now + self.time_between(to, from);
-                self.put_in_flight(arrival, refusal);
-            }
-        }
-    }
-
-    fn accepted(&mut self, dialler: EndId, by: EndId) {
-        let now = self.now;
-        match self.ends.get_mut(&dialler) {
-            Some(end) if end.state == EndState::Connecting => {
-                end.state = EndState::Open;
-                end.peer = Some(by);
-                end.last_heard = now;
-                let writer = end.writer.take();
-                self.woken.extend(writer);
-                self.tally.connections += 1;
-            }
-            // It has lost patience.
-            Some(_) | None => self.reset_back(by),
-        }
-    }
-
-    /// An end that hears something now; `None` when it is gone, or broken.
-    fn hearing(&mut self, id: EndId) -> Option<&mut End> {
-        let now = self.now;
-        let end = self.ends.get_mut(&id)?;
-        end.last_heard = now;
-        matches!(end.state, EndState::Open).then_some(end)
-    }
-
-    /// What nobody expects is answered with a reset.
-    fn reset_back(&mut self, sender: EndId) {
-        let Some(end) = self.ends.get(&sender) else { return };
-        let (from, to) = (end.peer_machine, end.machine);
-        let arrival = self.now + self.time_between(from, to);
-        let sent_at = self.now;
-        self.put_in_flight(
-            arrival,
-            Segment {
-                from,
-                to,
-                sender,
-                sent_at,
-                what: What::Reset { to: sender },
-            },
-        );
-    }
-
-    fn break_end(&mut self, id: EndId, kind: io::ErrorKind) {
-        let Some(end) = self.ends.get_mut(&id) else { return };
-        if matches!(end.state, EndState::Broken(_)) {
-            return;
-        }
-        end.state = EndState::Broken(kind);
-        let wakers = [end.reader.take(), end.writer.take()];
-        self.woken.extend(wakers.into_iter().flatten());
-    }
-
-    /// Ends whose peer does not acknowledge, or answers no probe.
-    fn break_silent_connections(&mut self) {
-        let mut broken: BTreeSet<EndId> = BTreeSet::new();
-        for segment in self.held.values().flatten() {
-            let patience = |end: &End| end.options.unacknowledged_max.unwrap_or(SENT_AGAIN_FOR);
-            let is_over = |end: &End| self.now >= segment.sent_at + patience(end);
-            if self.ends.get(&segment.sender).is_some_and(is_over) {
-                broken.insert(segment.sender);
-            }
-        }
-        for (id, end) in &self.ends {
-            let Some(keepalive) = end.options.keepalive else {
-                continue;
-            };
-            let retries = keepalive.retries.unwrap_or(PROBES_MAX);
-            let patience = keepalive.idle + keepalive.interval * retries;
-            let is_open = end.state == EndState::Open;
-            if is_open && self.is_out_of_reach(end) && self.now >= end.last_heard + patience {
-                broken.insert(*id);
-            }
-        }
-        self.tally.timed_out += u64::try_from(broken.len()).unwrap_or(u64::MAX);
-        for id in broken {
-            self.break_end(id, io::ErrorKind::TimedOut);
-        }
-        let ends = &self.ends;
-        for held in self.held.values_mut() {
-            let is_given_up = |segment: &Segment| {
-                let sender = ends.get(&segment.sender);
-                sender.is_some_and(|end| matches!(end.state, EndState::Broken(_)))
-            };
-            held.retain(|segment| !is_given_up(segment));
-        }
-    }
-
-    /// A probe would not be answered.
-    fn is_out_of_reach(&self, end: &End) -> bool {
-        let (own, peer) = (end.machine, end.peer_machine);
-        let is_cut = self.cuts.contains(&(own, peer)) || self.cuts.contains(&(peer, own));
-        let is_off = !self.machines.get(&peer).is_some_and(|machine| machine.is_on);
-        let is_forgotten = !end.peer.is_some_and(|peer| self.ends.contains_key(&peer)) && !end.ended;
-        is_cut || is_off || is_forgotten
-    }
-}
-
 /// What a socket's buffers hold, those of both ends together.
 const BUFFER_BYTES: usize = 256 << 10;
-const FIRST_EPHEMERAL_PORT: u16 = 32_768;
-const ON_ONE_MACHINE: Duration = Duration::from_micros(50);
-const SENT_AGAIN_WITHIN: Duration = Duration::from_millis(200);
-/// Linux gives a segment up after some fifteen minutes.
-const SENT_AGAIN_FOR: Duration = Duration::from_secs(900);
-const CONNECT_AGAIN_AFTER: Duration = Duration::from_secs(1);
-const PROBES_MAX: u32 = 9;
 const LOOKED_AT_EVERY: Duration = Duration::from_millis(100);
