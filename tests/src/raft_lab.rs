@@ -10,9 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tandem_shared::cluster::{
-    Applied, CasId, ClusterState, Command, Format, Incarnation, NodeId, StateLimits,
-};
+use tandem_shared::cluster::{Applied, CasId, Command, Format, Incarnation, NodeId, StateLimits};
 use tandem_shared::config::TlsFiles;
 use tandem_shared::io::raft::{
     AdministrationError, Cluster, ClusterConfig, ClusterStatus, DirectoryError, Member, MemberRole,
@@ -311,8 +309,7 @@ impl Lab {
     }
 
     pub fn knows(&self, member: usize, user: &str) -> bool {
-        self.cluster(member)
-            .with_state(|state| state.assignment(user).is_some())
+        self.cluster(member).state().assignment(user).is_some()
     }
 
     /// Waits until a member knows all of these users: what is committed reaches it a moment later.
@@ -345,7 +342,7 @@ impl Lab {
     /// Waits until every member writes in this format.
     pub fn wait_until_finalised(&self, format: Format) {
         wait_until("the format is finalised", || {
-            (0..3).all(|member| self.cluster(member).with_state(ClusterState::format) == format)
+            (0..3).all(|member| self.cluster(member).state().format() == format)
         });
     }
 
@@ -359,13 +356,12 @@ impl Lab {
 
     pub fn wait_until_identified(&self, member: usize) {
         wait_until("the cluster has its identity", || {
-            self.cluster(member)
-                .with_state(|state| state.identity().is_some())
+            self.cluster(member).state().identity().is_some()
         });
     }
 
     pub fn wait_until_equal(&self) {
-        let state = |member: usize| self.cluster(member).with_state(Clone::clone);
+        let state = |member: usize| self.cluster(member).state();
         let started = Instant::now();
         while !(state(0) == state(1) && state(1) == state(2)) {
             assert!(

@@ -242,7 +242,7 @@ fn the_leader_declares_a_killed_node_lost() {
     lab.kill(leader);
     let survivor = lab.cluster(1 - leader).clone();
     wait_until("the survivor is alone", || {
-        survivor.with_state(|state| state.live_nodes().eq([IDS[1 - leader]]))
+        survivor.state().live_nodes().eq([IDS[1 - leader]])
     });
     println!(
         "kill of the leader until its node is lost: {:?}",

@@ -295,11 +295,7 @@ fn a_disk_that_stands_still_costs_the_lead_and_nothing_else() {
     world.run_until("equal replicas", World::replicas_are_equal);
     for key in ["at-once", "meanwhile"] {
         let key = SessionKey::new(format!("n{second}-{key}"));
-        assert!(
-            world
-                .cluster(first)
-                .with_state(|state| state.session(&key).is_some())
-        );
+        assert!(world.cluster(first).state().session(&key).is_some());
     }
 }
 

@@ -149,10 +149,9 @@ impl Witness {
         // Before the first look, so that nothing falls between.
         let mut changes = cluster.changes();
         let lookup = cluster.clone();
-        self.ownership
-            .set_lookup(move |key| lookup.with_state(|state| state.owner_of(key)));
+        self.ownership.set_lookup(move |key| lookup.state().owner_of(key));
         let mut membership = Membership::default();
-        let begun = cluster.with_state(|state| membership.begin(state, Instant::now().into_std()));
+        let begun = membership.begin(&cluster.state(), Instant::now().into_std());
         self.tell(begun).await;
         self.show_readiness(cluster);
         let (mut status, mut as_of) = (cluster.status(), cluster.state_as_of());
@@ -161,8 +160,8 @@ impl Witness {
                 Ok(()) = status.changed() => self.show_readiness(cluster),
                 changes = changes.recv() => match changes {
                     Some(changes) => {
-                        let told = cluster
-                            .with_state(|state| membership.changed(&changes, state, Instant::now().into_std()));
+                        let now = Instant::now().into_std();
+                        let told = membership.changed(&changes, &cluster.state(), now);
                         self.tell(told).await;
                         self.show_readiness(cluster);
                     }
@@ -170,7 +169,7 @@ impl Witness {
                 },
                 Ok(()) = as_of.changed() => {
                     let (now, as_of) = (Instant::now().into_std(), *as_of.borrow_and_update());
-                    let news = cluster.with_state(|state| membership.confirmed(as_of, state, now));
+                    let news = membership.confirmed(as_of, &cluster.state(), now);
                     self.tell((Moved::Some(Vec::new()), news)).await;
                 }
                 reason = cluster.stopped() => {
@@ -191,7 +190,7 @@ impl Witness {
     fn show_readiness(&self, cluster: &Cluster) {
         let live = |state: &ClusterState| state.nodes().values().any(|node| node.state == NodeState::Live);
         let status = cluster.status().borrow().clone();
-        if status.is_outside || cluster.with_state(live) {
+        if status.is_outside || live(&cluster.state()) {
             self.readiness.resolved(CLUSTER);
         } else {
             let detail = status

@@ -81,22 +81,21 @@ impl Routes {
 
     fn cluster_view(&self) -> ClusterView {
         let status = self.cluster.status().borrow().clone();
-        let nodes = self.cluster.with_state(|state| {
-            state
-                .nodes()
-                .values()
-                .map(|node| NodeView {
-                    id: node.id.to_string(),
-                    sip_address: node.sip_address.to_string(),
-                    state: match node.state {
-                        NodeState::Live => "live",
-                        NodeState::Draining => "draining",
-                        NodeState::Lost => "lost",
-                    },
-                    sessions: state.session_count_of(node.id),
-                })
-                .collect()
-        });
+        let state = self.cluster.state();
+        let nodes = state
+            .nodes()
+            .values()
+            .map(|node| NodeView {
+                id: node.id.to_string(),
+                sip_address: node.sip_address.to_string(),
+                state: match node.state {
+                    NodeState::Live => "live",
+                    NodeState::Draining => "draining",
+                    NodeState::Lost => "lost",
+                },
+                sessions: state.session_count_of(node.id),
+            })
+            .collect();
         ClusterView {
             node: self.id.to_string(),
             role: status.role.label(),
@@ -140,47 +139,44 @@ impl Routes {
     }
 
     fn sessions_view(&self) -> Vec<SessionView> {
-        self.cluster.with_state(|state| {
-            state
-                .sessions()
-                .map(|session| SessionView {
-                    key: session.key.to_string(),
-                    user: session.user.clone(),
-                    line: session.line.clone(),
-                    device: session.device.clone(),
-                    owner: session.owner.to_string(),
-                    epoch: session.epoch.0,
-                    cti_connection: session.cti_connection.clone(),
-                    monitor: session.monitor.active,
-                    calls: session.calls.len(),
-                    expires_at_ms: session.expires_at_ms,
-                })
-                .collect()
-        })
+        let state = self.cluster.state();
+        state
+            .sessions()
+            .map(|session| SessionView {
+                key: session.key.to_string(),
+                user: session.user.clone(),
+                line: session.line.clone(),
+                device: session.device.clone(),
+                owner: session.owner.to_string(),
+                epoch: session.epoch.0,
+                cti_connection: session.cti_connection.clone(),
+                monitor: session.monitor.active,
+                calls: session.calls.len(),
+                expires_at_ms: session.expires_at_ms,
+            })
+            .collect()
     }
 
     fn settings_view(&self) -> BTreeMap<&'static str, serde_json::Value> {
-        self.cluster.with_state(|state| {
-            SettingName::ALL
-                .into_iter()
-                .map(|name| {
-                    let value = match name.kind() {
-                        SettingKind::Number { .. } => state.setting_or_default(name).into(),
-                        SettingKind::Word { .. } => state.setting_word_or_default(name).into(),
-                    };
-                    (name.as_str(), value)
-                })
-                .collect()
-        })
+        let state = self.cluster.state();
+        SettingName::ALL
+            .into_iter()
+            .map(|name| {
+                let value = match name.kind() {
+                    SettingKind::Number { .. } => state.setting_or_default(name).into(),
+                    SettingKind::Word { .. } => state.setting_word_or_default(name).into(),
+                };
+                (name.as_str(), value)
+            })
+            .collect()
     }
 
     fn assignments_view(&self) -> BTreeMap<String, AssignmentView> {
-        self.cluster.with_state(|state| {
-            let assignments = state.assignments().iter();
-            assignments
-                .map(|(user, assignment)| (user.clone(), AssignmentView::of(assignment)))
-                .collect()
-        })
+        let state = self.cluster.state();
+        let assignments = state.assignments().iter();
+        assignments
+            .map(|(user, assignment)| (user.to_string(), AssignmentView::of(assignment)))
+            .collect()
     }
 
     async fn change_setting(&self, request: &AdminRequest) -> Result<AdminResponse, AdminResponse> {
@@ -217,15 +213,13 @@ impl Routes {
         let body: UsersBody = request.json()?;
         let at_ms = clock::unix_ms();
         self.propose_assignments(body.users, |users| {
-            let with_epochs = self.cluster.with_state(|state| {
-                let epoch = |user: &String| state.assignment(user).map(|assignment| assignment.epoch);
-                users
-                    .into_iter()
-                    .filter_map(|user| epoch(&user).map(|epoch| (user, epoch)))
-                    .collect()
-            });
+            let state = self.cluster.state();
+            let epoch = |user: &String| state.assignment(user).map(|assignment| assignment.epoch);
+            let with_epochs = users
+                .into_iter()
+                .filter_map(|user| epoch(&user).map(|epoch| (user, epoch)));
             Command::CasFailed {
-                users: with_epochs,
+                users: with_epochs.collect(),
                 at_ms,
             }
         })
@@ -244,7 +238,7 @@ impl Routes {
             let message = "sessions are being evened out already";
             return Err(AdminResponse::error(StatusCode::CONFLICT, message));
         }
-        let moves = self.cluster.with_state(|state| state.rebalancing_moves().len());
+        let moves = self.cluster.state().rebalancing_moves().len();
         if moves > 0 {
             self.rebalancing.asked_here();
             self.propose(Command::Rebalance { per_second }).await?;

@@ -179,9 +179,7 @@ impl Driver {
     /// What was heard means what the state says now.
     fn heard(&mut self, heard: Heard<'_>) {
         let following = &mut self.following;
-        let steps = self
-            .cluster
-            .with_state(|state| following.handle(heard, state, environment::now()));
+        let steps = following.handle(heard, &self.cluster.state(), environment::now());
         for step in steps {
             self.step(step);
         }
@@ -228,16 +226,15 @@ impl Driver {
     }
 
     fn known_watcher(&self, key: &SessionKey) -> Option<Box<WatcherRecord>> {
-        self.cluster
-            .with_state(|state| state.watcher(key).cloned().map(Box::new))
+        self.cluster.state().watcher(key).cloned().map(Box::new)
     }
 
     fn known_session(&self, key: &SessionKey) -> Option<KnownSession> {
-        self.cluster.with_state(|state| known_session(key, state))
+        known_session(key, &self.cluster.state())
     }
 
     fn take_in_settings(&mut self) {
-        let number = |name| self.cluster.with_state(|state| state.setting_number(name));
+        let number = |name| self.cluster.state().setting_number(name);
         let session_timer = number(SettingName::SessionTimerSecs);
         let millis = |name| number(name).map(Duration::from_millis);
         self.connections.change_timings(&ChangedTimings {
@@ -326,7 +323,7 @@ impl Driver {
             }
             Output::ReadPresence { user } => {
                 let composed = self.presence.get(&user);
-                let keeper = self.cluster.with_state(|state| state.calendar_owner(&user));
+                let keeper = self.cluster.state().calendar_owner(&user);
                 self.follow_ups.push_back(Input::PresenceRead {
                     user,
                     composed,
@@ -444,7 +441,7 @@ impl Driver {
     fn show_metrics(&self) {
         let metrics = &self.context.metrics;
         metrics.show_census(&self.gateway.census(), &self.identity.cti_names);
-        metrics.show_replicated_watchers(self.cluster.with_state(|state| state.watchers().len()));
+        metrics.show_replicated_watchers(self.cluster.state().watchers().len());
         let now = environment::now();
         for status in self.connections.statuses() {
             metrics.show_cti(&status, now);

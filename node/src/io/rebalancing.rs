@@ -118,8 +118,7 @@ struct Run {
 
 impl Run {
     async fn run(mut self, per_second: u32) {
-        let mut pending: VecDeque<SessionMove> =
-            self.cluster.with_state(ClusterState::rebalancing_moves).into();
+        let mut pending: VecDeque<SessionMove> = self.cluster.state().rebalancing_moves().into();
         let planned = pending.len();
         info!(planned, per_second, "sessions are evened out");
         self.progress.send_modify(|progress| {
@@ -152,7 +151,8 @@ impl Run {
     /// The next move that has not happened; those that have are counted.
     fn next_pending(&mut self, pending: &mut VecDeque<SessionMove>) -> Option<SessionMove> {
         while let Some(step) = pending.pop_front() {
-            let standing = self.cluster.with_state(|state| standing(state, &step));
+            let state = self.cluster.state();
+            let standing = standing(&state, &step);
             if standing == Standing::Pending {
                 return Some(step);
             }

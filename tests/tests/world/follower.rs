@@ -93,13 +93,11 @@ pub(crate) async fn follow(id: NodeId, incarnation: Incarnation, cluster: &Clust
             Some(applied) = registrations.next() => answer = Some(applied),
             () = due => {}
         }
-        let steps = cluster.with_state(|state| {
-            let heard = match &answer {
-                Some(applied) => Heard::RegistrationAnswered(Option::as_ref(applied)),
-                None => Heard::Changes(&heard),
-            };
-            following.handle(heard, state, now())
-        });
+        let heard_now = match &answer {
+            Some(applied) => Heard::RegistrationAnswered(Option::as_ref(applied)),
+            None => Heard::Changes(&heard),
+        };
+        let steps = following.handle(heard_now, &cluster.state(), now());
         let mut books = books.lock().unwrap();
         let Some(book) = books.get_mut(&id.0) else {
             return;

@@ -18,8 +18,8 @@ use openraft_rt::deterministic_rng::DeterministicRng;
 use openraft_rt_tokio::TokioRuntime;
 use tandem_shared::cluster::MemberAddress;
 use tandem_shared::cluster::{
-    Applied, CasId, ClusterState, Command, ConnectionId, DialogRecord, Epoch, Incarnation, MonitorRecord,
-    NodeId, OpeningKey, Refusal, SessionKey, SessionRecord, StateLimits,
+    Applied, CasId, Command, ConnectionId, DialogRecord, Epoch, Incarnation, MonitorRecord, NodeId,
+    OpeningKey, Refusal, SessionKey, SessionRecord, StateLimits,
 };
 use tandem_shared::io::raft::{
     Cluster, ClusterConfig, Member, MemberRole, RaftMetrics, RaftRole, SimulatedFiles, Transport,
@@ -245,10 +245,7 @@ impl World {
 
     pub(crate) fn replicas_are_equal(&self) -> bool {
         let clusters = self.clusters.lock().unwrap();
-        let states: Vec<ClusterState> = clusters
-            .values()
-            .map(|cluster| cluster.with_state(Clone::clone))
-            .collect();
+        let states: Vec<_> = clusters.values().map(Cluster::state).collect();
         for state in &states {
             state.check_invariants().unwrap();
         }
@@ -266,10 +263,9 @@ impl World {
     fn lost(&self, member: u64) -> Vec<String> {
         let events = self.events.lock().unwrap();
         let acknowledged = events.acknowledged.iter();
-        self.cluster(member).with_state(|state| {
-            let lost = acknowledged.filter(|user| state.assignment(user).is_none());
-            lost.cloned().collect()
-        })
+        let state = self.cluster(member).state();
+        let lost = acknowledged.filter(|user| state.assignment(user).is_none());
+        lost.cloned().collect()
     }
 
     /// Every node that runs believes of itself what its state says, and is live.
@@ -278,15 +274,15 @@ impl World {
         let books = self.books.lock().unwrap();
         let mut nodes = clusters.iter().filter(|(id, _)| **id != WITNESS);
         nodes.all(|(id, cluster)| {
-            let agrees = |book: &Book| cluster.with_state(|state| book.agrees_with(NodeId(*id), state));
+            let state = cluster.state();
+            let agrees = |book: &Book| book.agrees_with(NodeId(*id), &state);
             books.get(id).is_some_and(agrees)
         })
     }
 
     /// What `member` says of `node`.
     pub(crate) fn holds_live(&self, member: u64, node: u64) -> bool {
-        self.cluster(member)
-            .with_state(|state| state.is_live(NodeId(node)))
+        self.cluster(member).state().is_live(NodeId(node))
     }
 
     /// What the nodes that followed were told, those that crashed as well.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use tandem_shared::cluster::{Authority, CasMove, ClusterState, Command};
+use tandem_shared::cluster::{Authority, CasMove, Command};
 use tandem_shared::io::raft::Cluster;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
@@ -35,7 +35,7 @@ impl CasRebalancing {
 
     /// Begins a run and returns how many users it moves; `None` while one is running.
     pub fn start(&self, cluster: &Cluster, per_second: u32) -> Option<usize> {
-        let moves = cluster.with_state(ClusterState::cas_rebalancing_moves);
+        let moves = cluster.state().cas_rebalancing_moves();
         let planned = moves.len();
         let begins = self.progress.send_if_modified(|progress| {
             let idle = progress.state != RunState::Running;

@@ -236,7 +236,7 @@ impl Running {
     fn standing_changed(&mut self) {
         let incarnation = *self.driver.incarnation.borrow_and_update();
         let (id, cluster) = (self.driver.id, &self.driver.cluster);
-        let standing = cluster.with_state(|state| Standing::of(state, id, incarnation));
+        let standing = Standing::of(&cluster.state(), id, incarnation);
         let has_authority = cluster.status().borrow().authority != Authority::Isolated;
         let registered = (standing == Standing::Live).then_some(incarnation);
         let begins = registered.is_some() && registered != self.registered;
@@ -264,25 +264,25 @@ impl Running {
         self.take_in_live_nodes();
         self.take_in_users();
         let directory = self.driver.directory.borrow().clone();
-        let assignments = self
-            .driver
-            .cluster
-            .with_state(|state| replicated::all_assignments(state, &directory));
+        let state = self.driver.cluster.state();
+        let assignments = replicated::all_assignments(&state, &directory);
         self.take_in(Input::Assignments(assignments));
         self.take_in_recorded();
     }
 
     fn take_in_recorded(&mut self) {
-        let recorded = self.driver.cluster.with_state(replicated::recorded);
+        let state = self.driver.cluster.state();
+        let recorded = replicated::recorded(&state);
         self.take_in(Input::Recorded(recorded));
     }
 
     fn take_in_settings(&mut self) {
         let (cluster, defaults) = (&self.driver.cluster, &self.driver.defaults);
         let (users, has_push) = (self.users_enabled, self.driver.push.is_some());
-        let settings = cluster.with_state(|state| replicated::settings(state, users, defaults, has_push));
+        let state = cluster.state();
+        let settings = replicated::settings(&state, users, defaults, has_push);
         if let Some(push) = &self.driver.push {
-            let port = cluster.with_state(replicated::push_port);
+            let port = replicated::push_port(&state);
             push.move_to(
                 port,
                 Duration::from_secs(u64::from(settings.status_frequency) * 60),
@@ -292,20 +292,14 @@ impl Running {
     }
 
     fn take_in_gateways(&mut self) {
-        let gateways = self
-            .driver
-            .cluster
-            .with_state(|state| state.cas_gateways().to_vec());
+        let gateways = self.driver.cluster.state().cas_gateways().to_vec();
         self.driver.client.set_gateways(&gateways);
         self.take_in(Input::Gateways(gateways));
     }
 
     fn take_in_live_nodes(&mut self) {
         let nodes = match self.registered.is_some() {
-            true => self
-                .driver
-                .cluster
-                .with_state(|state| state.live_nodes().collect()),
+            true => self.driver.cluster.state().live_nodes().collect(),
             false => Vec::new(),
         };
         self.take_in(Input::LiveNodes(nodes));
@@ -313,10 +307,8 @@ impl Running {
 
     fn take_in_users(&mut self) {
         let directory = self.driver.directory.borrow_and_update().clone();
-        let users = self
-            .driver
-            .cluster
-            .with_state(|state| replicated::calendar_users(state, &directory));
+        let state = self.driver.cluster.state();
+        let users = replicated::calendar_users(&state, &directory);
         let count = std::mem::replace(&mut self.users_enabled, users.len());
         if count != self.users_enabled {
             // The spread may depend on their number.
@@ -327,10 +319,8 @@ impl Running {
 
     fn reassigned(&mut self, users: Vec<String>) {
         let id = self.driver.id;
-        let (assignments, own) = self
-            .driver
-            .cluster
-            .with_state(|state| replicated::assignments_of(state, users, id));
+        let state = self.driver.cluster.state();
+        let (assignments, own) = replicated::assignments_of(&state, users, id);
         for assignment in &own {
             self.driver.metrics.assigned(assignment);
         }
@@ -348,7 +338,7 @@ impl Running {
     }
 
     fn owns(&self, user: &str) -> bool {
-        let owner = self.driver.cluster.with_state(|state| state.calendar_owner(user));
+        let owner = self.driver.cluster.state().calendar_owner(user);
         self.registered.is_some() && owner == Some(self.driver.id)
     }
 

@@ -18,7 +18,7 @@ use crate::io::clock;
 pub(super) fn recorded(state: &ClusterState) -> BTreeMap<String, CalendarPresence> {
     let records = state.presence_records().iter();
     records
-        .filter_map(|(user, record)| Some((user.clone(), record.calendar?)))
+        .filter_map(|(user, record)| Some((user.to_string(), record.calendar?)))
         .collect()
 }
 
@@ -44,7 +44,7 @@ pub(super) fn all_assignments(
     directory: &Directory,
 ) -> Vec<(String, Option<Assignment>)> {
     let assigned = state.assignments().iter();
-    let assigned = assigned.map(|(user, assignment)| (user.clone(), Some(assignment.clone())));
+    let assigned = assigned.map(|(user, assignment)| (user.to_string(), Some(Assignment::clone(assignment))));
     let known = directory.users().iter();
     let without = known.filter(|user| state.assignment(&user.id).is_none());
     assigned
@@ -164,7 +164,7 @@ pub(super) async fn propose(cluster: Cluster, proposal: u64, command: Command) -
 
 /// Proposes the gateways of the configuration file to a cluster that has none.
 pub(super) async fn propose_gateways(cluster: Cluster, gateways: Vec<(CasId, CasEndpoint)>) {
-    while cluster.with_state(|state| state.cas_gateways().is_empty()) {
+    while cluster.state().cas_gateways().is_empty() {
         let command = Command::CasGatewaysConfigured {
             gateways: gateways.clone(),
             at_ms: clock::unix_ms(),

@@ -69,14 +69,15 @@ impl ExchangeRoutes {
 
     async fn status(&self) -> Answer {
         let known = self.known().await?;
-        let asked = self.cluster.with_state(|state| self.asked(state, &known));
+        let asked = self.asked(&self.cluster.state(), &known);
         let probed = self.prober.look(asked).await;
-        let view = self.cluster.with_state(|state| StatusView {
+        let state = self.cluster.state();
+        let view = StatusView {
             node: self.id.to_string(),
             account: self.account.clone(),
             credential_refused: known.credential_refused,
-            gateways: views::gateways_with_status(state, &known.gateways, probed),
-        });
+            gateways: views::gateways_with_status(&state, &known.gateways, probed),
+        };
         Ok(ok(&view))
     }
 
@@ -105,7 +106,7 @@ impl ExchangeRoutes {
     }
 
     fn gateways(&self) -> AdminResponse {
-        let views: Vec<GatewayView> = self.cluster.with_state(views::gateways);
+        let views: Vec<GatewayView> = views::gateways(&self.cluster.state());
         ok(&views)
     }
 
@@ -153,9 +154,8 @@ impl ExchangeRoutes {
             .map_or(user, |known| known.id.clone());
         let here = self.explained_here(&user).await?;
         let directory = self.directory.borrow().clone();
-        let view = self
-            .cluster
-            .with_state(|state| UserView::of(state, &directory, self.id, &user, here));
+        let state = self.cluster.state();
+        let view = UserView::of(&state, &directory, self.id, &user, here);
         match view {
             Some(view) => Ok(ok(&view)),
             None => Err(AdminResponse::error(

@@ -135,7 +135,8 @@ fn said(batch: &Waiting) -> Vec<(String, Option<CalendarPresence>)> {
 
 /// Another node reports for a user that moved there; `apply` would ignore us.
 fn owned(cluster: &Cluster, node: NodeId, mut batch: Waiting) -> Waiting {
-    cluster.with_state(|state| batch.retain(|user, _| state.calendar_owner(user) == Some(node)));
+    let state = cluster.state();
+    batch.retain(|user, _| state.calendar_owner(user) == Some(node));
     batch
 }
 

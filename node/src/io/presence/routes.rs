@@ -163,14 +163,13 @@ impl PresenceRoutes {
     }
 
     fn is_remembered(&self, user: &str) -> bool {
-        self.cluster
-            .with_state(|state| state.presence(user).is_some() || state.calendar_enabled(user).is_some())
+        let state = self.cluster.state();
+        state.presence(user).is_some() || state.calendar_enabled(user).is_some()
     }
 
     fn view_of(&self, user: &str) -> UserView {
-        let (record, enabled) = self
-            .cluster
-            .with_state(|state| (state.presence(user).cloned(), state.calendar_enabled(user)));
+        let state = self.cluster.state();
+        let (record, enabled) = (state.presence(user).cloned(), state.calendar_enabled(user));
         let directory = self.directory.current();
         let of_directory = directory.user(user).is_some_and(|user| user.calendar);
         let record = record.unwrap_or_default();

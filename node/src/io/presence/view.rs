@@ -56,14 +56,13 @@ impl PresenceView {
     pub fn get(&self, user: &str) -> Composed {
         let on_the_phone = self.is_on_the_phone(user);
         let now_ms = clock::unix_ms();
-        self.shared.cluster.with_state(|state| {
-            compose(
-                state.presence(user),
-                on_the_phone,
-                CompositionSettings::of(state),
-                now_ms,
-            )
-        })
+        let state = self.shared.cluster.state();
+        compose(
+            state.presence(user),
+            on_the_phone,
+            CompositionSettings::of(&state),
+            now_ms,
+        )
     }
 
     #[must_use]
@@ -82,10 +81,9 @@ impl PresenceView {
     #[must_use]
     pub fn users_after(&self, after: Option<&str>, limit: usize) -> Vec<String> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut users: BTreeSet<String> = self.shared.cluster.with_state(|state| {
-            let records = state.presence_records().range::<_, str>((from, Bound::Unbounded));
-            records.take(limit).map(|(user, _)| user.clone()).collect()
-        });
+        let state = self.shared.cluster.state();
+        let records = state.presence_records().range::<_, str>((from, Bound::Unbounded));
+        let mut users: BTreeSet<String> = records.take(limit).map(|(user, _)| user.to_string()).collect();
         self.with_phones(|phones| {
             let calling = phones
                 .users()
@@ -177,7 +175,7 @@ impl Follower {
     }
 
     fn read_session(&mut self, key: &SessionKey) {
-        let session = self.with_state(|state| state.session(key).cloned());
+        let session = self.state().session(key).cloned();
         let changed =
             session.and_then(|session| self.view.change_phones(|phones| phones.session_changed(&session)));
         if let Some(user) = changed {
@@ -186,7 +184,8 @@ impl Follower {
     }
 
     fn read_all(&mut self) {
-        let phones = self.with_state(|state| Phones::of(state.sessions()));
+        let state = self.state();
+        let phones = Phones::of(state.sessions());
         self.view.change_phones(|known| *known = phones);
         self.read_again();
     }
@@ -194,14 +193,8 @@ impl Follower {
     /// All users of whom anything is known or was reported.
     fn read_again(&mut self) {
         let mut users: BTreeSet<Arc<str>> = self.told.keys().cloned().collect();
-        self.with_state(|state| {
-            users.extend(
-                state
-                    .presence_records()
-                    .keys()
-                    .map(|user| Arc::from(user.as_str())),
-            )
-        });
+        let state = self.state();
+        users.extend(state.presence_records().keys().cloned());
         self.view
             .with_phones(|phones| users.extend(phones.users().map(Arc::from)));
         for user in users {
@@ -213,7 +206,10 @@ impl Follower {
     fn read(&mut self, user: &str) {
         let now_ms = clock::unix_ms();
         let composed = self.view.get(user);
-        let expiry = self.with_state(|state| next_change_ms(state.presence(user)?, now_ms));
+        let state = self.state();
+        let expiry = state
+            .presence(user)
+            .and_then(|record| next_change_ms(record, now_ms));
         let known = self.told.get_key_value(user);
         let told = known.map_or(Composed::UNKNOWN, |(_, told)| *told);
         let user: Arc<str> = known.map_or_else(|| Arc::from(user), |(known, _)| known.clone());
@@ -261,8 +257,8 @@ impl Follower {
             .min(LOOK_AT_THE_CLOCK)
     }
 
-    fn with_state<R>(&self, read: impl FnOnce(&ClusterState) -> R) -> R {
-        self.view.shared.cluster.with_state(read)
+    fn state(&self) -> Arc<ClusterState> {
+        self.view.shared.cluster.state()
     }
 }
 

@@ -1,6 +1,7 @@
 //! User → Client Access Server: the rotation, and who leaves his place in it (CAL-2).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use imbl::OrdMap;
 
@@ -12,11 +13,11 @@ use crate::cluster::node::NodeId;
 impl ClusterState {
     #[must_use]
     pub fn assignment(&self, user: &str) -> Option<&Assignment> {
-        self.assignments.get(user)
+        self.assignments.get(user).map(Arc::as_ref)
     }
 
     #[must_use]
-    pub fn assignments(&self) -> &OrdMap<String, Assignment> {
+    pub fn assignments(&self) -> &OrdMap<Arc<str>, Arc<Assignment>> {
         &self.assignments
     }
 
@@ -33,9 +34,9 @@ impl ClusterState {
             return Applied::Refused(Refusal::LimitReached);
         }
         let gateways = self.with_known_eligibility(ids);
-        if gateways != self.gateways {
+        if gateways != *self.gateways {
             self.next_gateway = self.position_in(&gateways);
-            self.gateways = gateways;
+            self.gateways = Arc::new(gateways);
             changes.push(Change::CasGatewaysChanged);
         }
         self.place_strays(at_ms, changes);
@@ -52,7 +53,7 @@ impl ClusterState {
             .assignments
             .iter()
             .filter(|(_, assignment)| !configured.contains(&assignment.cas));
-        let users: Vec<String> = strays.map(|(user, _)| user.clone()).collect();
+        let users: Vec<String> = strays.map(|(user, _)| user.to_string()).collect();
         for user in users {
             self.move_user(user, AssignmentReason::Removed, at_ms, changes);
         }
@@ -121,7 +122,7 @@ impl ClusterState {
 
     fn set_endpoints(&mut self, mut endpoints: BTreeMap<CasId, CasEndpoint>) -> bool {
         let mut changed = false;
-        for gateway in &mut self.gateways {
+        for gateway in Arc::make_mut(&mut self.gateways) {
             if let Some(endpoint) = endpoints.remove(&gateway.id) {
                 changed |= gateway.endpoint != endpoint;
                 gateway.endpoint = endpoint;
@@ -139,7 +140,8 @@ impl ClusterState {
         changes: &mut Vec<Change>,
     ) -> Applied {
         let may_open = self.is_live(node);
-        let Some(gateway) = self.gateways.iter_mut().find(|gateway| gateway.id == *cas) else {
+        let gateways = Arc::make_mut(&mut self.gateways);
+        let Some(gateway) = gateways.iter_mut().find(|gateway| gateway.id == *cas) else {
             return Applied::Refused(Refusal::UnknownCas);
         };
         let changed = match open && may_open {
@@ -155,8 +157,7 @@ impl ClusterState {
 
     /// The breakers of a node that is gone are gone with it.
     pub(super) fn forget_breakers_of(&mut self, node: NodeId, changes: &mut Vec<Change>) {
-        let closed = self
-            .gateways
+        let closed = Arc::make_mut(&mut self.gateways)
             .iter_mut()
             .filter_map(|gateway| gateway.broken_for.take(&node))
             .count();
@@ -181,16 +182,16 @@ impl ClusterState {
                 .iter()
                 .any(|gateway| gateway.id == *cas && gateway.takes_users());
             let is_latest = latest.get(user) == Some(epoch);
-            let Some(assignment) = self.assignments.get_mut(user) else {
+            let Some(assignment) = self.assignments.get_mut(user.as_str()) else {
                 continue;
             };
             if takes_users && is_latest && assignment.epoch == *epoch && assignment.cas != *cas {
-                *assignment = Assignment {
+                *assignment = Arc::new(Assignment {
                     cas: cas.clone(),
                     epoch: epoch.saturating_add(1),
                     since_ms: at_ms,
                     reason: AssignmentReason::Rebalanced,
-                };
+                });
                 changes.push(Change::CasAssignmentChanged { user: user.clone() });
             }
         }
@@ -198,7 +199,8 @@ impl ClusterState {
     }
 
     pub(super) fn set_eligible(&mut self, cas: &CasId, eligible: bool, changes: &mut Vec<Change>) -> Applied {
-        let Some(gateway) = self.gateways.iter_mut().find(|gateway| gateway.id == *cas) else {
+        let gateways = Arc::make_mut(&mut self.gateways);
+        let Some(gateway) = gateways.iter_mut().find(|gateway| gateway.id == *cas) else {
             return Applied::Refused(Refusal::UnknownCas);
         };
         if gateway.eligible != eligible {
@@ -219,7 +221,7 @@ impl ClusterState {
         let unplaced: BTreeSet<&String> = users.iter().filter(|user| !self.is_placed(user)).collect();
         let new = unplaced
             .iter()
-            .filter(|user| !self.assignments.contains_key(**user))
+            .filter(|user| !self.assignments.contains_key(user.as_str()))
             .count();
         if !unplaced.is_empty() && !self.gateways.iter().any(CasGateway::takes_users) {
             return Applied::Refused(Refusal::NoCas);
@@ -229,7 +231,7 @@ impl ClusterState {
         }
         for user in &users {
             if !self.is_placed(user) {
-                let reason = match self.assignments.contains_key(user) {
+                let reason = match self.assignments.contains_key(user.as_str()) {
                     true => AssignmentReason::Removed,
                     false => AssignmentReason::RoundRobin,
                 };
@@ -252,7 +254,7 @@ impl ClusterState {
         for (user, epoch) in &users {
             let has_failed = self
                 .assignments
-                .get(user)
+                .get(user.as_str())
                 .is_some_and(|assignment| assignment.epoch == *epoch);
             if has_failed && latest.get(user) == Some(epoch) {
                 self.move_user(user.clone(), AssignmentReason::Failed, at_ms, changes);
@@ -266,7 +268,7 @@ impl ClusterState {
     /// behind the others' must not be able to take it away.
     pub(super) fn unassign_users(&mut self, users: &[String], changes: &mut Vec<Change>) -> Applied {
         for user in users {
-            if self.assignments.remove(user).is_some() {
+            if self.assignments.remove(user.as_str()).is_some() {
                 changes.push(Change::CasAssignmentChanged { user: user.clone() });
             }
             self.forget_calendar(user, changes);
@@ -276,20 +278,18 @@ impl ClusterState {
 
     /// The next eligible gateway takes the user; the one he has does not count.
     fn move_user(&mut self, user: String, reason: AssignmentReason, at_ms: u64, changes: &mut Vec<Change>) {
-        let former = self.assignments.get(&user);
+        let former = self.assignments.get(user.as_str());
         let epoch = former.map_or(0, |former| former.epoch.saturating_add(1));
         let avoid = former.map(|former| former.cas.clone());
         if let Some(cas) = self.take_turn(avoid.as_ref()) {
             changes.push(Change::CasAssignmentChanged { user: user.clone() });
-            self.assignments.insert(
-                user,
-                Assignment {
-                    cas,
-                    epoch,
-                    since_ms: at_ms,
-                    reason,
-                },
-            );
+            let assignment = Assignment {
+                cas,
+                epoch,
+                since_ms: at_ms,
+                reason,
+            };
+            self.assignments.insert(user.into(), assignment.into());
         }
     }
 
@@ -304,7 +304,7 @@ impl ClusterState {
 
     fn assignments_of(&self, users: Vec<String>) -> Applied {
         let with_assignment = |user: String| {
-            let assignment = self.assignments.get(&user).cloned();
+            let assignment = self.assignment(&user).cloned();
             (user, assignment)
         };
         Applied::Assignments(users.into_iter().map(with_assignment).collect())

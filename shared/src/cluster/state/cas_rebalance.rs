@@ -29,7 +29,7 @@ impl ClusterState {
             {
                 shares.give(from, &to);
                 moves.push(CasMove {
-                    user: user.clone(),
+                    user: user.to_string(),
                     from_epoch: assignment.epoch,
                     from: from.clone(),
                     to,

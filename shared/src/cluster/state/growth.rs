@@ -20,15 +20,17 @@ impl ClusterState {
                 self.openings.contains_key(opening) || self.sessions.contains_key(&record.key)
             }
             Command::WatcherSet { record } => self.watchers.contains_key(&record.key),
-            Command::CasAssign { users, .. } => users.iter().all(|user| self.assignments.contains_key(user)),
+            Command::CasAssign { users, .. } => users
+                .iter()
+                .all(|user| self.assignments.contains_key(user.as_str())),
             Command::CasGatewaysSet { gateways, .. } => self.knows_gateways(gateways.iter()),
             Command::CasGatewaysConfigured { gateways, .. } => {
                 self.knows_gateways(gateways.iter().map(|(id, _)| id))
             }
-            Command::CalendarEnabled { users, .. } => {
-                users.iter().all(|user| self.calendar_enabled.contains_key(user))
-            }
-            Command::ManualPresenceSet { user, .. } => self.presence.contains_key(user),
+            Command::CalendarEnabled { users, .. } => users
+                .iter()
+                .all(|user| self.calendar_enabled.contains_key(user.as_str())),
+            Command::ManualPresenceSet { user, .. } => self.presence.contains_key(user.as_str()),
             Command::Batch(commands) => !commands.iter().any(|command| self.grows_by(command)),
             Command::SecretSet { .. }
             | Command::NodeRegistered { .. }

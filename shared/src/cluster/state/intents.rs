@@ -1,5 +1,7 @@
 //! Intents: what keeps a PBX-changing command from being executed twice.
 
+use std::sync::Arc;
+
 use super::ClusterState;
 use crate::cluster::command::{Applied, Refusal};
 use crate::cluster::session::{IntentRecord, RequestKey, SessionKey};
@@ -8,7 +10,7 @@ use crate::planted::{Bug, planted};
 impl ClusterState {
     #[must_use]
     pub fn intent(&self, session: &SessionKey, request: &RequestKey) -> Option<&IntentRecord> {
-        self.intents.get(session)?.get(request)
+        self.intents.get(session)?.get(request).map(Arc::as_ref)
     }
 
     /// Every command of the session that has begun and is not forgotten yet.
@@ -16,7 +18,8 @@ impl ClusterState {
         &self,
         session: &SessionKey,
     ) -> impl Iterator<Item = (&RequestKey, &IntentRecord)> + '_ {
-        self.intents.get(session).into_iter().flatten()
+        let intents = self.intents.get(session).into_iter().flatten();
+        intents.map(|(request, intent)| (request.as_ref(), intent.as_ref()))
     }
 
     /// An intent that is known is answered with what is known of it, except to the proposer itself: the same
@@ -37,12 +40,13 @@ impl ClusterState {
                 Applied::IntentKnown(Box::new(known.clone()))
             };
         }
+        let request = Arc::new(request);
         self.intents_by_age
             .insert((intent.decided_at_ms, key.clone(), request.clone()));
         self.intents
             .entry(key.clone())
             .or_default()
-            .insert(request, intent);
+            .insert(request, intent.into());
         if self.intents_by_age.len() > self.limits.intents_max {
             self.forget_oldest_intent();
         }
@@ -65,7 +69,7 @@ impl ClusterState {
             .get_mut(key)
             .and_then(|intents| intents.get_mut(request))
         {
-            intent.result.get_or_insert(body);
+            Arc::make_mut(intent).result.get_or_insert(body);
         }
         Applied::Done
     }

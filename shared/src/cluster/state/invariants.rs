@@ -272,7 +272,7 @@ impl ClusterState {
     }
 
     /// Only a user with a CAS, whose calendar is not switched off, has calendar presence.
-    fn check_presence(&self, user: &String) -> Checked {
+    fn check_presence(&self, user: &str) -> Checked {
         let Some(record) = self.presence.get(user) else {
             return Ok(());
         };
@@ -280,29 +280,29 @@ impl ClusterState {
         hold(
             record.calendar.is_some() || record.manual.is_some(),
             "a presence that says nothing",
-            user,
+            &user,
         )?;
         hold(
             record.calendar.is_none() || may_have_one,
             "a user without a calendar has calendar presence",
-            user,
+            &user,
         )
     }
 
     /// No user stays with a CAS that is not configured while another takes users.
-    fn check_assignment(&self, user: &String) -> Checked {
+    fn check_assignment(&self, user: &str) -> Checked {
         let is_stray = self
             .assignments
             .get(user)
             .is_some_and(|assignment| self.gateways.iter().all(|gateway| gateway.id != assignment.cas));
         let can_move = self.gateways.iter().any(CasGateway::takes_users);
-        hold(!is_stray || !can_move, "a user's CAS is not configured", user)
+        hold(!is_stray || !can_move, "a user's CAS is not configured", &user)
     }
 
     fn check_gateways(&self) -> Checked {
         let live: BTreeSet<NodeId> = self.live_nodes().collect();
         let mut listed = BTreeSet::new();
-        for gateway in &self.gateways {
+        for gateway in self.gateways.iter() {
             hold(
                 gateway.broken_for.is_subset(&live),
                 "a CAS is broken for a node that is not live",

@@ -1,6 +1,7 @@
 //! The replicated state as bytes: a number for the layout, then the tables.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +16,7 @@ impl ClusterState {
     pub fn encode(&self, format: Format) -> Result<Vec<u8>, LayoutError> {
         let additions = Additions {
             format: self.format,
-            removed_members: self.removed_members.clone(),
+            removed_members: (*self.removed_members).clone(),
             identity: self.identity,
             expired_before_ms: self.expired_before_ms,
         };
@@ -61,7 +62,7 @@ impl ClusterState {
         if layout >= LAYOUT_RELEASE_0_2 {
             let (additions, left): (Additions, &[u8]) = postcard::take_from_bytes(rest).map_err(unknown)?;
             state.format = additions.format;
-            state.removed_members = additions.removed_members;
+            state.removed_members = Arc::new(additions.removed_members);
             state.identity = additions.identity;
             state.expired_before_ms = additions.expired_before_ms;
             rest = left;

@@ -1,6 +1,7 @@
 //! What the log says of its own members and its own format, besides Raft's membership.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::ClusterState;
 use crate::cluster::command::{Applied, Refusal};
@@ -42,7 +43,7 @@ impl ClusterState {
         if self.removed_members.len() >= REMOVED_MEMBERS_MAX && !self.removed_members.contains(&id) {
             return Applied::Refused(Refusal::LimitReached);
         }
-        self.removed_members.insert(id);
+        Arc::make_mut(&mut self.removed_members).insert(id);
         Applied::Done
     }
 }

@@ -45,8 +45,9 @@ use super::node::{NodeId, NodeRecord, NodeState};
 use super::presence::{PresenceRecord, WatcherRecord};
 use super::session::{IntentRecord, OpeningKey, OpeningResult, RequestKey, SessionKey, SessionRecord};
 
-/// Everything that is replicated. A copy is taken for every snapshot while commands wait: the large tables are shared with
-/// it, and only what changes is copied.
+/// Everything that is replicated. A copy shares its tables with the original, so that readers and snapshots keep one while
+/// commands are applied. What a command touches is then copied with its neighbours in the table: keys and records that are
+/// dear to copy stand behind `Arc`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterState {
     limits: StateLimits,
@@ -55,17 +56,17 @@ pub struct ClusterState {
     owned: BTreeMap<NodeId, OrdSet<SessionKey>>,
     openings: OrdMap<Arc<OpeningKey>, OpeningResult>,
     openings_by_age: OrdSet<(u64, Arc<OpeningKey>)>,
-    intents: OrdMap<SessionKey, BTreeMap<RequestKey, IntentRecord>>,
-    intents_by_age: OrdSet<(u64, SessionKey, RequestKey)>,
-    settings: BTreeMap<SettingName, String>,
-    assignments: OrdMap<String, Assignment>,
-    gateways: Vec<CasGateway>,
+    intents: OrdMap<SessionKey, OrdMap<Arc<RequestKey>, Arc<IntentRecord>>>,
+    intents_by_age: OrdSet<(u64, SessionKey, Arc<RequestKey>)>,
+    settings: Arc<BTreeMap<SettingName, String>>,
+    assignments: OrdMap<Arc<str>, Arc<Assignment>>,
+    gateways: Arc<Vec<CasGateway>>,
     /// Index into `gateways` of the one whose turn is next.
     next_gateway: usize,
     /// Calendars that an administrator switched on or off.
-    calendar_enabled: BTreeMap<String, bool>,
-    presence: OrdMap<String, PresenceRecord>,
-    watchers: OrdMap<SessionKey, WatcherRecord>,
+    calendar_enabled: OrdMap<Arc<str>, bool>,
+    presence: OrdMap<Arc<str>, PresenceRecord>,
+    watchers: OrdMap<SessionKey, Arc<WatcherRecord>>,
     #[serde(skip)]
     format: Format,
     #[serde(skip)]
@@ -74,7 +75,7 @@ pub struct ClusterState {
     #[serde(skip)]
     expired_before_ms: u64,
     #[serde(skip)]
-    removed_members: BTreeSet<RaftId>,
+    removed_members: Arc<BTreeSet<RaftId>>,
 }
 
 /// Bounds of the replicated tables. They travel with the snapshot, so that all members refuse alike.
@@ -113,17 +114,17 @@ impl ClusterState {
             openings_by_age: OrdSet::new(),
             intents: OrdMap::new(),
             intents_by_age: OrdSet::new(),
-            settings: BTreeMap::new(),
+            settings: Arc::default(),
             assignments: OrdMap::new(),
-            gateways: Vec::new(),
+            gateways: Arc::default(),
             next_gateway: 0,
-            calendar_enabled: BTreeMap::new(),
+            calendar_enabled: OrdMap::new(),
             presence: OrdMap::new(),
             watchers: OrdMap::new(),
             format: Format::default(),
             identity: None,
             expired_before_ms: 0,
-            removed_members: BTreeSet::new(),
+            removed_members: Arc::default(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Presence as it is replicated: calendars by their owners' word, and what users said themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use imbl::OrdMap;
 
@@ -16,7 +17,7 @@ impl ClusterState {
     }
 
     #[must_use]
-    pub fn presence_records(&self) -> &OrdMap<String, PresenceRecord> {
+    pub fn presence_records(&self) -> &OrdMap<Arc<str>, PresenceRecord> {
         &self.presence
     }
 
@@ -88,7 +89,7 @@ impl ClusterState {
     ) -> Applied {
         let new: BTreeSet<&String> = users
             .iter()
-            .filter(|user| !self.calendar_enabled.contains_key(*user))
+            .filter(|user| !self.calendar_enabled.contains_key(user.as_str()))
             .collect();
         if enabled.is_some() && self.calendar_enabled.len() + new.len() > self.limits.users_assigned_max {
             return Applied::Refused(Refusal::LimitReached);
@@ -111,7 +112,7 @@ impl ClusterState {
     /// Whether that is news.
     fn enable_calendar(&mut self, user: &str, enabled: Option<bool>) -> bool {
         let former = match enabled {
-            Some(enabled) => self.calendar_enabled.insert(user.to_owned(), enabled),
+            Some(enabled) => self.calendar_enabled.insert(user.into(), enabled),
             None => self.calendar_enabled.remove(user),
         };
         former != enabled
@@ -124,7 +125,7 @@ impl ClusterState {
         changes: &mut Vec<Change>,
         change: impl FnOnce(&mut PresenceRecord),
     ) -> bool {
-        let former = self.presence.get(&user);
+        let former = self.presence.get(user.as_str());
         let mut record = former.cloned().unwrap_or_default();
         change(&mut record);
         if record == former.cloned().unwrap_or_default() {
@@ -136,9 +137,9 @@ impl ClusterState {
         record.version = record.version.saturating_add(1);
         changes.push(Change::PresenceChanged { user: user.clone() });
         if record.calendar.is_none() && record.manual.is_none() {
-            self.presence.remove(&user);
+            self.presence.remove(user.as_str());
         } else {
-            self.presence.insert(user, record);
+            self.presence.insert(user.into(), record);
         }
         true
     }

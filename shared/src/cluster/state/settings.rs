@@ -1,5 +1,7 @@
 //! Settings that hold for the whole cluster and change while it runs (RCC-15).
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::ClusterState;
@@ -251,8 +253,8 @@ impl ClusterState {
             return Applied::Refused(Refusal::ValueNotAccepted);
         }
         let former = match value.clone() {
-            Some(value) => self.settings.insert(setting, value),
-            None => self.settings.remove(&setting),
+            Some(value) => Arc::make_mut(&mut self.settings).insert(setting, value),
+            None => Arc::make_mut(&mut self.settings).remove(&setting),
         };
         if former != value {
             changes.push(Change::SettingChanged { name });

@@ -1,5 +1,7 @@
 //! Watchers of presence: who holds whose subscription, and who inherits it (RFC 6665).
 
+use std::sync::Arc;
+
 use imbl::OrdMap;
 
 use super::ClusterState;
@@ -11,11 +13,11 @@ use crate::cluster::session::{Epoch, SessionKey};
 impl ClusterState {
     #[must_use]
     pub fn watcher(&self, key: &SessionKey) -> Option<&WatcherRecord> {
-        self.watchers.get(key)
+        self.watchers.get(key).map(Arc::as_ref)
     }
 
     #[must_use]
-    pub fn watchers(&self) -> &OrdMap<SessionKey, WatcherRecord> {
+    pub fn watchers(&self) -> &OrdMap<SessionKey, Arc<WatcherRecord>> {
         &self.watchers
     }
 
@@ -23,6 +25,7 @@ impl ClusterState {
     pub fn watchers_of(&self, node: NodeId) -> impl Iterator<Item = &WatcherRecord> + '_ {
         self.watchers
             .values()
+            .map(Arc::as_ref)
             .filter(move |watcher| watcher.owner == node)
     }
 
@@ -30,7 +33,7 @@ impl ClusterState {
     /// that has been given away since.
     pub(super) fn set_watcher(&mut self, record: WatcherRecord, changes: &mut Vec<Change>) -> Applied {
         match self.watchers.get(&record.key) {
-            Some(known) if *known == record => return Applied::Done,
+            Some(known) if **known == record => return Applied::Done,
             Some(known) if known.epoch != record.epoch || known.owner != record.owner => {
                 return Applied::Refused(Refusal::StaleEpoch);
             }
@@ -43,7 +46,7 @@ impl ClusterState {
             return Applied::Refused(Refusal::UnknownNode);
         }
         changes.push(Change::WatcherChanged(record.key.clone()));
-        self.watchers.insert(record.key.clone(), record);
+        self.watchers.insert(record.key.clone(), record.into());
         Applied::Done
     }
 
@@ -121,6 +124,7 @@ impl ClusterState {
         if watcher.epoch >= Epoch::MAX {
             return self.forget_watcher(key, changes);
         }
+        let watcher = Arc::make_mut(watcher);
         let from = std::mem::replace(&mut watcher.owner, to);
         watcher.epoch = watcher.epoch.next();
         changes.push(Change::WatcherMoved {
@@ -133,7 +137,7 @@ impl ClusterState {
     fn forget_watcher(&mut self, key: &SessionKey, changes: &mut Vec<Change>) {
         if let Some(watcher) = self.watchers.remove(key) {
             changes.push(Change::WatcherRemoved {
-                key: watcher.key,
+                key: watcher.key.clone(),
                 owner: watcher.owner,
             });
         }

@@ -18,7 +18,7 @@ use crate::cluster::membership::{
     next_step,
 };
 use crate::cluster::state_comparison::StateMark;
-use crate::cluster::{Applied, ClusterState, Command, Format, MemberRecord, MemberRole, NodeId, RaftId};
+use crate::cluster::{Applied, Command, Format, MemberRecord, MemberRole, NodeId, RaftId};
 
 use super::frame::{Kind, decode, encode};
 use super::handle::ProposeError;
@@ -114,7 +114,7 @@ impl Member {
         deadline: Duration,
     ) -> Result<String, AdministrationError> {
         // A leader of an earlier release knows of no later format.
-        let written = self.machine.with_state(ClusterState::format);
+        let written = self.machine.state().format();
         let late = self.late_members(Format(written.0 + 1));
         if written < self.config.newest_format && !late.is_empty() {
             return Err(AdministrationError::Blocked(too_early(written, &late)));
@@ -304,7 +304,7 @@ impl Member {
     }
 
     async fn finalise_now(&self, without: &[NodeId]) -> AdministrationAnswer {
-        let written = self.machine.with_state(ClusterState::format);
+        let written = self.machine.state().format();
         let oldest = match self.oldest_format(without) {
             Ok(oldest) => oldest,
             Err(unheard) => {
@@ -381,9 +381,8 @@ impl Member {
                     .saturating_sub(matched.index()),
             )
         });
-        let (removed, written) = self
-            .machine
-            .with_state(|state| (state.removed_members().clone(), state.format()));
+        let state = self.machine.state();
+        let (removed, written) = (state.removed_members().clone(), state.format());
         Some(ReplacementView {
             leader: self.raft_id(),
             configurations: membership.get_joint_config().clone(),

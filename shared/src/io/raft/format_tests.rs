@@ -38,7 +38,7 @@ fn the_new_format_is_written_from_the_first_record_after_a_start() {
     let before = formats(&files).len();
     runtime().block_on(async {
         let mut storage = open(&files, NEW).await.unwrap();
-        assert_eq!(storage.machine.with_state(|state| state.format()), NEW);
+        assert_eq!(storage.machine.state().format(), NEW);
         storage.log.save_vote(&vote(9)).await.unwrap();
     });
     // The head of the file is repeated first, as it was written.

@@ -154,9 +154,11 @@ impl Cluster {
         self.member.cluster_ms()
     }
 
-    /// Reads the local state. Keep it short: commands wait meanwhile.
-    pub fn with_state<R>(&self, read: impl FnOnce(&ClusterState) -> R) -> R {
-        self.member.machine.with_state(read)
+    /// The local state as it is now: a value that stays as it is, however long it is held. Who was told of a change, or of what
+    /// came of a proposal, finds a state at least as new.
+    #[must_use]
+    pub fn state(&self) -> Arc<ClusterState> {
+        self.member.machine.state()
     }
 
     /// Index of the last entry in the local state, as of now: [`ClusterStatus::last_applied`] follows it.

@@ -32,9 +32,9 @@ impl Marks {
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `state` is a copy that shares what is large. While another one is being marked nothing happens: the next entry that
+    /// While another one is being marked nothing happens: the next entry that
     /// asks for it does as well.
-    pub(super) fn begin(&self, index: u64, state: ClusterState) {
+    pub(super) fn begin(&self, index: u64, state: Arc<ClusterState>) {
         if self.under_way.swap(true, Ordering::AcqRel) {
             return;
         }

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::cluster::health::WRITING_MAX;
 use crate::cluster::membership::{Introduction, ListedMember, Reach, Start, list_difference};
 use crate::cluster::witness::LogPosition;
-use crate::cluster::{Actor, Applied, ClusterState, Command, NodeId, Proposal, RaftId};
+use crate::cluster::{Actor, Applied, Command, NodeId, Proposal, RaftId};
 
 use super::config::ClusterConfig;
 use super::directory::Directory;
@@ -465,7 +465,7 @@ impl Member {
 
     /// Proposes to the local openraft alone.
     async fn propose_here(&self, proposal: Proposal, patience: Duration) -> ProposalAnswer {
-        let written = self.machine.with_state(ClusterState::format);
+        let written = self.machine.state().format();
         let finalises = matches!(proposal.command, Command::FormatFinalised { .. });
         if proposal.command.format() > written && !finalises {
             return ProposalAnswer::NotFinalised;
@@ -477,7 +477,7 @@ impl Member {
             return self.write(proposal, patience).await;
         }
         let Proposal { actor, command } = proposal;
-        let mut allowed = self.machine.with_state(|state| state.without_growth(command));
+        let mut allowed = self.machine.state().without_growth(command);
         let Some(command) = allowed.rest.take() else {
             let index = *self.machine.applied_index().borrow();
             let applied = allowed.answer(None);

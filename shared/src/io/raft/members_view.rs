@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::cluster::membership::{Introduction, Reach, Stranger};
-use crate::cluster::{ClusterState, Format, MemberRecord, NodeId, RaftId};
+use crate::cluster::{Format, MemberRecord, NodeId, RaftId};
 
 use super::administration::listing;
 use super::member::Member;
@@ -174,7 +174,7 @@ impl Member {
     }
 
     fn format_view(&self) -> FormatView {
-        let written = self.machine.with_state(ClusterState::format);
+        let written = self.machine.state().format();
         let newest = self.config.newest_format;
         FormatView {
             written: written.0,

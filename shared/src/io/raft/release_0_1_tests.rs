@@ -159,11 +159,10 @@ fn a_cluster_of_release_0_1_goes_on() {
             let applied = member.propose(command.clone(), GENEROUS).await.unwrap();
             assert_eq!(applied, expected.apply(command).0);
             // What was proposed here is applied here.
-            member.with_state(|state| {
-                assert_eq!(state.assignments(), expected.assignments());
-                assert!(state.sessions().eq(expected.sessions()));
-                assert_eq!(state.format(), Format::RELEASE_0_1);
-            });
+            let state = member.state();
+            assert_eq!(state.assignments(), expected.assignments());
+            assert!(state.sessions().eq(expected.sessions()));
+            assert_eq!(state.format(), Format::RELEASE_0_1);
         }
         for member in members {
             member.shutdown().await;
@@ -256,7 +255,7 @@ fn check_facts(state: &ClusterState) {
 
 /// Everything in the log is committed here: the snapshot's state, and the entries behind it.
 async fn state_of(storage: &mut Storage) -> ClusterState {
-    let mut state = storage.machine.with_state(Clone::clone);
+    let mut state = ClusterState::clone(&storage.machine.state());
     let first = storage.machine.last_applied().map_or(0, |id| id.index() + 1);
     for entry in storage.log.try_get_log_entries(first..).await.unwrap() {
         if let EntryPayload::Normal(proposal) = entry.payload {

@@ -1,11 +1,12 @@
 //! Committed entries → the replicated state, and its snapshots.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
-use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -24,9 +25,13 @@ use super::snapshot_store::SnapshotStore;
 use super::type_config::{Entry, LeaderId, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 
 /// The local copy of the replicated state. Clones are the same copy.
+///
+/// A state is a value: openraft's task makes the next one beside it and publishes that in its place. So readers never hold
+/// up commands, commands never wait for readers, and a snapshot is a pointer.
 #[derive(Clone)]
 pub(super) struct StateMachine {
-    replica: Arc<RwLock<Replica>>,
+    /// Written by openraft's task alone.
+    published: Arc<ArcSwap<Replica>>,
     changes: ChangeSender,
     applied_index: watch::Sender<u64>,
     ticked: Arc<Mutex<Option<Ticked>>>,
@@ -44,10 +49,20 @@ pub(super) struct Ticked {
     pub(super) at: Instant,
 }
 
+/// The state after one entry, and which entry that was.
+#[derive(Clone)]
 struct Replica {
-    state: ClusterState,
+    state: Arc<ClusterState>,
     last_applied: Option<LogId>,
-    membership: StoredMembership,
+    membership: Arc<StoredMembership>,
+}
+
+/// Entries that are applied and not published yet.
+struct Unpublished {
+    replica: Replica,
+    entries: usize,
+    changes: Vec<Vec<Change>>,
+    answers: Vec<(ApplyResponder<TypeConfig>, Applied)>,
 }
 
 impl StateMachine {
@@ -57,9 +72,9 @@ impl StateMachine {
         let (snapshots, found) = SnapshotStore::open(files.clone(), formats.clone())?;
         let replica = match found {
             None => Replica {
-                state: ClusterState::new(limits),
+                state: Arc::new(ClusterState::new(limits)),
                 last_applied: None,
-                membership: StoredMembership::default(),
+                membership: Arc::default(),
             },
             Some((meta, state)) => Replica::of_snapshot(&meta, decode_state(&state, &formats)?),
         };
@@ -70,14 +85,15 @@ impl StateMachine {
             marks: Marks::new(files),
             changes: ChangeSender::new(),
             applied_index: watch::Sender::new(index_of(replica.last_applied)),
-            replica: Arc::new(RwLock::new(replica)),
+            published: Arc::new(ArcSwap::from_pointee(replica)),
             formats,
             snapshots,
         })
     }
 
-    pub(super) fn with_state<R>(&self, read: impl FnOnce(&ClusterState) -> R) -> R {
-        self.read(|replica| read(&replica.state))
+    /// The state as it is now.
+    pub(super) fn state(&self) -> Arc<ClusterState> {
+        self.published.load().state.clone()
     }
 
     /// This member's state after the last entry that asked for it to be marked, once that is worked out.
@@ -111,31 +127,61 @@ impl StateMachine {
 
     /// The last entry in the state.
     pub(super) fn last_applied(&self) -> Option<LogId> {
-        self.read(|replica| replica.last_applied)
+        self.published.load().last_applied
     }
 
-    fn read<R>(&self, read: impl FnOnce(&Replica) -> R) -> R {
-        read(&self.replica.read().unwrap_or_else(PoisonError::into_inner))
+    /// The beginning of a batch.
+    fn unpublished(&self) -> Unpublished {
+        Unpublished {
+            replica: Replica::clone(&self.published.load()),
+            entries: 0,
+            changes: Vec::new(),
+            answers: Vec::new(),
+        }
     }
 
-    fn change<R>(&self, change: impl FnOnce(&mut Replica) -> R) -> R {
-        change(&mut self.replica.write().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn apply_one(&self, entry: Entry) -> Applied {
+    fn apply_one(&self, entry: Entry, proposer: Option<ApplyResponder<TypeConfig>>, batch: &mut Unpublished) {
         let index = entry.log_id.index();
         let is_to_be_marked = is_mark(&entry);
-        self.change(|replica| {
-            let (applied, changes) = replica.apply(entry);
-            if is_to_be_marked {
-                self.marks.begin(index, replica.state.clone());
-            }
-            self.formats.raise(replica.state.format());
-            self.note_time(replica.state.expired_before_ms());
-            // Sent before the lock is released: whoever reads the state finds no change in it that is not under way.
+        let (applied, changes) = batch.replica.apply(entry);
+        if is_to_be_marked {
+            self.marks.begin(index, batch.replica.state.clone());
+        }
+        batch.entries += 1;
+        batch.changes.push(changes);
+        batch.answers.extend(proposer.map(|proposer| (proposer, applied)));
+    }
+
+    /// The state comes first: who is told of a change, or of what came of a proposal, finds a state at least as new.
+    fn publish(&self, batch: Unpublished) {
+        if batch.entries == 0 {
+            return;
+        }
+        let (state, last_applied) = (&batch.replica.state, batch.replica.last_applied);
+        self.formats.raise(state.format());
+        self.note_time(state.expired_before_ms());
+        self.published.store(Arc::new(batch.replica));
+        for changes in batch.changes {
             self.changes.send(changes);
-            applied
-        })
+        }
+        for (proposer, applied) in batch.answers {
+            proposer.send(applied);
+        }
+        // Once for all of them: every proposer of this member wakes up to look.
+        self.applied_index.send_replace(index_of(last_applied));
+    }
+
+    async fn apply_all<S>(&self, entries: &mut S, batch: &mut Unpublished) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        while let Some((entry, proposer)) = entries.try_next().await? {
+            self.apply_one(entry, proposer, batch);
+            if batch.entries >= ENTRIES_PUBLISHED_AT_ONCE_MAX {
+                self.publish(std::mem::replace(batch, self.unpublished()));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -156,9 +202,9 @@ fn ticked(before_ms: u64) -> Option<Ticked> {
 impl Replica {
     fn of_snapshot(meta: &SnapshotMeta, state: ClusterState) -> Self {
         Self {
-            state,
+            state: Arc::new(state),
             last_applied: meta.last_log_id,
-            membership: meta.last_membership.clone(),
+            membership: Arc::new(meta.last_membership.clone()),
         }
     }
 
@@ -166,9 +212,9 @@ impl Replica {
         self.last_applied = Some(entry.log_id);
         match entry.payload {
             EntryPayload::Blank => (Applied::Done, Vec::new()),
-            EntryPayload::Normal(proposal) => self.state.apply(proposal.command),
+            EntryPayload::Normal(proposal) => Arc::make_mut(&mut self.state).apply(proposal.command),
             EntryPayload::Membership(membership) => {
-                self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                self.membership = Arc::new(StoredMembership::new(Some(entry.log_id), membership));
                 (Applied::Done, Vec::new())
             }
         }
@@ -177,7 +223,7 @@ impl Replica {
     fn meta(&self) -> SnapshotMeta {
         SnapshotMeta {
             last_log_id: self.last_applied.map(one_later_if_planted),
-            last_membership: self.membership.clone(),
+            last_membership: StoredMembership::clone(&self.membership),
         }
     }
 }
@@ -187,30 +233,24 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
-        Ok(self.read(|replica| (replica.last_applied, replica.membership.clone())))
+        let replica = self.published.load();
+        Ok((replica.last_applied, StoredMembership::clone(&replica.membership)))
     }
 
     async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
     where
         S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
-        let mut last = self.last_applied();
-        while let Some((entry, proposer)) = entries.try_next().await? {
-            last = Some(entry.log_id);
-            let applied = self.apply_one(entry);
-            if let Some(proposer) = proposer {
-                proposer.send(applied);
-            }
-        }
-        // Once for all of them: every proposer of this member wakes up to look.
-        self.applied_index.send_replace(index_of(last));
-        Ok(())
+        let mut batch = self.unpublished();
+        let applied = self.apply_all(&mut entries, &mut batch).await;
+        self.publish(batch);
+        applied
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        let view = self.read(|replica| (replica.meta(), replica.state.clone()));
+        let replica = self.published.load();
         SnapshotBuilder {
-            view: Some(view),
+            view: Some((replica.meta(), replica.state.clone())),
             formats: self.formats.clone(),
             snapshots: self.snapshots.clone(),
         }
@@ -221,12 +261,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.formats.raise(state.format());
         self.note_time(state.expired_before_ms());
         self.snapshots.save(meta, move || Ok(snapshot)).await?;
-        self.change(|replica| {
-            *replica = Replica::of_snapshot(meta, state);
-            if !planted(Bug::SnapshotInstalledUntold) {
-                self.changes.send(vec![Change::Replaced]);
-            }
-        });
+        self.published.store(Arc::new(Replica::of_snapshot(meta, state)));
+        if !planted(Bug::SnapshotInstalledUntold) {
+            self.changes.send(vec![Change::Replaced]);
+        }
         let index = index_of(meta.last_log_id);
         tracing::info!(index, "a snapshot has replaced the state");
         self.applied_index.send_replace(index);
@@ -244,7 +282,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 /// The state as it was when openraft asked for a snapshot; encoded and written while entries go on being applied.
 pub(super) struct SnapshotBuilder {
     /// Until it is built.
-    view: Option<(SnapshotMeta, ClusterState)>,
+    view: Option<(SnapshotMeta, Arc<ClusterState>)>,
     formats: Formats,
     snapshots: SnapshotStore,
 }
@@ -283,3 +321,6 @@ impl From<LayoutError> for io::Error {
 fn index_of(id: Option<LogId>) -> u64 {
     id.map_or(0, |id| id.index())
 }
+
+/// So many entries are published together at most, so that a long log is not answered at its end alone.
+const ENTRIES_PUBLISHED_AT_ONCE_MAX: usize = 64;

@@ -166,7 +166,7 @@ impl World {
 
     fn all_assignments(&self) -> Vec<(String, Option<Assignment>)> {
         let all = self.state.assignments().iter();
-        all.map(|(user, assignment)| (user.clone(), Some(assignment.clone())))
+        all.map(|(user, assignment)| (user.to_string(), Some(Assignment::clone(assignment))))
             .collect()
     }
 

@@ -5,19 +5,18 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::cluster::{ClusterState, Command, Incarnation, NodeId, NodeState};
+use crate::cluster::{Command, Incarnation, NodeId, NodeState};
 
 use super::Guardian;
 
 impl Guardian {
     pub(super) fn note_registered(&mut self, now: Instant) {
-        let present: BTreeMap<NodeId, u64> = self.member.machine.with_state(|state| {
-            let present = state
-                .nodes()
-                .values()
-                .filter(|node| node.state != NodeState::Lost);
-            present.map(|node| (node.id, node.incarnation)).collect()
-        });
+        let state = self.member.machine.state();
+        let present = state
+            .nodes()
+            .values()
+            .filter(|node| node.state != NodeState::Lost);
+        let present: BTreeMap<NodeId, u64> = present.map(|node| (node.id, node.incarnation)).collect();
         self.lives
             .retain(|id, (incarnation, _)| present.get(id) == Some(incarnation));
         for (id, incarnation) in present {
@@ -63,7 +62,7 @@ impl Guardian {
             return;
         }
         let is_known = self.member.machine.ticked().is_some();
-        if is_known && !self.member.machine.with_state(ClusterState::can_expire) {
+        if is_known && !self.member.machine.state().can_expire() {
             return;
         }
         self.expired = Some(now);

@@ -9,7 +9,7 @@ use openraft::ChangeMembers;
 use tokio::time::{Instant, timeout};
 
 use crate::cluster::membership::{Formation, Introduction, Stranger};
-use crate::cluster::{ClusterState, Command, Format, MemberRecord, MemberRole, NodeId, RaftId};
+use crate::cluster::{Command, Format, MemberRecord, MemberRole, NodeId, RaftId};
 
 use super::super::administration::listing;
 use super::super::member::{Member, Metrics, is_initialized};
@@ -71,10 +71,8 @@ impl Guardian {
     fn stand(&mut self, metrics: &Metrics) {
         let own = self.member.introduction();
         let own_cluster = own.cluster;
-        let (removed, written) = self
-            .member
-            .machine
-            .with_state(|state| (state.removed_members().len(), state.format()));
+        let state = self.member.machine.state();
+        let (removed, written) = (state.removed_members().len(), state.format());
         let judged_by = JudgedBy {
             membership: *metrics.membership_config.log_id(),
             removed,
@@ -90,10 +88,7 @@ impl Guardian {
             own_cluster,
             own_is_new: own_cluster.is_none() && own.id.generation() != 0,
             members: members.map(|(id, record)| (*id, record.directory())).collect(),
-            removed: self
-                .member
-                .machine
-                .with_state(|state| state.removed_members().clone()),
+            removed: self.member.machine.state().removed_members().clone(),
             written,
         });
     }
@@ -114,7 +109,7 @@ impl Guardian {
             .values()
             .filter(|present| present.stranger.is_some())
             .count();
-        let written = self.member.machine.with_state(ClusterState::format);
+        let written = self.member.machine.state().format();
         self.member.metrics.observe_members(strangers, written);
         let expires = self.member.certificate_expires.load(Ordering::Relaxed);
         self.member
@@ -226,10 +221,8 @@ impl Guardian {
         if self.member.introduction().cluster.is_some() || !self.actions.is_empty() {
             return;
         }
-        let (identity, written) = self
-            .member
-            .machine
-            .with_state(|state| (state.identity(), state.format()));
+        let state = self.member.machine.state();
+        let (identity, written) = (state.identity(), state.format());
         let drawn = self.member.directory.drawn_cluster();
         match identity {
             Some(identity) => {
@@ -339,7 +332,7 @@ impl Guardian {
             tracing::info!("finishing a change of the membership that another leader began");
             return Some(ChangeMembers::AddVoterIds(Default::default()));
         }
-        let written = self.member.machine.with_state(ClusterState::format);
+        let written = self.member.machine.state().format();
         self.undescribed(metrics, written)
             .or_else(|| self.new_learners(metrics))
     }
@@ -397,7 +390,7 @@ impl Member {
     fn format_to_finalise(&self, now_ms: u64) -> Option<Format> {
         let since_ms = self.config.finalise_after.map(|after| after.as_millis())?;
         let oldest = self.oldest_format(&[]).ok()?;
-        let written = self.machine.with_state(ClusterState::format);
+        let written = self.machine.state().format();
         let waited = u128::from(now_ms.saturating_sub(oldest.since_ms)) >= since_ms;
         (oldest.format > written && waited).then_some(oldest.format)
     }

@@ -1,0 +1,192 @@
+//! `cargo bench-state`: what the replicated state costs as a value that readers hold while commands are applied.
+//!
+//! One process without a log: commands are applied as the state machine does it, each to a state that is then published in
+//! place of the one before. The last line holds every figure as `name=value`.
+#![expect(clippy::disallowed_methods, reason = "a benchmark measures")]
+
+#[path = "../bench_calendar/allocation.rs"]
+mod allocation;
+mod commands;
+
+use std::hint::black_box;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use arc_swap::ArcSwap;
+use tandem_shared::cluster::{Applied, ClusterState, Command, Format, StateLimits};
+use tandem_tests::figures::Figures;
+
+use commands::{change_of, lost, opened, registered};
+
+fn main() -> ExitCode {
+    let mut figures = Figures::default();
+    let measured = measure(&mut figures);
+    figures.conclude(&measured, &LAST_LINE)
+}
+
+fn measure(figures: &mut Figures) -> anyhow::Result<()> {
+    println!("A state of {SESSIONS} sessions");
+    let before = allocation::bytes_held();
+    let state = filled(SESSIONS)?;
+    figures.count(
+        "bytes_per_session",
+        (allocation::bytes_held() - before) / SESSIONS,
+    );
+    figures.millis("clone_worst_ms", worst_clone(&state));
+    throughput(&state, figures)?;
+    drop(state);
+
+    println!("\nA node is lost that owns {SESSIONS_OF_ONE_NODE} sessions");
+    figures.millis("node_lost_ms", node_lost()?);
+
+    println!("\nA snapshot of {SESSIONS_IN_SNAPSHOT} sessions is encoded");
+    snapshot(figures)
+}
+
+/// So many sessions, of which two nodes own one half each.
+fn filled(sessions: usize) -> anyhow::Result<ClusterState> {
+    let mut state = ClusterState::new(StateLimits {
+        sessions_max: sessions,
+        opening_results_max: sessions,
+        ..StateLimits::default()
+    });
+    for node in [1, 2] {
+        apply(&mut state, registered(node))?;
+    }
+    for number in 0..sessions {
+        apply(&mut state, opened(1 + number as u64 % 2, number as u64))?;
+    }
+    Ok(state)
+}
+
+fn apply(state: &mut ClusterState, command: Command) -> anyhow::Result<()> {
+    let (applied, changes) = state.apply(command);
+    ensure!(applied == Applied::Done, "a command was answered {applied:?}");
+    black_box(changes);
+    Ok(())
+}
+
+fn worst_clone(state: &ClusterState) -> Duration {
+    let clones = (0..CLONES).map(|_| {
+        let begun = Instant::now();
+        let clone = black_box(state.clone());
+        let taken = begun.elapsed();
+        drop(clone);
+        taken
+    });
+    clones.max().unwrap_or_default()
+}
+
+fn throughput(state: &ClusterState, figures: &mut Figures) -> anyhow::Result<()> {
+    let commands: Vec<Command> = (0..COMMANDS)
+        .map(|turn| change_of(turn, SESSIONS as u64))
+        .collect();
+
+    // Nobody else has this one: what is touched is changed in place.
+    let mut alone = filled(SESSIONS)?;
+    let taken = timed(&commands, |command| apply(&mut alone, command))?;
+    figures.count("applied_per_s_in_place", per_second(taken));
+    drop(alone);
+
+    let published = ArcSwap::from_pointee(state.clone());
+    let taken = timed(&commands, |command| publish(&published, command).map(drop))?;
+    figures.count("applied_per_s_published", per_second(taken));
+
+    let published = ArcSwap::from_pointee(state.clone());
+    let mut held = published.load_full();
+    let taken = timed(&commands, |command| {
+        held = publish(&published, command)?;
+        Ok(())
+    })?;
+    figures.count("applied_per_s_previous_held", per_second(taken));
+    Ok(())
+}
+
+fn timed(
+    commands: &[Command],
+    mut apply: impl FnMut(Command) -> anyhow::Result<()>,
+) -> anyhow::Result<Duration> {
+    let commands = commands.to_vec();
+    let begun = Instant::now();
+    for command in commands {
+        apply(command)?;
+    }
+    Ok(begun.elapsed())
+}
+
+/// Applies one command as the state machine does, and returns the state before it.
+fn publish(published: &ArcSwap<ClusterState>, command: Command) -> anyhow::Result<Arc<ClusterState>> {
+    let mut next = published.load_full();
+    apply(Arc::make_mut(&mut next), command)?;
+    Ok(published.swap(next))
+}
+
+fn per_second(taken: Duration) -> usize {
+    (COMMANDS as f64 / taken.as_secs_f64()) as usize
+}
+
+fn node_lost() -> anyhow::Result<Duration> {
+    let published = ArcSwap::from_pointee(filled(2 * SESSIONS_OF_ONE_NODE)?);
+    let held = published.load_full();
+    let begun = Instant::now();
+    publish(&published, lost(1))?;
+    let taken = begun.elapsed();
+    drop(held);
+    Ok(taken)
+}
+
+/// Commands go on one after the other while another thread encodes.
+fn snapshot(figures: &mut Figures) -> anyhow::Result<()> {
+    let published = ArcSwap::from_pointee(filled(SESSIONS_IN_SNAPSHOT)?);
+    let mut turns = 0..;
+    let mut longest_while = |is_over: &dyn Fn() -> bool| -> anyhow::Result<Duration> {
+        let mut longest = Duration::ZERO;
+        while !is_over() {
+            let command = change_of(turns.next().unwrap_or_default(), SESSIONS_IN_SNAPSHOT as u64);
+            let begun = Instant::now();
+            drop(publish(&published, command)?);
+            longest = longest.max(begun.elapsed());
+        }
+        Ok(longest)
+    };
+    let begun = Instant::now();
+    let longest = longest_while(&|| begun.elapsed() > WITHOUT_SNAPSHOT)?;
+    figures.millis("longest_apply_without_snapshot_ms", longest);
+
+    let begun = Instant::now();
+    let pointer = published.load_full();
+    figures.millis("taking_the_state_ms", begun.elapsed());
+    let encoding = thread::spawn(move || {
+        let begun = Instant::now();
+        let encoded = pointer.encode(Format::NEWEST).map(|bytes| bytes.len());
+        // Whoever gives the state up last frees what only the snapshot had.
+        drop(pointer);
+        (encoded, begun.elapsed())
+    });
+    let longest = longest_while(&|| encoding.is_finished())?;
+    figures.millis("longest_apply_while_encoding_ms", longest);
+    let Ok((encoded, taken)) = encoding.join() else {
+        anyhow::bail!("encoding failed");
+    };
+    figures.count("snapshot_bytes", encoded?);
+    figures.millis("encoding_ms", taken);
+    Ok(())
+}
+
+const SESSIONS: usize = 100_000;
+const SESSIONS_OF_ONE_NODE: usize = 50_000;
+const SESSIONS_IN_SNAPSHOT: usize = 1_000_000;
+const CLONES: usize = 1000;
+const COMMANDS: u64 = 300_000;
+const WITHOUT_SNAPSHOT: Duration = Duration::from_secs(2);
+
+/// What the last line begins with.
+const LAST_LINE: [&str; 4] = [
+    "applied_per_s_previous_held",
+    "bytes_per_session",
+    "node_lost_ms",
+    "longest_apply_while_encoding_ms",
+];
