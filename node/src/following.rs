@@ -10,9 +10,7 @@
 
 use std::time::{Duration, Instant};
 
-use tandem_shared::cluster::{
-    Applied, Change, ClusterState, Incarnation, IntentOperation, NodeId, NodeState, SessionKey, SessionRecord,
-};
+use tandem_shared::cluster::{Applied, Change, ClusterState, Incarnation, NodeId, NodeState, SessionKey};
 use tandem_shared::planted::{Bug, planted};
 
 use crate::gateway::{Input, KnownSession};
@@ -221,7 +219,7 @@ impl Following {
 
     fn take_in(&self, state: &ClusterState, steps: &mut Vec<Step>) {
         let sessions = state.sessions_of(self.id);
-        let sessions = sessions.map(|record| known(state, record)).collect();
+        let sessions = sessions.map(|record| KnownSession::of(record, state)).collect();
         steps.push(Step::Gateway(Box::new(Input::StateReplaced { sessions })));
         let watchers = state.watchers_of(self.id).cloned().collect();
         steps.push(Step::Gateway(Box::new(Input::WatchersReplaced { watchers })));
@@ -274,7 +272,7 @@ impl Following {
 fn session_changed(key: &SessionKey, state: &ClusterState) -> Input {
     Input::SessionChanged {
         key: key.clone(),
-        session: known_session(key, state),
+        session: KnownSession::look_up(key, state),
     }
 }
 
@@ -282,22 +280,6 @@ fn watcher_changed(key: &SessionKey, state: &ClusterState) -> Input {
     Input::WatcherChanged {
         key: key.clone(),
         watcher: state.watcher(key).cloned().map(Box::new),
-    }
-}
-
-/// A session as the gateway wants to know it.
-#[must_use]
-pub fn known_session(key: &SessionKey, state: &ClusterState) -> Option<KnownSession> {
-    state.session(key).map(|record| known(state, record))
-}
-
-fn known(state: &ClusterState, record: &SessionRecord) -> KnownSession {
-    let makes_call = |operation: &IntentOperation| matches!(operation, IntentOperation::MakeCall { .. });
-    KnownSession {
-        record: Box::new(record.clone()),
-        call_begun: state
-            .intents_of(&record.key)
-            .any(|(_, intent)| intent.result.is_none() && makes_call(&intent.operation)),
     }
 }
 

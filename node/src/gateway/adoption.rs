@@ -9,7 +9,7 @@ use crate::sip::transaction;
 
 use super::proposals::{Outcome, Waiter};
 use super::session::{Link, QueuedRequest, Session, Stage};
-use super::{AdoptionPolicy, EndReason, Gateway, KnownSession, Now, Output, Report, client_key};
+use super::{AdoptionPolicy, EndReason, Gateway, KnownSession, Now, Report, View, client_key};
 
 /// Requests for a session that is not this node's yet.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(super) struct Held {
 
 impl Gateway {
     /// A request of a dialog that is not ours: whose is it?
-    pub(super) fn hold_request(&mut self, key: &SessionKey, queued: QueuedRequest, now: Now) {
+    pub(super) fn hold_request(&mut self, key: &SessionKey, queued: QueuedRequest, view: View<'_>, now: Now) {
         if self.config.adoption == AdoptionPolicy::Disabled {
             return self.refuse_unknown(&queued);
         }
@@ -39,14 +39,15 @@ impl Gateway {
             adopting: false,
         };
         self.held.insert(key.clone(), held);
-        self.outputs.push(Output::ReadSession { key: key.clone() });
+        self.look_up_session(key, view, now);
     }
 
-    pub(super) fn session_read(&mut self, key: SessionKey, known: Option<KnownSession>, now: Now) {
-        let Some(known) = known else {
-            self.release_unknown(&key);
-            if self.sessions.get(&key).is_some_and(Session::is_replicated) {
-                self.drop_session(&key, None);
+    /// Whose the session is by the state, and what follows.
+    pub(super) fn look_up_session(&mut self, key: &SessionKey, view: View<'_>, now: Now) {
+        let Some(known) = KnownSession::look_up(key, view.state) else {
+            self.release_unknown(key);
+            if self.sessions.get(key).is_some_and(Session::is_replicated) {
+                self.drop_session(key, None);
             }
             return;
         };
@@ -54,13 +55,13 @@ impl Gateway {
             return self.adopt(known, now);
         }
         let record = known.record;
-        if self.sessions.contains_key(&key) {
-            self.leave_session(&key, &record, now);
+        if self.sessions.contains_key(key) {
+            self.leave_session(key, &record, now);
         }
-        if self.is_anothers(&key, now) {
-            return self.send_held_back(&key);
+        if self.is_anothers(key, now) {
+            return self.send_held_back(key);
         }
-        self.propose_adoption(&key, &record, now);
+        self.propose_adoption(key, &record, now);
     }
 
     /// The front end sent the session's request here: its owner is gone, or soon will be.
@@ -83,13 +84,19 @@ impl Gateway {
             .push(Waiter::Adoption(key.clone()), command, deadline);
     }
 
-    pub(super) fn adoption_committed(&mut self, key: &SessionKey, outcome: &Outcome) {
+    pub(super) fn adoption_committed(
+        &mut self,
+        key: &SessionKey,
+        outcome: &Outcome,
+        view: View<'_>,
+        now: Now,
+    ) {
         if let Some(held) = self.held.get_mut(key) {
             held.adopting = false;
         }
         // Ours now, or gone elsewhere after all: the state tells.
         if self.held.contains_key(key) && outcome.says_who_owns() {
-            self.outputs.push(Output::ReadSession { key: key.clone() });
+            self.look_up_session(key, view, now);
         }
     }
 
@@ -226,7 +233,7 @@ impl Gateway {
 
     /// Whatever has become of sessions unheard: each that the state does not give to this node is looked up, and
     /// goes the way it would have gone had its change been told. An opening waits for its own commit.
-    pub(super) fn state_replaced(&mut self, sessions: Vec<KnownSession>, now: Now) {
+    pub(super) fn state_replaced(&mut self, sessions: Vec<KnownSession>, view: View<'_>, now: Now) {
         let owned: BTreeSet<&SessionKey> = sessions.iter().map(|known| &known.record.key).collect();
         let established = self.sessions.values().filter(|session| session.is_established());
         let concerned = established.map(Session::key).chain(self.held.keys());
@@ -234,8 +241,9 @@ impl Gateway {
         for known in sessions {
             self.adopt(known, now);
         }
-        let lookups = elsewhere.into_iter().map(|key| Output::ReadSession { key });
-        self.outputs.extend(lookups);
+        for key in elsewhere {
+            self.look_up_session(&key, view, now);
+        }
     }
 
     /// The cluster has given this node's sessions to others. One that was served without quorum and is in no log yet

@@ -15,7 +15,7 @@ use super::proposals::{Outcome, Waiter};
 use super::session::{Link, Progress, QueuedRequest, Session};
 use super::snapshot::call_state;
 use super::translation::{dialled_number, directory_number, is_same_line};
-use super::{Gateway, Now, Report};
+use super::{Gateway, Now, Report, View};
 
 impl Gateway {
     /// What changes the PBX is written down before it is done, so that nobody does it twice.
@@ -74,6 +74,7 @@ impl Gateway {
         key: &SessionKey,
         request: Request,
         outcome: Outcome,
+        view: View<'_>,
         now: Now,
     ) {
         let resent = self.first_is_resent(key);
@@ -88,7 +89,7 @@ impl Gateway {
             }
             Outcome::TimedOut | Outcome::Applied(_) => {
                 self.answer_error(key, &request, CstaErrorCode::RESOURCE_OUT_OF_SERVICE, now);
-                self.outputs.push(super::Output::ReadSession { key: key.clone() });
+                self.look_up_session(key, view, now);
             }
         }
     }

@@ -17,7 +17,8 @@ use super::session::{ClientEvent, Found, Session, UnansweredEvent};
 use super::snapshot::{missed_events, rank};
 use super::translation::{client_device, directory_number};
 use super::{
-    EndReason, Farewell, Gateway, Now, Outbound, OutboundTarget, Output, PairId, Report, new_branch, via,
+    EndReason, Farewell, Gateway, Now, Outbound, OutboundTarget, Output, PairId, Report, View, new_branch,
+    via,
 };
 
 impl Gateway {
@@ -178,22 +179,22 @@ impl Gateway {
     }
 
     /// An answer to a request of ours: its From-tag is the session.
-    pub(super) fn response_arrived(&mut self, raw: &RawMessage, status: u16, now: Now) {
+    pub(super) fn response_arrived(&mut self, raw: &RawMessage, status: u16, view: View<'_>, now: Now) {
         if status < 200 {
             return;
         }
         match raw.cseq_method() {
-            b"INFO" => self.event_answered(raw, status, now),
-            b"NOTIFY" => self.notify_answered(raw, status, now),
+            b"INFO" => self.event_answered(raw, status, view, now),
+            b"NOTIFY" => self.notify_answered(raw, status, view, now),
             b"PUBLISH" => self.publish_answered(raw, status, now),
             _ => {}
         }
     }
 
-    fn event_answered(&mut self, raw: &RawMessage, status: u16, now: Now) {
+    fn event_answered(&mut self, raw: &RawMessage, status: u16, view: View<'_>, now: Now) {
         let key = SessionKey::new(String::from_utf8_lossy(raw.from_tag().unwrap_or_default()));
         if status == 481 {
-            return self.dialog_unknown(&key, raw, now);
+            return self.dialog_unknown(&key, raw, view, now);
         }
         let branch = raw.via_branch().unwrap_or_default();
         if let Some(session) = self.session_mut(&key)
@@ -207,7 +208,7 @@ impl Gateway {
         }
     }
 
-    fn dialog_unknown(&mut self, key: &SessionKey, raw: &RawMessage, now: Now) {
+    fn dialog_unknown(&mut self, key: &SessionKey, raw: &RawMessage, view: View<'_>, now: Now) {
         if !self.sessions.contains_key(key) {
             return;
         }
@@ -215,17 +216,16 @@ impl Gateway {
             return self.end_session(key, EndReason::UnknownToClient, Farewell::Silent, now);
         }
         self.report(Report::Fenced { key: key.clone() });
-        self.outputs.push(Output::ReadSession { key: key.clone() });
-        let Some(session) = self.session_mut(key) else {
-            return;
-        };
-        session.fenced += 1;
-        if let Some(unanswered) = session.unanswered.take()
-            && session.fenced <= FENCED_ATTEMPTS
-        {
-            session.events.push_front(unanswered.event);
+        if let Some(session) = self.session_mut(key) {
+            session.fenced += 1;
+            if let Some(unanswered) = session.unanswered.take()
+                && session.fenced <= FENCED_ATTEMPTS
+            {
+                session.events.push_front(unanswered.event);
+            }
+            session.events_not_before = Some(now.instant + FENCED_WAIT);
         }
-        session.events_not_before = Some(now.instant + FENCED_WAIT);
+        self.look_up_session(key, view, now);
     }
 
     fn path_to(&mut self, key: &SessionKey) -> Option<PairId> {

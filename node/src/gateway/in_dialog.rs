@@ -9,10 +9,17 @@ use tandem_shared::sip::{Method, RawMessage, Request};
 use crate::sip::transaction;
 
 use super::session::{Progress, QueuedRequest, Session};
-use super::{EndReason, Farewell, Gateway, Now, Output, PairId, Report};
+use super::{EndReason, Farewell, Gateway, Now, Output, PairId, Report, View};
 
 impl Gateway {
-    pub(super) fn request_in_dialog(&mut self, pair_id: PairId, raw: RawMessage, request: Request, now: Now) {
+    pub(super) fn request_in_dialog(
+        &mut self,
+        pair_id: PairId,
+        raw: RawMessage,
+        request: Request,
+        view: View<'_>,
+        now: Now,
+    ) {
         let Some(pair) = self.pairs.get(pair_id) else {
             return;
         };
@@ -23,7 +30,9 @@ impl Gateway {
             Method::Ack => {}
             Method::Cancel => self.refuse_queued(&queued, 481),
             // A session is no subscription (RFC 6665 §4.5.2 wants a dialog for each).
-            Method::Subscribe if !self.sessions.contains_key(&key) => self.resubscribe_arrived(queued, now),
+            Method::Subscribe if !self.sessions.contains_key(&key) => {
+                self.resubscribe_arrived(queued, view, now);
+            }
             Method::Register
             | Method::Subscribe
             | Method::Message
@@ -33,18 +42,18 @@ impl Gateway {
             | Method::Notify => self.refuse_method(&queued, 405),
             Method::Other(_) => self.refuse_method(&queued, 501),
             Method::Invite | Method::Bye | Method::Info | Method::Update | Method::Options => {
-                self.dialog_request_arrived(&key, queued, now);
+                self.dialog_request_arrived(&key, queued, view, now);
             }
         }
     }
 
-    fn dialog_request_arrived(&mut self, key: &SessionKey, queued: QueuedRequest, now: Now) {
+    fn dialog_request_arrived(&mut self, key: &SessionKey, queued: QueuedRequest, view: View<'_>, now: Now) {
         match self.sessions.get(key) {
             Some(session) if session.is_leaving => self.hold_while_leaving(key, queued, now),
             Some(session) if session.is_established() => self.enqueue(key, queued, now),
             // Before its 200 the client cannot know the dialog.
             Some(_) => self.refuse_queued(&queued, 481),
-            None => self.hold_request(key, queued, now),
+            None => self.hold_request(key, queued, view, now),
         }
     }
 

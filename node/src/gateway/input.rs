@@ -5,13 +5,15 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tandem_shared::cluster::Authority;
-use tandem_shared::cluster::{Applied, NodeId, SessionKey, SessionRecord, WatcherRecord};
+use tandem_shared::cluster::{
+    Applied, ClusterState, IntentOperation, NodeId, SessionKey, SessionRecord, WatcherRecord,
+};
 use tandem_shared::sip::RawMessage;
 
 use crate::csta;
 use crate::cti::{CtiConnectionId, CtiFailure, RequestToken};
 use crate::directory::Directory;
-use crate::presence::Composed;
+use crate::presence::{Composed, CompositionSettings, PhonesInUse, compose};
 
 use super::output::OutboundTarget;
 use super::pairs::{Pair, PairId};
@@ -32,6 +34,42 @@ pub struct KnownSession {
     pub record: Box<SessionRecord>,
     /// A MakeCall was begun, and what came of it is not written: its client may ask for it again.
     pub call_begun: bool,
+}
+
+impl KnownSession {
+    #[must_use]
+    pub fn look_up(key: &SessionKey, state: &ClusterState) -> Option<Self> {
+        state.session(key).map(|record| Self::of(record, state))
+    }
+
+    /// `record` is one of `state`.
+    #[must_use]
+    pub fn of(record: &SessionRecord, state: &ClusterState) -> Self {
+        let makes_call = |operation: &IntentOperation| matches!(operation, IntentOperation::MakeCall { .. });
+        Self {
+            record: Box::new(record.clone()),
+            call_begun: state
+                .intents_of(&record.key)
+                .any(|(_, intent)| intent.result.is_none() && makes_call(&intent.operation)),
+        }
+    }
+}
+
+/// What the gateway looks at while it handles an input.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// It may be ahead of the changes that the gateway has been told of.
+    pub state: &'a ClusterState,
+    pub phones: &'a dyn PhonesInUse,
+}
+
+impl View<'_> {
+    /// A user's presence as it is now.
+    pub(super) fn composed(self, user: &str, now: Now) -> Composed {
+        let on_the_phone = self.phones.is_in_use_by(user);
+        let settings = CompositionSettings::of(self.state);
+        compose(self.state.presence(user), on_the_phone, settings, now.unix_ms)
+    }
 }
 
 #[derive(Debug)]
@@ -95,11 +133,6 @@ pub enum Input {
         batch: u64,
         applied: Option<Applied>,
     },
-    /// The answer to [`super::Output::ReadSession`].
-    SessionRead {
-        key: SessionKey,
-        session: Option<KnownSession>,
-    },
     /// Some node opened a session.
     SessionOpened {
         record: Box<SessionRecord>,
@@ -112,11 +145,6 @@ pub enum Input {
     /// Any number of changes may have gone unheard, or the node has just registered: these are the sessions it owns.
     StateReplaced {
         sessions: Vec<KnownSession>,
-    },
-    /// The answer to [`super::Output::ReadWatcher`].
-    WatcherRead {
-        key: SessionKey,
-        watcher: Option<Box<WatcherRecord>>,
     },
     /// A watcher has changed hands, or his subscription is over; `watcher` is how he stands now.
     WatcherChanged {
@@ -133,13 +161,6 @@ pub enum Input {
     },
     /// So much has changed that nobody tells of single users.
     AllPresenceChanged,
-    /// The answer to [`super::Output::ReadPresence`].
-    PresenceRead {
-        user: String,
-        composed: Composed,
-        /// This node keeps the user's calendar, and so speaks for him.
-        is_kept_here: bool,
-    },
     /// The state shows this node live no more: what it owned has been given to others.
     DeclaredLost,
     AuthorityChanged(Authority),

@@ -49,7 +49,7 @@ use crate::cti::RequestToken;
 use crate::directory::Directory;
 use crate::sip::{dialog, transaction};
 
-pub use input::{Input, KnownSession, Now};
+pub use input::{Input, KnownSession, Now, View};
 pub use output::{EndReason, OutboundTarget, Output, Report};
 pub use pairs::{Pair, PairId, PairPurpose};
 pub use publishing::PublishSettings;
@@ -204,9 +204,9 @@ impl Gateway {
 
     /// Takes in what happened and returns what to do, in order.
     #[must_use]
-    pub fn handle(&mut self, input: Input, now: Now) -> Vec<Output> {
-        self.take_in(input, now);
-        self.settle(now);
+    pub fn handle(&mut self, input: Input, view: View<'_>, now: Now) -> Vec<Output> {
+        self.take_in(input, view, now);
+        self.settle(view, now);
         if cfg!(debug_assertions) {
             self.check_invariants();
         }
@@ -251,12 +251,12 @@ impl Gateway {
         census
     }
 
-    fn take_in(&mut self, input: Input, now: Now) {
+    fn take_in(&mut self, input: Input, view: View<'_>, now: Now) {
         match input {
             Input::PairOpened { id, pair } => self.pair_opened(id, pair),
             Input::PairClosed { id } => self.pair_closed(id, now),
             Input::PairHalfClosed { id, farewell } => self.pair_half_closed(id, farewell, now),
-            Input::SipMessage { pair, message } => self.message_arrived(pair, message, now),
+            Input::SipMessage { pair, message } => self.message_arrived(pair, message, view, now),
             Input::SipMessageRefused {
                 pair,
                 message,
@@ -279,13 +279,12 @@ impl Gateway {
             Input::CtiEvent { connection, event } => self.cti_event(connection, &event),
             Input::Committed { batch, applied } => {
                 for (waiter, outcome) in self.proposals.finished(batch, applied, now.instant) {
-                    self.committed(waiter, outcome, now);
+                    self.committed(waiter, outcome, view, now);
                 }
             }
-            Input::SessionRead { key, session } => self.session_read(key, session, now),
             Input::SessionOpened { record } => self.session_opened_somewhere(&record, now),
             Input::SessionChanged { key, session } => self.session_changed(key, session, now),
-            Input::StateReplaced { sessions } => self.state_replaced(sessions, now),
+            Input::StateReplaced { sessions } => self.state_replaced(sessions, view, now),
             Input::DeclaredLost => self.declared_lost(now),
             Input::AuthorityChanged(authority) => self.authority_changed(authority, now),
             Input::DirectoryChanged(directory) => {
@@ -296,23 +295,12 @@ impl Gateway {
             Input::SessionTimerChanged { secs } => {
                 self.session_timer_secs = secs.unwrap_or(self.config.session_timer_secs);
             }
-            Input::WatcherRead { key, watcher } => {
-                self.watcher_read(&key, watcher.map(|record| *record), now);
-            }
             Input::WatcherChanged { key, watcher } => {
-                self.watcher_changed(&key, watcher.map(|record| *record), now);
+                self.watcher_changed(&key, watcher.map(|record| *record), view, now);
             }
-            Input::WatchersReplaced { watchers } => self.watchers_replaced(watchers, now),
-            Input::PresenceChanged { user } => self.presence_changed(&user),
-            Input::AllPresenceChanged => self.all_presence_changed(),
-            Input::PresenceRead {
-                user,
-                composed,
-                is_kept_here,
-            } => {
-                self.presence_read(&user, composed);
-                self.publish_presence(&user, composed, is_kept_here, now);
-            }
+            Input::WatchersReplaced { watchers } => self.watchers_replaced(watchers, view, now),
+            Input::PresenceChanged { user } => self.presence_changed(&user, view, now),
+            Input::AllPresenceChanged => self.all_presence_changed(view, now),
             Input::HandOver { key, to } => self.hand_over(&key, to, now),
             Input::DrainStarted => self.draining = true,
             Input::DeadlineReached => self.deadline_reached(now),
@@ -320,12 +308,12 @@ impl Gateway {
     }
 
     /// Lets everything that this step has touched go on as far as it can.
-    fn settle(&mut self, now: Now) {
+    fn settle(&mut self, view: View<'_>, now: Now) {
         while let Some(key) = self.touched.pop_first() {
             self.carry_out_requests(&key, now);
             self.send_events(&key, now);
             self.index_deadline(&key);
-            self.attend_watcher(&key, now);
+            self.attend_watcher(&key, view, now);
         }
         self.close_done_pairs(now);
         if self.authority == Authority::Isolated && self.sessions.is_empty() && self.proposals.is_idle() {
@@ -339,13 +327,13 @@ impl Gateway {
         }
     }
 
-    fn message_arrived(&mut self, pair: PairId, raw: RawMessage, now: Now) {
+    fn message_arrived(&mut self, pair: PairId, raw: RawMessage, view: View<'_>, now: Now) {
         if self.pairs.get(pair).is_none() {
             return;
         }
         match Message::parse(&raw) {
-            Ok(Message::Request(request)) => self.request_arrived(pair, raw, request, now),
-            Ok(Message::Response(response)) => self.response_arrived(&raw, response.status, now),
+            Ok(Message::Request(request)) => self.request_arrived(pair, raw, request, view, now),
+            Ok(Message::Response(response)) => self.response_arrived(&raw, response.status, view, now),
             Err(_) => self.message_refused(pair, &raw, 400, "malformed"),
         }
     }
@@ -447,14 +435,14 @@ impl Gateway {
         self.publisher_authority_changed(now);
     }
 
-    fn committed(&mut self, waiter: Waiter, outcome: Outcome, now: Now) {
+    fn committed(&mut self, waiter: Waiter, outcome: Outcome, view: View<'_>, now: Now) {
         match waiter {
             Waiter::Opening(key) => self.opening_committed(&key, outcome, now),
-            Waiter::Request(key, number) => self.request_committed(&key, number, outcome, now),
+            Waiter::Request(key, number) => self.request_committed(&key, number, outcome, view, now),
             Waiter::Merge(key) => self.merged(&key, &outcome, now),
-            Waiter::Adoption(key) => self.adoption_committed(&key, &outcome),
+            Waiter::Adoption(key) => self.adoption_committed(&key, &outcome, view, now),
             Waiter::HandOver(key) => self.hand_over_committed(&key, &outcome, now),
-            Waiter::WatcherAdoption(key) => self.watcher_adoption_committed(&key, &outcome),
+            Waiter::WatcherAdoption(key) => self.watcher_adoption_committed(&key, &outcome, view, now),
             Waiter::Nobody => {}
         }
     }

@@ -18,7 +18,7 @@ use crate::sip::transaction;
 use super::proposals::{Outcome, Waiter};
 use super::session::{Link, Opening, QueuedRequest, Session, Stage};
 use super::without_quorum::UNREPLICATED_COMMIT_TIMEOUT;
-use super::{EndReason, Farewell, Gateway, Now, Pair, PairId, Report, client_key, line_key};
+use super::{EndReason, Farewell, Gateway, Now, Pair, PairId, Report, View, client_key, line_key};
 
 /// Why an opening INVITE, or an OPTIONS before it, is refused (docs/spec/uacsta.md §1.8). Never 503, which takes the next
 /// hop down for everybody, and never 408.
@@ -32,18 +32,25 @@ enum Refused {
 }
 
 impl Gateway {
-    pub(super) fn request_arrived(&mut self, pair: PairId, raw: RawMessage, request: Request, now: Now) {
+    pub(super) fn request_arrived(
+        &mut self,
+        pair: PairId,
+        raw: RawMessage,
+        request: Request,
+        view: View<'_>,
+        now: Now,
+    ) {
         if request.method != Method::Ack {
             self.pairs.asked(pair);
         }
         if raw.to_tag().is_some() {
-            return self.request_in_dialog(pair, raw, request, now);
+            return self.request_in_dialog(pair, raw, request, view, now);
         }
         match &request.method {
             Method::Invite => self.invite_arrived(pair, raw, request, now),
             Method::Ack => {}
             Method::Cancel => self.cancel_arrived(pair, &raw, now),
-            Method::Subscribe => self.subscribe_arrived(pair, raw, request, now),
+            Method::Subscribe => self.subscribe_arrived(pair, raw, request, view, now),
             Method::Options => self.options_arrived(pair, &raw, &request),
             // RFC 3261 §12.2.2: these mean nothing outside a dialog.
             Method::Bye | Method::Info | Method::Update | Method::Prack | Method::Notify => {

@@ -50,16 +50,6 @@ pub enum Output {
         batch: u64,
         command: Command,
     },
-    ReadSession {
-        key: SessionKey,
-    },
-    ReadWatcher {
-        key: SessionKey,
-    },
-    /// A watched user's presence is wanted, as it is now.
-    ReadPresence {
-        user: String,
-    },
     Report(Report),
 }
 

@@ -18,7 +18,7 @@ use super::proposals::{Outcome, RequestNumber, Waiter};
 use super::session::{Link, Progress, QueuedRequest, Session};
 use super::snapshot::call_state;
 use super::translation::{is_same_line, translate_request};
-use super::{Gateway, Now, Report};
+use super::{Gateway, Now, Report, View};
 
 impl Gateway {
     /// The first request of the queue is an INFO: which service, and may it begin.
@@ -104,6 +104,7 @@ impl Gateway {
         key: &SessionKey,
         committed: RequestNumber,
         outcome: Outcome,
+        view: View<'_>,
         now: Now,
     ) {
         let Some(session) = self.session_mut(key) else {
@@ -111,17 +112,11 @@ impl Gateway {
         };
         match session.progress.clone() {
             Progress::WaitingForIntent { number, request } if number == committed => {
-                self.intent_committed(key, request, outcome, now);
+                self.intent_committed(key, request, outcome, view, now);
             }
-            // Existing sessions keep working without quorum: what could not be written follows with the updates.
+            // Existing sessions keep working without quorum.
             Progress::WaitingForCommit { number, response } if number == committed => {
-                if outcome == Outcome::TimedOut {
-                    self.note_monitor(key, true, now);
-                }
-                let request = Request::MonitorStart {
-                    device: String::new(),
-                };
-                self.answer(key, &request, &response, now);
+                self.monitor_settled(key, &response, outcome != Outcome::TimedOut, now);
             }
             Progress::WaitingForIntent { .. }
             | Progress::WaitingForCommit { .. }
@@ -228,7 +223,10 @@ impl Gateway {
         let response = Response::MonitorStart {
             cross_ref_id: session.record.monitor.cross_ref_id.clone(),
         };
-        session.progress = Progress::WaitingForCommit { number, response };
+        session.progress = Progress::WaitingForCommit {
+            number,
+            response: response.clone(),
+        };
         let update = SessionUpdate {
             monitor_active: Some(true),
             ..SessionUpdate::default()
@@ -243,8 +241,19 @@ impl Gateway {
                 .proposals
                 .push(Waiter::Request(key.clone(), number), command, deadline);
         if !waits {
-            self.request_committed(key, number, Outcome::TimedOut, now);
+            self.monitor_settled(key, &response, false, now);
         }
+    }
+
+    /// The client is answered. What could not be written follows with the updates.
+    fn monitor_settled(&mut self, key: &SessionKey, response: &Response, is_written: bool, now: Now) {
+        if !is_written {
+            self.note_monitor(key, true, now);
+        }
+        let request = Request::MonitorStart {
+            device: String::new(),
+        };
+        self.answer(key, &request, response, now);
     }
 
     fn monitor_stopped_by_client(&mut self, key: &SessionKey, request: &Request, now: Now) {

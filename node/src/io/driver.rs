@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tandem_shared::cluster::health::{Severity, Subject};
-use tandem_shared::cluster::{Applied, Change, Command, NodeId, SessionKey, SettingName, WatcherRecord};
+use tandem_shared::cluster::{Applied, Change, Command, NodeId, SettingName};
 use tandem_shared::io::admin::Readiness;
 use tandem_shared::io::environment;
 use tandem_shared::io::raft::{ChangeReceiver, Cluster, ClusterStatus};
@@ -16,8 +16,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::cti::{ChangedTimings, Connections, CtiInput, CtiOutput};
-use crate::following::{Following, Heard, Step, known_session};
-use crate::gateway::{Gateway, Input, KnownSession, Output, PairId, Report};
+use crate::following::{Following, Heard, Step};
+use crate::gateway::{Gateway, Input, Output, PairId, Report, View};
 
 use super::cti_link::CtiLinks;
 use super::outbound::OutboundRoute;
@@ -225,14 +225,6 @@ impl Driver {
         }
     }
 
-    fn known_watcher(&self, key: &SessionKey) -> Option<Box<WatcherRecord>> {
-        self.cluster.state().watcher(key).cloned().map(Box::new)
-    }
-
-    fn known_session(&self, key: &SessionKey) -> Option<KnownSession> {
-        known_session(key, &self.cluster.state())
-    }
-
     fn take_in_settings(&mut self) {
         let number = |name| self.cluster.state().setting_number(name);
         let session_timer = number(SettingName::SessionTimerSecs);
@@ -283,7 +275,11 @@ impl Driver {
     }
 
     fn take_in(&mut self, input: Input) {
-        for output in self.gateway.handle(input, clock::now(&self.cluster)) {
+        let view = View {
+            state: &self.cluster.state(),
+            phones: &self.presence,
+        };
+        for output in self.gateway.handle(input, view, clock::now(&self.cluster)) {
             self.perform(output);
         }
     }
@@ -313,23 +309,6 @@ impl Driver {
                 self.perform_cti(outputs);
             }
             Output::Propose { batch, command } => self.propose(batch, command),
-            Output::ReadSession { key } => {
-                let session = self.known_session(&key);
-                self.follow_ups.push_back(Input::SessionRead { key, session });
-            }
-            Output::ReadWatcher { key } => {
-                let watcher = self.known_watcher(&key);
-                self.follow_ups.push_back(Input::WatcherRead { key, watcher });
-            }
-            Output::ReadPresence { user } => {
-                let composed = self.presence.get(&user);
-                let keeper = self.cluster.state().calendar_owner(&user);
-                self.follow_ups.push_back(Input::PresenceRead {
-                    user,
-                    composed,
-                    is_kept_here: keeper == Some(self.identity.id),
-                });
-            }
             Output::Report(report) => self.report(&report),
         }
     }

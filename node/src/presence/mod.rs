@@ -12,4 +12,4 @@ pub use composition::{
     Activity, Availability, BusyShowsAs, Composed, CompositionSettings, Source, WorkingElsewhereShowsAs,
     compose,
 };
-pub use phones::Phones;
+pub use phones::{Phones, PhonesInUse};

@@ -4,6 +4,11 @@ use std::collections::HashMap;
 
 use tandem_shared::cluster::{CallState, SessionKey, SessionRecord};
 
+/// Tells who is on the phone.
+pub trait PhonesInUse {
+    fn is_in_use_by(&self, user: &str) -> bool;
+}
+
 /// Users with a call, by the sessions that report it. Sessions without a call are not remembered.
 #[derive(Debug, Clone, Default)]
 pub struct Phones {
@@ -12,11 +17,6 @@ pub struct Phones {
 }
 
 impl Phones {
-    #[must_use]
-    pub fn is_in_use_by(&self, user: &str) -> bool {
-        self.sessions.contains_key(user)
-    }
-
     /// The users who are on the phone, in no order.
     pub fn users(&self) -> impl Iterator<Item = &str> {
         self.sessions.keys().map(String::as_str)
@@ -57,6 +57,12 @@ impl Phones {
         }
         self.sessions.remove(&user);
         Some(user)
+    }
+}
+
+impl PhonesInUse for Phones {
+    fn is_in_use_by(&self, user: &str) -> bool {
+        self.sessions.contains_key(user)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::csta::{CstaMessage, Request, Response, decode};
 use crate::cti::{CtiConnectionId, CtiFailure, RequestToken};
 use crate::directory::{Directory, read_file};
 use crate::gateway::*;
-use crate::presence::{CompositionSettings, compose};
+use crate::presence::Phones;
 
 pub(super) const LINE: &str = "tel:4711;phone-context=dialstring";
 
@@ -58,7 +58,6 @@ pub(super) struct Bench {
     pub(super) gateway: Gateway,
     pub(super) now: Now,
     pub(super) state: ClusterState,
-    node: NodeId,
     /// Batches are committed at once.
     pub(super) quorum: bool,
     pub(super) sent: Vec<Sent>,
@@ -99,7 +98,6 @@ impl Bench {
                 cluster_ms: 1_800_000_000_000,
             },
             state,
-            node: NodeId(node),
             quorum: true,
             sent: Vec::new(),
             asked: Vec::new(),
@@ -136,7 +134,12 @@ impl Bench {
     }
 
     pub(super) fn input(&mut self, input: Input) {
-        let outputs = self.gateway.handle(input, self.now);
+        let phones = Phones::of(self.state.sessions());
+        let view = View {
+            state: &self.state,
+            phones: &phones,
+        };
+        let outputs = self.gateway.handle(input, view, self.now);
         for output in outputs {
             self.perform(output);
         }
@@ -162,24 +165,6 @@ impl Bench {
                 self.proposed.push(command.clone());
                 self.pending.push((batch, command));
             }
-            Output::ReadSession { key } => {
-                let session = self.known(&key);
-                self.input(Input::SessionRead { key, session });
-            }
-            Output::ReadWatcher { key } => {
-                let watcher = self.state.watcher(&key).cloned().map(Box::new);
-                self.input(Input::WatcherRead { key, watcher });
-            }
-            Output::ReadPresence { user } => {
-                let (record, settings) = (self.state.presence(&user), CompositionSettings::default());
-                let composed = compose(record, false, settings, self.now.unix_ms);
-                let is_kept_here = self.state.calendar_owner(&user) == Some(self.node);
-                self.input(Input::PresenceRead {
-                    user,
-                    composed,
-                    is_kept_here,
-                });
-            }
             Output::Report(report) => self.reports.push(report),
         }
     }
@@ -202,15 +187,7 @@ impl Bench {
     }
 
     pub(super) fn known(&self, key: &SessionKey) -> Option<KnownSession> {
-        let record = self.state.session(key)?;
-        let begun = self
-            .state
-            .intents_of(key)
-            .any(|(_, intent)| intent.result.is_none());
-        Some(KnownSession {
-            record: Box::new(record.clone()),
-            call_begun: begun,
-        })
+        KnownSession::look_up(key, &self.state)
     }
 
     pub(super) fn pass(&mut self, span: Duration) {

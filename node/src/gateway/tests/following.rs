@@ -458,10 +458,12 @@ fn a_session_that_moved_before_its_opening_is_heard_of_is_left() {
 #[test]
 fn a_session_that_an_older_state_did_not_know_comes_back_when_its_opening_is_heard_of() {
     let mut world = World::new();
+    let older = world.bench.state.clone();
     world.perform(Action::SignIn);
-    let key = world.bench.gateway.sessions.keys().next().unwrap().clone();
-    world.bench.input(Input::SessionRead { key, session: None });
+    let newer = std::mem::replace(&mut world.bench.state, older);
+    world.bench.input(Input::StateReplaced { sessions: Vec::new() });
     assert!(world.held().is_empty());
+    world.bench.state = newer;
     world.settle();
     world.check();
     assert_eq!(world.held().len(), 1);

@@ -10,12 +10,17 @@ use super::super::adoption::Held;
 use super::super::handover::NOT_OWNER;
 use super::super::proposals::{Outcome, Waiter};
 use super::super::session::QueuedRequest;
-use super::super::{AdoptionPolicy, Gateway, Now, Output, Report};
+use super::super::{AdoptionPolicy, Gateway, Now, Report, View};
 use super::{Watcher, WatcherReport};
 
 impl Gateway {
     /// A SUBSCRIBE with a To-tag: of a watcher of ours, or of one who may become it.
-    pub(in crate::gateway) fn resubscribe_arrived(&mut self, queued: QueuedRequest, now: Now) {
+    pub(in crate::gateway) fn resubscribe_arrived(
+        &mut self,
+        queued: QueuedRequest,
+        view: View<'_>,
+        now: Now,
+    ) {
         let tag = queued.raw.to_tag().unwrap_or_default();
         let key = SessionKey::new(String::from_utf8_lossy(tag));
         if self.watchers.table.get(&key).is_some() {
@@ -35,21 +40,19 @@ impl Gateway {
         });
         held.requests.push_back(queued);
         if held.requests.len() == 1 {
-            self.outputs.push(Output::ReadWatcher { key });
+            self.look_up_watcher(&key, view, now);
         }
     }
 
-    pub(in crate::gateway) fn watcher_read(
-        &mut self,
-        key: &SessionKey,
-        record: Option<WatcherRecord>,
-        now: Now,
-    ) {
-        match record {
-            Some(record) if record.owner == self.config.node => self.adopt_watcher(record, now),
+    /// Whose the watcher is by the state, and what follows.
+    pub(super) fn look_up_watcher(&mut self, key: &SessionKey, view: View<'_>, now: Now) {
+        match view.state.watcher(key) {
+            Some(record) if record.owner == self.config.node => {
+                self.adopt_watcher(record.clone(), view, now);
+            }
             Some(record) => {
                 self.leave_watcher(key, now);
-                self.ask_for_watcher(key, &record, now);
+                self.ask_for_watcher(key, record, now);
             }
             None => {
                 // What is still to be written of him is not in the state yet.
@@ -90,13 +93,19 @@ impl Gateway {
     }
 
     /// Ours now, or another's after all: the state tells.
-    pub(in crate::gateway) fn watcher_adoption_committed(&mut self, key: &SessionKey, outcome: &Outcome) {
+    pub(in crate::gateway) fn watcher_adoption_committed(
+        &mut self,
+        key: &SessionKey,
+        outcome: &Outcome,
+        view: View<'_>,
+        now: Now,
+    ) {
         let Some(held) = self.watchers.held.get_mut(key) else {
             return;
         };
         held.adopting = false;
         if outcome.says_who_owns() {
-            self.outputs.push(Output::ReadWatcher { key: key.clone() });
+            self.look_up_watcher(key, view, now);
         }
     }
 
@@ -105,10 +114,11 @@ impl Gateway {
         &mut self,
         key: &SessionKey,
         record: Option<WatcherRecord>,
+        view: View<'_>,
         now: Now,
     ) {
         match record {
-            Some(record) if record.owner == self.config.node => self.adopt_watcher(record, now),
+            Some(record) if record.owner == self.config.node => self.adopt_watcher(record, view, now),
             Some(_) => {
                 self.leave_watcher(key, now);
                 let has_held = self.watchers.held.contains_key(key);
@@ -126,17 +136,23 @@ impl Gateway {
 
     /// Any number of changes may have gone unheard, or this node has just registered: these are its watchers. Each
     /// that the state does not give to it is looked up, as [`Gateway::state_replaced`] does with sessions.
-    pub(in crate::gateway) fn watchers_replaced(&mut self, records: Vec<WatcherRecord>, now: Now) {
+    pub(in crate::gateway) fn watchers_replaced(
+        &mut self,
+        records: Vec<WatcherRecord>,
+        view: View<'_>,
+        now: Now,
+    ) {
         let owned: BTreeSet<&SessionKey> = records.iter().map(|record| &record.key).collect();
         let known = self.watchers.table.iter().map(|(key, _)| key);
         let concerned = known.chain(self.watchers.held.keys());
         let elsewhere: BTreeSet<SessionKey> = concerned.filter(|key| !owned.contains(key)).cloned().collect();
         for record in records {
-            self.adopt_watcher(record, now);
+            self.adopt_watcher(record, view, now);
         }
-        let lookups = elsewhere.into_iter().map(|key| Output::ReadWatcher { key });
-        self.outputs.extend(lookups);
-        self.all_presence_changed();
+        for key in elsewhere {
+            self.look_up_watcher(&key, view, now);
+        }
+        self.all_presence_changed(view, now);
     }
 
     /// The cluster has given this node's watchers to others.
@@ -148,7 +164,7 @@ impl Gateway {
     }
 
     /// He goes on from the record: with the present state at once, since nobody knows what he was told last.
-    fn adopt_watcher(&mut self, record: WatcherRecord, now: Now) {
+    fn adopt_watcher(&mut self, record: WatcherRecord, view: View<'_>, now: Now) {
         let key = record.key.clone();
         match self.watchers.table.get(&key) {
             Some(watcher) if watcher.record.epoch >= record.epoch => {
@@ -176,7 +192,7 @@ impl Gateway {
         if self.directory.user(&user).is_none() {
             return self.end_watching_of_removed_users(now);
         }
-        self.read_presence(&user);
+        self.look_at_presence(&user, view, now);
     }
 
     /// Another node goes on with him: nothing is said to him here.

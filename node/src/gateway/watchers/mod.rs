@@ -28,7 +28,7 @@ use crate::presence::pidf::Profile;
 use super::adoption::Held;
 use super::departed::Departed;
 use super::pairs::PairId;
-use super::{Gateway, ISOLATED_GRACE, Now, Report};
+use super::{Gateway, ISOLATED_GRACE, Now, Report, View};
 
 pub(super) use subscribe::PIDF;
 use table::WatcherTable;
@@ -319,8 +319,8 @@ impl Gateway {
     }
 
     /// Lets a watcher that this step has touched go on as far as he can.
-    pub(super) fn attend_watcher(&mut self, key: &SessionKey, now: Now) {
-        self.notify(key, now);
+    pub(super) fn attend_watcher(&mut self, key: &SessionKey, view: View<'_>, now: Now) {
+        self.notify(key, view, now);
         self.watchers.table.index_deadline(key, now.instant);
     }
 

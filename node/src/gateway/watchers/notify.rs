@@ -11,12 +11,12 @@ use crate::presence::{Composed, pidf};
 use crate::sip::dialog;
 
 use super::super::events::is_from_front_end;
-use super::super::{Gateway, Now, Output, PairId, Report, new_branch, via};
+use super::super::{Gateway, Now, Output, PairId, Report, View, new_branch, via};
 use super::{Due, EndOfSubscription, PIDF, TRANSACTION_TIMEOUT, UnderWay, Watcher, WatcherReport};
 
 impl Gateway {
     /// Tells the watcher what he is to be told, unless something forbids it for now.
-    pub(super) fn notify(&mut self, key: &SessionKey, now: Now) {
+    pub(super) fn notify(&mut self, key: &SessionKey, view: View<'_>, now: Now) {
         // An owner that may have been replaced starts nothing.
         if self.authority == Authority::Isolated {
             return;
@@ -29,7 +29,7 @@ impl Gateway {
         }
         let (connection, address) = (watcher.record.connection, watcher.record.client_address);
         let next_hop = dialog::next_hop(&watcher.record.dialog);
-        let Some(composed) = self.presence_for(key) else {
+        let Some(composed) = self.presence_for(key, view, now) else {
             return;
         };
         let Some(pair) = self.path_along(connection, address, &next_hop) else {
@@ -41,8 +41,8 @@ impl Gateway {
         }
     }
 
-    /// `None` until it is known. The last word about a user who is gone tells nothing of him.
-    fn presence_for(&mut self, key: &SessionKey) -> Option<Composed> {
+    /// As it was looked at last, or now. The last word about a user who is gone tells nothing of him.
+    fn presence_for(&mut self, key: &SessionKey, view: View<'_>, now: Now) -> Option<Composed> {
         let watcher = self.watchers.table.get(key)?;
         let user = watcher.record.presentity.clone();
         let known = self.watchers.table.presentity(&user)?.composed;
@@ -50,7 +50,8 @@ impl Gateway {
             return Some(Composed::UNKNOWN);
         }
         if known.is_none() {
-            self.read_presence(&user);
+            self.look_at_presence(&user, view, now);
+            return self.watchers.table.presentity(&user)?.composed;
         }
         known
     }
@@ -86,7 +87,13 @@ impl Gateway {
     }
 
     /// An answer to a NOTIFY: its From-tag is the watcher's key.
-    pub(in crate::gateway) fn notify_answered(&mut self, raw: &RawMessage, status: u16, now: Now) {
+    pub(in crate::gateway) fn notify_answered(
+        &mut self,
+        raw: &RawMessage,
+        status: u16,
+        view: View<'_>,
+        now: Now,
+    ) {
         let key = SessionKey::new(String::from_utf8_lossy(raw.from_tag().unwrap_or_default()));
         let branch = raw.via_branch().unwrap_or_default();
         let Some(watcher) = self.watcher_mut(&key) else {
@@ -101,7 +108,7 @@ impl Gateway {
         }
         watcher.under_way = None;
         if status == 481 && is_from_front_end(raw) {
-            return self.notify_fenced(&key, now);
+            return self.notify_fenced(&key, view, now);
         }
         watcher.fenced = 0;
         self.report(Report::Watcher(WatcherReport::NotifyAnswered { status }));
@@ -111,16 +118,15 @@ impl Gateway {
     }
 
     /// Another node may own the watcher: the state tells, and if none does, the same is told again.
-    fn notify_fenced(&mut self, key: &SessionKey, now: Now) {
+    fn notify_fenced(&mut self, key: &SessionKey, view: View<'_>, now: Now) {
         self.report(Report::Fenced { key: key.clone() });
-        self.outputs.push(Output::ReadWatcher { key: key.clone() });
-        let Some(watcher) = self.watchers.table.get_mut(key) else {
-            return;
-        };
-        watcher.fenced += 1;
-        watcher.told = None;
-        watcher.due = Due::Change;
-        watcher.not_before = now.instant + FENCED_WAIT * watcher.fenced.min(FENCED_WAITS_MAX);
+        if let Some(watcher) = self.watchers.table.get_mut(key) {
+            watcher.fenced += 1;
+            watcher.told = None;
+            watcher.due = Due::Change;
+            watcher.not_before = now.instant + FENCED_WAIT * watcher.fenced.min(FENCED_WAITS_MAX);
+        }
+        self.look_up_watcher(key, view, now);
     }
 
     /// The connection broke before the watcher could have answered: he may not have had the NOTIFY.

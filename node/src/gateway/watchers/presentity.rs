@@ -4,45 +4,37 @@ use tandem_shared::cluster::SessionKey;
 
 use crate::presence::Composed;
 
-use super::super::{Gateway, Now, Output, Report};
+use super::super::{Gateway, Now, Report, View};
 use super::{EndOfSubscription, WatcherReport};
 
 impl Gateway {
     /// Something has happened that a user's presence is made of.
-    pub(in crate::gateway) fn presence_changed(&mut self, user: &str) {
-        if self.watchers.table.presentity(user).is_some() {
-            self.read_presence(user);
-        } else if self.publishes() {
-            let user = user.to_owned();
-            self.outputs.push(Output::ReadPresence { user });
+    pub(in crate::gateway) fn presence_changed(&mut self, user: &str, view: View<'_>, now: Now) {
+        if self.watchers.table.presentity(user).is_some() || self.publishes() {
+            self.look_at_presence(user, view, now);
         }
     }
 
     /// So much has changed that nobody tells of single users.
-    pub(in crate::gateway) fn all_presence_changed(&mut self) {
+    pub(in crate::gateway) fn all_presence_changed(&mut self, view: View<'_>, now: Now) {
         let users: Vec<String> = self.watchers.table.presentities().cloned().collect();
         for user in users {
-            self.read_presence(&user);
+            self.look_at_presence(&user, view, now);
         }
     }
 
-    /// One question at a time; what is read is as new as the answer.
-    pub(super) fn read_presence(&mut self, user: &str) {
-        let Some(presentity) = self.watchers.table.presentity_mut(user) else {
-            return;
-        };
-        if !std::mem::replace(&mut presentity.is_being_read, true) {
-            self.outputs.push(Output::ReadPresence {
-                user: user.to_owned(),
-            });
-        }
+    /// Watchers and publisher take in what the user's presence is now.
+    pub(super) fn look_at_presence(&mut self, user: &str, view: View<'_>, now: Now) {
+        let composed = view.composed(user, now);
+        self.tell_watchers_of(user, composed);
+        let is_kept_here = view.state.calendar_owner(user) == Some(self.config.node);
+        self.publish_presence(user, composed, is_kept_here, now);
     }
 
-    pub(in crate::gateway) fn presence_read(&mut self, user: &str, composed: Composed) {
+    fn tell_watchers_of(&mut self, user: &str, composed: Composed) {
         let Some(presentity) = self.watchers.table.presentity_mut(user) else {
             return;
         };
-        presentity.is_being_read = false;
         if presentity.composed.replace(composed) == Some(composed) {
             return;
         }

@@ -12,7 +12,7 @@ use crate::sip::dialog::{self, Caller};
 use crate::sip::transaction;
 
 use super::super::session::QueuedRequest;
-use super::super::{Gateway, Now, Pair, PairId, PairPurpose, Report};
+use super::super::{Gateway, Now, Pair, PairId, PairPurpose, Report, View};
 use super::{Due, EndOfSubscription, Watcher, WatcherReport, WhoMayWatch};
 
 /// Why a SUBSCRIBE is refused. Never 503 (ARCHITECTURE.md §4).
@@ -38,6 +38,7 @@ impl Gateway {
         pair_id: PairId,
         raw: RawMessage,
         request: Request,
+        view: View<'_>,
         now: Now,
     ) {
         let Some(pair) = self.pairs.get(pair_id).cloned() else {
@@ -51,7 +52,7 @@ impl Gateway {
             return self.accept(&known, &queued, now);
         }
         match self.check_subscribe(&queued, &pair, now) {
-            Ok((record, wanted)) => self.subscribe(record, &wanted, &queued, now),
+            Ok((record, wanted)) => self.subscribe(record, &wanted, &queued, view, now),
             Err(refused) => self.refuse_subscribe(&queued, &refused),
         }
     }
@@ -116,7 +117,14 @@ impl Gateway {
         }
     }
 
-    fn subscribe(&mut self, record: WatcherRecord, wanted: &Wanted, queued: &QueuedRequest, now: Now) {
+    fn subscribe(
+        &mut self,
+        record: WatcherRecord,
+        wanted: &Wanted,
+        queued: &QueuedRequest,
+        view: View<'_>,
+        now: Now,
+    ) {
         let key = record.key.clone();
         let user = record.presentity.clone();
         let mut watcher = Watcher::new(record, now);
@@ -126,7 +134,7 @@ impl Gateway {
         }
         self.watchers.table.insert(watcher);
         self.accept(&key, queued, now);
-        self.read_presence(&user);
+        self.look_at_presence(&user, view, now);
         if wanted.expires_secs > 0 {
             self.report(Report::Watcher(WatcherReport::Started));
             self.write_watcher(&key, now);

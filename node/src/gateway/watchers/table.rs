@@ -14,10 +14,8 @@ use super::Watcher;
 #[derive(Debug, Default)]
 pub(super) struct Presentity {
     pub(super) watchers: BTreeSet<SessionKey>,
-    /// As it was read last.
+    /// As it was looked at last.
     pub(super) composed: Option<Composed>,
-    /// It has been asked for.
-    pub(super) is_being_read: bool,
 }
 
 #[derive(Debug, Default)]

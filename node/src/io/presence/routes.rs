@@ -14,7 +14,7 @@ use super::stream::Streams;
 use super::view::PresenceView;
 use crate::io::clock;
 use crate::io::directory_watch::{self, DirectoryFile};
-use crate::presence::Composed;
+use crate::presence::{Composed, PhonesInUse};
 
 /// What the routes need to answer.
 #[derive(Clone)]
@@ -175,7 +175,7 @@ impl PresenceRoutes {
         let record = record.unwrap_or_default();
         UserView {
             presence: ComposedView::of(user, &self.view.get(user)),
-            on_the_phone: self.view.is_on_the_phone(user),
+            on_the_phone: self.view.is_in_use_by(user),
             calendar_enabled: enabled.unwrap_or(of_directory),
             calendar: record.calendar.map(CalendarView::of),
             manual: ManualView::of(&record),

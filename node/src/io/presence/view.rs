@@ -13,7 +13,7 @@ use tokio::sync::broadcast;
 use super::metrics::PresenceMetrics;
 use crate::io::clock;
 use crate::presence::composition::next_change_ms;
-use crate::presence::{Composed, CompositionSettings, Phones, compose};
+use crate::presence::{Composed, CompositionSettings, Phones, PhonesInUse, compose};
 
 /// The presence of one user has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl PresenceView {
     /// By the directory's user id.
     #[must_use]
     pub fn get(&self, user: &str) -> Composed {
-        let on_the_phone = self.is_on_the_phone(user);
+        let on_the_phone = self.is_in_use_by(user);
         let now_ms = clock::unix_ms();
         let state = self.shared.cluster.state();
         compose(
@@ -63,11 +63,6 @@ impl PresenceView {
             CompositionSettings::of(&state),
             now_ms,
         )
-    }
-
-    #[must_use]
-    pub fn is_on_the_phone(&self, user: &str) -> bool {
-        self.with_phones(|phones| phones.is_in_use_by(user))
     }
 
     /// Changes from now on. Subscribing first and then calling [`Self::get`] misses nothing; a receiver that falls too
@@ -127,6 +122,12 @@ impl PresenceView {
 
     fn change_phones<R>(&self, change: impl FnOnce(&mut Phones) -> R) -> R {
         change(&mut self.shared.phones.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl PhonesInUse for PresenceView {
+    fn is_in_use_by(&self, user: &str) -> bool {
+        self.with_phones(|phones| phones.is_in_use_by(user))
     }
 }
 
