@@ -11,7 +11,9 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use tandem_shared::cluster::{Change, ClusterState, NodeId, NodeRecord, NodeState, SessionKey};
+use tandem_shared::cluster::{
+    Change, ClusterState, NodeId, NodeRecord, NodeState, SessionChange, SessionKey, WatcherChange,
+};
 
 /// What the cluster says of its nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,21 +129,15 @@ impl Membership {
 /// A session that came back to the node of its tag stays in the table: the fence wants to know its owner as well.
 fn moved_key(change: &Change) -> Option<&SessionKey> {
     match change {
-        Change::SessionMoved { key, .. }
-        | Change::WatcherMoved { key, .. }
-        | Change::SessionClosed { key, .. }
-        | Change::WatcherRemoved { key, .. } => Some(key),
-        Change::NodeChanged(_)
-        | Change::SessionOpened(_)
-        | Change::SessionUpdated(_)
-        | Change::SettingChanged { .. }
-        | Change::CasAssignmentChanged { .. }
-        | Change::CasGatewaysChanged
+        Change::Session(SessionChange::Moved { key, .. } | SessionChange::Closed { key, .. })
+        | Change::Watcher(WatcherChange::Moved { key, .. } | WatcherChange::Removed { key, .. }) => Some(key),
+        Change::Session(SessionChange::Opened(_) | SessionChange::Updated(_))
+        | Change::Watcher(WatcherChange::Written(_))
+        | Change::Node(_)
+        | Change::Calendar(_)
+        | Change::Presence { .. }
+        | Change::Setting { .. }
         | Change::RebalanceRequested { .. }
-        | Change::CalendarEnabledChanged { .. }
-        | Change::CallbacksReceived { .. }
-        | Change::PresenceChanged { .. }
-        | Change::WatcherChanged(_)
         | Change::Replaced => None,
     }
 }
@@ -226,7 +222,7 @@ mod tests {
         drop(membership.begin(&state, start));
         state.apply(lost(2, 1));
         let later = start + MS * 60;
-        let change = Change::NodeChanged(NodeId(2));
+        let change = Change::Node(NodeId(2));
         assert_eq!(membership.changed(&[change], &state, later).1, []);
         let news = membership.confirmed(Some(start + MS), &state, later);
         assert_eq!(states(&news), [(1, NodeState::Lost)]);
@@ -243,10 +239,10 @@ mod tests {
         assert_eq!(membership.confirmed(None, &state, start + MS * 5000), []);
         state.apply(registered(1, 2));
         state.apply(lost(1, 2));
-        let (_, news) = membership.changed(&[Change::NodeChanged(NodeId(1))], &state, start + MS * 5010);
+        let (_, news) = membership.changed(&[Change::Node(NodeId(1))], &state, start + MS * 5010);
         assert_eq!(news, []);
         state.apply(registered(1, 3));
-        let (_, news) = membership.changed(&[Change::NodeChanged(NodeId(1))], &state, start + MS * 5020);
+        let (_, news) = membership.changed(&[Change::Node(NodeId(1))], &state, start + MS * 5020);
         assert_eq!(states(&news), [(1, NodeState::Live)]);
         assert_eq!(
             membership.confirmed(Some(start + MS * 5015), &state, start + MS * 5030),

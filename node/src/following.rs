@@ -10,7 +10,9 @@
 
 use std::time::{Duration, Instant};
 
-use tandem_shared::cluster::{Applied, Change, ClusterState, Incarnation, NodeId, NodeState, SessionKey};
+use tandem_shared::cluster::{
+    Applied, Change, ClusterState, Incarnation, NodeId, NodeState, SessionChange, SessionKey, WatcherChange,
+};
 use tandem_shared::planted::{Bug, planted};
 
 use crate::gateway::{Input, KnownSession};
@@ -228,45 +230,53 @@ impl Following {
     }
 
     fn change(&self, change: &Change, is_inside: bool, state: &ClusterState, steps: &mut Vec<Step>) {
-        let id = self.id;
-        let input = match change {
-            Change::SettingChanged { .. } => return steps.push(Step::TakeInSettings),
+        match change {
+            Change::Setting { .. } => steps.push(Step::TakeInSettings),
             // Outside, what the log says of the node is about another incarnation.
-            _ if !is_inside => return,
-            Change::Replaced => return self.take_in(state, steps),
-            Change::NodeChanged(_) => return steps.push(Step::LookAtPresence),
+            _ if !is_inside => {}
+            Change::Replaced => self.take_in(state, steps),
+            Change::Node(_) => steps.push(Step::LookAtPresence),
             Change::RebalanceRequested { per_second } => {
-                return steps.push(Step::Rebalance {
-                    per_second: *per_second,
-                });
+                let per_second = *per_second;
+                steps.push(Step::Rebalance { per_second });
             }
-            Change::SessionOpened(key) => state.session(key).map(|record| Input::SessionOpened {
+            Change::Session(change) => steps.extend(self.session(change, state).map(to_gateway)),
+            Change::Watcher(change) => steps.extend(self.watcher(change, state).map(to_gateway)),
+            // Presence is told of by its view; calendars have a loop of their own.
+            Change::Presence { .. } | Change::Calendar(_) => {}
+        }
+    }
+
+    fn session(&self, change: &SessionChange, state: &ClusterState) -> Option<Input> {
+        let id = self.id;
+        match change {
+            SessionChange::Opened(key) => state.session(key).map(|record| Input::SessionOpened {
                 record: Box::new(record.clone()),
             }),
-            Change::SessionMoved { key, from, to, .. } if *from == id || *to == id => {
+            SessionChange::Moved { key, from, to, .. } if *from == id || *to == id => {
                 Some(session_changed(key, state))
             }
-            Change::SessionClosed { key, owner } if *owner == id => Some(session_changed(key, state)),
-            Change::WatcherMoved { key, from, to } if *from == id || *to == id => {
+            SessionChange::Closed { key, owner } if *owner == id => Some(session_changed(key, state)),
+            // A session's owner knows what it has written.
+            SessionChange::Moved { .. } | SessionChange::Closed { .. } | SessionChange::Updated(_) => None,
+        }
+    }
+
+    fn watcher(&self, change: &WatcherChange, state: &ClusterState) -> Option<Input> {
+        let id = self.id;
+        match change {
+            WatcherChange::Moved { key, from, to } if *from == id || *to == id => {
                 Some(watcher_changed(key, state))
             }
-            Change::WatcherRemoved { key, owner } if *owner == id => Some(watcher_changed(key, state)),
-            // A watcher's owner knows what it has written; presence is told of by its view; calendars have a loop of
-            // their own.
-            Change::SessionMoved { .. }
-            | Change::SessionClosed { .. }
-            | Change::WatcherMoved { .. }
-            | Change::WatcherRemoved { .. }
-            | Change::SessionUpdated(_)
-            | Change::WatcherChanged(_)
-            | Change::PresenceChanged { .. }
-            | Change::CasAssignmentChanged { .. }
-            | Change::CasGatewaysChanged
-            | Change::CalendarEnabledChanged { .. }
-            | Change::CallbacksReceived { .. } => None,
-        };
-        steps.extend(input.map(|input| Step::Gateway(Box::new(input))));
+            WatcherChange::Removed { key, owner } if *owner == id => Some(watcher_changed(key, state)),
+            // A watcher's owner knows what it has written.
+            WatcherChange::Moved { .. } | WatcherChange::Removed { .. } | WatcherChange::Written(_) => None,
+        }
     }
+}
+
+fn to_gateway(input: Input) -> Step {
+    Step::Gateway(Box::new(input))
 }
 
 fn session_changed(key: &SessionKey, state: &ClusterState) -> Input {

@@ -295,54 +295,78 @@ pub enum Refusal {
     DiskNearlyFull,
 }
 
-/// What a command changed, in order, for those who act on it.
+/// What a command changed, in order, for those who act on it. It says where to look; what is there is in the state.
+///
+/// Changes are told within one process and never written down.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    NodeChanged(NodeId),
-    SessionOpened(SessionKey),
-    /// The session has a new owner; `from` had it before.
-    SessionMoved {
+    Node(NodeId),
+    Session(SessionChange),
+    Watcher(WatcherChange),
+    Calendar(CalendarChange),
+    /// Something replicated of which the user's presence is composed, apart from calls.
+    Presence {
+        user: String,
+    },
+    Setting {
+        name: String,
+    },
+    RebalanceRequested {
+        per_second: u32,
+    },
+    /// A snapshot replaced the state: whoever follows changes reads it anew.
+    Replaced,
+}
+
+/// What became of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionChange {
+    Opened(SessionKey),
+    /// It has a new owner; `from` had it before.
+    Moved {
         key: SessionKey,
         from: NodeId,
         to: NodeId,
         epoch: Epoch,
     },
-    SessionUpdated(SessionKey),
-    SessionClosed {
+    Updated(SessionKey),
+    Closed {
         key: SessionKey,
         owner: NodeId,
     },
-    SettingChanged {
-        name: String,
+}
+
+/// What became of a watcher's subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WatcherChange {
+    /// It is new, or its owner has written something else of it.
+    Written(SessionKey),
+    /// It has a new owner; `from` had it before.
+    Moved {
+        key: SessionKey,
+        from: NodeId,
+        to: NodeId,
     },
-    CasAssignmentChanged {
+    Removed {
+        key: SessionKey,
+        owner: NodeId,
+    },
+}
+
+/// What concerns those who follow calendars.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CalendarChange {
+    /// The user has another Client Access Server, or none.
+    Assigned {
         user: String,
     },
-    CasGatewaysChanged,
-    RebalanceRequested {
-        per_second: u32,
-    },
+    /// Which Client Access Servers there are, where they are, or whether they take users.
+    Gateways,
     /// An administrator switched calendars on or off.
-    CalendarEnabledChanged {
+    Enabled {
         users: Vec<String>,
     },
     CallbacksReceived {
         callbacks: Vec<CallbackNote>,
     },
-    PresenceChanged {
-        user: String,
-    },
-    WatcherChanged(SessionKey),
-    /// The watcher has a new owner; `from` had it before.
-    WatcherMoved {
-        key: SessionKey,
-        from: NodeId,
-        to: NodeId,
-    },
-    WatcherRemoved {
-        key: SessionKey,
-        owner: NodeId,
-    },
-    /// A snapshot replaced the state: whoever follows changes reads it anew.
-    Replaced,
 }

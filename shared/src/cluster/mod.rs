@@ -28,7 +28,7 @@ pub mod witness;
 
 pub use assignment::{Assignment, AssignmentReason, CasEndpoint, CasGateway, CasId};
 pub use authority::Authority;
-pub use command::{Applied, Change, Command, Refusal};
+pub use command::{Applied, CalendarChange, Change, Command, Refusal, SessionChange, WatcherChange};
 pub use disk_space::{DiskSpace, DiskSpaceLimits};
 pub use format::Format;
 pub use membership::{ClusterIdentity, DirectoryId, MemberAddress, MemberRecord, MemberRole, RaftId};

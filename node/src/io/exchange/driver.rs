@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tandem_shared::cluster::{Authority, CasEndpoint, CasId, Change, NodeId};
+use tandem_shared::cluster::{Authority, CalendarChange, CasEndpoint, CasId, Change, NodeId};
 use tandem_shared::io::raft::{ChangeReceiver, Cluster, ClusterStatus};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
@@ -196,15 +196,30 @@ impl Running {
 
     fn change(&mut self, change: &Change, reassigned: &mut Vec<String>) {
         match change {
-            Change::NodeChanged(_) => {
+            Change::Node(_) => {
                 self.standing_changed();
                 self.take_in_recorded();
             }
-            Change::SettingChanged { .. } => self.take_in_settings(),
-            Change::CasGatewaysChanged => self.take_in_gateways(),
-            Change::CalendarEnabledChanged { .. } => self.take_in_users(),
-            Change::CasAssignmentChanged { user } => reassigned.push(user.clone()),
-            Change::CallbacksReceived { callbacks } => {
+            Change::Setting { .. } => self.take_in_settings(),
+            Change::Calendar(change) => self.calendar_change(change, reassigned),
+            Change::Replaced => {
+                self.standing_changed();
+                self.take_in_state();
+            }
+            // These are the gateway's, the watchers' and those of whoever evens out shares.
+            Change::Session(_)
+            | Change::Watcher(_)
+            | Change::Presence { .. }
+            | Change::RebalanceRequested { .. } => {}
+        }
+    }
+
+    fn calendar_change(&mut self, change: &CalendarChange, reassigned: &mut Vec<String>) {
+        match change {
+            CalendarChange::Gateways => self.take_in_gateways(),
+            CalendarChange::Enabled { .. } => self.take_in_users(),
+            CalendarChange::Assigned { user } => reassigned.push(user.clone()),
+            CalendarChange::CallbacksReceived { callbacks } => {
                 for note in callbacks {
                     if self.owns(&note.user) {
                         self.take_in(Input::Pushed {
@@ -215,20 +230,6 @@ impl Running {
                     }
                 }
             }
-            Change::Replaced => {
-                self.standing_changed();
-                self.take_in_state();
-            }
-            // These concern the gateway, watchers and rebalancing.
-            Change::SessionOpened(_)
-            | Change::SessionMoved { .. }
-            | Change::SessionUpdated(_)
-            | Change::SessionClosed { .. }
-            | Change::RebalanceRequested { .. }
-            | Change::PresenceChanged { .. }
-            | Change::WatcherChanged(_)
-            | Change::WatcherMoved { .. }
-            | Change::WatcherRemoved { .. } => {}
         }
     }
 

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use tandem_shared::cluster::{Change, ClusterState, SessionKey, SettingName};
+use tandem_shared::cluster::{Change, ClusterState, SessionChange, SessionKey, SettingName};
 use tandem_shared::io::raft::Cluster;
 use tandem_shared::io::shutdown::{Shutdown, Stage};
 use tokio::sync::broadcast;
@@ -152,26 +152,27 @@ impl Follower {
 
     fn take_in(&mut self, change: &Change) {
         match change {
-            Change::PresenceChanged { user } => self.read(user),
-            Change::SessionOpened(key) | Change::SessionUpdated(key) => self.read_session(key),
-            Change::SessionClosed { key, .. } => {
+            Change::Presence { user } => self.read(user),
+            Change::Session(change) => self.session_changed(change),
+            Change::Setting { name } if decides_presence(name) => self.read_again(),
+            Change::Replaced => self.read_all(),
+            Change::Setting { .. }
+            | Change::Node(_)
+            | Change::Calendar(_)
+            | Change::Watcher(_)
+            | Change::RebalanceRequested { .. } => {}
+        }
+    }
+
+    fn session_changed(&mut self, change: &SessionChange) {
+        match change {
+            SessionChange::Opened(key) | SessionChange::Updated(key) => self.read_session(key),
+            SessionChange::Closed { key, .. } => {
                 if let Some(user) = self.view.change_phones(|phones| phones.session_closed(key)) {
                     self.read(&user);
                 }
             }
-            Change::SettingChanged { name } if decides_presence(name) => self.read_again(),
-            Change::Replaced => self.read_all(),
-            Change::SettingChanged { .. }
-            | Change::NodeChanged(_)
-            | Change::SessionMoved { .. }
-            | Change::CasAssignmentChanged { .. }
-            | Change::CasGatewaysChanged
-            | Change::RebalanceRequested { .. }
-            | Change::CalendarEnabledChanged { .. }
-            | Change::CallbacksReceived { .. }
-            | Change::WatcherChanged(_)
-            | Change::WatcherMoved { .. }
-            | Change::WatcherRemoved { .. } => {}
+            SessionChange::Moved { .. } => {}
         }
     }
 

@@ -7,7 +7,7 @@ use imbl::OrdMap;
 
 use super::ClusterState;
 use crate::cluster::assignment::{Assignment, AssignmentReason, CasEndpoint, CasGateway, CasId};
-use crate::cluster::command::{Applied, Change, Refusal};
+use crate::cluster::command::{Applied, CalendarChange, Change, Refusal};
 use crate::cluster::node::NodeId;
 
 impl ClusterState {
@@ -37,7 +37,7 @@ impl ClusterState {
         if gateways != *self.gateways {
             self.next_gateway = self.position_in(&gateways);
             self.gateways = Arc::new(gateways);
-            changes.push(Change::CasGatewaysChanged);
+            changes.push(Change::Calendar(CalendarChange::Gateways));
         }
         self.place_strays(at_ms, changes);
         Applied::Done
@@ -112,9 +112,9 @@ impl ClusterState {
             let changed = self.set_endpoints(configured.into_iter().collect());
             let is_told = changes
                 .get(told_before..)
-                .is_some_and(|own| own.contains(&Change::CasGatewaysChanged));
+                .is_some_and(|own| own.contains(&Change::Calendar(CalendarChange::Gateways)));
             if changed && !is_told {
-                changes.push(Change::CasGatewaysChanged);
+                changes.push(Change::Calendar(CalendarChange::Gateways));
             }
         }
         applied
@@ -149,7 +149,7 @@ impl ClusterState {
             false => gateway.broken_for.remove(&node),
         };
         if changed {
-            changes.push(Change::CasGatewaysChanged);
+            changes.push(Change::Calendar(CalendarChange::Gateways));
             self.gateway_takes_users_again(changes);
         }
         Applied::Done
@@ -162,7 +162,7 @@ impl ClusterState {
             .filter_map(|gateway| gateway.broken_for.take(&node))
             .count();
         if closed > 0 {
-            changes.push(Change::CasGatewaysChanged);
+            changes.push(Change::Calendar(CalendarChange::Gateways));
             self.gateway_takes_users_again(changes);
         }
     }
@@ -192,7 +192,7 @@ impl ClusterState {
                     since_ms: at_ms,
                     reason: AssignmentReason::Rebalanced,
                 });
-                changes.push(Change::CasAssignmentChanged { user: user.clone() });
+                changes.push(Change::Calendar(CalendarChange::Assigned { user: user.clone() }));
             }
         }
         self.assignments_of(users.into_iter().map(|(user, ..)| user).collect())
@@ -205,7 +205,7 @@ impl ClusterState {
         };
         if gateway.eligible != eligible {
             gateway.eligible = eligible;
-            changes.push(Change::CasGatewaysChanged);
+            changes.push(Change::Calendar(CalendarChange::Gateways));
             self.gateway_takes_users_again(changes);
         }
         Applied::Done
@@ -269,7 +269,7 @@ impl ClusterState {
     pub(super) fn unassign_users(&mut self, users: &[String], changes: &mut Vec<Change>) -> Applied {
         for user in users {
             if self.assignments.remove(user.as_str()).is_some() {
-                changes.push(Change::CasAssignmentChanged { user: user.clone() });
+                changes.push(Change::Calendar(CalendarChange::Assigned { user: user.clone() }));
             }
             self.forget_calendar(user, changes);
         }
@@ -282,7 +282,7 @@ impl ClusterState {
         let epoch = former.map_or(0, |former| former.epoch.saturating_add(1));
         let avoid = former.map(|former| former.cas.clone());
         if let Some(cas) = self.take_turn(avoid.as_ref()) {
-            changes.push(Change::CasAssignmentChanged { user: user.clone() });
+            changes.push(Change::Calendar(CalendarChange::Assigned { user: user.clone() }));
             let assignment = Assignment {
                 cas,
                 epoch,
@@ -555,7 +555,7 @@ mod tests {
             node_that_minds(&mut state);
             let changes = apply_all(&mut state, [command.clone()]);
             assert_eq!(cas_of(&state, 1), "b", "{command:?}");
-            let placed = Change::CasAssignmentChanged { user: user(1) };
+            let placed = Change::Calendar(CalendarChange::Assigned { user: user(1) });
             assert!(changes.contains(&placed), "{command:?}: {changes:?}");
             let assignment = state.assignment(&user(1)).unwrap();
             assert_eq!(
@@ -584,7 +584,7 @@ mod tests {
     fn an_unassigned_user_is_forgotten() {
         let mut state = cluster_of(0);
         apply_all(&mut state, [gateways(&["a"]), assign([1])]);
-        let gone = vec![Change::CasAssignmentChanged { user: user(1) }];
+        let gone = vec![Change::Calendar(CalendarChange::Assigned { user: user(1) })];
         let unassign = Command::CasUnassign {
             users: vec![user(1), user(2)],
         };
@@ -629,12 +629,15 @@ mod tests {
         let first = configured(&[("a", "a.example.com"), ("b", "b.example.com")]);
         assert_eq!(
             apply_all(&mut state, [first.clone()]),
-            [Change::CasGatewaysChanged]
+            [Change::Calendar(CalendarChange::Gateways)]
         );
         apply_all(&mut state, [assign(0..2), eligible("b", false)]);
         assert_eq!(apply_all(&mut state, [first]), []);
         let elsewhere = configured(&[("a", "a.example.com"), ("b", "192.0.2.7")]);
-        assert_eq!(apply_all(&mut state, [elsewhere]), [Change::CasGatewaysChanged]);
+        assert_eq!(
+            apply_all(&mut state, [elsewhere]),
+            [Change::Calendar(CalendarChange::Gateways)]
+        );
         assert_eq!(state.cas_gateways()[1].endpoint.host, "192.0.2.7");
         assert!(!state.cas_gateways()[1].eligible, "an administrator's word stays");
         assert_eq!((cas_of(&state, 0), cas_of(&state, 1)), ("a", "b"));
@@ -655,7 +658,10 @@ mod tests {
         assert_eq!(spread(&state), BTreeMap::from([("b".to_owned(), 4)]));
         assert_eq!(apply_all(&mut state, [breaker("a", 2, true)]), []);
         let changes = apply_all(&mut state, [lost(2, 1)]);
-        assert!(changes.contains(&Change::CasGatewaysChanged), "{changes:?}");
+        assert!(
+            changes.contains(&Change::Calendar(CalendarChange::Gateways)),
+            "{changes:?}"
+        );
         assert!(
             state.cas_gateways()[0].takes_users(),
             "the breaker of a node that is gone is gone with it"
@@ -674,7 +680,10 @@ mod tests {
         let mut state = cluster_of(2);
         apply_all(&mut state, [gateways(&["a"]), breaker("a", 1, true)]);
         let changes = apply_all(&mut state, [registered(1, 2)]);
-        assert!(changes.contains(&Change::CasGatewaysChanged), "{changes:?}");
+        assert!(
+            changes.contains(&Change::Calendar(CalendarChange::Gateways)),
+            "{changes:?}"
+        );
         assert!(state.cas_gateways()[0].takes_users());
     }
 

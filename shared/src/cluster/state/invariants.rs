@@ -8,7 +8,7 @@ use super::assignments::GATEWAYS_MAX;
 use super::members::REMOVED_MEMBERS_MAX;
 use super::nodes::NODES_MAX;
 use crate::cluster::assignment::CasGateway;
-use crate::cluster::command::Change;
+use crate::cluster::command::{CalendarChange, Change, SessionChange, WatcherChange};
 use crate::cluster::node::NodeId;
 use crate::cluster::session::{Epoch, SessionKey, SessionRecord};
 
@@ -146,8 +146,26 @@ impl ClusterState {
 
     fn check_changed(&self, changes: &[Change]) -> Checked {
         changes.iter().try_for_each(|change| match change {
-            Change::SessionOpened(key) | Change::SessionUpdated(key) => self.check_key(key),
-            Change::SessionMoved { key, from, .. } | Change::SessionClosed { key, owner: from } => {
+            Change::Session(change) => self.check_changed_session(change),
+            Change::Watcher(WatcherChange::Written(key) | WatcherChange::Moved { key, .. }) => {
+                self.check_watcher(key)
+            }
+            Change::Presence { user } => self.check_presence(user),
+            Change::Calendar(CalendarChange::Gateways) => self.check_gateways(),
+            Change::Calendar(CalendarChange::Assigned { user }) => self.check_assignment(user),
+            Change::Calendar(CalendarChange::Enabled { .. } | CalendarChange::CallbacksReceived { .. })
+            | Change::Watcher(WatcherChange::Removed { .. })
+            | Change::Node(_)
+            | Change::Setting { .. }
+            | Change::RebalanceRequested { .. }
+            | Change::Replaced => Ok(()),
+        })
+    }
+
+    fn check_changed_session(&self, change: &SessionChange) -> Checked {
+        match change {
+            SessionChange::Opened(key) | SessionChange::Updated(key) => self.check_key(key),
+            SessionChange::Moved { key, from, .. } | SessionChange::Closed { key, owner: from } => {
                 let owner = self.session(key).map(|session| session.owner);
                 let is_listed = self.owned.get(from).is_some_and(|keys| keys.contains(key));
                 hold(
@@ -157,18 +175,7 @@ impl ClusterState {
                 )?;
                 self.check_key(key)
             }
-            Change::WatcherChanged(key) | Change::WatcherMoved { key, .. } => self.check_watcher(key),
-            Change::PresenceChanged { user } => self.check_presence(user),
-            Change::CasGatewaysChanged => self.check_gateways(),
-            Change::CasAssignmentChanged { user } => self.check_assignment(user),
-            Change::WatcherRemoved { .. }
-            | Change::NodeChanged(_)
-            | Change::SettingChanged { .. }
-            | Change::RebalanceRequested { .. }
-            | Change::CalendarEnabledChanged { .. }
-            | Change::CallbacksReceived { .. }
-            | Change::Replaced => Ok(()),
-        })
+        }
     }
 
     fn check_key(&self, key: &SessionKey) -> Checked {

@@ -38,7 +38,7 @@ pub use self::layout::LayoutError;
 pub use self::rebalance::SessionMove;
 pub use self::settings::{SettingKind, SettingName};
 use super::assignment::{Assignment, CasGateway};
-use super::command::{Applied, Change, Command, Refusal};
+use super::command::{Applied, CalendarChange, Change, Command, Refusal};
 use super::format::Format;
 use super::membership::{ClusterIdentity, RaftId};
 use super::node::{NodeId, NodeRecord, NodeState};
@@ -196,7 +196,7 @@ impl ClusterState {
             Command::CasMoved { users, at_ms } => self.move_chosen_users(users, at_ms, changes),
             Command::CalendarEnabled { users, enabled } => self.enable_calendars(users, enabled, changes),
             Command::CallbacksReceived { callbacks } => {
-                changes.push(Change::CallbacksReceived { callbacks });
+                changes.push(Change::Calendar(CalendarChange::CallbacksReceived { callbacks }));
                 Applied::Done
             }
             Command::CalendarPresenceChanged { node, users } => {

@@ -51,7 +51,7 @@ impl ClusterState {
         }
         let same_life = former.is_some_and(|former| former.incarnation == incarnation);
         self.nodes.insert(id, record);
-        changes.push(Change::NodeChanged(id));
+        changes.push(Change::Node(id));
         if !same_life {
             self.hand_over(id, changes);
             self.hand_over_watchers_of(id, changes);
@@ -79,7 +79,7 @@ impl ClusterState {
             return Applied::Done;
         }
         node.state = state;
-        changes.push(Change::NodeChanged(id));
+        changes.push(Change::Node(id));
         self.hand_over(id, changes);
         self.hand_over_orphaned_watchers(changes);
         self.forget_breakers_of(id, changes);
@@ -141,17 +141,18 @@ mod tests {
         apply_all, cluster_of, draining, key, lost, opened, registered, small_limits,
     };
     use super::*;
+    use crate::cluster::command::SessionChange;
 
     #[test]
     fn sessions_of_a_lost_node_go_to_their_heirs_in_order_with_their_epochs_raised() {
         let mut state = cluster_of(3);
         apply_all(&mut state, (0..300).map(|number| opened(1 + number % 3, number)));
         let changes = apply_all(&mut state, [lost(2, 1)]);
-        assert_eq!(changes[0], Change::NodeChanged(NodeId(2)));
+        assert_eq!(changes[0], Change::Node(NodeId(2)));
         let mut heirs = BTreeMap::<NodeId, u32>::new();
         let mut moved = Vec::new();
         for change in &changes[1..] {
-            let Change::SessionMoved { key, from, to, epoch } = change else {
+            let Change::Session(SessionChange::Moved { key, from, to, epoch }) = change else {
                 panic!("{change:?}");
             };
             assert_eq!(
@@ -270,11 +271,11 @@ mod tests {
         assert_eq!(
             changes,
             [
-                Change::NodeChanged(owner),
-                Change::SessionClosed {
+                Change::Node(owner),
+                Change::Session(SessionChange::Closed {
                     key: key(1, 1),
                     owner
-                }
+                })
             ]
         );
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::ClusterState;
-use crate::cluster::command::{Applied, Change, Refusal};
+use crate::cluster::command::{Applied, CalendarChange, Change, Refusal};
 use crate::cluster::node::{NodeId, successor_of_user};
 use crate::cluster::presence::{CalendarPresence, ManualPresence, PresenceRecord};
 
@@ -104,7 +104,7 @@ impl ClusterState {
             }
         }
         if !users.is_empty() {
-            changes.push(Change::CalendarEnabledChanged { users });
+            changes.push(Change::Calendar(CalendarChange::Enabled { users }));
         }
         Applied::Done
     }
@@ -135,7 +135,7 @@ impl ClusterState {
             return false;
         }
         record.version = record.version.saturating_add(1);
-        changes.push(Change::PresenceChanged { user: user.clone() });
+        changes.push(Change::Presence { user: user.clone() });
         if record.calendar.is_none() && record.manual.is_none() {
             self.presence.remove(user.as_str());
         } else {
@@ -200,7 +200,7 @@ mod tests {
     }
 
     fn changed(number: u64) -> Vec<Change> {
-        vec![Change::PresenceChanged { user: user(number) }]
+        vec![Change::Presence { user: user(number) }]
     }
 
     #[test]
@@ -265,7 +265,7 @@ mod tests {
         let owner = owner(&state, 0);
         apply_all(&mut state, [says(owner, 0, Some(BUSY))]);
         let changes = apply_all(&mut state, [enabled(&[0], Some(false))]);
-        let told = Change::CalendarEnabledChanged { users: vec![user(0)] };
+        let told = Change::Calendar(CalendarChange::Enabled { users: vec![user(0)] });
         assert_eq!(changes, [changed(0), vec![told.clone()]].concat());
         assert_eq!(state.calendar_enabled(&user(0)), Some(false));
         assert_eq!(apply_all(&mut state, [says(owner, 0, Some(BUSY))]), []);

@@ -9,7 +9,7 @@ use super::test_support::{
     draining, gateways, key, lost, opened, opening, record, registered, small_limits, user, watcher,
 };
 use crate::cluster::assignment::{CasEndpoint, CasId};
-use crate::cluster::command::{Applied, Change, Command, SessionUpdate};
+use crate::cluster::command::{Applied, Change, Command, SessionChange, SessionUpdate, WatcherChange};
 use crate::cluster::format::Format;
 use crate::cluster::node::NodeId;
 use crate::cluster::presence::{
@@ -161,28 +161,31 @@ fn check_epochs(state: &ClusterState, epochs: &mut BTreeMap<SessionKey, (Epoch, 
 
 fn follow(owners: &mut BTreeMap<SessionKey, NodeId>, change: Change) {
     match change {
-        Change::SessionOpened(key) => {
+        Change::Session(SessionChange::Opened(key)) => {
             let issuer = key.issuer().unwrap();
             assert_eq!(owners.insert(key, issuer), None);
         }
-        Change::SessionMoved { key, from, to, .. } => assert_eq!(owners.insert(key, to), Some(from)),
-        Change::SessionClosed { key, owner } => assert_eq!(owners.remove(&key), Some(owner)),
-        Change::SessionUpdated(key) => assert!(owners.contains_key(&key)),
+        Change::Session(SessionChange::Moved { key, from, to, .. }) => {
+            assert_eq!(owners.insert(key, to), Some(from))
+        }
+        Change::Session(SessionChange::Closed { key, owner }) => assert_eq!(owners.remove(&key), Some(owner)),
+        Change::Session(SessionChange::Updated(key)) => assert!(owners.contains_key(&key)),
         // The first word of a watcher says whose he is.
-        Change::WatcherChanged(key) => {
+        Change::Watcher(WatcherChange::Written(key)) => {
             let issuer = key.issuer().unwrap();
             owners.entry(key).or_insert(issuer);
         }
-        Change::WatcherMoved { key, from, to } => assert_eq!(owners.insert(key, to), Some(from)),
-        Change::WatcherRemoved { key, owner } => assert_eq!(owners.remove(&key), Some(owner)),
-        Change::NodeChanged(_)
-        | Change::SettingChanged { .. }
-        | Change::CasAssignmentChanged { .. }
-        | Change::CasGatewaysChanged
-        | Change::RebalanceRequested { .. }
-        | Change::CalendarEnabledChanged { .. }
-        | Change::CallbacksReceived { .. }
-        | Change::PresenceChanged { .. } => {}
+        Change::Watcher(WatcherChange::Moved { key, from, to }) => {
+            assert_eq!(owners.insert(key, to), Some(from))
+        }
+        Change::Watcher(WatcherChange::Removed { key, owner }) => {
+            assert_eq!(owners.remove(&key), Some(owner))
+        }
+        Change::Node(_)
+        | Change::Calendar(_)
+        | Change::Presence { .. }
+        | Change::Setting { .. }
+        | Change::RebalanceRequested { .. } => {}
         Change::Replaced => panic!("apply never replaces the state"),
     }
 }

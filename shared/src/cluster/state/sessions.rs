@@ -7,7 +7,7 @@ use std::sync::Arc;
 use imbl::OrdSet;
 
 use super::ClusterState;
-use crate::cluster::command::{Applied, Change, Refusal, SessionUpdate};
+use crate::cluster::command::{Applied, Change, Refusal, SessionChange, SessionUpdate};
 use crate::cluster::node::NodeId;
 use crate::cluster::session::{CallRecord, Epoch, OpeningKey, OpeningResult, SessionKey, SessionRecord};
 use crate::planted::{Bug, planted};
@@ -93,7 +93,7 @@ impl ClusterState {
             .entry(record.owner)
             .or_default()
             .insert(record.key.clone());
-        changes.push(Change::SessionOpened(record.key.clone()));
+        changes.push(Change::Session(SessionChange::Opened(record.key.clone())));
         self.sessions.insert(record.key.clone(), record.into());
         Applied::Done
     }
@@ -146,7 +146,7 @@ impl ClusterState {
         let calls = calls.into_owned();
         if let Some(session) = self.sessions.get_mut(key) {
             write_update(Arc::make_mut(session), update, calls);
-            changes.push(Change::SessionUpdated(key.clone()));
+            changes.push(Change::Session(SessionChange::Updated(key.clone())));
         }
         Applied::Done
     }
@@ -169,10 +169,10 @@ impl ClusterState {
         if let Some(session) = self.sessions.remove(key) {
             self.forget_owner(key, session.owner);
             self.forget_intents_of(key);
-            changes.push(Change::SessionClosed {
+            changes.push(Change::Session(SessionChange::Closed {
                 key: session.key.clone(),
                 owner: session.owner,
-            });
+            }));
         }
     }
 
@@ -218,12 +218,12 @@ impl ClusterState {
         let epoch = session.epoch;
         self.forget_owner(key, from);
         self.owned.entry(to).or_default().insert(key.clone());
-        changes.push(Change::SessionMoved {
+        changes.push(Change::Session(SessionChange::Moved {
             key: key.clone(),
             from,
             to,
             epoch,
-        });
+        }));
         self.session(key)
     }
 
@@ -347,7 +347,10 @@ mod tests {
         let mut state = cluster_of(2);
         assert_eq!(
             state.apply(opened(1, 1)),
-            (Applied::Done, vec![Change::SessionOpened(key(1, 1))])
+            (
+                Applied::Done,
+                vec![Change::Session(SessionChange::Opened(key(1, 1)))]
+            )
         );
         let repeated = Command::SessionOpened {
             opening: opening(1),
@@ -431,7 +434,10 @@ mod tests {
         let (applied, changes) = state.apply(update(Epoch::FIRST, written.clone()));
         assert_eq!(
             (applied, changes),
-            (Applied::Done, vec![Change::SessionUpdated(key(1, 1))])
+            (
+                Applied::Done,
+                vec![Change::Session(SessionChange::Updated(key(1, 1)))]
+            )
         );
         assert_eq!(
             state.apply(update(Epoch::FIRST, written)),
@@ -484,10 +490,10 @@ mod tests {
             key: key(1, 1),
             epoch: Epoch(1),
         };
-        let closed = Change::SessionClosed {
+        let closed = Change::Session(SessionChange::Closed {
             key: key(1, 1),
             owner: NodeId(2),
-        };
+        });
         assert_eq!(state.apply(close.clone()), (Applied::Done, vec![closed]));
         assert_eq!(state.apply(close).0, Applied::Refused(Refusal::UnknownSession));
     }
@@ -504,12 +510,12 @@ mod tests {
         let (from, to) = (NodeId(1), NodeId(2));
         assert_eq!(
             changes,
-            [Change::SessionMoved {
+            [Change::Session(SessionChange::Moved {
                 key: key(1, 1),
                 from,
                 to,
                 epoch: Epoch(1)
-            }]
+            })]
         );
         assert_eq!(
             state.apply(adopt(Epoch::FIRST, 3)),

@@ -257,7 +257,7 @@ impl ClusterState {
             None => Arc::make_mut(&mut self.settings).remove(&setting),
         };
         if former != value {
-            changes.push(Change::SettingChanged { name });
+            changes.push(Change::Setting { name });
         }
         Applied::Done
     }
@@ -283,7 +283,7 @@ mod tests {
             (state.session_timer_secs(), state.setting("session_timer_secs")),
             (1800, None)
         );
-        let changed = vec![Change::SettingChanged {
+        let changed = vec![Change::Setting {
             name: "session_timer_secs".to_owned(),
         }];
         assert_eq!(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::ClusterState;
-use crate::cluster::command::{Applied, Change, Refusal};
+use crate::cluster::command::{Applied, Change, Refusal, WatcherChange};
 use crate::cluster::node::{NodeId, successor};
 use crate::cluster::presence::WatcherRecord;
 use crate::cluster::session::{Epoch, SessionKey};
@@ -45,7 +45,7 @@ impl ClusterState {
         if !self.is_live(record.owner) {
             return Applied::Refused(Refusal::UnknownNode);
         }
-        changes.push(Change::WatcherChanged(record.key.clone()));
+        changes.push(Change::Watcher(WatcherChange::Written(record.key.clone())));
         self.watchers.insert(record.key.clone(), record.into());
         Applied::Done
     }
@@ -127,19 +127,19 @@ impl ClusterState {
         let watcher = Arc::make_mut(watcher);
         let from = std::mem::replace(&mut watcher.owner, to);
         watcher.epoch = watcher.epoch.next();
-        changes.push(Change::WatcherMoved {
+        changes.push(Change::Watcher(WatcherChange::Moved {
             key: key.clone(),
             from,
             to,
-        });
+        }));
     }
 
     fn forget_watcher(&mut self, key: &SessionKey, changes: &mut Vec<Change>) {
         if let Some(watcher) = self.watchers.remove(key) {
-            changes.push(Change::WatcherRemoved {
+            changes.push(Change::Watcher(WatcherChange::Removed {
                 key: watcher.key.clone(),
                 owner: watcher.owner,
-            });
+            }));
         }
     }
 }
@@ -186,10 +186,10 @@ mod tests {
         let mut state = cluster_of(3);
         apply_all(&mut state, (0..300).map(|number| watched(1 + number % 3, number)));
         let changes = apply_all(&mut state, [lost(2, 1)]);
-        assert_eq!(changes[0], Change::NodeChanged(NodeId(2)));
+        assert_eq!(changes[0], Change::Node(NodeId(2)));
         assert_eq!(changes.len(), 101);
         for change in &changes[1..] {
-            let Change::WatcherMoved { key, from, to } = change else {
+            let Change::Watcher(WatcherChange::Moved { key, from, to }) = change else {
                 panic!("{change:?}");
             };
             let live = [NodeId(1), NodeId(3)];
@@ -265,7 +265,7 @@ mod tests {
         let record = Box::new(record);
         assert_eq!(
             state.apply(Command::WatcherSet { record }).1,
-            [Change::WatcherChanged(key(1, 0))]
+            [Change::Watcher(WatcherChange::Written(key(1, 0)))]
         );
     }
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tandem_shared::cluster::{
-    Applied, Assignment, CalendarPresence, CalendarState, CasEndpoint, CasId, Change, ClusterState, Command,
-    NodeId, StateLimits,
+    Applied, Assignment, CalendarChange, CalendarPresence, CalendarState, CasEndpoint, CasId, Change,
+    ClusterState, Command, NodeId, StateLimits,
 };
 
 use super::super::{
@@ -322,9 +322,9 @@ impl World {
         let (mut gateways, mut nodes) = (false, false);
         for change in changes {
             match change {
-                Change::CasAssignmentChanged { user } => drop(assignments.insert(user)),
-                Change::CasGatewaysChanged => gateways = true,
-                Change::NodeChanged(_) => nodes = true,
+                Change::Calendar(CalendarChange::Assigned { user }) => drop(assignments.insert(user)),
+                Change::Calendar(CalendarChange::Gateways) => gateways = true,
+                Change::Node(_) => nodes = true,
                 _ => {}
             }
         }
