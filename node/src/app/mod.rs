@@ -26,7 +26,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tracing::info;
 
 use crate::config::Config;
-use crate::cti::Connections;
+use crate::cti::{Connections, CtiTimings};
 use crate::directory::Directory;
 use crate::following::Following;
 use tandem_shared::io::watchdog::{Pulse, Watchdog};
@@ -43,6 +43,7 @@ use crate::io::sip_connection::ConnectionContext;
 use crate::io::sip_listener::{self, PairIds};
 use crate::io::{clock, registration};
 use crate::metrics::NodeMetrics;
+use crate::settings::GatewaySettings;
 
 use calendars::Calendars;
 
@@ -174,6 +175,10 @@ pub async fn serve(config: Config) -> anyhow::Result<ExitStatus> {
         senders: HashMap::new(),
         follow_ups: VecDeque::new(),
         following: Following::new(config.id, incarnation, clock::instant()),
+        configured: GatewaySettings {
+            session_timer_secs: config.gateway.session_timer_secs,
+            cti: CtiTimings::of(&config.cti),
+        },
         joined: joined_sender,
         presence: presence_view,
     };

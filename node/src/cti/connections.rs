@@ -13,8 +13,6 @@ use crate::csta::Request;
 #[derive(Debug)]
 pub struct Connections {
     settings: Arc<CtiSettings>,
-    /// What holds where an administrator has set nothing.
-    configured: CtiTimings,
     connections: Vec<Connection>,
 }
 
@@ -41,24 +39,17 @@ enum State {
 }
 
 /// What may change while the node runs (RCC-15).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ChangedTimings {
-    pub heartbeat_interval: Option<Duration>,
-    pub heartbeat_timeout: Option<Duration>,
-    pub request_timeout: Option<Duration>,
-    pub reconnect_interval: Option<Duration>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct CtiTimings {
-    heartbeat_interval: Duration,
-    heartbeat_timeout: Duration,
-    request_timeout: Duration,
-    reconnect_interval: Duration,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CtiTimings {
+    pub heartbeat_interval: Duration,
+    pub heartbeat_timeout: Duration,
+    pub request_timeout: Duration,
+    pub reconnect_interval: Duration,
 }
 
 impl CtiTimings {
-    fn of(settings: &CtiSettings) -> Self {
+    #[must_use]
+    pub fn of(settings: &CtiSettings) -> Self {
         Self {
             heartbeat_interval: settings.heartbeat_interval,
             heartbeat_timeout: settings.heartbeat_timeout,
@@ -89,7 +80,6 @@ impl Connections {
         let connections = (0..settings.connections.len()).map(|id| Connection::new(CtiConnectionId(id)));
         Self {
             connections: connections.collect(),
-            configured: CtiTimings::of(&settings),
             settings: Arc::new(settings),
         }
     }
@@ -117,19 +107,13 @@ impl Connections {
         outputs
     }
 
-    /// Settings that an administrator changed at run time; `None` is the configured value again. Heartbeats and
-    /// requests that are under way keep the deadlines they have.
-    pub fn change_timings(&mut self, changed: &ChangedTimings) {
+    /// Heartbeats and requests that are under way keep the deadlines they have.
+    pub fn change_timings(&mut self, timings: CtiTimings) {
         let mut settings = CtiSettings::clone(&self.settings);
-        let configured = &self.configured;
-        settings.heartbeat_interval = changed
-            .heartbeat_interval
-            .unwrap_or(configured.heartbeat_interval);
-        settings.heartbeat_timeout = changed.heartbeat_timeout.unwrap_or(configured.heartbeat_timeout);
-        settings.request_timeout = changed.request_timeout.unwrap_or(configured.request_timeout);
-        settings.reconnect_interval = changed
-            .reconnect_interval
-            .unwrap_or(configured.reconnect_interval);
+        settings.heartbeat_interval = timings.heartbeat_interval;
+        settings.heartbeat_timeout = timings.heartbeat_timeout;
+        settings.request_timeout = timings.request_timeout;
+        settings.reconnect_interval = timings.reconnect_interval;
         if settings == *self.settings {
             return;
         }

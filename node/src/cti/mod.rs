@@ -19,7 +19,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::csta::{CstaErrorCode, DecodeError, Event, Response};
-pub use connections::{ChangedTimings, ConnectionStatus, Connections};
+pub use connections::{ConnectionStatus, Connections, CtiTimings};
 pub use csta_link::LinkCounters;
 pub use link_framer::{Frame, FramingError, LinkFramer};
 pub use monitor::{MonitorInput, MonitorKey, MonitorLimits, MonitorOutput, MonitorPriority, Monitors};

@@ -13,7 +13,8 @@ use tandem_shared::sip::RawMessage;
 use crate::csta;
 use crate::cti::{CtiConnectionId, CtiFailure, RequestToken};
 use crate::directory::Directory;
-use crate::presence::{Composed, CompositionSettings, PhonesInUse, compose};
+use crate::presence::{Composed, PhonesInUse, compose};
+use crate::settings;
 
 use super::output::OutboundTarget;
 use super::pairs::{Pair, PairId};
@@ -67,7 +68,7 @@ impl View<'_> {
     /// A user's presence as it is now.
     pub(super) fn composed(self, user: &str, now: Now) -> Composed {
         let on_the_phone = self.phones.is_in_use_by(user);
-        let settings = CompositionSettings::of(self.state);
+        let settings = settings::composition(self.state);
         compose(self.state.presence(user), on_the_phone, settings, now.unix_ms)
     }
 }
@@ -166,9 +167,9 @@ pub enum Input {
     AuthorityChanged(Authority),
     /// Holds for those who come from now on; sessions that are open stay as they are.
     DirectoryChanged(Arc<Directory>),
-    /// `None`: the configured value holds again.
+    /// For sessions that are opened or refreshed from now on.
     SessionTimerChanged {
-        secs: Option<u32>,
+        secs: u32,
     },
     /// The session is to be another node's, as soon as nothing is under way in it.
     HandOver {

@@ -292,9 +292,7 @@ impl Gateway {
                 self.end_watching_of_removed_users(now);
                 self.withdraw_removed_users(now);
             }
-            Input::SessionTimerChanged { secs } => {
-                self.session_timer_secs = secs.unwrap_or(self.config.session_timer_secs);
-            }
+            Input::SessionTimerChanged { secs } => self.session_timer_secs = secs,
             Input::WatcherChanged { key, watcher } => {
                 self.watcher_changed(&key, watcher.map(|record| *record), view, now);
             }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tandem_shared::cluster::health::{Severity, Subject};
-use tandem_shared::cluster::{Applied, Change, Command, NodeId, SettingName};
+use tandem_shared::cluster::{Applied, Change, Command, NodeId};
 use tandem_shared::io::admin::Readiness;
 use tandem_shared::io::environment;
 use tandem_shared::io::raft::{ChangeReceiver, Cluster, ClusterStatus};
@@ -15,9 +15,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, info, warn};
 
-use crate::cti::{ChangedTimings, Connections, CtiInput, CtiOutput};
+use crate::cti::{Connections, CtiInput, CtiOutput};
 use crate::following::{Following, Heard, Step};
 use crate::gateway::{Gateway, Input, Output, PairId, Report, View};
+use crate::settings::{self, GatewaySettings};
 
 use super::cti_link::CtiLinks;
 use super::outbound::OutboundRoute;
@@ -63,6 +64,8 @@ pub struct Driver {
     /// Inputs that came of outputs, to be taken in before any other.
     pub follow_ups: VecDeque<Input>,
     pub following: Following,
+    /// What holds where nothing was set in the cluster.
+    pub configured: GatewaySettings,
     /// Whether the cluster has taken the node in, once at least.
     pub joined: watch::Sender<bool>,
     pub presence: PresenceView,
@@ -226,16 +229,9 @@ impl Driver {
     }
 
     fn take_in_settings(&mut self) {
-        let number = |name| self.cluster.state().setting_number(name);
-        let session_timer = number(SettingName::SessionTimerSecs);
-        let millis = |name| number(name).map(Duration::from_millis);
-        self.connections.change_timings(&ChangedTimings {
-            heartbeat_interval: millis(SettingName::CtiHeartbeatIntervalMs),
-            heartbeat_timeout: millis(SettingName::CtiHeartbeatTimeoutMs),
-            request_timeout: millis(SettingName::CtiRequestTimeoutMs),
-            reconnect_interval: millis(SettingName::CtiReconnectIntervalMs),
-        });
-        let secs = session_timer.and_then(|secs| u32::try_from(secs).ok());
+        let settings = settings::gateway(&self.cluster.state(), self.configured);
+        self.connections.change_timings(settings.cti);
+        let secs = settings.session_timer_secs;
         self.take_in(Input::SessionTimerChanged { secs });
     }
 

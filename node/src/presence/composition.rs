@@ -4,9 +4,7 @@
 //! available. A manual state ends at its time, a calendar state when the user's owner says so: what was published last
 //! stays until something better is known.
 
-use tandem_shared::cluster::{
-    CalendarPresence, CalendarState, ClusterState, ManualPresence, ManualState, PresenceRecord, SettingName,
-};
+use tandem_shared::cluster::{CalendarPresence, CalendarState, ManualPresence, ManualState, PresenceRecord};
 
 /// A user's availability, as shown to watchers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -153,25 +151,6 @@ impl Default for CompositionSettings {
         Self {
             busy_shows_as: BusyShowsAs::Meeting,
             working_elsewhere_shows_as: WorkingElsewhereShowsAs::Available,
-        }
-    }
-}
-
-impl CompositionSettings {
-    /// Takes the cluster's settings.
-    #[must_use]
-    pub fn of(state: &ClusterState) -> Self {
-        let word = |name| state.setting_word_or_default(name);
-        Self {
-            busy_shows_as: match word(SettingName::CalendarBusyShowsAs) {
-                "busy" => BusyShowsAs::Busy,
-                _ => BusyShowsAs::Meeting,
-            },
-            working_elsewhere_shows_as: match word(SettingName::CalendarWorkingElsewhereShowsAs) {
-                "away" => WorkingElsewhereShowsAs::Away,
-                "busy" => WorkingElsewhereShowsAs::Busy,
-                _ => WorkingElsewhereShowsAs::Available,
-            },
         }
     }
 }

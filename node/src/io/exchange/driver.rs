@@ -16,6 +16,7 @@ use crate::directory::Directory;
 use crate::following::Standing;
 use crate::io::presence::PresenceOut;
 use crate::metrics::CalendarMetrics;
+use crate::settings;
 
 use super::callbacks::{Callbacks, notification_of};
 use super::client::EwsClient;
@@ -281,9 +282,9 @@ impl Running {
         let (cluster, defaults) = (&self.driver.cluster, &self.driver.defaults);
         let (users, has_push) = (self.users_enabled, self.driver.push.is_some());
         let state = cluster.state();
-        let settings = replicated::settings(&state, users, defaults, has_push);
+        let settings = settings::calendars(&state, users, defaults, has_push);
         if let Some(push) = &self.driver.push {
-            let port = replicated::push_port(&state);
+            let port = settings::push_port(&state);
             push.move_to(
                 port,
                 Duration::from_secs(u64::from(settings.status_frequency) * 60),

@@ -13,7 +13,8 @@ use tokio::sync::broadcast;
 use super::metrics::PresenceMetrics;
 use crate::io::clock;
 use crate::presence::composition::next_change_ms;
-use crate::presence::{Composed, CompositionSettings, Phones, PhonesInUse, compose};
+use crate::presence::{Composed, Phones, PhonesInUse, compose};
+use crate::settings;
 
 /// The presence of one user has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +61,7 @@ impl PresenceView {
         compose(
             state.presence(user),
             on_the_phone,
-            CompositionSettings::of(&state),
+            settings::composition(&state),
             now_ms,
         )
     }
