@@ -84,8 +84,6 @@ pub enum Step {
         standing: Standing,
         incarnation: u64,
     },
-    /// The node keeps other users than before, or they are present in another way.
-    LookAtPresence,
     TakeInSettings,
     /// An administrator wants sessions evened out.
     Rebalance {
@@ -179,7 +177,7 @@ impl Following {
             (Place::Inside, Standing::Draining) if self.is_leaving => {}
             (Place::Inside, Standing::Lost) if planted(Bug::OwnLossUnnoticed) => {}
             (Place::Inside, _) => {
-                steps.push(Step::Gateway(Box::new(Input::DeclaredLost)));
+                steps.push(to_gateway(Input::DeclaredLost));
                 self.leave(standing, now, steps);
             }
             (Place::Outside(_), Standing::Live) => {
@@ -222,10 +220,10 @@ impl Following {
     fn take_in(&self, state: &ClusterState, steps: &mut Vec<Step>) {
         let sessions = state.sessions_of(self.id);
         let sessions = sessions.map(|record| KnownSession::of(record, state)).collect();
-        steps.push(Step::Gateway(Box::new(Input::StateReplaced { sessions })));
+        steps.push(to_gateway(Input::StateReplaced { sessions }));
         let watchers = state.watchers_of(self.id).cloned().collect();
-        steps.push(Step::Gateway(Box::new(Input::WatchersReplaced { watchers })));
-        steps.push(Step::LookAtPresence);
+        steps.push(to_gateway(Input::WatchersReplaced { watchers }));
+        steps.push(to_gateway(Input::PresenceOwnersChanged));
         steps.push(Step::TakeInSettings);
     }
 
@@ -235,7 +233,7 @@ impl Following {
             // Outside, what the log says of the node is about another incarnation.
             _ if !is_inside => {}
             Change::Replaced => self.take_in(state, steps),
-            Change::Node(_) => steps.push(Step::LookAtPresence),
+            Change::Node(_) => steps.push(to_gateway(Input::PresenceOwnersChanged)),
             Change::RebalanceRequested { per_second } => {
                 let per_second = *per_second;
                 steps.push(Step::Rebalance { per_second });

@@ -5,7 +5,6 @@
 
 mod calendars;
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -26,22 +25,25 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tracing::info;
 
 use crate::config::Config;
-use crate::cti::{Connections, CtiTimings};
+use crate::cti::CtiTimings;
 use crate::directory::Directory;
 use crate::following::Following;
 use tandem_shared::io::watchdog::{Pulse, Watchdog};
 
 use crate::gateway::{Gateway, Input};
 use crate::io::admin_routes::Routes;
+use crate::io::clock;
 use crate::io::cti_link::CtiLinks;
 use crate::io::directory_watch::DirectoryFile;
-use crate::io::driver::{Driver, DriverEvent, Identity, REGISTRATION};
+use crate::io::driver::{Driver, DriverEvent};
 use crate::io::outbound::OutboundRoute;
+use crate::io::pair_senders::PairSenders;
 use crate::io::presence::{PresenceChanged, PresenceMetrics, PresenceOut, PresenceRoutes, PresenceView};
 use crate::io::rebalancing::Rebalancing;
+use crate::io::registration::{self, Identity, Place, REGISTRATION};
+use crate::io::reports::Reporter;
 use crate::io::sip_connection::ConnectionContext;
 use crate::io::sip_listener::{self, PairIds};
-use crate::io::{clock, registration};
 use crate::metrics::NodeMetrics;
 use crate::settings::GatewaySettings;
 
@@ -139,12 +141,6 @@ pub async fn serve(config: Config) -> anyhow::Result<ExitStatus> {
         id: config.id,
         sip_address: config.sip.advertise,
         incarnation: incarnations,
-        cti_names: config
-            .cti
-            .connections
-            .iter()
-            .map(|connection| connection.name.clone())
-            .collect(),
     };
     let pair_ids = PairIds::default();
     let pairs = PairSecurity::new(config.sip.pairs, Some((&config.cluster, config.id)))
@@ -155,11 +151,28 @@ pub async fn serve(config: Config) -> anyhow::Result<ExitStatus> {
     let directories = directory.subscribe();
     let presence_changes = presence_view.subscribe();
     let driver = Driver {
-        gateway: Gateway::new(config.gateway.clone(), directory.current(), environment::random()),
+        gateway: Gateway::new(
+            config.gateway.clone(),
+            config.cti.clone(),
+            directory.current(),
+            environment::random(),
+        ),
         links: CtiLinks::new(config.cti_connect_timeout, cti_sender),
-        connections: Connections::new(config.cti.clone()),
         cluster: cluster.clone(),
-        identity: identity.clone(),
+        place: Place {
+            identity: identity.clone(),
+            readiness,
+            joined: joined_sender,
+        },
+        reporter: Reporter {
+            metrics: context.metrics.clone(),
+            cti_names: config
+                .cti
+                .connections
+                .iter()
+                .map(|connection| connection.name.clone())
+                .collect(),
+        },
         events,
         cti_inputs,
         context: context.clone(),
@@ -169,17 +182,14 @@ pub async fn serve(config: Config) -> anyhow::Result<ExitStatus> {
             security: pairs.clone(),
         },
         pair_ids: pair_ids.clone(),
-        readiness,
         rebalancing,
         pulse: watchdog.pulse("gateway"),
-        senders: HashMap::new(),
-        follow_ups: VecDeque::new(),
+        pairs: PairSenders::default(),
         following: Following::new(config.id, incarnation, clock::instant()),
         configured: GatewaySettings {
             session_timer_secs: config.gateway.session_timer_secs,
             cti: CtiTimings::of(&config.cti),
         },
-        joined: joined_sender,
         presence: presence_view,
     };
     shutdown.spawn_vital("gateway", driver.run());

@@ -10,11 +10,10 @@ use tandem_shared::cluster::{
 };
 use tandem_shared::sip::RawMessage;
 
-use crate::csta;
-use crate::cti::{CtiConnectionId, CtiFailure, RequestToken};
+use crate::cti::CtiInput;
 use crate::directory::Directory;
 use crate::presence::{Composed, PhonesInUse, compose};
-use crate::settings;
+use crate::settings::{self, GatewaySettings};
 
 use super::output::OutboundTarget;
 use super::pairs::{Pair, PairId};
@@ -109,25 +108,8 @@ pub enum Input {
         target: OutboundTarget,
     },
 
-    CtiInService {
-        connection: CtiConnectionId,
-    },
-    CtiOutOfService {
-        connection: CtiConnectionId,
-    },
-    CtiAnswered {
-        token: RequestToken,
-        result: Result<csta::Response, CtiFailure>,
-    },
-    CtiEvent {
-        connection: CtiConnectionId,
-        event: Box<csta::Event>,
-    },
-    /// The CTI manager ended a monitor by itself.
-    CtiMonitorStopped {
-        connection: CtiConnectionId,
-        cross_ref_id: String,
-    },
+    /// Of the links to the CTI managers. The first of all is [`CtiInput::Started`].
+    Cti(CtiInput),
 
     /// `None`: the outcome of the batch is unknown.
     Committed {
@@ -162,15 +144,15 @@ pub enum Input {
     },
     /// So much has changed that nobody tells of single users.
     AllPresenceChanged,
+    /// The set of nodes is another, so users may have other owners: who publishes for whom is decided again.
+    PresenceOwnersChanged,
     /// The state shows this node live no more: what it owned has been given to others.
     DeclaredLost,
     AuthorityChanged(Authority),
     /// Holds for those who come from now on; sessions that are open stay as they are.
     DirectoryChanged(Arc<Directory>),
-    /// For sessions that are opened or refreshed from now on.
-    SessionTimerChanged {
-        secs: u32,
-    },
+    /// The session timer holds for sessions that are opened or refreshed from now on.
+    SettingsChanged(GatewaySettings),
     /// The session is to be another node's, as soon as nothing is under way in it.
     HandOver {
         key: SessionKey,
@@ -178,5 +160,7 @@ pub enum Input {
     },
     /// A planned stop has begun.
     DrainStarted,
+    /// Everything is handed over: the links end.
+    Stopped,
     DeadlineReached,
 }

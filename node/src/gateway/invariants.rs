@@ -12,6 +12,10 @@ impl Gateway {
     /// When the gateway contradicts itself.
     pub(super) fn check_invariants(&self) {
         assert!(self.touched.is_empty(), "something was touched and not looked at");
+        assert!(
+            self.cti_asked.is_empty() && self.cti_news.is_empty(),
+            "something for or of a CTI manager is left lying"
+        );
         assert!(self.pairs.is_consistent(), "the tables of pairs disagree");
         assert!(
             self.proposals.entries() <= self.proposals.entries_max(),

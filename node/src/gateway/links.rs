@@ -8,9 +8,10 @@ use tandem_shared::cluster::SessionKey;
 use crate::csta::{ConnectionIdentifier, Request, Response};
 use crate::cti::{CtiConnectionId, CtiFailure, MonitorKey, RequestToken};
 
+use super::managers::Asked;
 use super::session::{CallParties, Found, Link, Progress, Session};
 use super::watching::priority_of;
-use super::{Gateway, Now, Output, Report};
+use super::{Gateway, Now, Report};
 
 /// Which connections are in service, and whose turn it is.
 #[derive(Debug)]
@@ -184,7 +185,7 @@ impl Gateway {
         let token = RequestToken(self.next_cti_request);
         self.next_cti_request += 1;
         self.cti_requests.insert(token, asker);
-        self.outputs.push(Output::CtiRequest {
+        self.cti_asked.push_back(Asked {
             connection,
             token,
             request,

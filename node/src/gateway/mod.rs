@@ -1,8 +1,8 @@
 //! Where SIP, CSTA and the CTI managers meet: the node's decision-maker.
 //!
 //! Owns the sessions of this node, the requests it holds for sessions that are about to become its own, and the order
-//! in which things are written to the log. Does not own sockets, clocks, the log or the CTI links; it says what to do
-//! and is told what came of it.
+//! in which things are written to the log, and the CTI connections. Does not own sockets, clocks or the log; it says what
+//! to do and is told what came of it.
 //!
 //! What always holds: a 200 to an opening INVITE leaves only after its commit (or marked unreplicated, where that is
 //! configured); a PBX-changing command leaves only after its intent; requests of one dialog are carried out in the
@@ -18,6 +18,7 @@ mod in_dialog;
 mod input;
 mod invariants;
 mod links;
+mod managers;
 mod opening;
 mod output;
 mod pairs;
@@ -34,7 +35,7 @@ mod watchers;
 mod watching;
 mod without_quorum;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -45,7 +46,7 @@ use tandem_shared::cluster::Authority;
 use tandem_shared::cluster::{NodeId, OpeningKey, SessionKey};
 use tandem_shared::sip::{Message, RawMessage, Uri};
 
-use crate::cti::RequestToken;
+use crate::cti::{Connections, CtiSettings, RequestToken};
 use crate::directory::Directory;
 use crate::sip::{dialog, transaction};
 
@@ -58,6 +59,7 @@ pub use watchers::{EndOfSubscription, WatcherReport, WatcherSettings, WhoMayWatc
 use adoption::Held;
 use departed::Departed;
 use links::{Asker, Links};
+use managers::{Asked, CtiNews};
 use pairs::Pairs;
 use proposals::{Outcome, Proposals, Waiter};
 use publishing::Publishing;
@@ -135,6 +137,11 @@ pub struct Gateway {
     held: BTreeMap<SessionKey, Held>,
     held_requests: usize,
     departed: Departed,
+    connections: Connections,
+    /// Of this step; handed to the connections before it ends.
+    cti_asked: VecDeque<Asked>,
+    /// Of this step; taken in before it ends.
+    cti_news: VecDeque<CtiNews>,
     links: Links,
     watching: Watching,
     watchers: Watchers,
@@ -164,13 +171,16 @@ enum Outbound {
 
 impl Gateway {
     #[must_use]
-    pub fn new(config: GatewayConfig, directory: Arc<Directory>, seed: u64) -> Self {
+    pub fn new(config: GatewayConfig, cti: CtiSettings, directory: Arc<Directory>, seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let publishing = config.publish.as_ref().map(|publish| {
             let tag = new_tag(config.node, &mut rng);
             Publishing::new(publish, tag)
         });
         Self {
+            connections: Connections::new(cti),
+            cti_asked: VecDeque::new(),
+            cti_news: VecDeque::new(),
             links: Links::new(config.cti_connections.len()),
             watching: Watching::new(&config),
             watchers: Watchers::default(),
@@ -221,11 +231,13 @@ impl Gateway {
         let redial = self.outbound.values().filter_map(Outbound::retry_at).min();
         let (watchers, proposals) = (self.watchers.next_deadline(), self.proposals.next_deadline());
         let publishing = self.publishing.as_ref().and_then(Publishing::next_deadline);
-        let pairs = self.pairs.next_deadline();
-        [session, held, redial, watchers, publishing, proposals, pairs]
-            .into_iter()
-            .flatten()
-            .min()
+        let (pairs, links) = (self.pairs.next_deadline(), self.connections.next_deadline());
+        [
+            session, held, redial, watchers, publishing, proposals, pairs, links,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Sessions by state, and by CTI connection, for the metrics.
@@ -269,14 +281,7 @@ impl Gateway {
                 self.publisher_connected(&target, id, now);
             }
             Input::OutboundFailed { target } => self.outbound_failed(target, now),
-            Input::CtiInService { connection } => self.cti_in_service(connection, now),
-            Input::CtiOutOfService { connection } => self.cti_out_of_service(connection, now),
-            Input::CtiAnswered { token, result } => self.cti_answered(token, result, now),
-            Input::CtiMonitorStopped {
-                connection,
-                cross_ref_id,
-            } => self.cti_monitor_stopped(connection, cross_ref_id, now),
-            Input::CtiEvent { connection, event } => self.cti_event(connection, &event),
+            Input::Cti(input) => self.cti(input, now),
             Input::Committed { batch, applied } => {
                 for (waiter, outcome) in self.proposals.finished(batch, applied, now.instant) {
                     self.committed(waiter, outcome, view, now);
@@ -292,26 +297,30 @@ impl Gateway {
                 self.end_watching_of_removed_users(now);
                 self.withdraw_removed_users(now);
             }
-            Input::SessionTimerChanged { secs } => self.session_timer_secs = secs,
+            Input::SettingsChanged(settings) => {
+                self.session_timer_secs = settings.session_timer_secs;
+                self.connections.change_timings(settings.cti);
+            }
             Input::WatcherChanged { key, watcher } => {
                 self.watcher_changed(&key, watcher.map(|record| *record), view, now);
             }
             Input::WatchersReplaced { watchers } => self.watchers_replaced(watchers, view, now),
             Input::PresenceChanged { user } => self.presence_changed(&user, view, now),
             Input::AllPresenceChanged => self.all_presence_changed(view, now),
+            Input::PresenceOwnersChanged => self.presence_owners_changed(view, now),
             Input::HandOver { key, to } => self.hand_over(&key, to, now),
             Input::DrainStarted => self.draining = true,
+            Input::Stopped => self.stop_links(now),
             Input::DeadlineReached => self.deadline_reached(now),
         }
     }
 
     /// Lets everything that this step has touched go on as far as it can.
     fn settle(&mut self, view: View<'_>, now: Now) {
-        while let Some(key) = self.touched.pop_first() {
-            self.carry_out_requests(&key, now);
-            self.send_events(&key, now);
-            self.index_deadline(&key);
-            self.attend_watcher(&key, view, now);
+        self.attend_touched(view, now);
+        while let Some(news) = self.cti_news.pop_front() {
+            self.take_news(news, now);
+            self.attend_touched(view, now);
         }
         self.close_done_pairs(now);
         if self.authority == Authority::Isolated && self.sessions.is_empty() && self.proposals.is_idle() {
@@ -323,6 +332,16 @@ impl Gateway {
                 command: batch.command,
             });
         }
+    }
+
+    fn attend_touched(&mut self, view: View<'_>, now: Now) {
+        while let Some(key) = self.touched.pop_first() {
+            self.carry_out_requests(&key, now);
+            self.send_events(&key, now);
+            self.index_deadline(&key);
+            self.attend_watcher(&key, view, now);
+        }
+        self.hand_over_requests(now);
     }
 
     fn message_arrived(&mut self, pair: PairId, raw: RawMessage, view: View<'_>, now: Now) {
@@ -446,6 +465,7 @@ impl Gateway {
     }
 
     fn deadline_reached(&mut self, now: Now) {
+        self.cti_deadline(now);
         while let Some((at, key)) = self.deadlines.first().cloned() {
             if at > now.instant {
                 break;

@@ -5,7 +5,7 @@ use tandem_shared::cluster::{Command, NodeId, SessionKey};
 use tandem_shared::proxy_protocol::Transport;
 
 use crate::csta;
-use crate::cti::{CtiConnectionId, RequestToken};
+use crate::cti::{CtiConnectionId, LinkFailure, LinkId};
 use crate::presence::publication::PublishOutcome;
 
 use super::pairs::PairId;
@@ -40,10 +40,18 @@ pub enum Output {
     DialOutbound {
         target: OutboundTarget,
     },
-    CtiRequest {
-        connection: CtiConnectionId,
-        token: RequestToken,
-        request: csta::Request,
+    /// Connects to a CTI manager, at `host:port`. `LinkOpened` or `LinkClosed` follows.
+    ConnectLink {
+        link: LinkId,
+        address: String,
+    },
+    WriteLink {
+        link: LinkId,
+        bytes: Bytes,
+    },
+    /// After what was written before; nothing more is wanted from this link.
+    CloseLink {
+        link: LinkId,
     },
     /// One batch at a time; `Input::Committed` follows in any case.
     Propose {
@@ -56,6 +64,13 @@ pub enum Output {
 /// What is worth a line in the log, or a count.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Report {
+    CtiInService {
+        connection: CtiConnectionId,
+    },
+    CtiOutOfService {
+        connection: CtiConnectionId,
+        reason: LinkFailure,
+    },
     SessionStarted {
         key: SessionKey,
         user: String,

@@ -1,6 +1,6 @@
 //! PUBLISH on the wire: what the publisher wants said, to its server, over a connection that we dial (RFC 3903).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use crate::sip::dialog;
 use crate::sip::transaction;
 
 use super::watchers::PIDF;
-use super::{Gateway, Now, Outbound, OutboundTarget, Output, PairId, Report, new_branch, via};
+use super::{Gateway, Now, Outbound, OutboundTarget, Output, PairId, Report, View, new_branch, via};
 
 /// Where presence is published.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,9 +57,19 @@ impl Publishing {
 
 impl Gateway {
     /// Somebody wants to know of every user, watched or not.
-    #[must_use]
-    pub fn publishes(&self) -> bool {
+    pub(super) fn publishes(&self) -> bool {
         self.publishing.is_some()
+    }
+
+    pub(super) fn presence_owners_changed(&mut self, view: View<'_>, now: Now) {
+        if self.publishes() {
+            let recorded = view.state.presence_records().keys().map(ToString::to_string);
+            let mut users: BTreeSet<String> = recorded.collect();
+            users.extend(view.phones.users_on_the_phone());
+            for user in users {
+                self.look_at_presence(&user, view, now);
+            }
+        }
     }
 
     /// `is_kept_here`: this node keeps the user's calendar, so it speaks for him.

@@ -1,7 +1,7 @@
 //! The only asynchronous code of this crate: sockets and the clock.
 //!
 //! Owns the one loop around the gateway ([`driver`]) and the tasks that move bytes for it. Does not decide anything:
-//! whatever may go one way or another is an input of [`crate::gateway`] or [`crate::cti`]. What always holds: every
+//! whatever may go one way or another is an input of [`crate::gateway`]. What always holds: every
 //! channel is bounded, and the loop waits for nobody.
 
 pub mod admin_routes;
@@ -12,8 +12,11 @@ pub mod directory_watch;
 pub mod driver;
 pub mod exchange;
 pub mod outbound;
+pub mod pair_senders;
 pub mod presence;
+mod proposing;
 pub mod rebalancing;
 pub mod registration;
+pub mod reports;
 pub mod sip_connection;
 pub mod sip_listener;

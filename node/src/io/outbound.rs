@@ -29,8 +29,16 @@ pub struct OutboundRoute {
     pub security: PairSecurity,
 }
 
+impl OutboundRoute {
+    /// Begins to connect to the target; what comes of it is an event of `context`.
+    pub(super) fn dial(&self, target: OutboundTarget, id: PairId, context: &ConnectionContext) {
+        let dialled = run(target, self.clone(), id, context.clone());
+        context.shutdown.spawn("outbound connection", dialled);
+    }
+}
+
 /// Resolves the target, asks one front end after the other to connect there, and serves the connection.
-pub async fn run(target: OutboundTarget, route: OutboundRoute, id: PairId, context: ConnectionContext) {
+async fn run(target: OutboundTarget, route: OutboundRoute, id: PairId, context: ConnectionContext) {
     match dial(&target, &route).await {
         Ok((stream, pair)) => {
             info!(

@@ -13,7 +13,7 @@ use tandem_shared::io::sip_stream::StreamCounters;
 use tandem_shared::io::telemetry::Metrics;
 use tandem_shared::sip::{FramingError, RefusalReason};
 
-use crate::cti::{ConnectionStatus, LinkFailure};
+use crate::cti::{ConnectionStatus, CtiConnectionId, LinkFailure};
 use crate::gateway::{Census, EndOfSubscription, EndReason, Report, WatcherReport};
 use crate::presence::publication::PublishOutcome;
 
@@ -230,7 +230,11 @@ impl NodeMetrics {
 
     /// `connections` are the names of the CTI connections, in configured order.
     pub fn record(&self, report: &Report, connections: &[String]) {
+        let name_of =
+            |connection: &CtiConnectionId| connections.get(connection.0).map_or("unknown", String::as_str);
         match report {
+            Report::CtiInService { .. } => {}
+            Report::CtiOutOfService { connection, reason } => self.link_lost(name_of(connection), *reason),
             Report::SessionStarted {
                 connection,
                 replicated,
@@ -239,8 +243,9 @@ impl NodeMetrics {
                 self.sessions_started
                     .with_label_values(&[if *replicated { "true" } else { "false" }])
                     .inc();
-                let name = connections.get(connection.0).map_or("unknown", String::as_str);
-                self.sessions_assigned.with_label_values(&[name]).inc();
+                self.sessions_assigned
+                    .with_label_values(&[name_of(connection)])
+                    .inc();
             }
             Report::SessionMovedHere { .. } => self.sessions_moved.with_label_values(&["here"]).inc(),
             Report::SessionMovedAway { .. } => self.sessions_moved.with_label_values(&["away"]).inc(),
@@ -326,7 +331,7 @@ impl NodeMetrics {
             .set(gauge(status.outstanding));
     }
 
-    pub fn link_lost(&self, name: &str, reason: LinkFailure) {
+    fn link_lost(&self, name: &str, reason: LinkFailure) {
         self.cti
             .links_lost
             .with_label_values(&[name, reason.label()])

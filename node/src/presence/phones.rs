@@ -7,6 +7,9 @@ use tandem_shared::cluster::{CallState, SessionKey, SessionRecord};
 /// Tells who is on the phone.
 pub trait PhonesInUse {
     fn is_in_use_by(&self, user: &str) -> bool;
+
+    /// In no order.
+    fn users_on_the_phone(&self) -> Vec<String>;
 }
 
 /// Users with a call, by the sessions that report it. Sessions without a call are not remembered.
@@ -63,6 +66,10 @@ impl Phones {
 impl PhonesInUse for Phones {
     fn is_in_use_by(&self, user: &str) -> bool {
         self.sessions.contains_key(user)
+    }
+
+    fn users_on_the_phone(&self) -> Vec<String> {
+        self.sessions.keys().cloned().collect()
     }
 }
 

@@ -113,7 +113,7 @@ pub(crate) async fn follow(id: NodeId, incarnation: Incarnation, cluster: &Clust
                     book.incarnation = incarnation;
                     book.left += 1;
                 }
-                Step::LookAtPresence | Step::TakeInSettings | Step::Rebalance { .. } => {}
+                Step::TakeInSettings | Step::Rebalance { .. } => {}
             }
         }
     }

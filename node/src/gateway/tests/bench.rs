@@ -10,11 +10,15 @@ use tandem_shared::cluster::{Change, ClusterState, ConnectionId, NodeId, Session
 use tandem_shared::proxy_protocol::Transport;
 use tandem_shared::sip::RawMessage;
 
-use crate::csta::{CstaMessage, Request, Response, decode};
-use crate::cti::{CtiConnectionId, CtiFailure, RequestToken};
+use crate::csta::{CstaErrorCode, CstaMessage, Event, Request, Response, decode};
+use crate::cti::link_framer::EVENT_INVOKE_ID;
+use crate::cti::{CtiConnectionId, CtiConnectionSettings, CtiInput, CtiSettings, CtiTimings};
 use crate::directory::{Directory, read_file};
 use crate::gateway::*;
 use crate::presence::Phones;
+use crate::settings::GatewaySettings;
+
+use super::cti_managers::{CtiManagers, Received};
 
 pub(super) const LINE: &str = "tel:4711;phone-context=dialstring";
 
@@ -61,7 +65,8 @@ pub(super) struct Bench {
     /// Batches are committed at once.
     pub(super) quorum: bool,
     pub(super) sent: Vec<Sent>,
-    pub(super) asked: Vec<(CtiConnectionId, RequestToken, Request)>,
+    /// Of CTI managers, by connection and invoke id.
+    pub(super) asked: Vec<(CtiConnectionId, u16, Request)>,
     pub(super) proposed: Vec<Command>,
     pub(super) reports: Vec<Report>,
     pub(super) dialled: Vec<OutboundTarget>,
@@ -70,6 +75,8 @@ pub(super) struct Bench {
     /// What committed batches changed, for who follows.
     pub(super) changes: Vec<Vec<Change>>,
     pending: Vec<(u64, Command)>,
+    managers: CtiManagers,
+    cti: CtiSettings,
 }
 
 impl Bench {
@@ -90,8 +97,9 @@ impl Bench {
     ) -> Self {
         let mut config = config(node);
         change(&mut config);
+        let cti = cti_settings(&config);
         let mut bench = Self {
-            gateway: Gateway::new(config, Arc::new(directory()), node),
+            gateway: Gateway::new(config, cti.clone(), Arc::new(directory()), node),
             now: Now {
                 instant: Instant::now(),
                 unix_ms: 1_800_000_000_000,
@@ -107,13 +115,12 @@ impl Bench {
             closed: Vec::new(),
             changes: Vec::new(),
             pending: Vec::new(),
+            managers: CtiManagers::default(),
+            cti,
         };
         bench.state.apply(registered(node, node));
         bench.input(Input::AuthorityChanged(Authority::Quorum));
-        for connection in [0, 1] {
-            let connection = CtiConnectionId(connection);
-            bench.input(Input::CtiInService { connection });
-        }
+        bench.input(Input::Cti(CtiInput::Started));
         bench.open_pair(1, PairPurpose::Pair);
         bench
     }
@@ -156,11 +163,22 @@ impl Bench {
             }
             Output::ClosePair { pair } => self.closed.push(pair),
             Output::DialOutbound { target } => self.dialled.push(target),
-            Output::CtiRequest {
-                connection,
-                token,
-                request,
-            } => self.asked.push((connection, token, request)),
+            Output::ConnectLink { link, .. } => {
+                if let Some(opened) = self.managers.connect(link) {
+                    self.input(Input::Cti(opened));
+                }
+            }
+            Output::WriteLink { link, bytes } => {
+                for received in self.managers.read(link, &bytes) {
+                    match received {
+                        Received::Heartbeat(answer) => self.input(Input::Cti(answer)),
+                        Received::Request { invoke_id, request } => {
+                            self.asked.push((link.connection, invoke_id, request));
+                        }
+                    }
+                }
+            }
+            Output::CloseLink { link } => self.managers.close(link),
             Output::Propose { batch, command } => {
                 self.proposed.push(command.clone());
                 self.pending.push((batch, command));
@@ -220,11 +238,55 @@ impl Bench {
     }
 
     /// Answers the oldest request to a CTI manager; returns what the gateway sends upon it.
-    pub(super) fn answer_cti(&mut self, result: Result<Response, CtiFailure>) -> Vec<Sent> {
+    pub(super) fn answer_cti(&mut self, answer: Result<Response, CstaErrorCode>) -> Vec<Sent> {
+        let (connection, invoke_id, _) = self.asked.remove(0);
+        let document = match answer {
+            Ok(response) => response.encode(),
+            Err(error) => error.encode(),
+        };
+        self.cti_says(connection, invoke_id, &document)
+    }
+
+    /// What the gateway sends when the CTI manager tells of an event.
+    pub(super) fn cti_event(&mut self, connection: CtiConnectionId, event: &Event) -> Vec<Sent> {
+        self.cti_says(connection, EVENT_INVOKE_ID, &event.encode())
+    }
+
+    pub(super) fn cti_ends_monitor(&mut self, connection: CtiConnectionId, cross_ref_id: &str) -> Vec<Sent> {
+        let cross_ref_id = cross_ref_id.to_owned();
+        self.cti_says(
+            connection,
+            EVENT_INVOKE_ID,
+            &Request::MonitorStop { cross_ref_id }.encode(),
+        )
+    }
+
+    fn cti_says(&mut self, connection: CtiConnectionId, invoke_id: u16, document: &str) -> Vec<Sent> {
         self.sent.clear();
-        let (_, token, _) = self.asked.remove(0);
-        self.input(Input::CtiAnswered { token, result });
+        let said = self.managers.say(connection, invoke_id, document);
+        self.input(Input::Cti(said));
         std::mem::take(&mut self.sent)
+    }
+
+    pub(super) fn lose_cti(&mut self, connection: CtiConnectionId) {
+        let lost = self.managers.leave(connection);
+        self.input(Input::Cti(lost));
+    }
+
+    pub(super) fn cti_comes_back(&mut self, connection: CtiConnectionId) {
+        let back = self.managers.come_back(connection);
+        self.input(Input::Cti(back));
+    }
+
+    /// An administrator has requests given up after this time.
+    pub(super) fn set_request_timeout(&mut self, request_timeout: Duration) {
+        self.input(Input::SettingsChanged(GatewaySettings {
+            session_timer_secs: 1800,
+            cti: CtiTimings {
+                request_timeout,
+                ..CtiTimings::of(&self.cti)
+            },
+        }));
     }
 
     pub(super) fn asked(&self) -> Vec<&Request> {
@@ -288,6 +350,20 @@ fn config(node: u64) -> GatewayConfig {
             ..WatcherSettings::default()
         },
         publish: None,
+    }
+}
+
+/// A request is waited for as long as the test likes, and a lost link is opened again at once.
+fn cti_settings(config: &GatewayConfig) -> CtiSettings {
+    let connections = config.cti_connections.iter();
+    let connections = connections.map(|address| CtiConnectionSettings {
+        name: address.clone(),
+        address: address.clone(),
+    });
+    CtiSettings {
+        request_timeout: Duration::from_secs(86_400),
+        reconnect_interval: Duration::ZERO,
+        ..CtiSettings::new(connections.collect())
     }
 }
 

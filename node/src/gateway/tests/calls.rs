@@ -5,7 +5,7 @@ use crate::csta::{
     Cause, ConnectionIdentifier, CstaErrorCode, CstaMessage, Device, Event, EventKind, LocalConnectionState,
     Request, Response,
 };
-use crate::cti::{CtiConnectionId, CtiFailure};
+use crate::cti::CtiConnectionId;
 use crate::gateway::*;
 use tandem_shared::cluster::{CallState, SessionKey};
 
@@ -20,12 +20,7 @@ pub(super) fn event(kind: EventKind, call_id: &str, own: LocalConnectionState) -
 }
 
 pub(super) fn happens(bench: &mut Bench, event: Event) -> Vec<Sent> {
-    bench.sent.clear();
-    bench.input(Input::CtiEvent {
-        connection: CtiConnectionId(0),
-        event: Box::new(event),
-    });
-    std::mem::take(&mut bench.sent)
+    bench.cti_event(CtiConnectionId(0), &event)
 }
 
 fn rings(bench: &mut Bench, call_id: &str) -> Vec<Sent> {
@@ -238,8 +233,7 @@ fn a_refusal_of_the_pbx_is_a_200_with_its_error() {
             call_to_be_answered: call,
         },
     ));
-    let refused = CtiFailure::Refused(CstaErrorCode::INVALID_CONNECTION);
-    let sent = bench.answer_cti(Err(refused));
+    let sent = bench.answer_cti(Err(CstaErrorCode::INVALID_CONNECTION));
     assert_eq!(
         (sent[0].status(), error_of(&sent[0])),
         (200, CstaErrorCode::INVALID_CONNECTION)

@@ -92,7 +92,7 @@ impl World {
                 self.is_ready = false;
                 self.incarnation = incarnation;
             }
-            Step::LookAtPresence | Step::TakeInSettings | Step::Rebalance { .. } => {}
+            Step::TakeInSettings | Step::Rebalance { .. } => {}
         }
     }
 

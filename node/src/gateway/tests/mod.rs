@@ -4,6 +4,7 @@ mod adoption;
 #[cfg(test)]
 mod bench;
 mod calls;
+mod cti_managers;
 mod following;
 mod handover;
 mod opening;

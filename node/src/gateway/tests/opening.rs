@@ -144,7 +144,7 @@ fn without_a_cti_manager_or_a_quorum_a_client_is_asked_to_come_again() {
     assert_eq!(bench.receive(&invite("1", "user1"))[0].status(), 480);
     bench.input(Input::AuthorityChanged(Authority::Quorum));
     for connection in [CtiConnectionId(0), CtiConnectionId(1)] {
-        bench.input(Input::CtiOutOfService { connection });
+        bench.lose_cti(connection);
     }
     let refused = bench.receive(&invite("1", "user1"));
     assert_eq!(

@@ -9,8 +9,7 @@ use crate::gateway::*;
 fn lose(bench: &mut Bench, connection: usize) -> Vec<Sent> {
     bench.sent.clear();
     bench.asked.clear();
-    let connection = CtiConnectionId(connection);
-    bench.input(Input::CtiOutOfService { connection });
+    bench.lose_cti(CtiConnectionId(connection));
     std::mem::take(&mut bench.sent)
 }
 
@@ -75,9 +74,7 @@ fn without_any_connection_commands_get_an_error_until_one_is_back() {
         CstaMessage::Error(CstaErrorCode::RESOURCE_OUT_OF_SERVICE)
     );
     bench.asked.clear();
-    bench.input(Input::CtiInService {
-        connection: CtiConnectionId(1),
-    });
+    bench.cti_comes_back(CtiConnectionId(1));
     assert_eq!(
         bench.asked(),
         vec![&Request::MonitorStart {

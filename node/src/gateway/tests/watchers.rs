@@ -312,7 +312,7 @@ fn a_subscription_that_is_not_refreshed_ends_and_its_watcher_is_told() {
     assert_eq!(sent[0].header("Subscription-State"), "terminated;reason=timeout");
     bench.pass(Duration::from_millis(10));
     assert!(bench.state.watchers().is_empty());
-    assert_eq!(bench.gateway.next_deadline(), None);
+    assert_eq!(bench.gateway.watchers.next_deadline(), None);
 }
 
 #[test]

@@ -3,9 +3,10 @@
 use super::bench::*;
 use super::calls::event;
 use crate::csta::{
-    ConnectionIdentifier, CstaMessage, EventKind, LocalConnectionState, Request, Response, SnapshotConnection,
+    ConnectionIdentifier, CstaErrorCode, CstaMessage, EventKind, LocalConnectionState, Request, Response,
+    SnapshotConnection,
 };
-use crate::cti::{CtiConnectionId, CtiFailure};
+use crate::cti::CtiConnectionId;
 use crate::gateway::*;
 use tandem_shared::cluster::{ClusterState, SessionKey, StateLimits};
 
@@ -33,7 +34,7 @@ fn start_monitor(bench: &mut Bench, key: &SessionKey) -> Vec<Sent> {
     bench.receive(&info(key, 2, &monitor_start()))
 }
 
-fn monitor_started(cross_ref_id: &str) -> Result<Response, CtiFailure> {
+fn monitor_started(cross_ref_id: &str) -> Result<Response, CstaErrorCode> {
     Ok(Response::MonitorStart {
         cross_ref_id: cross_ref_id.into(),
     })
@@ -48,7 +49,7 @@ fn two_monitored(bench: &mut Bench) -> [SessionKey; 2] {
     keys
 }
 
-fn snapshot(calls: &[(&str, LocalConnectionState)]) -> Result<Response, CtiFailure> {
+fn snapshot(calls: &[(&str, LocalConnectionState)]) -> Result<Response, CstaErrorCode> {
     let connections = calls.iter().map(|(call_id, own)| SnapshotConnection {
         connection: ConnectionIdentifier::new(*call_id, "4711"),
         states: vec![*own, LocalConnectionState::Connected],
@@ -61,12 +62,7 @@ fn snapshot(calls: &[(&str, LocalConnectionState)]) -> Result<Response, CtiFailu
 fn happens(bench: &mut Bench, cross_ref_id: &str, call_id: &str) -> Vec<Sent> {
     let mut event = event(EventKind::Delivered, call_id, LocalConnectionState::Alerting);
     event.monitor_cross_ref_id = cross_ref_id.into();
-    bench.sent.clear();
-    bench.input(Input::CtiEvent {
-        connection: ONLY,
-        event: Box::new(event),
-    });
-    std::mem::take(&mut bench.sent)
+    bench.cti_event(ONLY, &event)
 }
 
 /// Sessions that were sent an event, and under which monitor id.
@@ -139,7 +135,7 @@ fn a_client_that_joins_does_without_a_snapshot_that_is_refused() {
     start_monitor(&mut bench, &first);
     bench.answer_cti(monitor_started("p-1"));
     start_monitor(&mut bench, &second);
-    let sent = bench.answer_cti(Err(CtiFailure::TimedOut));
+    let sent = bench.answer_cti(Err(CstaErrorCode::UNSPECIFIED));
     assert_eq!(sent[0].status(), 200);
     let told = told(&happens(&mut bench, "p-1", "c-1"));
     assert_eq!(told, expected(&bench, &[first, second]));
@@ -175,7 +171,7 @@ fn a_refused_monitor_is_refused_to_all_who_wait_for_it() {
     keys.iter().for_each(|key| {
         start_monitor(&mut bench, key);
     });
-    let sent = bench.answer_cti(Err(CtiFailure::TimedOut));
+    let sent = bench.answer_cti(Err(CstaErrorCode::UNSPECIFIED));
     assert_eq!(sent.len(), 2);
     assert!(
         sent.iter()
@@ -219,9 +215,9 @@ fn both_sessions_are_adopted_over_one_monitor_with_a_snapshot_each() {
 fn both_sessions_move_when_their_cti_connection_is_lost() {
     let mut bench = bench();
     let keys = two_monitored(&mut bench);
-    bench.input(Input::CtiOutOfService { connection: ONLY });
+    bench.lose_cti(ONLY);
     assert!(bench.asked().is_empty());
-    bench.input(Input::CtiInService { connection: ONLY });
+    bench.cti_comes_back(ONLY);
     assert_eq!(names(&bench), ["MonitorStart"]);
     bench.answer_cti(monitor_started("p-2"));
     bench.answer_cti(snapshot(&[]));
@@ -234,10 +230,7 @@ fn both_sessions_move_when_their_cti_connection_is_lost() {
 fn both_sessions_start_anew_when_the_cti_manager_ends_their_monitor() {
     let mut bench = bench();
     two_monitored(&mut bench);
-    bench.input(Input::CtiMonitorStopped {
-        connection: ONLY,
-        cross_ref_id: "p-1".into(),
-    });
+    bench.cti_ends_monitor(ONLY, "p-1");
     assert_eq!(names(&bench), ["MonitorStart"]);
     bench.answer_cti(monitor_started("p-2"));
     assert_eq!(names(&bench), ["SnapshotDevice", "SnapshotDevice"]);
@@ -262,11 +255,13 @@ fn sessions_of_one_line_keep_their_own_cti_connections() {
 fn a_monitor_that_nobody_knows_is_stopped_once_and_counted() {
     let mut bench = bench();
     let key = sign_in(&mut bench, "user1");
+    bench.set_request_timeout(Duration::from_millis(100));
     start_monitor(&mut bench, &key);
     assert!(happens(&mut bench, "p-9", "c-1").is_empty());
     assert_eq!(names(&bench), ["MonitorStart"], "it may yet turn out to be ours");
     // Given up here, and carried out there.
-    bench.answer_cti(Err(CtiFailure::TimedOut));
+    bench.pass(Duration::from_millis(100));
+    bench.asked.clear();
     happens(&mut bench, "p-9", "c-1");
     happens(&mut bench, "p-9", "c-1");
     let stop = Request::MonitorStop {

@@ -24,7 +24,7 @@ impl Gateway {
     }
 
     /// Watchers and publisher take in what the user's presence is now.
-    pub(super) fn look_at_presence(&mut self, user: &str, view: View<'_>, now: Now) {
+    pub(in crate::gateway) fn look_at_presence(&mut self, user: &str, view: View<'_>, now: Now) {
         let composed = view.composed(user, now);
         self.tell_watchers_of(user, composed);
         let is_kept_here = view.state.calendar_owner(user) == Some(self.config.node);

@@ -130,6 +130,10 @@ impl PhonesInUse for PresenceView {
     fn is_in_use_by(&self, user: &str) -> bool {
         self.with_phones(|phones| phones.is_in_use_by(user))
     }
+
+    fn users_on_the_phone(&self) -> Vec<String> {
+        self.with_phones(PhonesInUse::users_on_the_phone)
+    }
 }
 
 /// What was last reported of each user, and when it changes by itself.
