@@ -1,6 +1,7 @@
 //! From an INVITE without To-tag to a committed session.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tandem_shared::cluster::Authority;
 use tandem_shared::cluster::command::SessionUpdate;
@@ -112,7 +113,7 @@ impl Gateway {
         let cross_ref_id = self.new_cross_ref_id();
         let record = SessionRecord {
             key,
-            dialog,
+            dialog: dialog.into(),
             user,
             line,
             device: appearance.device_id,
@@ -404,7 +405,9 @@ impl Gateway {
         let target = dialog::remote_target(&queued.request.headers);
         let target = target.filter(|target| *target != session.record.dialog.remote_target);
         if let Some(target) = &target {
-            session.record.dialog.remote_target.clone_from(target);
+            Arc::make_mut(&mut session.record.dialog)
+                .remote_target
+                .clone_from(target);
         }
         let record = session.record.clone();
         self.proposals

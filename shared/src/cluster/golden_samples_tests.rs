@@ -449,7 +449,7 @@ fn dialog() -> DialogRecord {
 fn session() -> SessionRecord {
     SessionRecord {
         key: key(),
-        dialog: dialog(),
+        dialog: dialog().into(),
         user: "user1".to_owned(),
         line: "tel:4711;phone-context=dialstring".to_owned(),
         device: "4711".to_owned(),

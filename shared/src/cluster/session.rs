@@ -158,7 +158,8 @@ pub struct CallRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRecord {
     pub key: SessionKey,
-    pub dialog: DialogRecord,
+    /// Rarely written after the session is open: a copy of the record shares it.
+    pub dialog: Arc<DialogRecord>,
     pub user: String,
     /// The line URI exactly as the client wrote it; it is echoed to the client byte for byte.
     pub line: String,

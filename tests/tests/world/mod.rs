@@ -544,7 +544,7 @@ pub(crate) fn session_opened(node: u64, key: &str) -> Command {
     };
     let record = SessionRecord {
         key: SessionKey::new(key),
-        dialog,
+        dialog: dialog.into(),
         user: String::new(),
         line: String::new(),
         device: String::new(),

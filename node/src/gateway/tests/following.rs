@@ -2,6 +2,7 @@
 //! node ends with what the state gives to it, and with nothing else.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -231,7 +232,7 @@ impl World {
             owner: NodeId(node),
             ..self.session.clone()
         };
-        let identity = &mut record.dialog.remote_identity;
+        let identity = &mut Arc::make_mut(&mut record.dialog).remote_identity;
         *identity = identity.replace("ab12", &format!("c{node}{number}"));
         record
     }

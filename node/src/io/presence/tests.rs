@@ -188,7 +188,8 @@ fn session_of(user: &str) -> (SessionKey, Command) {
             route_set: Vec::new(),
             remote_target: "sip:192.0.2.1".to_owned(),
             local_target: "sip:192.0.2.9".to_owned(),
-        },
+        }
+        .into(),
         user: user.to_owned(),
         line: "tel:4711".to_owned(),
         device: "4711".to_owned(),

@@ -108,8 +108,8 @@ impl ClusterState {
         if live.is_empty() {
             return;
         }
-        let keys: Vec<SessionKey> = self.owned.get(&from).into_iter().flatten().cloned().collect();
-        for key in keys {
+        // All of them go, so the index is taken as a whole and not emptied key by key.
+        for key in self.owned.remove(&from).unwrap_or_default() {
             if let Some(heir) = successor(&key, live.iter().copied()) {
                 self.give(key, heir, changes);
             }

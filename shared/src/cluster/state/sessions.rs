@@ -293,7 +293,7 @@ fn write_update(session: &mut SessionRecord, update: SessionUpdate, calls_after:
         session.client_address = client_address;
     }
     if let Some(remote_target) = remote_target {
-        session.dialog.remote_target = remote_target;
+        Arc::make_mut(&mut session.dialog).remote_target = remote_target;
     }
     if let Some(expires_at_ms) = expires_at_ms {
         session.expires_at_ms = expires_at_ms;

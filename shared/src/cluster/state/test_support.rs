@@ -101,7 +101,8 @@ pub(super) fn record(owner: u64, number: u64) -> SessionRecord {
             route_set: vec!["<sip:ocs.example.com;transport=tcp;lr>".to_owned()],
             remote_target: "sip:10.0.0.1:5060;transport=tcp".to_owned(),
             local_target: "sip:10.0.0.9:5060;transport=tcp".to_owned(),
-        },
+        }
+        .into(),
         user: format!("user{number}"),
         line: "tel:4711;phone-context=dialstring".to_owned(),
         device: "4711".to_owned(),
@@ -138,7 +139,7 @@ pub(super) fn watcher(owner: u64, number: u64) -> WatcherRecord {
     } = record(owner, number);
     WatcherRecord {
         key,
-        dialog,
+        dialog: DialogRecord::clone(&dialog),
         presentity: user(1),
         owner,
         epoch,

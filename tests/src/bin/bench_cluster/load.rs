@@ -165,7 +165,7 @@ fn opened(key: &SessionKey, owner: NodeId) -> Command {
     };
     let record = SessionRecord {
         key: key.clone(),
-        dialog,
+        dialog: dialog.into(),
         user,
         line: "tel:+4930123456;ext=4711".to_owned(),
         device: "4711".to_owned(),

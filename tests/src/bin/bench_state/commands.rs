@@ -119,7 +119,8 @@ fn record(node: u64, number: u64) -> SessionRecord {
             route_set: vec!["<sip:ocs.example.com:5061;transport=tls;ms-role-rs-to;lr>".to_owned()],
             remote_target: target,
             local_target: "sip:10.0.0.9:5060;transport=tcp".to_owned(),
-        },
+        }
+        .into(),
         user: format!("user{number}"),
         line: format!("tel:+322555{number:07};phone-context=dialstring"),
         device: format!("{number:07}"),
