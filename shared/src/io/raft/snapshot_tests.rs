@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use openraft::storage::RaftStateMachine;
 use openraft::{EntryPayload, RaftSnapshotBuilder};
+use tokio::task::unconstrained;
 
 use crate::cluster::{Change, ClusterState, Command, Format, Proposal, StateLimits};
 
@@ -36,6 +37,23 @@ fn who_follows_the_state_is_told_that_a_snapshot_replaced_it() {
     });
 }
 
+/// More entries than are published at once.
+#[test]
+fn every_entry_of_a_long_portion_is_in_the_state_that_is_published() {
+    runtime().block_on(async {
+        let users = 200;
+        let mut machine = machine().await;
+        let mut changes = machine.changes();
+        let entries = (0..users).map(|index| Ok((calendar(index), None)));
+        machine.apply(futures::stream::iter(entries)).await.unwrap();
+        let state = machine.state();
+        let lost = (0..users).filter(|&index| state.calendar_enabled(&user(index)) != Some(true));
+        assert_eq!(lost.collect::<Vec<_>>(), [0; 0]);
+        let told = std::iter::from_fn(|| unconstrained(changes.recv()).now_or_never().flatten());
+        assert_eq!(told.flatten().count(), 200);
+    });
+}
+
 async fn machine() -> StateMachine {
     let limits = StateLimits::default();
     let storage = Storage::open(Arc::new(disk()), 4096, limits, Format::NEWEST, histogram()).await;
@@ -49,6 +67,21 @@ async fn snapshot_after(machine: &mut StateMachine, entries: u64) -> (SnapshotMe
     let mut builder = machine.get_snapshot_builder().await;
     let built = builder.build_snapshot().await.unwrap();
     (built.meta, built.snapshot)
+}
+
+fn user(index: u64) -> String {
+    format!("user{index}")
+}
+
+fn calendar(index: u64) -> Entry {
+    let command = Command::CalendarEnabled {
+        users: vec![user(index)],
+        enabled: Some(true),
+    };
+    Entry {
+        log_id: log_id(1, index),
+        payload: EntryPayload::Normal(Proposal::of_unknown(command)),
+    }
 }
 
 fn setting(index: u64) -> Entry {

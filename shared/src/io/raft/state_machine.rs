@@ -130,16 +130,6 @@ impl StateMachine {
         self.published.load().last_applied
     }
 
-    /// The beginning of a batch.
-    fn unpublished(&self) -> Unpublished {
-        Unpublished {
-            replica: Replica::clone(&self.published.load()),
-            entries: 0,
-            changes: Vec::new(),
-            answers: Vec::new(),
-        }
-    }
-
     fn apply_one(&self, entry: Entry, proposer: Option<ApplyResponder<TypeConfig>>, batch: &mut Unpublished) {
         let index = entry.log_id.index();
         let is_to_be_marked = is_mark(&entry);
@@ -178,7 +168,8 @@ impl StateMachine {
         while let Some((entry, proposer)) = entries.try_next().await? {
             self.apply_one(entry, proposer, batch);
             if batch.entries >= ENTRIES_PUBLISHED_AT_ONCE_MAX {
-                self.publish(std::mem::replace(batch, self.unpublished()));
+                let next = Unpublished::behind(batch.replica.clone());
+                self.publish(std::mem::replace(batch, next));
             }
         }
         Ok(())
@@ -197,6 +188,18 @@ fn ticked(before_ms: u64) -> Option<Ticked> {
         before_ms,
         at: Instant::now(),
     })
+}
+
+impl Unpublished {
+    /// The beginning of a batch, whose first entry comes behind the last one of this replica.
+    fn behind(replica: Replica) -> Self {
+        Self {
+            replica,
+            entries: 0,
+            changes: Vec::new(),
+            answers: Vec::new(),
+        }
+    }
 }
 
 impl Replica {
@@ -241,7 +244,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     where
         S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
-        let mut batch = self.unpublished();
+        let mut batch = Unpublished::behind(Replica::clone(&self.published.load()));
         let applied = self.apply_all(&mut entries, &mut batch).await;
         self.publish(batch);
         applied
