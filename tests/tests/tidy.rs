@@ -59,6 +59,33 @@ fn the_clock_is_read_in_io_alone_and_said_so_once() {
 }
 
 #[test]
+fn the_machine_is_reached_through_the_environment_alone() {
+    let forbidden = [
+        "tokio::net",
+        "tokio::signal",
+        "SystemTime::now",
+        "rand::random",
+        "spawn_blocking",
+        "thread::Builder",
+    ];
+    let mut found = Vec::new();
+    for file in product_sources() {
+        // Files of the log have an interface of their own, of which the simulated disk is the other half.
+        let may = file.path.contains("io/environment/") || file.path.ends_with("raft/files.rs");
+        let is_test = file.path.ends_with("tests.rs") || file.path.contains("/tests/");
+        if !may && !is_test {
+            let product = file.before_tests();
+            let lines = product
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"));
+            let hits = lines.filter(|line| forbidden.iter().any(|word| line.contains(word)));
+            found.extend(hits.map(|line| format!("{}: {}", file.path, line.trim())));
+        }
+    }
+    assert_none(&found);
+}
+
+#[test]
 fn every_module_with_children_opens_by_saying_what_it_owns() {
     let fronts = sources().filter(|file| file.name() == "mod.rs" || file.name() == "lib.rs");
     let silent = fronts.filter(|file| !file.text.starts_with("//! "));

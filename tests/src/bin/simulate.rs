@@ -85,6 +85,7 @@ struct Arguments {
     troubled: Option<Duration>,
     nodes: Option<u64>,
     history: bool,
+    json: bool,
 }
 
 impl Arguments {
@@ -95,6 +96,7 @@ impl Arguments {
             troubled: None,
             nodes: None,
             history: false,
+            json: false,
         };
         let mut parser = lexopt::Parser::from_env();
         while let Some(argument) = parser.next()? {
@@ -111,6 +113,7 @@ impl Arguments {
                 }
                 lexopt::Arg::Long("members") => arguments.nodes = Some(parser.value()?.parse()?),
                 lexopt::Arg::Long("history") => arguments.history = true,
+                lexopt::Arg::Long("json") => arguments.json = true,
                 lexopt::Arg::Long("help") | lexopt::Arg::Short('h') => return Ok(None),
                 argument @ (lexopt::Arg::Short(_) | lexopt::Arg::Long(_) | lexopt::Arg::Value(_)) => {
                     return Err(argument.unexpected().into());
@@ -152,6 +155,12 @@ fn simulate(arguments: &Arguments) -> bool {
     );
     let digest = world.trace().digest();
     let figures = format!("{nodes} nodes, {simulated:.1} s simulated in {took:.1} s, trace {digest:08x}");
+    if arguments.json
+        && let Ok(report) = &outcome
+    {
+        let came_to = report.to_json(world.now(), digest);
+        println!("{came_to}");
+    }
     match outcome {
         Ok(report) => println!("seed {seed}: {figures}; {report}; {:?}", world.network().tally()),
         Err(error) => println!("seed {seed} FAILED: {figures}: {error:#}"),
@@ -161,10 +170,11 @@ fn simulate(arguments: &Arguments) -> bool {
 
 const LINES_SHOWN: usize = 200;
 const USAGE: &str = "\
-cargo simulate [--seed N] [--count N] [--hours H] [--members N] [--history]
+cargo simulate [--seed N] [--count N] [--hours H] [--members N] [--history] [--json]
 
   --seed N     the first seed; 1 if left out
   --count N    so many seeds, one after the other
   --hours H    how long things go wrong, in simulated hours
   --members N  nodes; drawn from the seed if left out
-  --history    all that happened, not only the end of what failed";
+  --history    all that happened, not only the end of what failed
+  --json       what it came to, for programs, on a line of its own";

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use bytes::Bytes;
 use tandem_shared::io::environment;
-use tandem_shared::io::environment::net::{TcpListener, TcpOptions, TcpStream};
+use tandem_shared::io::environment::net::{Keepalive, TcpListener, TcpOptions, TcpStream};
 use tandem_shared::sip::framer::{Frame, Framer, FramerLimits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -188,7 +188,7 @@ async fn accept(listener: TcpListener, handle: Handle<Exchange>, numbers: Arc<At
 
 /// Moves bytes until the connection ends.
 async fn serve(stream: TcpStream, number: ConnectionNumber, slot: Option<usize>, handle: &Handle<Exchange>) {
-    let _ = stream.tune(&TcpOptions::default());
+    let _ = stream.tune(&options());
     let (mut reader, mut writer) = stream.into_split();
     let (sender, mut queue) = mpsc::unbounded_channel::<Bytes>();
     let pong = sender.clone();
@@ -218,6 +218,18 @@ async fn serve(stream: TcpStream, number: ConnectionNumber, slot: Option<usize>,
     });
     drop(pong);
     writing.abort();
+}
+
+/// A front end that has lost its power says nothing: probes find that out.
+fn options() -> TcpOptions {
+    TcpOptions {
+        keepalive: Some(Keepalive {
+            idle: Duration::from_secs(1),
+            interval: Duration::from_secs(1),
+            retries: Some(1),
+        }),
+        unacknowledged_max: Some(Duration::from_secs(2)),
+    }
 }
 
 fn take_frame(

@@ -20,7 +20,7 @@ use super::{FaultKind, Operator, Order, WorldOptions};
 use crate::cluster::{Addresses, Member, get_from, status_of};
 use crate::peers::communicator::{Presence, Tolerance};
 use crate::peers::csta;
-use crate::peers::front_end::FrontEnd;
+use crate::peers::front_end::{ConnectionNumber, FrontEnd};
 use crate::peers::ocs::{Ocs, OcsOptions, phone_number};
 use crate::peers::pbx::Pbx;
 use crate::scenario::{Begun, Office};
@@ -119,13 +119,37 @@ impl Day {
         for kind in &kinds {
             *self.report.faults.entry(*kind).or_default() += 1;
         }
+        let before = self.connections().await;
+        let breaks = troubles.iter().any(|trouble| trouble.breaks_clients_off);
         let begun = self.begin_work(&troubles).await;
         sleep(self.milliseconds(200..2500)).await;
         for order in troubles.into_iter().rev().flat_map(|trouble| trouble.cure) {
             self.operator.order(order);
         }
+        if breaks && !kinds.contains(&FaultKind::ClientsCutOff) {
+            self.wait_for_other_connections(before).await?;
+        }
         let judged = self.judge(begun).await;
         judged.with_context(|| format!("after {kinds:?}"))
+    }
+
+    async fn connections(&self) -> Vec<ConnectionNumber> {
+        self.office.ocs.ask(|front_end| front_end.connections()).await
+    }
+
+    /// A front end that was gone silently is missed when something is sent to it, or when it is probed.
+    async fn wait_for_other_connections(&self, before: Vec<ConnectionNumber>) -> anyhow::Result<()> {
+        let noticed = move |front_end: &FrontEnd| {
+            let now = front_end.connections();
+            !now.is_empty() && now.iter().all(|connection| !before.contains(connection))
+        };
+        let ocs = &self.office.ocs;
+        ocs.wait_until(
+            "OCS has noticed, and is connected again",
+            self.office.patience,
+            noticed,
+        )
+        .await
     }
 
     /// People call and are called, one more comes to work, and some look at their phones.
@@ -382,6 +406,25 @@ impl FaultKind {
             | Self::CtiManagerFrozen
             | Self::ClientsCutOff => false,
         }
+    }
+}
+
+impl DayReport {
+    /// `{simulated_ms, trace, requests, calls, commands, faults: {KIND: COUNT}}`.
+    #[must_use]
+    pub fn to_json(&self, simulated: Duration, trace: u32) -> serde_json::Value {
+        let faults = self
+            .faults
+            .iter()
+            .map(|(kind, count)| (format!("{kind:?}"), (*count).into()));
+        serde_json::json!({
+            "simulated_ms": u64::try_from(simulated.as_millis()).unwrap_or(u64::MAX),
+            "trace": trace,
+            "requests": self.requests,
+            "calls": self.calls,
+            "commands": self.commands,
+            "faults": faults.collect::<serde_json::Map<String, serde_json::Value>>(),
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::FrontEnd;
+use super::{ConnectionNumber, FrontEnd};
 use crate::peers::books::{Answer, SentRequest};
 use crate::peers::communicator::{Communicator, Presence};
 
@@ -110,6 +110,12 @@ impl FrontEnd {
     #[must_use]
     pub fn messages_on_accepted(&self) -> u64 {
         self.accepted.values().sum()
+    }
+
+    /// The numbers of the connections towards the VIP that stand.
+    #[must_use]
+    pub fn connections(&self) -> Vec<ConnectionNumber> {
+        self.slots.iter().filter_map(|slot| slot.connection).collect()
     }
 
     /// Whether every connection to the VIP stands.
