@@ -120,14 +120,19 @@ impl Day {
             *self.report.faults.entry(*kind).or_default() += 1;
         }
         let before = self.connections().await;
-        let breaks = troubles.iter().any(|trouble| trouble.breaks_clients_off);
+        let is_gone =
+            |trouble: &Trouble| trouble.breaks_clients_off && trouble.kind != FaultKind::ClientsCutOff;
+        let front_end_is_gone = troubles.iter().any(is_gone);
         let begun = self.begin_work(&troubles).await;
         sleep(self.milliseconds(200..2500)).await;
         for order in troubles.into_iter().rev().flat_map(|trouble| trouble.cure) {
             self.operator.order(order);
         }
-        if breaks && !kinds.contains(&FaultKind::ClientsCutOff) {
+        if front_end_is_gone {
             self.wait_for_other_connections(before).await?;
+        } else if kinds.contains(&FaultKind::ClientsCutOff) {
+            // A connection that broke at one end only is found by the other's probes.
+            sleep(PROBED_WITHIN).await;
         }
         let judged = self.judge(begun).await;
         judged.with_context(|| format!("after {kinds:?}"))
@@ -448,3 +453,5 @@ impl fmt::Display for DayReport {
 }
 
 const LOOKED_AT_EVERY: Duration = Duration::from_millis(50);
+/// As the OCS probes, and a little.
+const PROBED_WITHIN: Duration = Duration::from_secs(4);
