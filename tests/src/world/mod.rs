@@ -2,7 +2,7 @@
 //!
 //! Owns time, machines and the order of everything: in each step the network delivers what is due, and each machine that is
 //! not frozen runs until it waits. The processes are the very ones that are deployed: `serve` of `tandem-node` and `run` of
-//! `tandem-lb`, with real Raft, gateways and balancers. Does not own what goes wrong, which is drawn in [`day`], nor what
+//! `tandem-lb`, with real Raft, gateways and balancers. Does not own what goes wrong, which is drawn in [`Day`], nor what
 //! must hold, which is judged from outside by those whom Tandem serves.
 //!
 //! What always holds: the same seed does the same things in the same order, and says so in the same trace.
