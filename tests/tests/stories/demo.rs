@@ -27,7 +27,7 @@ fn the_demo_ends_badly_when_a_client_loses_anything() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(
-        complaint.contains("snapshots refused") && complaint.contains("status: 481"),
+        complaint.contains("requests failed") && complaint.contains("status: 481"),
         "{complaint}"
     );
 }
