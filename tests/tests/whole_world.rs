@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use tandem_tests::world::FaultKind;
 
 /// What a world came to, as `simulate --json` says it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -69,9 +70,10 @@ fn nobody_loses_anything_whatever_goes_wrong() {
             "seed {seed} is quiet: {came:?}"
         );
     }
-    let missing: Vec<_> = KINDS
-        .into_iter()
-        .filter(|kind| !faults.contains_key(kind))
+    let kinds = FaultKind::ALL.map(|kind| format!("{kind:?}"));
+    let missing: Vec<_> = kinds
+        .iter()
+        .filter(|kind| !faults.contains_key(kind.as_str()))
         .collect();
     assert!(missing.is_empty(), "never brought about: {missing:?}");
 }
@@ -108,18 +110,3 @@ fn time_for_seeds() -> Duration {
 
 /// Enough that every kind of trouble comes about.
 const SEEDS_MIN: u64 = 4;
-const KINDS: [&str; 13] = [
-    "Killed",
-    "PowerLost",
-    "Frozen",
-    "Terminated",
-    "CutOff",
-    "CutOneWay",
-    "AllApart",
-    "Slow",
-    "DiskStandsStill",
-    "ClockStepped",
-    "CtiManagerKilled",
-    "CtiManagerFrozen",
-    "ClientsCutOff",
-];

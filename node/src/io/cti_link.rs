@@ -1,7 +1,6 @@
 //! The shell of the CTI links: one task per TCP connection, moving bytes and nothing else.
 
 use std::collections::HashMap;
-use std::io;
 use std::time::Duration;
 use tandem_shared::io::environment::net::{Keepalive, ReadHalf, TcpOptions, TcpStream, WriteHalf};
 
@@ -91,7 +90,9 @@ impl LinkTask {
             inputs,
             mut queue,
         } = self;
-        let stream = match timeout(connect_timeout, connect(&address)).await {
+        // The name is resolved at every attempt; its addresses are tried in order.
+        let connecting = TcpStream::connect_to_name(&address, &OPTIONS);
+        let stream = match timeout(connect_timeout, connecting).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return connect_failed(link, &address, &error.to_string(), &inputs).await,
             Err(_) => return connect_failed(link, &address, "no answer in time", &inputs).await,
@@ -119,20 +120,6 @@ async fn connect_failed(link: LinkId, address: &str, error: &str, inputs: &mpsc:
             reason: LinkFailure::ConnectFailed,
         })
         .await;
-}
-
-/// The name is resolved at every attempt; its addresses are tried in order.
-async fn connect(address: &str) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_to_name(address).await?;
-    stream.tune(&TcpOptions {
-        keepalive: Some(Keepalive {
-            idle: KEEPALIVE_TIME,
-            interval: KEEPALIVE_INTERVAL,
-            retries: Some(KEEPALIVE_RETRIES),
-        }),
-        unacknowledged_max: None,
-    })?;
-    Ok(stream)
 }
 
 /// Until the connection ends; `None` when the driver has gone.
@@ -177,9 +164,14 @@ const WRITE_BATCH_BYTES: usize = 64 * 1024;
 const READ_BYTES: usize = 16 * 1024;
 /// A CTI manager that reads nothing for so long is gone; its heartbeat has failed long before.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-const KEEPALIVE_TIME: Duration = Duration::from_secs(10);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-const KEEPALIVE_RETRIES: u32 = 3;
+const OPTIONS: TcpOptions = TcpOptions {
+    keepalive: Some(Keepalive {
+        idle: Duration::from_secs(10),
+        interval: Duration::from_secs(5),
+        retries: Some(3),
+    }),
+    unacknowledged_max: None,
+};
 
 #[cfg(test)]
 mod tests {

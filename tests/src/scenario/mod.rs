@@ -28,7 +28,7 @@ pub use history::{History, Operation, OperationKind, Outcome, Register};
 pub use ledger::{Ledger, Writer};
 pub use life::Begun;
 pub use load::{Load, Rest, Tally};
-pub use office::{Office, PlacedCall};
+pub use office::{Office, PlacedCall, sign_in_again};
 pub use registers::ensure_linearizable;
 pub use roles::{Way, Who};
 

@@ -16,6 +16,7 @@ use super::first;
 use crate::cluster::{DEADLINE, Member};
 use crate::peers::books::Stage;
 use crate::peers::communicator::Presence;
+use crate::peers::csta;
 use crate::peers::front_end::FrontEnd;
 use crate::peers::ocs::{Ocs, phone_number};
 use crate::peers::pbx::Pbx;
@@ -436,6 +437,16 @@ impl Office {
 
 pub(super) fn is_signed_in(front_end: &FrontEnd, user: usize) -> bool {
     front_end.user(user).presence() == Presence::SignedIn
+}
+
+/// What a user does whose sign-in came to nothing: they ask for what they lack, a session or its monitor.
+pub fn sign_in_again(front_end: &mut FrontEnd, user: usize) {
+    let communicator = front_end.user(user);
+    if communicator.dialog().is_none() {
+        return front_end.sign_in(user);
+    }
+    let body = csta::monitor_start(&communicator.identity.line);
+    front_end.info(user, &body);
 }
 
 fn held_call(front_end: &FrontEnd, user: usize, far_end: &str) -> Option<String> {

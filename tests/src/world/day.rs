@@ -19,11 +19,10 @@ use tokio::time::sleep;
 use super::{FaultKind, Operator, Order, WorldOptions};
 use crate::cluster::{Addresses, Member, get_from, status_of};
 use crate::peers::communicator::{Presence, Tolerance};
-use crate::peers::csta;
 use crate::peers::front_end::{ConnectionNumber, FrontEnd};
 use crate::peers::ocs::{Ocs, OcsOptions, phone_number};
 use crate::peers::pbx::Pbx;
-use crate::scenario::{Begun, Office};
+use crate::scenario::{Begun, Office, sign_in_again};
 
 /// One day, with its people.
 pub struct Day {
@@ -191,20 +190,13 @@ impl Day {
         self.office.nobody_signed_in_again(0..self.steady).await
     }
 
-    /// Who was refused, or lost the connection, asks again for what is lacking: a session, or its monitor.
+    /// Who was refused, or lost the connection, asks again.
     async fn newcomers_are_here(&self) -> anyhow::Result<()> {
         let (first, last) = (self.steady, self.newcomers.start);
         let ask_again = move |front_end: &mut FrontEnd| {
             for user in first..last {
-                let communicator = front_end.user(user);
-                if communicator.presence() == Presence::SignedIn {
-                    continue;
-                }
-                if communicator.dialog().is_none() {
-                    front_end.sign_in(user);
-                } else {
-                    let body = csta::monitor_start(&communicator.identity.line);
-                    front_end.info(user, &body);
+                if front_end.user(user).presence() != Presence::SignedIn {
+                    sign_in_again(front_end, user);
                 }
             }
         };

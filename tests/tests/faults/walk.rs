@@ -9,10 +9,10 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tandem_tests::cluster::{ClusterOptions, DEADLINE, Needs, in_a_network_of_its_own};
 use tandem_tests::peers::communicator::Presence;
-use tandem_tests::peers::csta;
 use tandem_tests::peers::front_end::FrontEnd;
 use tandem_tests::scenario::{
     Begun, DiskScene, Fault, Load, MEMBERS, Outcome, Tally, Who, ensure_linearizable, every_case,
+    sign_in_again,
 };
 
 use super::{begin_calls, judge, options};
@@ -156,16 +156,6 @@ impl Walk {
         }
         Ok(())
     }
-}
-
-/// What a user does whose sign-in came to nothing: he asks for what he lacks, a session or its monitor.
-fn sign_in_again(front_end: &mut FrontEnd, user: usize) {
-    let communicator = front_end.user(user);
-    if communicator.dialog().is_none() {
-        return front_end.sign_in(user);
-    }
-    let body = csta::monitor_start(&communicator.identity.line);
-    front_end.info(user, &body);
 }
 
 fn report(faults: &BTreeMap<&'static str, usize>, tally: &Tally, longest_pause: Duration) {

@@ -1,6 +1,5 @@
 //! One HTTP/1.1 connection to a Client Access Server, plain or over TLS.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,7 +43,7 @@ impl Dialer {
     }
 
     async fn dial(&self, endpoint: &CasEndpoint) -> Result<Connection, Failure> {
-        let stream = connect(endpoint)
+        let stream = TcpStream::connect_to_name(&authority(endpoint), &OPTIONS)
             .await
             .map_err(|error| trust::connection_failure(endpoint, &error))?;
         match self.transport {
@@ -69,19 +68,6 @@ impl Dialer {
         let secured = connector.connect(name, stream).await;
         secured.map_err(|error| trust::connection_failure(endpoint, &error))
     }
-}
-
-async fn connect(endpoint: &CasEndpoint) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_to_name(&authority(endpoint)).await?;
-    stream.tune(&TcpOptions {
-        keepalive: Some(Keepalive {
-            idle: KEEPALIVE_TIME,
-            interval: KEEPALIVE_INTERVAL,
-            retries: Some(KEEPALIVE_RETRIES),
-        }),
-        unacknowledged_max: None,
-    })?;
-    Ok(stream)
 }
 
 /// As in `Host`, and for display.
@@ -162,9 +148,14 @@ pub(super) async fn read_body(body: Incoming, bytes_max: usize) -> Result<Bytes,
 
 /// Of heads; hyper takes nothing below 8 KiB.
 const BUFFER_BYTES_MAX: usize = 128 << 10;
-const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_RETRIES: u32 = 3;
+const OPTIONS: TcpOptions = TcpOptions {
+    keepalive: Some(Keepalive {
+        idle: Duration::from_secs(30),
+        interval: Duration::from_secs(10),
+        retries: Some(3),
+    }),
+    unacknowledged_max: None,
+};
 
 #[cfg(test)]
 mod tests {

@@ -178,18 +178,22 @@ impl TcpStream {
         Ok(Self(StreamKind::Real(socket.connect(address).await?)))
     }
 
-    /// Connects to a host and port, written as `host:port`: to the first of its addresses that takes the connection.
+    /// Connects to a host and port, written as `host:port`: to the first of its addresses that takes the connection, which
+    /// gets these options.
     ///
     /// # Errors
-    /// When the name has no address, or none takes the connection: the error of the last.
-    pub async fn connect_to_name(name: &str) -> io::Result<Self> {
+    /// When the name has no address, or none takes the connection: the error of the last. As [`Self::tune`], besides.
+    pub async fn connect_to_name(name: &str, options: &TcpOptions) -> io::Result<Self> {
         let (host, port) = name.rsplit_once(':').ok_or(io::ErrorKind::InvalidInput)?;
         let port = port.parse().map_err(|_| io::ErrorKind::InvalidInput)?;
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let mut last_error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in lookup_host(host, port).await? {
             match Self::connect(address).await {
-                Ok(stream) => return Ok(stream),
+                Ok(stream) => {
+                    stream.tune(options)?;
+                    return Ok(stream);
+                }
                 Err(error) => last_error = error,
             }
         }

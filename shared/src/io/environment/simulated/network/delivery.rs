@@ -197,15 +197,7 @@ impl Net {
                 self.put_in_flight(self.now + CONNECT_AGAIN_AFTER, again);
             }
             None => {
-                let refusal = Segment {
-                    from: to,
-                    to: from,
-                    sender,
-                    sent_at: self.now,
-                    what: What::Refused { to: sender },
-                };
-                let arrival = self.now + self.time_between(to, from);
-                self.put_in_flight(arrival, refusal);
+                self.answer_from_kernel(sender, What::Refused { to: sender });
             }
         }
     }
@@ -236,10 +228,14 @@ impl Net {
 
     /// What nobody expects is answered with a reset.
     pub(super) fn reset_back(&mut self, sender: EndId) {
+        self.answer_from_kernel(sender, What::Reset { to: sender });
+    }
+
+    /// The other machine's kernel answers an end by itself: no end of its own says it, so nothing is overtaken.
+    fn answer_from_kernel(&mut self, sender: EndId, what: What) {
         let Some(end) = self.ends.get(&sender) else { return };
-        let (from, to) = (end.peer_machine, end.machine);
+        let (from, to, sent_at) = (end.peer_machine, end.machine, self.now);
         let arrival = self.now + self.time_between(from, to);
-        let sent_at = self.now;
         self.put_in_flight(
             arrival,
             Segment {
@@ -247,7 +243,7 @@ impl Net {
                 to,
                 sender,
                 sent_at,
-                what: What::Reset { to: sender },
+                what,
             },
         );
     }
