@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use tandem_node::exchange::ews::{
+use tandem_exchange::ews::{
     BACK_OFF_MAX, Mailbox, Operation, SchemaVersion, SubscriptionId, TimeWindow, parse_answer,
     parse_retry_after, write_request,
 };

@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tandem_node::exchange::callback::CallbackKey;
-use tandem_node::exchange::ews::{parse_callback, parse_stream_document};
+use tandem_exchange::callback::CallbackKey;
+use tandem_exchange::ews::{parse_callback, parse_stream_document};
 
 fuzz_target!(|input: &[u8]| {
     if let Ok(callback) = parse_callback(input) {

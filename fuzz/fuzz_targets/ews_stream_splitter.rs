@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use tandem_node::exchange::ews::{SplitError, StreamSplitter};
+use tandem_exchange::ews::{SplitError, StreamSplitter};
 
 fuzz_target!(|input: &[u8]| {
     let Some((&piece, stream)) = input.split_first() else {

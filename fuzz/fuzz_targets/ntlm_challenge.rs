@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use tandem_node::exchange::credential::{Account, NtlmVersions, Secret};
-use tandem_node::exchange::ntlm::{FileTime, Proof, Service, authenticate, negotiate};
+use tandem_exchange::credential::{Account, NtlmVersions, Secret};
+use tandem_exchange::ntlm::{FileTime, Proof, Service, authenticate, negotiate};
 
 fuzz_target!(|challenge: &[u8]| {
     let account = Account::parse("CONTOSO\\svc-presence").expect("it is an account");

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tandem_shared::proxy_protocol::{Parsed, ProxyHeader};
+use tandem_sip::proxy_protocol::{Parsed, ProxyHeader};
 
 fuzz_target!(|input: &[u8]| {
     let Ok(Parsed::Complete { header, length }) = ProxyHeader::parse(input) else { return };

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tandem_shared::sip::{Frame, Framer, FramerLimits};
+use tandem_sip::{Frame, Framer, FramerLimits};
 
 fuzz_target!(|input: &[u8]| {
     let Some((&piece, stream)) = input.split_first() else { return };

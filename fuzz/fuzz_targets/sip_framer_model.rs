@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tandem_shared::sip::framer_model::{Outcome, read};
-use tandem_shared::sip::{Framer, FramerLimits};
+use tandem_sip::framer_model::{Outcome, read};
+use tandem_sip::{Framer, FramerLimits};
 
 fuzz_target!(|input: &[u8]| {
     let &[piece, tightness, ref stream @ ..] = input else { return };

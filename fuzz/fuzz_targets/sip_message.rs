@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use tandem_shared::sip::{Message, RawMessage, write_answer};
+use tandem_sip::{Message, RawMessage, write_answer};
 
 fuzz_target!(|input: &[u8]| {
     let Ok(raw) = RawMessage::parse(Bytes::copy_from_slice(input)) else { return };

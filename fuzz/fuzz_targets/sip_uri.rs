@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tandem_shared::sip::{NameAddr, Uri, Via};
+use tandem_sip::{NameAddr, Uri, Via};
 
 fuzz_target!(|text: &str| {
     if let Ok(uri) = Uri::parse(text) {

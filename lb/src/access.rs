@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use tandem_shared::host_name::is_host_name;
+use tandem_sip::host_name::is_host_name;
 
 /// Whom a listener lets in.
 #[derive(Debug, Clone, PartialEq, Eq)]

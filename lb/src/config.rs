@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tandem_shared::cluster::{MemberRole, NodeId};
-use tandem_shared::config::{AdminConfig, ClusterSection, LogConfig, PairTransport, Section, TlsFiles};
-use tandem_shared::host_name::HostName;
-use tandem_shared::io::shutdown::DrainTimings;
-use tandem_shared::io::sip_stream::{MessageDeadlines, SendLimits};
-use tandem_shared::io::sip_tls::{Authorities, SipTlsSettings};
-use tandem_shared::sip::FramerLimits;
+use tandem_cluster::{MemberRole, NodeId};
+use tandem_runtime::config::{AdminConfig, ClusterSection, LogConfig, PairTransport, Section, TlsFiles};
+use tandem_runtime::io::shutdown::DrainTimings;
+use tandem_runtime::io::sip_stream::{MessageDeadlines, SendLimits};
+use tandem_runtime::io::sip_tls::{Authorities, SipTlsSettings};
+use tandem_sip::FramerLimits;
+use tandem_sip::host_name::HostName;
 
 use crate::access::{Access, AllowedSource};
 use crate::balancer::health::HealthSettings;
@@ -473,7 +473,7 @@ const BYTES_MAX: usize = 1 << 36;
 mod tests {
     use std::path::Path;
 
-    use tandem_shared::config::{ConfigError, read_text};
+    use tandem_runtime::config::{ConfigError, read_text};
 
     use super::*;
 

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use tandem_lb::app;
 use tandem_lb::config::Config;
 use tandem_lb::io::command_line;
-use tandem_shared::io::process::{self, ExitStatus};
-use tandem_shared::io::sip_tls::SipTls;
-use tandem_shared::io::telemetry::init_logging;
-use tandem_shared::io::tls::TlsError;
+use tandem_runtime::io::process::{self, ExitStatus};
+use tandem_runtime::io::sip_tls::SipTls;
+use tandem_runtime::io::telemetry::init_logging;
+use tandem_runtime::io::tls::TlsError;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use tandem_shared::cluster::{
+use tandem_cluster::{
     Change, ClusterState, NodeId, NodeRecord, NodeState, SessionChange, SessionKey, WatcherChange,
 };
 
@@ -148,7 +148,7 @@ mod tests {
     use std::time::Duration;
 
     use proptest::prelude::*;
-    use tandem_shared::cluster::{Command, Epoch, StateLimits, WatcherRecord};
+    use tandem_cluster::{Command, Epoch, StateLimits, WatcherRecord};
 
     use super::*;
     use crate::balancer::ownership::Ownership;
@@ -291,7 +291,7 @@ mod tests {
     fn watcher(node: u64, number: u64) -> WatcherRecord {
         WatcherRecord {
             key: SessionKey::new(format!("n{node}-{number}")),
-            dialog: tandem_shared::cluster::DialogRecord {
+            dialog: tandem_cluster::DialogRecord {
                 call_id: String::new(),
                 local_identity: String::new(),
                 remote_identity: String::new(),
@@ -303,7 +303,7 @@ mod tests {
             presentity: String::new(),
             owner: NodeId(node),
             epoch: Epoch::FIRST,
-            connection: tandem_shared::cluster::ConnectionId([0; 16]),
+            connection: tandem_cluster::ConnectionId([0; 16]),
             client_address: [10, 0, 0, 1].into(),
             expires_at_ms: 0,
             event_id: None,

@@ -1,10 +1,10 @@
 //! What the front end tells Prometheus.
 
 use prometheus::{Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
-use tandem_shared::cluster::NodeId;
-use tandem_shared::io::sip_stream::StreamCounters;
-use tandem_shared::io::telemetry::{LATENCY_BUCKETS, Metrics as Maker};
-use tandem_shared::sip::{FramingError, RefusalReason};
+use tandem_cluster::NodeId;
+use tandem_runtime::io::sip_stream::StreamCounters;
+use tandem_runtime::io::telemetry::{LATENCY_BUCKETS, Metrics as Maker};
+use tandem_sip::{FramingError, RefusalReason};
 
 use crate::balancer::PairLoss;
 use crate::balancer::node_table::{KeepaliveState, NodeTable};

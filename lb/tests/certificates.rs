@@ -17,7 +17,7 @@ use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 use tandem_lb::app::FrontEnd;
 use tandem_lb::config::Config;
-use tandem_shared::config::read_text;
+use tandem_runtime::config::read_text;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};

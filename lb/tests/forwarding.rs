@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tandem_lb::app::FrontEnd;
 use tandem_lb::config::Config;
-use tandem_shared::config::read_text;
-use tandem_shared::io::sip_stream::read_proxy_header;
-use tandem_shared::proxy_protocol::{ProxiedConnection, ProxyHeader, Purpose, Transport};
+use tandem_runtime::config::read_text;
+use tandem_runtime::io::sip_stream::read_proxy_header;
+use tandem_sip::proxy_protocol::{ProxiedConnection, ProxyHeader, Purpose, Transport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 

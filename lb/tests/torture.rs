@@ -7,10 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tandem_lb::app::FrontEnd;
 use tandem_lb::config::Config;
-use tandem_shared::config::read_text;
-use tandem_shared::io::sip_stream::read_proxy_header;
-use tandem_shared::proxy_protocol::ProxyHeader;
-use tandem_shared::sip::{Frame, Framer, FramerLimits, RawMessage, write_answer};
+use tandem_runtime::config::read_text;
+use tandem_runtime::io::sip_stream::read_proxy_header;
+use tandem_sip::proxy_protocol::ProxyHeader;
+use tandem_sip::{Frame, Framer, FramerLimits, RawMessage, write_answer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -262,8 +262,8 @@ fn message(name: &str) -> Bytes {
 }
 
 fn folder() -> PathBuf {
-    let shared = ["..", "shared", "testdata", "rfc4475"];
-    shared
+    let samples = ["..", "shared", "sip", "testdata", "rfc4475"];
+    samples
         .iter()
         .fold(PathBuf::from(env!("CARGO_MANIFEST_DIR")), |path, part| {
             path.join(part)

@@ -10,10 +10,10 @@
 
 use std::time::{Duration, Instant};
 
-use tandem_shared::cluster::{
+use tandem_cluster::{
     Applied, Change, ClusterState, Incarnation, NodeId, NodeState, SessionChange, SessionKey, WatcherChange,
 };
-use tandem_shared::planted::{Bug, planted};
+use tandem_planted::{Bug, planted};
 
 use crate::gateway::{Input, KnownSession};
 

@@ -2,9 +2,8 @@
 //!
 //! Pure: [`gateway`] decides, with [`sip`] (dialogs, session timer), [`csta`] (services and events), [`cti`] (the links
 //! to the CTI managers) and [`directory`] (who may control which phone); [`calendar`] keeps the subscriptions of
-//! [`exchange`], and [`presence`] is made of both; [`following`] reads off the replicated state what concerns this node,
-//! and [`settings`] what holds for each part of it;
-//! [`xml`] is read and written for all. [`io`] moves the bytes, [`app`] puts the parts
+//! [`tandem_exchange`], and [`presence`] is made of both; [`following`] reads off the replicated state what concerns this node,
+//! and [`settings`] what holds for each part of it. [`io`] moves the bytes, [`app`] puts the parts
 //! together, [`config`] says how, [`metrics`] counts.
 
 pub mod app;
@@ -13,7 +12,6 @@ pub mod config;
 pub mod csta;
 pub mod cti;
 pub mod directory;
-pub mod exchange;
 pub mod following;
 pub mod gateway;
 pub mod io;
@@ -21,4 +19,3 @@ pub mod metrics;
 pub mod presence;
 pub mod settings;
 pub mod sip;
-pub mod xml;

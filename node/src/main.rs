@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use tandem_node::config::Config;
 use tandem_node::io::command_line;
 use tandem_node::{app, config};
-use tandem_shared::io::process;
-use tandem_shared::io::tls::TlsError;
+use tandem_runtime::io::process;
+use tandem_runtime::io::tls::TlsError;
 
 /// The files that the configuration names.
 fn check(config: &Config) -> Result<(), TlsError> {

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use tandem_shared::cluster::{ClusterState, SettingName};
+use tandem_cluster::{ClusterState, SettingName};
 
 use crate::calendar::{CalendarSettings, Delivery};
 use crate::cti::CtiTimings;
@@ -135,7 +135,7 @@ const SPREAD_SECS_MAX: u32 = 59;
 
 #[cfg(test)]
 mod tests {
-    use tandem_shared::cluster::{Applied, Command, StateLimits};
+    use tandem_cluster::{Applied, Command, StateLimits};
 
     use super::*;
 

@@ -10,13 +10,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tandem_shared::cluster::{Applied, CasId, Command, Format, Incarnation, NodeId, StateLimits};
-use tandem_shared::config::TlsFiles;
-use tandem_shared::io::raft::{
-    AdministrationError, Cluster, ClusterConfig, ClusterStatus, DirectoryError, Member, MemberRole,
-    RaftMetrics, RaftRole, RealFiles, StartError, StateMarkView, StopReason, TcpTransport, TlsTransport,
-    remembered_reach,
+use tandem_cluster::MemberRole;
+use tandem_cluster::{Applied, CasId, Command, Format, Incarnation, NodeId, StateLimits};
+use tandem_raft::{
+    AdministrationError, Cluster, ClusterConfig, ClusterStatus, DirectoryError, Member, RaftMetrics,
+    RaftRole, StartError, StateMarkView, StopReason, remembered_reach,
 };
+use tandem_runtime::config::TlsFiles;
+use tandem_runtime::io::environment::files::RealFiles;
+use tandem_runtime::io::transport::{TcpTransport, TlsTransport};
 use tokio::runtime::Runtime;
 
 use crate::cluster::certificates;

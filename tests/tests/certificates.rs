@@ -6,16 +6,16 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::time::Duration;
 
-use tandem_node::exchange::certificate::ElementStatus;
+use tandem_certificate::{Certificate, Status, read_bundle};
+use tandem_cluster::{CasEndpoint, CasId};
+use tandem_exchange::certificate::ElementStatus;
 use tandem_node::io::exchange::certificate_import::{FetchFrom, ImportOptions, accept, show};
 use tandem_node::io::exchange::certificate_probe::{ProbeOptions, ProbeReport, Reachability, probe};
 use tandem_node::io::exchange::certificate_routes::{
     CertificateRoutes, EndpointBody, ImportBody, ImportView,
 };
 use tandem_node::io::exchange::trust::{GatewayTrust, connection_failure, server_name};
-use tandem_shared::certificate::{Certificate, Status, read_bundle};
-use tandem_shared::cluster::{CasEndpoint, CasId};
-use tandem_shared::io::certificates::{RemoveBody, UploadedFile};
+use tandem_runtime::io::certificates::{RemoveBody, UploadedFile};
 use tandem_tests::peers::authority::{Chain, issuer_at, self_signed, serve_http};
 use tandem_tests::peers::openssl::{OpensslServer, openssl};
 use tempfile::TempDir;

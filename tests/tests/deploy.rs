@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tandem_shared::config;
+use tandem_runtime::config;
 
 #[test]
 fn the_reference_configuration_of_the_front_end_is_valid() {
@@ -64,7 +64,7 @@ fn alerts_are_about_metrics_that_the_programs_expose() {
     let is_name = |character: char| character.is_ascii_alphanumeric() || character == '_';
     let names = rules.split(|character| !is_name(character));
     let mut sources = String::new();
-    for folder in ["lb/src", "node/src", "shared/src"] {
+    for folder in ["lb/src", "node/src", "shared/raft/src", "shared/runtime/src"] {
         read_all(&root().join(folder), &mut sources);
     }
     for name in names.filter(|name| name.starts_with("tandem_")) {

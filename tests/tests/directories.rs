@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use tandem_shared::cluster::{Authority, NodeId};
-use tandem_shared::io::raft::{RaftRole, StopReason};
+use tandem_cluster::{Authority, NodeId};
+use tandem_raft::{RaftRole, StopReason};
 use tandem_tests::raft_lab::{IDS, Lab, assign, gateways, wait_until};
 
 /// Node 2 was away while node 1 and the witness committed; then the witness loses its disk and node 1 dies. The two that

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use tandem_node::exchange::ews::{
+use tandem_exchange::ews::{
     Answer, EventKind, Failure, FailureClass, FreeBusyStatus, Mailbox, Operation, SchemaVersion, StreamPart,
     StreamSplitter, SubscriptionId, SubscriptionStatus, TimeWindow, parse_answer, parse_callback,
     parse_stream_document, write_callback_answer, write_request,

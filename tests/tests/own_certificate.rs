@@ -4,12 +4,12 @@
 use std::net::SocketAddr;
 
 use rcgen::KeyPair;
+use tandem_certificate::{Status, read_bundle};
+use tandem_cluster::{CasEndpoint, CasId};
 use tandem_node::io::exchange::certificate_probe::{ProbeOptions, ProbeReport, probe};
 use tandem_node::io::exchange::signing::ServingIdentity;
 use tandem_node::io::exchange::trust::GatewayTrust;
-use tandem_shared::certificate::{Status, read_bundle};
-use tandem_shared::cluster::{CasEndpoint, CasId};
-use tandem_shared::io::certificates::{Completeness, IdentityFiles};
+use tandem_runtime::io::certificates::{Completeness, IdentityFiles};
 use tandem_tests::peers::authority::Chain;
 use tandem_tests::peers::openssl::openssl;
 use tempfile::TempDir;

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use prometheus::Registry;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, SerialNumber, date_time_ymd};
-use tandem_shared::cluster::{MemberRole, NodeId, StateLimits};
-use tandem_shared::config::TlsFiles;
-use tandem_shared::io::raft::{Cluster, ClusterConfig, Member, RaftMetrics, RealFiles, TlsTransport};
+use tandem_cluster::{MemberRole, NodeId, StateLimits};
+use tandem_raft::{Cluster, ClusterConfig, Member, RaftMetrics};
+use tandem_runtime::config::TlsFiles;
+use tandem_runtime::io::environment::files::RealFiles;
+use tandem_runtime::io::transport::TlsTransport;
 use tandem_tests::cluster::certificates::{Authority, Issued};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tandem_shared::sip::{Frame, Framer, FramerLimits, Message, Request};
+use tandem_sip::{Frame, Framer, FramerLimits, Message, Request};
 use tandem_tests::peers::books::Stage;
 use tandem_tests::peers::communicator::Presence;
 use tandem_tests::peers::csta;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::future::ready;
 use futures::{StreamExt, stream};
-use tandem_shared::planted::{Bug, CHOICE};
+use tandem_planted::{Bug, CHOICE};
 use tandem_tests::cluster::binaries;
 use tokio::time::timeout;
 
@@ -242,24 +242,24 @@ const FOUND_BY: [(Bug, Room, &str); 32] = [
 type Room = (&'static str, &'static str);
 
 const ADOPTION: Room = ("tandem_node", "gateway::tests::adoption");
-const AUTHORITY: Room = ("tandem_shared", "cluster::authority::tests");
+const AUTHORITY: Room = ("tandem_cluster", "authority::tests");
 const CALENDAR_EDGES: Room = ("tandem_node", "calendar::tests::edges");
 const CALENDAR_ROWS: Room = ("tandem_node", "calendar::tests::rows");
 const CALLS: Room = ("tandem_node", "gateway::tests::calls");
-const CRASHES: Room = ("tandem_shared", "io::raft::crash_tests");
+const CRASHES: Room = ("tandem_raft", "io::crash_tests");
 const DEATH: Room = ("tandem_lb", "balancer::tests::death");
 const FENCE: Room = ("tandem_lb", "balancer::tests::fence");
 const FOLLOWING: Room = ("tandem_node", "gateway::tests::following");
-const FRAMES: Room = ("tandem_shared", "io::raft::frame::tests");
-const INTENTS: Room = ("tandem_shared", "cluster::state::intents::tests");
-const LAYOUT: Room = ("tandem_shared", "cluster::state::layout::tests");
+const FRAMES: Room = ("tandem_raft", "io::frame::tests");
+const INTENTS: Room = ("tandem_cluster", "state::intents::tests");
+const LAYOUT: Room = ("tandem_cluster", "state::layout::tests");
 const LIMITS: Room = ("tandem_lb", "balancer::tests::limits");
 const MONITORS: Room = ("tandem_node", "cti::monitor_tests");
 const MOVED: Room = ("tandem_lb", "balancer::tests::moved");
-const NODES: Room = ("tandem_shared", "cluster::state::nodes::tests");
+const NODES: Room = ("tandem_cluster", "state::nodes::tests");
 const OPENING: Room = ("tandem_node", "gateway::tests::opening");
-const RECOVERY: Room = ("tandem_shared", "io::raft::recovery_tests");
+const RECOVERY: Room = ("tandem_raft", "io::recovery_tests");
 const RESILIENCE: Room = ("tandem_node", "gateway::tests::resilience");
-const SESSIONS: Room = ("tandem_shared", "cluster::state::sessions::tests");
-const SNAPSHOTS: Room = ("tandem_shared", "io::raft::snapshot_tests");
-const WITNESS: Room = ("tandem_shared", "cluster::witness::tests");
+const SESSIONS: Room = ("tandem_cluster", "state::sessions::tests");
+const SNAPSHOTS: Room = ("tandem_raft", "io::snapshot_tests");
+const WITNESS: Room = ("tandem_cluster", "witness::tests");

@@ -5,8 +5,8 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use tandem_shared::cluster::{Command, Format, MemberAddress};
-use tandem_shared::io::raft::{RaftRole, StopReason};
+use tandem_cluster::{Command, Format, MemberAddress};
+use tandem_raft::{RaftRole, StopReason};
 use tandem_tests::raft_lab::{GENEROUS, IDS, Lab, assign, gateways, wait_until};
 
 #[test]

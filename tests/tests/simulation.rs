@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tandem_shared::cluster::health::Subject;
-use tandem_shared::cluster::{Applied, Authority, Command, Epoch, NodeId, Refusal, SessionKey};
-use tandem_shared::io::raft::{Fault, RaftRole};
+use tandem_cluster::health::Subject;
+use tandem_cluster::{Applied, Authority, Command, Epoch, NodeId, Refusal, SessionKey};
+use tandem_raft::RaftRole;
+use tandem_runtime::io::environment::simulated::Fault;
 
 use world::{DISK_FREE_BYTES_MIN, MEMBERS, WITNESS, World, session_opened};
 

@@ -70,8 +70,7 @@ fn the_machine_is_reached_through_the_environment_alone() {
     ];
     let mut found = Vec::new();
     for file in product_sources() {
-        // Files of the log have an interface of their own, of which the simulated disk is the other half.
-        let may = file.path.contains("io/environment/") || file.path.ends_with("raft/files.rs");
+        let may = file.path.contains("io/environment/");
         let is_test = file.path.ends_with("tests.rs") || file.path.contains("/tests/");
         if !may && !is_test {
             let product = file.before_tests();
@@ -144,11 +143,31 @@ fn everything_that_is_cited_can_be_looked_up() {
 
 #[test]
 fn crates_point_only_where_the_architecture_says() {
-    let allowed: [(&str, &[&str]); 4] = [
-        ("shared", &[]),
-        ("lb", &["tandem-shared"]),
-        ("node", &["tandem-shared"]),
-        ("tests", &["tandem-lb", "tandem-node", "tandem-shared"]),
+    let foundation = [
+        "certificate",
+        "cluster",
+        "golden",
+        "planted",
+        "raft",
+        "runtime",
+        "sip",
+    ];
+    let allowed: [(&str, &[&str]); 12] = [
+        ("shared/golden", &[]),
+        ("shared/planted", &[]),
+        ("shared/certificate", &[]),
+        ("shared/sip", &[]),
+        ("shared/cluster", &["golden", "planted", "sip"]),
+        ("shared/runtime", &["certificate", "cluster", "planted", "sip"]),
+        ("shared/raft", &["cluster", "golden", "planted", "runtime"]),
+        ("node/xml", &[]),
+        ("node/exchange", &["certificate", "cluster", "planted", "xml"]),
+        ("lb", &foundation),
+        ("node", &[&foundation[..], &["exchange", "xml"]].concat()),
+        (
+            "tests",
+            &[&foundation[..], &["exchange", "lb", "node", "xml"]].concat(),
+        ),
     ];
     let mut found = Vec::new();
     for (name, may) in allowed {
@@ -158,13 +177,18 @@ fn crates_point_only_where_the_architecture_says() {
                 continue;
             };
             for (dependency, value) in dependencies {
-                if dependency.starts_with("tandem-") && !may.contains(&dependency.as_str()) {
+                let ours = dependency.strip_prefix("tandem-");
+                if ours.is_some_and(|dependency| !may.contains(&dependency)) {
                     found.push(format!("{name} depends on {dependency}"));
                 }
                 if value.get("workspace").and_then(toml::Value::as_bool) != Some(true) {
                     found.push(format!("{name} decides the version of {dependency} by itself"));
                 }
             }
+        }
+        if PURE_CRATES.contains(&name) {
+            let runtimes = RUNTIMES.iter().filter(|runtime| depends_on(&manifest, runtime));
+            found.extend(runtimes.map(|runtime| format!("{name} is pure and depends on {runtime}")));
         }
         if manifest["lints"]["workspace"].as_bool() != Some(true) {
             found.push(format!("{name} has lints of its own"));
@@ -204,7 +228,7 @@ fn the_reference_configuration_knows_every_key() {
         let known = keys_in_reference(&read(reference));
         let read_here = product_sources().filter(|file| {
             file.path.starts_with(&format!("{binary}/src/config"))
-                || file.path.starts_with("shared/src/config/")
+                || file.path.starts_with("shared/runtime/src/config/")
         });
         for file in read_here {
             for key in keys_that_are_read(file.before_tests()) {
@@ -365,7 +389,7 @@ fn is_pure(file: &File) -> bool {
 fn is_replicated(file: &File) -> bool {
     // What a member decides for itself is not replicated.
     let is_local = ["authority.rs", "health.rs", "witness.rs"].contains(&file.name());
-    file.path.starts_with("shared/src/cluster/") && !is_local
+    file.path.starts_with("shared/cluster/src/") && !is_local
 }
 
 /// Declared as `#[cfg(test)] mod name;` by the module above.
@@ -456,11 +480,13 @@ fn sources() -> impl Iterator<Item = File> {
     files().filter(|file| file.path.ends_with(".rs"))
 }
 
-/// The three crates that run in production, without what is compiled for tests only.
+/// The crates that run in production, without what is compiled for tests only.
 fn product_sources() -> impl Iterator<Item = File> {
-    let starts = ["lb/src/", "node/src/", "shared/src/"];
-    sources().filter(move |file| {
-        starts.iter().any(|start| file.path.starts_with(start)) && !is_for_tests(&file.path)
+    sources().filter(|file| {
+        let is_product = ["lb/", "node/", "shared/"]
+            .iter()
+            .any(|start| file.path.starts_with(start));
+        is_product && file.path.contains("/src/") && !is_for_tests(&file.path)
     })
 }
 
@@ -510,4 +536,21 @@ fn assert_none(found: &[String]) {
     assert!(found.is_empty(), "{} places:\n{}", found.len(), found.join("\n"));
 }
 
+fn depends_on(manifest: &toml::Table, name: &str) -> bool {
+    let dependencies = manifest.get("dependencies").and_then(toml::Value::as_table);
+    dependencies.is_some_and(|dependencies| dependencies.contains_key(name))
+}
+
 const LINES_MAX: usize = 600;
+
+/// What decides stands in crates that could not wait for anything if they wanted to.
+const PURE_CRATES: [&str; 6] = [
+    "shared/certificate",
+    "shared/cluster",
+    "shared/planted",
+    "shared/sip",
+    "node/exchange",
+    "node/xml",
+];
+
+const RUNTIMES: [&str; 5] = ["tokio", "hyper", "futures", "tandem-runtime", "tandem-raft"];

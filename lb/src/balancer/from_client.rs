@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use tandem_shared::cluster::NodeId;
-use tandem_shared::sip::RawMessage;
+use tandem_cluster::NodeId;
+use tandem_sip::RawMessage;
 
 use super::Balancer;
 use super::input::PairPurpose;

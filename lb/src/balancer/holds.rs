@@ -5,8 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
 use bytes::Bytes;
-use tandem_shared::planted::{Bug, planted};
-use tandem_shared::sip::RawMessage;
+use tandem_planted::{Bug, planted};
+use tandem_sip::RawMessage;
 
 /// Waiting requests by To-tag; bounded in number.
 #[derive(Debug)]

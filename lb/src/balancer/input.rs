@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use tandem_shared::cluster::NodeId;
-use tandem_shared::sip::RawMessage;
+use tandem_cluster::NodeId;
+use tandem_sip::RawMessage;
 
 use super::node_table::SharedTable;
 use super::pending::EntryId;

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use tandem_shared::sip::{RawMessage, write_answer};
+use tandem_sip::{RawMessage, write_answer};
 
 use self::holds::Holds;
 pub use self::input::{Input, PairId, PairLoss, PairPurpose, StandingPair};

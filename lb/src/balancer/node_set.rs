@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use tandem_shared::cluster::{NodeId, NodeRecord, NodeState};
+use tandem_cluster::{NodeId, NodeRecord, NodeState};
 
 use super::health::{HealthInput, HealthOutput, HealthSettings, NodeHealth};
 use super::node_table::{KeepaliveState, NodeEntry, NodeTable};

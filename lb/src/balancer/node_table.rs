@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tandem_shared::cluster::NodeId;
+use tandem_cluster::NodeId;
 
 use super::selection::weighted_schedule;
 

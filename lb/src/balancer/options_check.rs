@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use tandem_shared::sip::RawMessage;
+use tandem_sip::RawMessage;
 
 /// The questions on one connection of the front end's own.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl OptionsCheck {
 
 #[cfg(test)]
 mod tests {
-    use tandem_shared::sip::write_answer;
+    use tandem_sip::write_answer;
 
     use super::*;
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use tandem_shared::cluster::NodeId;
+use tandem_cluster::NodeId;
 
 use super::input::{PairId, PairPurpose};
 use super::pending::EntryId;

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
-use tandem_shared::cluster::{NodeId, SessionKey};
+use tandem_cluster::{NodeId, SessionKey};
 
 use crate::membership::Moved;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use tandem_shared::cluster::NodeId;
+use tandem_cluster::NodeId;
 
 use super::input::{PairId, PairPurpose, StandingPair};
 

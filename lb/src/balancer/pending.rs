@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use tandem_shared::cluster::NodeId;
-use tandem_shared::planted::{Bug, planted};
-use tandem_shared::sip::{RawMessage, TransactionKey};
+use tandem_cluster::NodeId;
+use tandem_planted::{Bug, planted};
+use tandem_sip::{RawMessage, TransactionKey};
 
 use super::input::PairId;
 use super::output::{Limit, MethodLabel};

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use tandem_shared::cluster::NodeId;
-use tandem_shared::planted::{Bug, planted};
-use tandem_shared::sip::RawMessage;
+use tandem_cluster::NodeId;
+use tandem_planted::{Bug, planted};
+use tandem_sip::RawMessage;
 
 use super::input::{PairId, PairPurpose};
 use super::output::{Count, Output, ResentOutcome};

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use tandem_shared::cluster::NodeId;
+use tandem_cluster::NodeId;
 
 use super::Balancer;
 use super::input::{PairId, PairLoss, PairPurpose};

@@ -1,6 +1,6 @@
 //! Where a request belongs: the rules, given what is known of nodes and sessions.
 
-use tandem_shared::cluster::{NodeId, SessionKey, successor};
+use tandem_cluster::{NodeId, SessionKey, successor};
 
 use super::Balancer;
 use super::node_table::NodeEntry;

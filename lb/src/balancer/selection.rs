@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tandem_shared::cluster::NodeId;
+use tandem_cluster::NodeId;
 
 /// The round-robin positions of one listener, shared by all its connections.
 #[derive(Debug, Default)]

@@ -6,9 +6,9 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use tandem_shared::cluster::NodeId;
-use tandem_shared::planted::{Bug, planted};
-use tandem_shared::sip::{RawMessage, write_answer};
+use tandem_cluster::NodeId;
+use tandem_planted::{Bug, planted};
+use tandem_sip::{RawMessage, write_answer};
 
 use super::input::{PairId, PairPurpose};
 use super::output::{Count, Output};

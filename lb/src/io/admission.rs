@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tandem_shared::io::environment;
-use tandem_shared::source::source_of;
+use tandem_runtime::io::environment;
+use tandem_runtime::source::source_of;
 
 use crate::config::Limits;
 

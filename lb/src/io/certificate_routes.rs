@@ -9,15 +9,15 @@ use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
-use tandem_shared::certificate::Status;
-use tandem_shared::io::admin::{AdminRequest, AdminResponse, Method, Router, StatusCode};
-use tandem_shared::io::certificates::{
+use tandem_certificate::Status;
+use tandem_runtime::io::admin::{AdminRequest, AdminResponse, Method, Router, StatusCode};
+use tandem_runtime::io::certificates::{
     CertificateRouteError, NamedCertificate, ProblemView, RemoveBody, RequestView, SignedView,
     SigningRequest, TrustedView, UploadedFile, audit_request, audited, with_causes,
 };
-use tandem_shared::io::environment;
-use tandem_shared::io::sip_certificates::SipTlsChangeError;
-use tandem_shared::io::sip_tls::SipTls;
+use tandem_runtime::io::environment;
+use tandem_runtime::io::sip_certificates::SipTlsChangeError;
+use tandem_runtime::io::sip_tls::SipTls;
 use thiserror::Error;
 
 /// What the routes work on: the listeners that have TLS, by name.

@@ -6,18 +6,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tandem_shared::cluster::NodeId;
-use tandem_shared::io::environment;
-use tandem_shared::io::log_limit::LogLimit;
-use tandem_shared::io::pair_security::PairSecurity;
-use tandem_shared::io::revocation::RevocationWatch;
-use tandem_shared::io::shutdown::{Shutdown, Stage};
-use tandem_shared::io::sip_stream::{
+use tandem_cluster::NodeId;
+use tandem_runtime::io::environment;
+use tandem_runtime::io::log_limit::LogLimit;
+use tandem_runtime::io::pair_security::PairSecurity;
+use tandem_runtime::io::revocation::RevocationWatch;
+use tandem_runtime::io::shutdown::{Shutdown, Stage};
+use tandem_runtime::io::sip_stream::{
     MessageDeadlines, Received, SendEnded, SendLimits, SendRefused, SipReader, SipSender, send_queue,
 };
-use tandem_shared::proxy_protocol::{PeerIdentity, ProxiedConnection, ProxyHeader, Purpose, Transport};
-use tandem_shared::sip::{Frame, FramerLimits, RawMessage};
-use tandem_shared::source::source_of;
+use tandem_runtime::source::source_of;
+use tandem_sip::proxy_protocol::{PeerIdentity, ProxiedConnection, ProxyHeader, Purpose, Transport};
+use tandem_sip::{Frame, FramerLimits, RawMessage};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{debug, info, warn};

@@ -7,8 +7,8 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use tandem_shared::io::sip_stream::Received;
-use tandem_shared::sip::Frame;
+use tandem_runtime::io::sip_stream::Received;
+use tandem_sip::Frame;
 
 /// The state of one client's way in.
 #[derive(Debug)]
@@ -109,7 +109,7 @@ const WAITING_MAX: usize = 64;
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use tandem_shared::sip::RawMessage;
+    use tandem_sip::RawMessage;
 
     use super::*;
 

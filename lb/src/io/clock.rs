@@ -1,7 +1,7 @@
 //! What time it is.
 
 use std::time::Instant;
-use tandem_shared::io::environment;
+use tandem_runtime::io::environment;
 
 #[must_use]
 pub fn now() -> Instant {

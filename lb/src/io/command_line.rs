@@ -11,8 +11,8 @@ use std::process::ExitCode;
 use lexopt::{Arg, Parser, ValueExt};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
-use tandem_shared::config::read_file;
-use tandem_shared::io::command_line::{
+use tandem_runtime::config::read_file;
+use tandem_runtime::io::command_line::{
     AdminClient, AdminPlace, AdminPlaceError, ClientError, Outcome, changed_certificates, file_body,
     listed_certificates, run, word,
 };

@@ -4,10 +4,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tandem_shared::cluster::NodeId;
-use tandem_shared::io::pair_security::PairStream;
-use tandem_shared::io::shutdown::Stage;
-use tandem_shared::proxy_protocol::Purpose;
+use tandem_cluster::NodeId;
+use tandem_runtime::io::pair_security::PairStream;
+use tandem_runtime::io::shutdown::Stage;
+use tandem_sip::proxy_protocol::Purpose;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};

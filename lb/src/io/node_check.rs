@@ -4,14 +4,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tandem_shared::cluster::NodeId;
-use tandem_shared::io::environment;
-use tandem_shared::io::environment::net::TcpStream;
-use tandem_shared::io::pair_security::{PairSecurity, PairStream};
-use tandem_shared::io::process::is_out_of_descriptors;
-use tandem_shared::io::sip_stream::{MessageDeadlines, Received, SipReader, StreamCounters, tune_socket};
-use tandem_shared::proxy_protocol::{ProxiedConnection, ProxyHeader, Purpose, Transport};
-use tandem_shared::sip::{Frame, FramerLimits};
+use tandem_cluster::NodeId;
+use tandem_runtime::io::environment;
+use tandem_runtime::io::environment::net::TcpStream;
+use tandem_runtime::io::pair_security::{PairSecurity, PairStream};
+use tandem_runtime::io::process::is_out_of_descriptors;
+use tandem_runtime::io::sip_stream::{MessageDeadlines, Received, SipReader, StreamCounters, tune_socket};
+use tandem_sip::proxy_protocol::{ProxiedConnection, ProxyHeader, Purpose, Transport};
+use tandem_sip::{Frame, FramerLimits};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 
 use crate::balancer::health::CheckFailure;
@@ -243,8 +243,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
-    use tandem_shared::io::sip_stream::read_proxy_header;
-    use tandem_shared::sip::{RawMessage, write_answer};
+    use tandem_runtime::io::sip_stream::read_proxy_header;
+    use tandem_sip::{RawMessage, write_answer};
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
 

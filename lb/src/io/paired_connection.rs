@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tandem_shared::cluster::NodeId;
-use tandem_shared::io::environment::net::TcpStream;
-use tandem_shared::io::pair_security::{PairSecurity, PairStream};
-use tandem_shared::io::process::is_out_of_descriptors;
-use tandem_shared::io::sip_stream::{Received, SipReader, SipSender, send_queue, tune_socket};
-use tandem_shared::sip::{Frame, RawMessage};
+use tandem_cluster::NodeId;
+use tandem_runtime::io::environment::net::TcpStream;
+use tandem_runtime::io::pair_security::{PairSecurity, PairStream};
+use tandem_runtime::io::process::is_out_of_descriptors;
+use tandem_runtime::io::sip_stream::{Received, SipReader, SipSender, send_queue, tune_socket};
+use tandem_sip::{Frame, RawMessage};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc};
 use tracing::{debug, warn};
@@ -211,12 +211,12 @@ impl PairTask {
     }
 }
 
-pub(super) fn overdue_label(phase: tandem_shared::sip::Phase) -> &'static str {
+pub(super) fn overdue_label(phase: tandem_sip::Phase) -> &'static str {
     match phase {
-        tandem_shared::sip::Phase::Body => "overdue_body",
-        tandem_shared::sip::Phase::Boundary
-        | tandem_shared::sip::Phase::KeepAlive
-        | tandem_shared::sip::Phase::Head => "overdue_head",
+        tandem_sip::Phase::Body => "overdue_body",
+        tandem_sip::Phase::Boundary | tandem_sip::Phase::KeepAlive | tandem_sip::Phase::Head => {
+            "overdue_head"
+        }
     }
 }
 

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tandem_shared::cluster::NodeId;
-use tandem_shared::io::admin::Readiness;
-use tandem_shared::io::environment;
-use tandem_shared::io::log_limit::LogLimit;
-use tandem_shared::io::pair_security::PairSecurity;
-use tandem_shared::io::shutdown::{Shutdown, Stage};
-use tandem_shared::io::watchdog::Pulse;
+use tandem_cluster::NodeId;
+use tandem_runtime::io::admin::Readiness;
+use tandem_runtime::io::environment;
+use tandem_runtime::io::log_limit::LogLimit;
+use tandem_runtime::io::pair_security::PairSecurity;
+use tandem_runtime::io::shutdown::{Shutdown, Stage};
+use tandem_runtime::io::watchdog::Pulse;
 use tokio::sync::{Mutex, mpsc};
 use tracing::{info, warn};
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures::future::join_all;
-use tandem_shared::io::environment::net::lookup_host;
-use tandem_shared::io::log_limit::LogLimit;
-use tandem_shared::io::shutdown::{Shutdown, Stage};
+use tandem_runtime::io::environment::net::lookup_host;
+use tandem_runtime::io::log_limit::LogLimit;
+use tandem_runtime::io::shutdown::{Shutdown, Stage};
 use tracing::{info, warn};
 
 use crate::access::HostAddresses;

@@ -6,14 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tandem_shared::cluster::{ClusterState, NodeState, StateLimits};
-use tandem_shared::config::PeerSecurity;
-use tandem_shared::io::admin::Readiness;
-use tandem_shared::io::environment::{self, Apart};
-use tandem_shared::io::raft::{
-    Cluster, ClusterConfig, RaftMetrics, StartError, StoppedMember, TcpTransport, TlsTransport, probe_disk,
-};
-use tandem_shared::io::shutdown::{Shutdown, Stage};
+use tandem_cluster::{ClusterState, NodeState, StateLimits};
+use tandem_raft::{Cluster, ClusterConfig, RaftMetrics, StartError, StoppedMember, probe_disk};
+use tandem_runtime::config::PeerSecurity;
+use tandem_runtime::io::admin::Readiness;
+use tandem_runtime::io::environment::{self, Apart};
+use tandem_runtime::io::shutdown::{Shutdown, Stage};
+use tandem_runtime::io::transport::{TcpTransport, TlsTransport};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use prometheus::Registry;
-use tandem_shared::cluster::NodeId;
-use tandem_shared::io::environment;
-use tandem_shared::io::raft::Cluster;
-use tandem_shared::io::shutdown::{Shutdown, Stage};
-use tandem_shared::io::telemetry::Metrics;
+use tandem_cluster::NodeId;
+use tandem_raft::Cluster;
+use tandem_runtime::io::environment;
+use tandem_runtime::io::shutdown::{Shutdown, Stage};
+use tandem_runtime::io::telemetry::Metrics;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tandem_shared::planted::{Bug, planted};
+use tandem_planted::{Bug, planted};
 
 use super::breaker::Turn;
 use super::credential::{Acceptance, probe_wait};
@@ -11,7 +11,7 @@ use super::lane::{LaneId, Refusal};
 use super::output::{Report, RequestId};
 use super::user::UserKey;
 use super::{Calendars, Now};
-use crate::exchange::ews::{Answer, Failure, FailureClass, Notification, SubscriptionId};
+use tandem_exchange::ews::{Answer, Failure, FailureClass, Notification, SubscriptionId};
 
 impl Calendars {
     pub(super) fn answered(

@@ -7,7 +7,7 @@ use super::reading::end_of;
 use super::timeline::Timeline;
 use super::user::{Source, User, UserKey};
 use super::{Calendars, Now};
-use crate::exchange::ews::{CalendarItem, Failure, FailureClass, Mailbox};
+use tandem_exchange::ews::{CalendarItem, Failure, FailureClass, Mailbox};
 
 impl Calendars {
     pub(super) fn next_first_load(&mut self, id: LaneId, now: Now) -> Option<Job> {

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tandem_shared::cluster::{CalendarPresence, CalendarState};
-use tandem_shared::planted::{Bug, planted};
+use tandem_cluster::{CalendarPresence, CalendarState};
+use tandem_planted::{Bug, planted};
 
 use super::output::{Output, Report};
 use super::timeline::edge_offset;

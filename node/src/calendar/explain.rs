@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tandem_shared::cluster::{Assignment, CalendarPresence, CasId};
+use tandem_cluster::{Assignment, CalendarPresence, CasId};
 
-use crate::exchange::ews::{FailureClass, Mailbox};
+use tandem_exchange::ews::{FailureClass, Mailbox};
 
 /// The answer to a push callback (docs/spec/ews.md §1.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use tandem_shared::cluster::{Assignment, CasGateway};
+use tandem_cluster::{Assignment, CasGateway};
 
 use super::Calendars;
 use super::explain::{Census, Explanation, GatewayHealth};

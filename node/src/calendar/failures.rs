@@ -10,7 +10,7 @@ use super::proposals::MoveCause;
 use super::settings::Delivery;
 use super::user::{Asking, Step, Task, UserKey};
 use super::{Calendars, LaneId, Now};
-use crate::exchange::ews::{Failure, FailureClass, ResponseCode};
+use tandem_exchange::ews::{Failure, FailureClass, ResponseCode};
 
 /// What failed for a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tandem_shared::cluster::{Applied, Assignment, CalendarPresence, CasGateway, NodeId};
+use tandem_cluster::{Applied, Assignment, CalendarPresence, CasGateway, NodeId};
 
 use super::output::{RequestId, StreamId};
 use super::settings::CalendarSettings;
-use crate::exchange::ews::{Answer, Failure, Mailbox, Notification, StreamPart};
+use tandem_exchange::ews::{Answer, Failure, Mailbox, Notification, StreamPart};
 
 /// A user whose calendar shall be part of their presence.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use super::lane::LaneId;
-use super::output::AffinityKey;
 use super::user::UserKey;
-use crate::exchange::ews::{Mailbox, TimeWindow};
+use tandem_exchange::affinity::AffinityKey;
+use tandem_exchange::ews::{Mailbox, TimeWindow};
 
 #[derive(Debug)]
 pub(super) enum Job {

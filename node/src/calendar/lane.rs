@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use tandem_shared::cluster::{CasGateway, CasId};
+use tandem_cluster::{CasGateway, CasId};
 
 use super::breaker::Breaker;
 use super::job::{Job, Urgency};
@@ -165,7 +165,7 @@ impl Default for Bulk {
             first: BTreeSet::new(),
             settled: BTreeSet::new(),
             settle_at: None,
-            mailboxes_max: crate::exchange::ews::Operation::AVAILABILITY_MAILBOXES_MAX,
+            mailboxes_max: tandem_exchange::ews::Operation::AVAILABILITY_MAILBOXES_MAX,
             failures: 0,
             retry_at: None,
         }

@@ -4,15 +4,17 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tandem_shared::cluster::{Assignment, CasGateway, CasId, NodeId, successor_of_user};
+use tandem_cluster::{Assignment, CasGateway, CasId, NodeId, successor_of_user};
 
 use super::input::CalendarUser;
 use super::job::{Farewell, Job, Urgency};
 use super::lane::{Lane, LaneId};
-use super::output::{AffinityKey, Output, Report};
+use tandem_exchange::affinity::AffinityKey;
+
+use super::output::{Output, Report};
 use super::user::{Asking, Live, LiveKind, Placement, Source, User, UserKey};
 use super::{Calendars, Now};
-use crate::exchange::ews::Mailbox;
+use tandem_exchange::ews::Mailbox;
 
 /// Whether Exchange is told that a subscription is given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

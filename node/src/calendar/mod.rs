@@ -43,7 +43,7 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tandem_shared::cluster::{CasId, NodeId};
+use tandem_cluster::{CasId, NodeId};
 
 use crate::gateway::Now;
 
@@ -51,7 +51,7 @@ pub use explain::{
     BreakerState, CallbackVerdict, Census, DeliveryKind, Explanation, GatewayHealth, SubscriptionState,
 };
 pub use input::{CalendarUser, Input, StreamEnd};
-pub use output::{AffinityKey, Output, Report, RequestId, StreamId};
+pub use output::{Output, Report, RequestId, StreamId};
 pub use settings::{CalendarSettings, Delivery};
 pub use timeline::{Timeline, edge_offset};
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use tandem_shared::cluster::{Applied, Command};
+use tandem_cluster::{Applied, Command};
 
 use super::lane::{Lane, LaneId};
 use super::output::{Output, Report};

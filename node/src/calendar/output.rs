@@ -2,27 +2,16 @@
 
 use std::time::Duration;
 
-use tandem_shared::cluster::{CalendarPresence, CasId, Command};
+use tandem_cluster::{CalendarPresence, CasId, Command};
 
-use crate::exchange::ews::{FailureClass, Mailbox, Operation, SubscriptionId};
+use tandem_exchange::affinity::AffinityKey;
+use tandem_exchange::ews::{FailureClass, Mailbox, Operation, SubscriptionId};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u64);
-
-/// Requests with the same key at the same CAS share cookies: they belong to one mailbox server
-/// (docs/spec/ews.md §1.10).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum AffinityKey {
-    /// Requests need not be kept together.
-    None,
-    /// One user's subscription.
-    User(String),
-    /// A group that shares a stream.
-    Group(u32),
-}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {

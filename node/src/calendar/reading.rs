@@ -10,7 +10,7 @@ use super::output::Report;
 use super::timeline::Timeline;
 use super::user::{Known, Reading, Source, Step, Task, UserKey};
 use super::{Calendars, LaneId, Now};
-use crate::exchange::ews::{CalendarItem, ChangeStamp, Operation, TimeWindow};
+use tandem_exchange::ews::{CalendarItem, ChangeStamp, Operation, TimeWindow};
 
 impl Calendars {
     /// The read that counts: from now on nothing can be missed.

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 use super::explain::DeliveryKind;
 use super::job::{Farewell, Flight, Job, Urgency};
 use super::lane::LaneId;
-use super::output::{AffinityKey, Output, RequestId};
+use tandem_exchange::affinity::AffinityKey;
+
+use super::output::{Output, RequestId};
 use super::reading::window_from;
 use super::subscribing::SubscribeOrder;
 use super::user::{LiveKind, UserKey};
 use super::{Calendars, Now};
-use crate::exchange::ews::{Mailbox, Operation, SubscriptionId, TimeWindow};
+use tandem_exchange::ews::{Mailbox, Operation, SubscriptionId, TimeWindow};
 
 /// A request, ready to go.
 #[derive(Debug)]

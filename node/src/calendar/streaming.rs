@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use super::membership::Parting;
-use super::output::{AffinityKey, Output, Report, StreamId};
+use tandem_exchange::affinity::AffinityKey;
+
+use super::output::{Output, Report, StreamId};
 use super::streams::{Company, GATHER_WHILE_OPEN, GroupId};
 use super::user::{Live, UserKey};
 use super::{Calendars, LaneId, Now, StreamEnd};
-use crate::exchange::ews::{Failure, FailureClass, Mailbox, Notification, StreamPart, SubscriptionId};
+use tandem_exchange::ews::{Failure, FailureClass, Mailbox, Notification, StreamPart, SubscriptionId};
 
 impl Calendars {
     /// A place on a stream for a user who is about to be subscribed.

@@ -3,18 +3,20 @@
 
 use std::time::{Duration, Instant};
 
-use tandem_shared::planted::{Bug, planted};
+use tandem_planted::{Bug, planted};
 
 use super::explain::{CallbackVerdict, DeliveryKind};
 use super::job::{Job, Urgency};
 use super::membership::Parting;
-use super::output::{AffinityKey, Report};
+use tandem_exchange::affinity::AffinityKey;
+
+use super::output::Report;
 use super::proposals::MoveCause;
 use super::settings::Delivery;
 use super::streams::GATHER;
 use super::user::{Asking, Care, Live, LiveKind, Step, UserKey};
 use super::{Calendars, LaneId, Now};
-use crate::exchange::ews::{EventKind, Failure, FailureClass, Notification, SubscriptionId};
+use tandem_exchange::ews::{EventKind, Failure, FailureClass, Notification, SubscriptionId};
 
 /// What is needed to request a subscription.
 #[derive(Debug)]

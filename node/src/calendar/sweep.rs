@@ -10,7 +10,7 @@ use super::reading::end_of;
 use super::timeline::Timeline;
 use super::user::{Care, Source, Step, Task, UserKey};
 use super::{Calendars, Now};
-use crate::exchange::ews::CalendarItem;
+use tandem_exchange::ews::CalendarItem;
 
 impl Calendars {
     /// The next hundred of the CAS's users, so that every user is checked once per interval.

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use tandem_shared::cluster::{CalendarPresence, CalendarState};
-use tandem_shared::stable_hash::stable_hash;
+use tandem_cluster::stable_hash::stable_hash;
+use tandem_cluster::{CalendarPresence, CalendarState};
 
-use crate::exchange::ews::{CalendarItem, FreeBusyStatus};
+use tandem_exchange::ews::{CalendarItem, FreeBusyStatus};
 
 /// The states of a calendar over a period. Overlaps are resolved and equal neighbours merged into one interval, so every
 /// edge is a change of state.

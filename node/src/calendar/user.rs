@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use tandem_shared::cluster::{AssignmentReason, CalendarPresence};
+use tandem_cluster::{AssignmentReason, CalendarPresence};
 
 use super::explain::{DeliveryKind, SubscriptionState};
 use super::lane::LaneId;
 use super::streams::GroupId;
 use super::timeline::Timeline;
-use crate::exchange::ews::{FailureClass, Mailbox};
+use tandem_exchange::ews::{FailureClass, Mailbox};
 
 /// A user, for as long as this node follows them. A user who comes back has another generation, so results of earlier work
 /// are recognised as old.

@@ -1,7 +1,7 @@
 //! `[calendar]`, and what `[exchange]` says of the patience with a gateway: what holds while the cluster's settings of
 //! the same names say nothing else.
 
-use tandem_shared::config::Section;
+use tandem_runtime::config::Section;
 
 use super::{millis, secs};
 use crate::calendar::{CalendarSettings, Delivery};

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use tandem_shared::cluster::NodeId;
-use tandem_shared::config::Section;
+use tandem_cluster::NodeId;
+use tandem_runtime::config::Section;
 
 use super::millis;
 use crate::cti::{ApplicationSessionSettings, CtiConnectionSettings, CtiSettings, OUTSTANDING_MAX};

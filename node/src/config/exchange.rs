@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tandem_shared::cluster::{CasEndpoint, CasId};
-use tandem_shared::config::Section;
+use tandem_cluster::{CasEndpoint, CasId};
+use tandem_runtime::config::Section;
 
 use super::secret::{self, SecretError};
 use super::{calendar, millis, secs};
@@ -442,7 +442,7 @@ const CALLBACK_KEY_BYTES_MIN: usize = 32;
 mod tests {
     use std::path::Path;
 
-    use tandem_shared::config::{ConfigError, read_text};
+    use tandem_runtime::config::{ConfigError, read_text};
 
     use super::*;
     use crate::calendar::Delivery;

@@ -1,6 +1,6 @@
 //! `node.toml`: what an operator wrote, and what the node makes of it.
 //!
-//! Owns the sections that only a node has; those that both binaries have are in `tandem_shared::config`. Does not own
+//! Owns the sections that only a node has; those that both binaries have are in `tandem_runtime::config`. Does not own
 //! the secrets: the configuration knows in which files or variables they are, and [`read_with_files`] looks whether
 //! they can be used. What always holds: a [`Config`] that exists is valid, and no secret is part of it.
 
@@ -16,8 +16,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tandem_shared::cluster::{MemberRole, NodeId};
-use tandem_shared::config::{AdminConfig, ClusterSection, LogConfig, Section};
+use tandem_cluster::{MemberRole, NodeId};
+use tandem_runtime::config::{AdminConfig, ClusterSection, LogConfig, Section};
 
 use crate::cti::CtiSettings;
 use crate::gateway::{AdoptionPolicy, GatewayConfig};
@@ -146,7 +146,7 @@ const ADMIN_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::
 mod tests {
     use std::path::Path;
 
-    use tandem_shared::config::{ConfigError, read_text};
+    use tandem_runtime::config::{ConfigError, read_text};
 
     use super::*;
     use crate::gateway::WithoutQuorum;

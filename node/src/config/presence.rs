@@ -1,8 +1,8 @@
 //! `[presence]`: who may watch, and where presence is published (CAL-11).
 
-use tandem_shared::config::Section;
-use tandem_shared::host_name::HostName;
-use tandem_shared::sip::Uri;
+use tandem_runtime::config::Section;
+use tandem_sip::Uri;
+use tandem_sip::host_name::HostName;
 
 use crate::gateway::{OutboundTarget, PublishSettings, WatcherSettings, WhoMayWatch};
 use crate::presence::pidf::Profile;

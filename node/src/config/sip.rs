@@ -4,9 +4,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tandem_shared::cluster::NodeId;
-use tandem_shared::config::{PairTransport, Section};
-use tandem_shared::io::sip_tls::SubjectPattern;
+use tandem_cluster::NodeId;
+use tandem_runtime::config::{PairTransport, Section};
+use tandem_runtime::io::sip_tls::SubjectPattern;
 
 use super::{millis, secs};
 use crate::cti::CtiSettings;

@@ -12,7 +12,7 @@ use super::parts::{
 };
 use super::service::{Request, Response};
 use super::{ApplicationSession, CstaErrorCode, CstaMessage, ErrorCategory};
-use crate::xml::{Element, Limits, Writer, XmlError, shorten};
+use tandem_xml::{Element, Limits, Writer, XmlError, shorten};
 
 /// What is wrong with a document. Always its sender's fault.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

@@ -8,7 +8,7 @@ use super::service::{AutoOriginate, Features, Request, Response, Service, Snapsh
 use super::{
     ApplicationSession, ConnectionIdentifier, CstaErrorCode, CstaMessage, ErrorCategory, LocalConnectionState,
 };
-use crate::xml::XmlError;
+use tandem_xml::XmlError;
 
 const LINE: &str = "tel:4711;phone-context=dialstring";
 

@@ -4,7 +4,7 @@ use super::codec::DecodeError;
 use super::event::{Cause, Device, EventKind, RedirectionDevice};
 use super::service::{AutoOriginate, Features, Service, SnapshotConnection, SystemStatus};
 use super::{ConnectionIdentifier, LocalConnectionState};
-use crate::xml::{Element, Writer, shorten};
+use tandem_xml::{Element, Writer, shorten};
 
 /// `extensions/privateData/private/line`: Microsoft's RCC extension.
 pub(super) fn line(root: &Element<'_>) -> Option<String> {

@@ -11,7 +11,7 @@ use super::*;
 use crate::csta::{
     self, ConnectionIdentifier, CstaErrorCode, CstaMessage, Event, EventKind, Request, Response, SystemStatus,
 };
-use crate::xml::XmlError;
+use tandem_xml::XmlError;
 
 pub(super) struct World {
     pub(super) connections: Connections,

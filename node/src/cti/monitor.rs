@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tandem_shared::cluster::SessionKey;
-use tandem_shared::planted::{Bug, planted};
+use tandem_cluster::SessionKey;
+use tandem_planted::{Bug, planted};
 use thiserror::Error;
 
 use super::{CtiConnectionId, CtiFailure};

@@ -1,6 +1,6 @@
 //! Monitors: what their subscribers are told and what the CTI managers are asked.
 
-use tandem_shared::cluster::SessionKey;
+use tandem_cluster::SessionKey;
 
 use super::monitor::*;
 use super::{CtiConnectionId, CtiFailure};

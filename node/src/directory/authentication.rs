@@ -1,6 +1,6 @@
 //! Which user a client is. The communications server has authenticated the From; we only look it up.
 
-use tandem_shared::sip::{SipUri, Uri};
+use tandem_sip::{SipUri, Uri};
 use thiserror::Error;
 
 use super::{Directory, RemoteCallControl, User};

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use tandem_shared::config::{self, ConfigError, Section};
+use tandem_runtime::config::{self, ConfigError, Section};
 
 use super::{Directory, Line, RemoteCallControl, User, fold};
 

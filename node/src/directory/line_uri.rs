@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use tandem_shared::sip::Uri;
+use tandem_sip::Uri;
 use thiserror::Error;
 
 /// A line URI, read and as it was written: the client wants it back byte for byte.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use tandem_shared::cluster::{Command, Epoch, SessionKey, SessionRecord};
+use tandem_cluster::{Command, Epoch, SessionKey, SessionRecord};
 
 use crate::sip::transaction;
 

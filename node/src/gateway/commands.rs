@@ -1,11 +1,11 @@
 //! Commands that change the PBX: written down before they are carried out, and never carried out twice
 //! (ARCHITECTURE.md §4).
 
-use tandem_shared::cluster::Authority;
-use tandem_shared::cluster::{
+use tandem_cluster::Authority;
+use tandem_cluster::{
     Applied, CallRecord, CallState, Command, IntentOperation, IntentRecord, Refusal, SessionKey,
 };
-use tandem_shared::planted::{Bug, planted};
+use tandem_planted::{Bug, planted};
 
 use crate::csta::{ConnectionIdentifier, CstaErrorCode, Request, Response, SnapshotConnection};
 use crate::cti::CtiFailure;

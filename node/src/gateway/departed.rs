@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use tandem_shared::cluster::SessionKey;
+use tandem_cluster::SessionKey;
 
 /// Each was a session of this node a moment ago, which is what bounds the table.
 #[derive(Debug, Default)]

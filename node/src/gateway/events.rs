@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tandem_shared::cluster::Authority;
-use tandem_shared::cluster::{CallRecord, CallState, ConnectionId, SessionKey};
-use tandem_shared::planted::{Bug, planted};
-use tandem_shared::sip::{Method, RawMessage, Uri};
+use tandem_cluster::Authority;
+use tandem_cluster::{CallRecord, CallState, ConnectionId, SessionKey};
+use tandem_planted::{Bug, planted};
+use tandem_sip::{Method, RawMessage, Uri};
 
 use crate::csta::{self, Device, Event, EventKind, LocalConnectionState};
 use crate::sip::dialog;

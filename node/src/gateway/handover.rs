@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use tandem_shared::cluster::{Applied, Command, NodeId, SessionKey};
+use tandem_cluster::{Applied, Command, NodeId, SessionKey};
 
 use crate::sip::transaction;
 

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use tandem_shared::cluster::Authority;
-use tandem_shared::cluster::{Command, SessionKey};
-use tandem_shared::sip::{Method, RawMessage, Request};
+use tandem_cluster::Authority;
+use tandem_cluster::{Command, SessionKey};
+use tandem_sip::{Method, RawMessage, Request};
 
 use crate::sip::transaction;
 

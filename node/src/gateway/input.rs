@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use tandem_shared::cluster::Authority;
-use tandem_shared::cluster::{
+use tandem_cluster::Authority;
+use tandem_cluster::{
     Applied, ClusterState, IntentOperation, NodeId, SessionKey, SessionRecord, WatcherRecord,
 };
-use tandem_shared::sip::RawMessage;
+use tandem_sip::RawMessage;
 
 use crate::cti::CtiInput;
 use crate::directory::Directory;

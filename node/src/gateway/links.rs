@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use tandem_shared::cluster::SessionKey;
+use tandem_cluster::SessionKey;
 
 use crate::csta::{ConnectionIdentifier, Request, Response};
 use crate::cti::{CtiConnectionId, CtiFailure, MonitorKey, RequestToken};

@@ -42,9 +42,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tandem_shared::cluster::Authority;
-use tandem_shared::cluster::{NodeId, OpeningKey, SessionKey};
-use tandem_shared::sip::{Message, RawMessage, Uri};
+use tandem_cluster::Authority;
+use tandem_cluster::{NodeId, OpeningKey, SessionKey};
+use tandem_sip::{Message, RawMessage, Uri};
 
 use crate::cti::{Connections, CtiSettings, RequestToken};
 use crate::directory::Directory;

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tandem_shared::cluster::Authority;
-use tandem_shared::cluster::command::SessionUpdate;
-use tandem_shared::cluster::{Applied, Command, Epoch, MonitorRecord, OpeningKey, SessionKey, SessionRecord};
-use tandem_shared::planted::{Bug, planted};
-use tandem_shared::sip::{Method, RawMessage, Request, Uri};
+use tandem_cluster::Authority;
+use tandem_cluster::command::SessionUpdate;
+use tandem_cluster::{Applied, Command, Epoch, MonitorRecord, OpeningKey, SessionKey, SessionRecord};
+use tandem_planted::{Bug, planted};
+use tandem_sip::{Method, RawMessage, Request, Uri};
 
 use crate::csta::{self, CstaMessage, SystemStatus};
 use crate::cti::CtiConnectionId;

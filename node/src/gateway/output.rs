@@ -1,8 +1,8 @@
 //! Everything a node can do.
 
 use bytes::Bytes;
-use tandem_shared::cluster::{Command, NodeId, SessionKey};
-use tandem_shared::proxy_protocol::Transport;
+use tandem_cluster::{Command, NodeId, SessionKey};
+use tandem_sip::proxy_protocol::Transport;
 
 use crate::csta;
 use crate::cti::{CtiConnectionId, LinkFailure, LinkId};

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use tandem_shared::cluster::ConnectionId;
-use tandem_shared::proxy_protocol::Transport;
+use tandem_cluster::ConnectionId;
+use tandem_sip::proxy_protocol::Transport;
 
 /// A connection between a front end and this node, numbered by the shell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use tandem_shared::cluster::command::SessionUpdate;
-use tandem_shared::cluster::{Applied, Command, Epoch, Refusal, SessionKey};
+use tandem_cluster::command::SessionUpdate;
+use tandem_cluster::{Applied, Command, Epoch, Refusal, SessionKey};
 
 /// Somebody who waits for a command.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
 use bytes::Bytes;
-use tandem_shared::cluster::Authority;
-use tandem_shared::sip::{Headers, Method, RawMessage, Request};
+use tandem_cluster::Authority;
+use tandem_sip::{Headers, Method, RawMessage, Request};
 
 use crate::directory::User;
 use crate::presence::pidf::{self, Profile};

@@ -1,8 +1,8 @@
 //! The CSTA services of a client, one request at a time (RCC-6).
 
-use tandem_shared::cluster::Authority;
-use tandem_shared::cluster::command::SessionUpdate;
-use tandem_shared::cluster::{CallRecord, Command, SessionKey};
+use tandem_cluster::Authority;
+use tandem_cluster::command::SessionUpdate;
+use tandem_cluster::{CallRecord, Command, SessionKey};
 
 use crate::csta::{
     ConnectionIdentifier, CstaErrorCode, CstaMessage, DecodeError, Features, Request, Response,

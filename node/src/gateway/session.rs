@@ -4,10 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tandem_shared::cluster::{
-    CallRecord, ConnectionId, Epoch, OpeningKey, RequestKey, SessionKey, SessionRecord,
-};
-use tandem_shared::sip::{RawMessage, Request};
+use tandem_cluster::{CallRecord, ConnectionId, Epoch, OpeningKey, RequestKey, SessionKey, SessionRecord};
+use tandem_sip::{RawMessage, Request};
 
 use crate::csta;
 use crate::cti::{CtiConnectionId, RequestToken};

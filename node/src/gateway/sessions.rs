@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use tandem_shared::cluster::Authority;
-use tandem_shared::cluster::{Command, SessionKey};
-use tandem_shared::planted::{Bug, planted};
+use tandem_cluster::Authority;
+use tandem_cluster::{Command, SessionKey};
+use tandem_planted::{Bug, planted};
 
 use super::proposals::Waiter;
 use super::session::{Session, Stage};

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tandem_shared::cluster::{CallRecord, CallState};
+use tandem_cluster::{CallRecord, CallState};
 
 use crate::csta::{
     Cause, ConnectionIdentifier, Device, Event, EventKind, LocalConnectionState, RedirectionDevice,

@@ -1,6 +1,6 @@
 //! Lines, devices and calls: as the client names them, and as the CTI managers do.
 
-use tandem_shared::sip::Uri;
+use tandem_sip::Uri;
 
 use crate::csta::{ConnectionIdentifier, Request};
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use tandem_shared::cluster::SessionKey;
+use tandem_cluster::SessionKey;
 
 use crate::csta::{CstaErrorCode, Event, Request, Response};
 use crate::cti::monitor::MonitorFailure;

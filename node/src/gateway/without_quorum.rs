@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use tandem_shared::cluster::{Applied, Authority, SessionKey};
+use tandem_cluster::{Applied, Authority, SessionKey};
 
 use super::output::EndReason;
 use super::proposals::Outcome;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tandem_shared::cluster::health::{Condition, Severity};
-use tandem_shared::cluster::{
+use tandem_cluster::health::{Condition, Severity};
+use tandem_cluster::{
     Applied, Assignment, CasEndpoint, CasId, Command, NodeId, NodeState, Refusal, SettingKind, SettingName,
 };
-use tandem_shared::io::admin::{AdminRequest, AdminResponse, Router, StatusCode};
-use tandem_shared::io::raft::{AdministrationError, Cluster, MembersView, StateMarkView};
+use tandem_raft::{AdministrationError, Cluster, MembersView, StateMarkView};
+use tandem_runtime::io::admin::{AdminRequest, AdminResponse, Router, StatusCode};
 
 use super::clock;
 use super::exchange::routes::ExchangeRoutes;

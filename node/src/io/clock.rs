@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use tandem_shared::io::environment;
-use tandem_shared::io::raft::Cluster;
+use tandem_raft::Cluster;
+use tandem_runtime::io::environment;
 
 use crate::gateway::Now;
 

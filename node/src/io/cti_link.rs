@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::time::Duration;
-use tandem_shared::io::environment::net::{Keepalive, ReadHalf, TcpOptions, TcpStream, WriteHalf};
+use tandem_runtime::io::environment::net::{Keepalive, ReadHalf, TcpOptions, TcpStream, WriteHalf};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use tandem_shared::config::ConfigError;
-use tandem_shared::io::environment;
-use tandem_shared::io::shutdown::{Shutdown, Stage};
-use tandem_shared::io::watched_files::FileStamp;
+use tandem_runtime::config::ConfigError;
+use tandem_runtime::io::environment;
+use tandem_runtime::io::shutdown::{Shutdown, Stage};
+use tandem_runtime::io::watched_files::FileStamp;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};

@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use tandem_shared::cluster::{Applied, Change};
-use tandem_shared::io::environment;
-use tandem_shared::io::raft::{ChangeReceiver, Cluster, ClusterStatus};
-use tandem_shared::io::sip_stream::SipSender;
-use tandem_shared::io::watchdog::Pulse;
+use tandem_cluster::{Applied, Change};
+use tandem_raft::{ChangeReceiver, Cluster, ClusterStatus};
+use tandem_runtime::io::environment;
+use tandem_runtime::io::sip_stream::SipSender;
+use tandem_runtime::io::watchdog::Pulse;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 

@@ -4,12 +4,12 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use tandem_shared::cluster::ConnectionId;
-use tandem_shared::io::environment;
-use tandem_shared::io::environment::net::{TcpStream, lookup_host};
-use tandem_shared::io::pair_security::{PairSecurity, PairStream};
-use tandem_shared::io::sip_stream::tune_socket;
-use tandem_shared::proxy_protocol::{ProxiedConnection, ProxyHeader, Purpose};
+use tandem_cluster::ConnectionId;
+use tandem_runtime::io::environment;
+use tandem_runtime::io::environment::net::{TcpStream, lookup_host};
+use tandem_runtime::io::pair_security::{PairSecurity, PairStream};
+use tandem_runtime::io::sip_stream::tune_socket;
+use tandem_sip::proxy_protocol::{ProxiedConnection, ProxyHeader, Purpose};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tracing::{info, warn};

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use tandem_shared::io::sip_stream::{SendRefused, SipSender};
+use tandem_runtime::io::sip_stream::{SendRefused, SipSender};
 use tracing::warn;
 
 use crate::gateway::PairId;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use tandem_shared::cluster::Command;
-use tandem_shared::io::raft::Cluster;
+use tandem_cluster::Command;
+use tandem_raft::Cluster;
 use tokio::sync::mpsc;
 use tracing::debug;
 

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
-use tandem_shared::cluster::{Authority, ClusterState, Command, NodeId, SessionMove};
-use tandem_shared::io::raft::Cluster;
+use tandem_cluster::{Authority, ClusterState, Command, NodeId, SessionMove};
+use tandem_raft::Cluster;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
@@ -233,7 +233,7 @@ const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
-    use tandem_shared::cluster::{Epoch, SessionKey};
+    use tandem_cluster::{Epoch, SessionKey};
 
     use super::*;
 

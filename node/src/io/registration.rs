@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tandem_shared::cluster::health::{Severity, Subject};
-use tandem_shared::cluster::{Applied, Command, NodeId};
-use tandem_shared::io::admin::Readiness;
-use tandem_shared::io::raft::{Cluster, ClusterStatus};
+use tandem_cluster::health::{Severity, Subject};
+use tandem_cluster::{Applied, Command, NodeId};
+use tandem_raft::{Cluster, ClusterStatus};
+use tandem_runtime::io::admin::Readiness;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 

@@ -1,6 +1,6 @@
 //! What the gateway reports, as lines of the log and as metrics.
 
-use tandem_shared::cluster::ClusterState;
+use tandem_cluster::ClusterState;
 use tracing::{info, warn};
 
 use crate::cti::CtiConnectionId;

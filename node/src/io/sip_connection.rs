@@ -1,11 +1,11 @@
 //! One connection with a front end: frames in, messages out.
 
 use bytes::Bytes;
-use tandem_shared::io::shutdown::{Shutdown, Stage};
-use tandem_shared::io::sip_stream::{
+use tandem_runtime::io::shutdown::{Shutdown, Stage};
+use tandem_runtime::io::sip_stream::{
     MessageDeadlines, Received, SendLimits, SipReader, SipSender, send_queue,
 };
-use tandem_shared::sip::{Frame, FramerLimits, write_answer};
+use tandem_sip::{Frame, FramerLimits, write_answer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tracing::debug;
@@ -155,7 +155,7 @@ fn step(frame: Frame, pair: PairId, context: &ConnectionContext) -> Step {
             count(context, reason.label());
             let answer = answer.filter(|(message, _)| message.may_be_answered());
             let farewell = answer.map(|(message, status)| {
-                let phrase = tandem_shared::sip::reason_phrase(status);
+                let phrase = tandem_sip::reason_phrase(status);
                 write_answer(&message, status, &phrase, "framing", &[])
             });
             Step::Lost { farewell }

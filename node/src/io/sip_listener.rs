@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use ipnet::IpNet;
-use tandem_shared::cluster::ConnectionId;
-use tandem_shared::io::environment;
-use tandem_shared::io::environment::net::{TcpListener, TcpStream};
-use tandem_shared::io::log_limit::LogLimit;
-use tandem_shared::io::pair_security::{PairSecurity, PairStream, has_left};
-use tandem_shared::io::shutdown::Stage;
-use tandem_shared::io::sip_stream::{read_proxy_header, tune_socket};
-use tandem_shared::io::sip_tls::is_listed;
-use tandem_shared::proxy_protocol::{PeerIdentity, ProxiedConnection, ProxyHeader, Purpose};
-use tandem_shared::source::source_of;
+use tandem_cluster::ConnectionId;
+use tandem_runtime::io::environment;
+use tandem_runtime::io::environment::net::{TcpListener, TcpStream};
+use tandem_runtime::io::log_limit::LogLimit;
+use tandem_runtime::io::pair_security::{PairSecurity, PairStream, has_left};
+use tandem_runtime::io::shutdown::Stage;
+use tandem_runtime::io::sip_stream::{read_proxy_header, tune_socket};
+use tandem_runtime::io::sip_tls::is_listed;
+use tandem_runtime::source::source_of;
+use tandem_sip::proxy_protocol::{PeerIdentity, ProxiedConnection, ProxyHeader, Purpose};
 use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
@@ -216,11 +216,11 @@ const PROBE_MAX: Duration = Duration::from_secs(10);
 mod tests {
     use std::str::FromStr;
 
-    use tandem_shared::config::PairTransport;
-    use tandem_shared::io::shutdown::Shutdown;
-    use tandem_shared::io::sip_stream::SendLimits;
-    use tandem_shared::io::sip_tls::SubjectPattern;
-    use tandem_shared::proxy_protocol::{PeerIdentity, Transport};
+    use tandem_runtime::config::PairTransport;
+    use tandem_runtime::io::shutdown::Shutdown;
+    use tandem_runtime::io::sip_stream::SendLimits;
+    use tandem_runtime::io::sip_tls::SubjectPattern;
+    use tandem_sip::proxy_protocol::{PeerIdentity, Transport};
     use tokio::io::AsyncWriteExt;
     use tokio::sync::mpsc;
 

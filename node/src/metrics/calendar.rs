@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
-use tandem_shared::cluster::{Assignment, AssignmentReason, CasId};
-use tandem_shared::io::telemetry::{LATENCY_BUCKETS, Metrics};
+use tandem_cluster::{Assignment, AssignmentReason, CasId};
+use tandem_runtime::io::telemetry::{LATENCY_BUCKETS, Metrics};
 
 use super::gauge;
 use crate::calendar::{BreakerState, Census, DeliveryKind, GatewayHealth, Report, SubscriptionState};
-use crate::exchange::ews::FailureClass;
+use tandem_exchange::ews::FailureClass;
 
 /// Cheap to clone.
 #[derive(Debug, Clone)]

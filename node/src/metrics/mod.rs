@@ -9,9 +9,9 @@ mod calendar;
 use std::time::Instant;
 
 use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
-use tandem_shared::io::sip_stream::StreamCounters;
-use tandem_shared::io::telemetry::Metrics;
-use tandem_shared::sip::{FramingError, RefusalReason};
+use tandem_runtime::io::sip_stream::StreamCounters;
+use tandem_runtime::io::telemetry::Metrics;
+use tandem_sip::{FramingError, RefusalReason};
 
 use crate::cti::{ConnectionStatus, CtiConnectionId, LinkFailure};
 use crate::gateway::{Census, EndOfSubscription, EndReason, Report, WatcherReport};

@@ -4,7 +4,7 @@
 //! available. A manual state ends at its time, a calendar state when the user's owner says so: what was published last
 //! stays until something better is known.
 
-use tandem_shared::cluster::{CalendarPresence, CalendarState, ManualPresence, ManualState, PresenceRecord};
+use tandem_cluster::{CalendarPresence, CalendarState, ManualPresence, ManualState, PresenceRecord};
 
 /// A user's availability, as shown to watchers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tandem_shared::cluster::{CallState, SessionKey, SessionRecord};
+use tandem_cluster::{CallState, SessionKey, SessionRecord};
 
 /// Tells who is on the phone.
 pub trait PhonesInUse {

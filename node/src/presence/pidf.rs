@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::composition::{Activity, Availability, Composed};
-use crate::xml::is_xml_character;
+use tandem_xml::is_xml_character;
 
 /// The content type of such a document.
 pub const CONTENT_TYPE: &str = "application/pidf+xml";
@@ -145,7 +145,7 @@ mod tests {
     use quick_xml::Reader;
     use quick_xml::XmlVersion;
     use quick_xml::events::Event;
-    use tandem_shared::cluster::{CalendarPresence, CalendarState, PresenceRecord};
+    use tandem_cluster::{CalendarPresence, CalendarState, PresenceRecord};
 
     use super::super::composition::{CompositionSettings, compose};
     use super::*;

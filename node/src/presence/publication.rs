@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use tandem_shared::stable_hash::stable_hash;
+use tandem_cluster::stable_hash::stable_hash;
 
 use super::Composed;
 

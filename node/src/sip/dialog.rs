@@ -1,8 +1,8 @@
 //! RFC 3261 §12: from an opening INVITE to a dialog, and our own requests inside it.
 
 use bytes::Bytes;
-use tandem_shared::cluster::{DialogRecord, SessionKey};
-use tandem_shared::sip::{Headers, Method, NameAddr, Request, Uri};
+use tandem_cluster::{DialogRecord, SessionKey};
+use tandem_sip::{Headers, Method, NameAddr, Request, Uri};
 use thiserror::Error;
 
 /// Why an INVITE makes no dialog. The client's fault: 400.

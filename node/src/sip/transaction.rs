@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tandem_shared::cluster::SessionRecord;
-use tandem_shared::sip::{RawMessage, Request, write_answer};
+use tandem_cluster::SessionRecord;
+use tandem_sip::{RawMessage, Request, write_answer};
 
 use crate::csta;
 
@@ -30,7 +30,7 @@ pub fn plain(request: &RawMessage, status: u16, to_tag: &str, extra_headers: &[(
         request.to_tag().is_some() || !to_tag.is_empty(),
         "{status} without a To-tag"
     );
-    let reason = tandem_shared::sip::reason_phrase(status);
+    let reason = tandem_sip::reason_phrase(status);
     write_answer(request, status, &reason, to_tag, extra_headers)
 }
 

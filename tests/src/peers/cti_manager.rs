@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context;
-use tandem_shared::io::environment::{
+use tandem_runtime::io::environment::{
     self,
     net::{ReadHalf, TcpListener, TcpOptions, TcpStream},
 };

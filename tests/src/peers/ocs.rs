@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use tandem_shared::io::environment;
-use tandem_shared::io::environment::net::{Keepalive, TcpListener, TcpOptions, TcpStream};
-use tandem_shared::sip::framer::{Frame, Framer, FramerLimits};
+use tandem_runtime::io::environment;
+use tandem_runtime::io::environment::net::{Keepalive, TcpListener, TcpOptions, TcpStream};
+use tandem_sip::framer::{Frame, Framer, FramerLimits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use tandem_shared::sip::{Frame, Framer, FramerLimits, RawMessage};
+use tandem_sip::{Frame, Framer, FramerLimits, RawMessage};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 

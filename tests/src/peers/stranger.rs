@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use tandem_shared::sip::{Frame, Framer, FramerLimits, RawMessage};
+use tandem_sip::{Frame, Framer, FramerLimits, RawMessage};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;

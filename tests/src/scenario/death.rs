@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use tandem_shared::io::environment;
+use tandem_runtime::io::environment;
 
 use super::{PlacedCall, Scene, first};
 use crate::cluster::{Member, Signal};

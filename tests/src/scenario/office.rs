@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{bail, ensure};
 use rand::seq::SliceRandom;
-use tandem_shared::io::environment;
+use tandem_runtime::io::environment;
 
 use super::first;
 use crate::cluster::{DEADLINE, Member};

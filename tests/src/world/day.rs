@@ -12,8 +12,8 @@ use anyhow::{Context, ensure};
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
-use tandem_shared::io::environment;
-use tandem_shared::io::raft::Fault;
+use tandem_runtime::io::environment;
+use tandem_runtime::io::environment::simulated::Fault;
 use tokio::time::sleep;
 
 use super::{FaultKind, Operator, Order, WorldOptions};

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
-use tandem_shared::io::environment::simulated::{Host, MachineId, Network};
-use tandem_shared::io::raft::Fault;
+use tandem_runtime::io::environment::simulated::Fault;
+use tandem_runtime::io::environment::simulated::{Host, MachineId, Network};
 use tokio::runtime::{Builder, RngSeed, Runtime};
 
 /// Makes the process; called at every start.

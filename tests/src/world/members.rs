@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use tandem_shared::config::read_file;
+use tandem_runtime::config::read_file;
 
 use super::machine::Program;
 use crate::peers::cti_manager::{self, CtiManagerOptions};

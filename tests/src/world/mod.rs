@@ -21,7 +21,7 @@ use std::time::Duration;
 use anyhow::bail;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tandem_shared::io::environment::simulated::{Latency, Network};
+use tandem_runtime::io::environment::simulated::{Latency, Network};
 use tokio::sync::mpsc;
 
 pub use day::{Day, DayReport};

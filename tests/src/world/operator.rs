@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tandem_shared::io::raft::Fault;
+use tandem_runtime::io::environment::simulated::Fault;
 use tokio::sync::mpsc;
 
 /// What is to be done to the world, at the end of the present step.

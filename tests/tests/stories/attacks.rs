@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures::FutureExt;
-use tandem_shared::proxy_protocol::{ProxiedConnection, ProxyHeader, Purpose, Transport};
+use tandem_sip::proxy_protocol::{ProxiedConnection, ProxyHeader, Purpose, Transport};
 use tandem_tests::cluster::{Cluster, ClusterOptions, DEADLINE, Member};
 use tandem_tests::peers::ocs::phone_number;
 use tandem_tests::peers::stranger::{Letter, Reply, Stranger};

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tandem_shared::config::TlsFiles;
-use tandem_shared::io::tls::{peer_client_config, sip_client_config};
-use tandem_shared::proxy_protocol::{ProxiedConnection, ProxyHeader, Purpose, Transport};
+use tandem_runtime::config::TlsFiles;
+use tandem_runtime::io::tls::{peer_client_config, sip_client_config};
+use tandem_sip::proxy_protocol::{ProxiedConnection, ProxyHeader, Purpose, Transport};
 use tandem_tests::cluster::{ClusterOptions, DEADLINE, Member, Metrics};
 use tandem_tests::peers::ocs::phone_number;
 use tandem_tests::peers::stranger::{Letter, Stranger};

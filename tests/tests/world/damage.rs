@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use tandem_shared::cluster::NodeId;
-use tandem_shared::io::raft::{Cluster, Files, Interruption, RaftRole};
+use tandem_cluster::NodeId;
+use tandem_raft::{Cluster, RaftRole};
+use tandem_runtime::io::environment::files::Files;
+use tandem_runtime::io::environment::simulated::Interruption;
 
 use super::{Events, MEMBERS, World, elapsed};
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use tandem_cluster::{Change, ClusterState, Command, Epoch, Incarnation, NodeId, SessionKey};
 use tandem_node::following::{Following, Heard, Standing, Step};
 use tandem_node::gateway::Input;
-use tandem_shared::cluster::{Change, ClusterState, Command, Epoch, Incarnation, NodeId, SessionKey};
-use tandem_shared::io::raft::Cluster;
+use tandem_raft::Cluster;
 use tokio::time::{Instant, sleep_until};
 
 /// Of each node that runs.
@@ -119,11 +119,7 @@ pub(crate) async fn follow(id: NodeId, incarnation: Incarnation, cluster: &Clust
     }
 }
 
-async fn register(
-    cluster: &Cluster,
-    id: NodeId,
-    incarnation: u64,
-) -> Option<tandem_shared::cluster::Applied> {
+async fn register(cluster: &Cluster, id: NodeId, incarnation: u64) -> Option<tandem_cluster::Applied> {
     let command = Command::NodeRegistered {
         id,
         sip_address: SocketAddr::from((Ipv4Addr::LOCALHOST, 5060)),

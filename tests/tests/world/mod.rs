@@ -16,14 +16,15 @@ use std::time::Duration;
 
 use openraft_rt::deterministic_rng::DeterministicRng;
 use openraft_rt_tokio::TokioRuntime;
-use tandem_shared::cluster::MemberAddress;
-use tandem_shared::cluster::{
+use tandem_cluster::MemberAddress;
+use tandem_cluster::MemberRole;
+use tandem_cluster::{
     Applied, CasId, Command, ConnectionId, DialogRecord, Epoch, Incarnation, MonitorRecord, NodeId,
     OpeningKey, Refusal, SessionKey, SessionRecord, StateLimits,
 };
-use tandem_shared::io::raft::{
-    Cluster, ClusterConfig, Member, MemberRole, RaftMetrics, RaftRole, SimulatedFiles, Transport,
-};
+use tandem_raft::{Cluster, ClusterConfig, Member, RaftMetrics, RaftRole};
+use tandem_runtime::io::environment::simulated::SimulatedFiles;
+use tandem_runtime::io::transport::Transport;
 use turmoil::Sim;
 use turmoil::net::{TcpListener, TcpStream};
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tandem_shared::cluster::{NodeId, SessionKey};
-use tandem_shared::sip::RawMessage;
+use tandem_cluster::{NodeId, SessionKey};
+use tandem_sip::RawMessage;
 
 use crate::io::clock::now;
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use tandem_shared::cluster::NodeId;
-use tandem_shared::sip::{RawMessage, write_answer};
+use tandem_cluster::NodeId;
+use tandem_sip::{RawMessage, write_answer};
 
 use super::super::output::Output;
 use super::super::{Input, PairId, PairLoss, PairPurpose};

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use tandem_shared::cluster::NodeId;
+use tandem_cluster::NodeId;
 
 use super::super::output::{Count, DropReason};
 use super::super::{Balancer, Input, PairLoss, StandingPair};

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use tandem_shared::cluster::CalendarState;
+use tandem_cluster::CalendarState;
 
 use super::life::{minutes, seconds, settled};
 use super::world::{START_MS, meeting, minute};
 use crate::calendar::CalendarSettings;
-use crate::exchange::ews::FreeBusyStatus;
+use tandem_exchange::ews::FreeBusyStatus;
 
 #[test]
 fn every_edge_is_published_within_the_spread_and_the_spread_is_used() {

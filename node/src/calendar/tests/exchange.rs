@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use tandem_shared::cluster::CasId;
+use tandem_cluster::CasId;
 
-use super::super::{AffinityKey, StreamId};
-use crate::exchange::ews::{
+use super::super::StreamId;
+use tandem_exchange::affinity::AffinityKey;
+use tandem_exchange::ews::{
     Answer, CalendarItem, ChangeStamp, Event, EventKind, Failure, Mailbox, Notification, Operation,
     ResponseCode, SubscriptionId, TimeWindow,
 };

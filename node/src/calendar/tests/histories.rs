@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tandem_shared::cluster::NodeId;
+use tandem_cluster::NodeId;
 
 use super::exchange::{GatewayState, busy, code};
 use super::life::{minutes, seconds, with};
 use super::world::{World, address, meeting, minute, user};
 use crate::calendar::{Delivery, Input, Report, StreamEnd, StreamId};
-use crate::exchange::ews::FreeBusyStatus;
+use tandem_exchange::ews::FreeBusyStatus;
 
 const THREE: [&str; 3] = ["cas-1", "cas-2", "cas-3"];
 const USERS: usize = 24;

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tandem_shared::cluster::{CalendarPresence, CalendarState, Command};
+use tandem_cluster::{CalendarPresence, CalendarState, Command};
 
 use super::exchange::GatewayState;
 use super::world::{World, address, meeting, minute, name, user};
 use crate::calendar::{
     CalendarSettings, Delivery, DeliveryKind, Input, Report, StreamEnd, SubscriptionState,
 };
-use crate::exchange::ews::FreeBusyStatus;
+use tandem_exchange::ews::FreeBusyStatus;
 
 const EIGHT: [&str; 8] = [
     "cas-1", "cas-2", "cas-3", "cas-4", "cas-5", "cas-6", "cas-7", "cas-8",
@@ -289,7 +289,7 @@ fn a_removed_user_is_unsubscribed_and_forgotten_at_once() {
         assert_eq!(world.state.assignment(&name(0)), None);
         assert!(world.proposals.iter().any(|command| match command {
             Command::Batch(commands) => commands.contains(&Command::CalendarPresenceChanged {
-                node: tandem_shared::cluster::NodeId(1),
+                node: tandem_cluster::NodeId(1),
                 users: vec![(name(0), None)],
             }),
             _ => false,

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use tandem_shared::cluster::CasId;
+use tandem_cluster::CasId;
 
 use super::exchange::{busy, code};
 use super::life::{minutes, seconds, settled, with};
 use super::world::{World, address, meeting, minute, name};
 use crate::calendar::{CalendarSettings, Delivery, Input, Report, StreamId, SubscriptionState};
-use crate::exchange::ews::{Failure, FreeBusyStatus, StreamPart, SubscriptionId};
+use tandem_exchange::ews::{Failure, FreeBusyStatus, StreamPart, SubscriptionId};
 
 const THREE: [&str; 3] = ["cas-1", "cas-2", "cas-3"];
 
@@ -174,10 +174,7 @@ fn the_primary_address_is_adopted_and_tried_once() {
     world.run(seconds(10));
     assert_eq!(world.explain(0).mailbox.0, "ana@lab.test");
     assert!(world.exchange.subscribed_mailboxes().contains("ana@lab.test"));
-    assert_eq!(
-        world.shown(0),
-        Some(tandem_shared::cluster::CalendarState::OutOfOffice)
-    );
+    assert_eq!(world.shown(0), Some(tandem_cluster::CalendarState::OutOfOffice));
     world.exchange.mailbox(&address(1)).primary = Some(address(1));
     world.exchange.forget_subscriptions("cas-1");
     assert_eq!(world.moves(), 0);

@@ -7,7 +7,7 @@ use crate::csta::{
     SnapshotConnection,
 };
 use crate::gateway::*;
-use tandem_shared::cluster::{ClusterState, SessionKey};
+use tandem_cluster::{ClusterState, SessionKey};
 
 const CONNECTED: [LocalConnectionState; 2] =
     [LocalConnectionState::Connected, LocalConnectionState::Connected];

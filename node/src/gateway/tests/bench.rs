@@ -4,11 +4,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tandem_shared::cluster::Authority;
-pub(super) use tandem_shared::cluster::Command;
-use tandem_shared::cluster::{Change, ClusterState, ConnectionId, NodeId, SessionKey, StateLimits};
-use tandem_shared::proxy_protocol::Transport;
-use tandem_shared::sip::RawMessage;
+use tandem_cluster::Authority;
+pub(super) use tandem_cluster::Command;
+use tandem_cluster::{Change, ClusterState, ConnectionId, NodeId, SessionKey, StateLimits};
+use tandem_sip::RawMessage;
+use tandem_sip::proxy_protocol::Transport;
 
 use crate::csta::{CstaErrorCode, CstaMessage, Event, Request, Response, decode};
 use crate::cti::link_framer::EVENT_INVOKE_ID;
@@ -311,7 +311,7 @@ impl Bench {
         key
     }
 
-    pub(super) fn record(&self, key: &SessionKey) -> &tandem_shared::cluster::SessionRecord {
+    pub(super) fn record(&self, key: &SessionKey) -> &tandem_cluster::SessionRecord {
         self.state.session(key).unwrap()
     }
 }

@@ -7,7 +7,7 @@ use crate::csta::{
 };
 use crate::cti::CtiConnectionId;
 use crate::gateway::*;
-use tandem_shared::cluster::{CallState, SessionKey};
+use tandem_cluster::{CallState, SessionKey};
 
 pub(super) fn event(kind: EventKind, call_id: &str, own: LocalConnectionState) -> Event {
     let mut event = Event::new(kind, "p-1", ConnectionIdentifier::new(call_id, "4711"));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tandem_shared::cluster::{
+use tandem_cluster::{
     Applied, Change, ClusterState, Epoch, Incarnation, NodeId, NodeState, OpeningKey, SessionKey,
     SessionRecord, StateLimits, WatcherRecord,
 };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tandem_shared::cluster::{Command, NodeId, SessionKey};
+use tandem_cluster::{Command, NodeId, SessionKey};
 
 use super::bench::*;
 use crate::csta::{Request, Response};

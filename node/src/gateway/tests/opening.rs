@@ -1,6 +1,6 @@
 //! Signing in, and being refused.
 
-use tandem_shared::cluster::{Applied, Refusal};
+use tandem_cluster::{Applied, Refusal};
 
 use super::bench::*;
 use crate::csta::{CstaMessage, Response, SystemStatus};
@@ -155,7 +155,7 @@ fn without_a_cti_manager_or_a_quorum_a_client_is_asked_to_come_again() {
 
 #[test]
 fn sessions_are_served_without_quorum_where_that_is_configured() {
-    let state = tandem_shared::cluster::ClusterState::new(tandem_shared::cluster::StateLimits::default());
+    let state = tandem_cluster::ClusterState::new(tandem_cluster::StateLimits::default());
     let mut bench = Bench::configured(1, state, |config| {
         config.new_sessions_without_quorum = WithoutQuorum::Serve;
     });
@@ -204,7 +204,7 @@ fn a_session_that_the_cluster_does_not_take_in_ends_with_a_bye() {
 }
 
 fn without_quorum() -> Bench {
-    let state = tandem_shared::cluster::ClusterState::new(tandem_shared::cluster::StateLimits::default());
+    let state = tandem_cluster::ClusterState::new(tandem_cluster::StateLimits::default());
     let mut bench = Bench::configured(1, state, |config| {
         config.new_sessions_without_quorum = WithoutQuorum::Serve;
     });

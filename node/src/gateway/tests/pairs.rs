@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use tandem_shared::sip::RawMessage;
+use tandem_sip::RawMessage;
 
 use super::bench::*;
 use super::calls::{event, happens};

@@ -1,7 +1,7 @@
 //! PUBLISH, as the other presence server sees it.
 
-use tandem_shared::cluster::Authority;
-use tandem_shared::cluster::{ClusterState, ConnectionId, ManualPresence, ManualState, StateLimits};
+use tandem_cluster::Authority;
+use tandem_cluster::{ClusterState, ConnectionId, ManualPresence, ManualState, StateLimits};
 
 use super::bench::*;
 use crate::gateway::*;
@@ -36,7 +36,7 @@ fn connect(bench: &mut Bench) {
             host_name: None,
             subject: None,
             local: "192.0.2.1:40000".parse().unwrap(),
-            transport: tandem_shared::proxy_protocol::Transport::Tcp,
+            transport: tandem_sip::proxy_protocol::Transport::Tcp,
         },
     });
 }

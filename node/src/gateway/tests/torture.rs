@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use tandem_shared::sip::{Frame, Framer, FramerLimits};
+use tandem_sip::{Frame, Framer, FramerLimits};
 
 use super::bench::*;
 use crate::gateway::*;
@@ -161,8 +161,8 @@ fn read(name: &str) -> Vec<u8> {
 }
 
 fn folder() -> PathBuf {
-    let shared = ["..", "shared", "testdata", "rfc4475"];
-    shared
+    let samples = ["..", "shared", "sip", "testdata", "rfc4475"];
+    samples
         .iter()
         .fold(PathBuf::from(env!("CARGO_MANIFEST_DIR")), |path, part| {
             path.join(part)

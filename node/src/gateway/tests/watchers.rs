@@ -1,7 +1,7 @@
 //! Subscriptions to presence.
 
-use tandem_shared::cluster::Authority;
-use tandem_shared::cluster::{ClusterState, ManualPresence, ManualState, NodeId, SessionKey};
+use tandem_cluster::Authority;
+use tandem_cluster::{ClusterState, ManualPresence, ManualState, NodeId, SessionKey};
 
 use super::bench::*;
 use crate::gateway::*;
@@ -84,7 +84,7 @@ fn heir_of(bench: &Bench) -> Bench {
     Bench::of(2, state)
 }
 
-fn owned_by(bench: &Bench, node: u64) -> Vec<tandem_shared::cluster::WatcherRecord> {
+fn owned_by(bench: &Bench, node: u64) -> Vec<tandem_cluster::WatcherRecord> {
     bench.state.watchers_of(NodeId(node)).cloned().collect()
 }
 

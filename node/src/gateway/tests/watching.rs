@@ -8,7 +8,7 @@ use crate::csta::{
 };
 use crate::cti::CtiConnectionId;
 use crate::gateway::*;
-use tandem_shared::cluster::{ClusterState, SessionKey, StateLimits};
+use tandem_cluster::{ClusterState, SessionKey, StateLimits};
 
 const ONLY: CtiConnectionId = CtiConnectionId(0);
 

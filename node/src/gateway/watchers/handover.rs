@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use tandem_shared::cluster::{Command, SessionKey, WatcherRecord};
+use tandem_cluster::{Command, SessionKey, WatcherRecord};
 
 use crate::sip::transaction;
 

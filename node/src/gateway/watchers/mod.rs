@@ -18,9 +18,9 @@ mod table;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use tandem_shared::cluster::Authority;
-use tandem_shared::cluster::{Command, SessionKey, WatcherRecord};
-use tandem_shared::sip::TransactionKey;
+use tandem_cluster::Authority;
+use tandem_cluster::{Command, SessionKey, WatcherRecord};
+use tandem_sip::TransactionKey;
 
 use crate::presence::Composed;
 use crate::presence::pidf::Profile;
@@ -224,7 +224,7 @@ impl Watchers {
     }
 
     #[cfg(test)]
-    pub(super) fn epochs(&self) -> impl Iterator<Item = (SessionKey, tandem_shared::cluster::Epoch)> + '_ {
+    pub(super) fn epochs(&self) -> impl Iterator<Item = (SessionKey, tandem_cluster::Epoch)> + '_ {
         let watchers = self.table.iter();
         watchers.map(|(key, watcher)| (key.clone(), watcher.record.epoch))
     }

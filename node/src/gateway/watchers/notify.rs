@@ -1,9 +1,9 @@
 //! NOTIFY: when it goes, what it says, and what its answer means (RFC 6665 §4.2).
 
 use bytes::Bytes;
-use tandem_shared::cluster::Authority;
-use tandem_shared::cluster::SessionKey;
-use tandem_shared::sip::{Method, NameAddr, RawMessage, Uri};
+use tandem_cluster::Authority;
+use tandem_cluster::SessionKey;
+use tandem_sip::{Method, NameAddr, RawMessage, Uri};
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! Users who are watched: what is known of their presence, and who is to be told.
 
-use tandem_shared::cluster::SessionKey;
+use tandem_cluster::SessionKey;
 
 use crate::presence::Composed;
 

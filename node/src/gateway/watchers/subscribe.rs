@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use tandem_shared::cluster::Authority;
-use tandem_shared::cluster::{ConnectionId, Epoch, SessionKey, WatcherRecord};
-use tandem_shared::sip::{Headers, NameAddr, RawMessage, Request};
+use tandem_cluster::Authority;
+use tandem_cluster::{ConnectionId, Epoch, SessionKey, WatcherRecord};
+use tandem_sip::{Headers, NameAddr, RawMessage, Request};
 
 use crate::directory::User;
 use crate::sip::dialog::{self, Caller};

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Instant;
 
-use tandem_shared::cluster::SessionKey;
-use tandem_shared::sip::TransactionKey;
+use tandem_cluster::SessionKey;
+use tandem_sip::TransactionKey;
 
 use crate::presence::Composed;
 

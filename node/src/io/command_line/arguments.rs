@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use lexopt::{Arg, Parser, ValueExt};
-use tandem_shared::config::read_file;
-use tandem_shared::io::command_line::{AdminPlace, AdminPlaceError};
+use tandem_runtime::config::read_file;
+use tandem_runtime::io::command_line::{AdminPlace, AdminPlaceError};
 use thiserror::Error;
 
 #[derive(Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Certificates: what is trusted, what a host shows, and our own.
 
 use serde_json::{Value, json};
-use tandem_shared::io::command_line::{
+use tandem_runtime::io::command_line::{
     AdminClient, ClientError, Outcome, Table, changed_certificates, file_body, list_of, listed_certificates,
     signed_certificates, word,
 };

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use lexopt::{Arg, Parser, ValueExt};
 use serde_json::{Value, json};
-use tandem_shared::io::command_line::{AdminClient, AdminPlace, ClientError, Outcome, Table, list_of, word};
+use tandem_runtime::io::command_line::{AdminClient, AdminPlace, ClientError, Outcome, Table, list_of, word};
 
 use super::arguments::{ArgumentError, admin_at};
 

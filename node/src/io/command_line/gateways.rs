@@ -1,7 +1,7 @@
 //! Gateways: their health, and changes to them.
 
 use serde_json::{Value, json};
-use tandem_shared::io::command_line::{AdminClient, ClientError, Outcome, Table, list_of, word};
+use tandem_runtime::io::command_line::{AdminClient, ClientError, Outcome, Table, list_of, word};
 
 use super::arguments::NewGateway;
 

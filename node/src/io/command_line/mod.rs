@@ -14,7 +14,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use arguments::{Arguments, Command, USAGE};
-use tandem_shared::io::command_line::{AdminClient, ClientError, Outcome, run};
+use tandem_runtime::io::command_line::{AdminClient, ClientError, Outcome, run};
 
 /// `arguments` are those after `exchange`.
 #[must_use]

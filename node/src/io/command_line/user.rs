@@ -2,7 +2,7 @@
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
-use tandem_shared::io::command_line::{AdminClient, ClientError, Outcome, word};
+use tandem_runtime::io::command_line::{AdminClient, ClientError, Outcome, word};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tandem_shared::cluster::{CallbackNote, Command};
-use tandem_shared::io::raft::Cluster;
+use tandem_cluster::{CallbackNote, Command};
+use tandem_raft::Cluster;
 use tracing::debug;
 
 use crate::calendar::{Calendars, CallbackVerdict, Input};
-use crate::exchange::ews::{
+use crate::metrics::{CalendarMetrics, CallbackOutcome};
+use tandem_exchange::ews::{
     Event, EventKind, Failure, Notification, ResponseCode, SubscriptionId, SubscriptionStatus,
 };
-use crate::metrics::{CalendarMetrics, CallbackOutcome};
 
 use super::push_listener::CallbackArrived;
 

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use tandem_shared::cluster::{Authority, CasMove, Command};
-use tandem_shared::io::raft::Cluster;
+use tandem_cluster::{Authority, CasMove, Command};
+use tandem_raft::Cluster;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};

@@ -16,16 +16,16 @@ use hyper::header::{ACCEPT, CONNECTION, HOST};
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::UnixTime;
-use tandem_shared::certificate::{AlgorithmPolicy, Certificate, Fingerprint, is_issued_by, read_bundle};
-use tandem_shared::cluster::CasEndpoint;
-use tandem_shared::io::certificates::TrustError;
-use tandem_shared::io::environment::net::TcpStream;
+use tandem_certificate::{AlgorithmPolicy, Certificate, Fingerprint, is_issued_by, read_bundle};
+use tandem_cluster::CasEndpoint;
+use tandem_runtime::io::certificates::TrustError;
+use tandem_runtime::io::environment::net::TcpStream;
 use thiserror::Error;
 use tokio::time::timeout;
 
 use super::certificate_probe::{Met, ProbeOptions, ProbeReport, meet, resolve};
 use super::trust::GatewayTrust;
-use crate::exchange::certificate::{Source, lacks_issuer};
+use tandem_exchange::certificate::{Source, lacks_issuer};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImportOptions {

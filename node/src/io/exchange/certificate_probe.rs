@@ -12,15 +12,15 @@ use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde::Serialize;
-use tandem_shared::certificate::{AlgorithmPolicy, Certificate, Status};
-use tandem_shared::cluster::CasEndpoint;
-use tandem_shared::io::environment::net::{TcpStream, lookup_host};
+use tandem_certificate::{AlgorithmPolicy, Certificate, Status};
+use tandem_cluster::CasEndpoint;
+use tandem_runtime::io::environment::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::trust::{GatewayTrust, server_name};
 use super::verifier::config_with;
-use crate::exchange::certificate::{
+use tandem_exchange::certificate::{
     Diagnosis, NetworkTrouble, Presented, SENT_MAX, diagnose, explain_handshake,
 };
 

@@ -4,9 +4,9 @@
 //! `audit`.
 
 use serde::{Deserialize, Serialize};
-use tandem_shared::cluster::{CasEndpoint, CasId};
-use tandem_shared::io::admin::{AdminResponse, StatusCode};
-use tandem_shared::io::certificates::{
+use tandem_cluster::{CasEndpoint, CasId};
+use tandem_runtime::io::admin::{AdminResponse, StatusCode};
+use tandem_runtime::io::certificates::{
     CertificateRouteError, NamedCertificate, ProblemView, RemoveBody, RequestView, SignedView,
     SigningRequest, TrustedView, UploadedFile, audit_request, audited, error_response, fingerprint,
     status_code_of_store,
@@ -17,7 +17,7 @@ use super::certificate_import::{self, FetchFrom, ImportError, ImportOptions, Off
 use super::certificate_probe::{ProbeReport, probe};
 use super::signing::ServingIdentity;
 use super::trust::GatewayTrust;
-use crate::exchange::certificate::Source;
+use tandem_exchange::certificate::Source;
 
 /// What the routes work on.
 #[derive(Debug, Clone)]

@@ -10,8 +10,8 @@ use hyper::Response;
 use hyper::body::Incoming;
 use hyper::header::{COOKIE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, SET_COOKIE};
 use rustls::ClientConfig;
-use tandem_shared::cluster::{CasEndpoint, CasGateway, CasId};
-use tandem_shared::io::environment;
+use tandem_cluster::{CasEndpoint, CasGateway, CasId};
+use tandem_runtime::io::environment;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -21,14 +21,15 @@ use super::gateway::{Gateway, Identity, Pooled, lock};
 use super::login::{Login, Post, Trouble, since_1970};
 use super::streaming::{self, StreamHandle};
 use super::token_source::TokenSource;
-use crate::calendar::{AffinityKey, Input, StreamId};
-use crate::exchange::affinity::CookieJars;
-use crate::exchange::credential::{Authentication, Credential};
-use crate::exchange::ews::{
+use crate::calendar::{Input, StreamId};
+use tandem_exchange::affinity::AffinityKey;
+use tandem_exchange::affinity::CookieJars;
+use tandem_exchange::credential::{Authentication, Credential};
+use tandem_exchange::ews::{
     self, Answer, Failure, FailureClass, Mailbox, Operation, Parsed, ResponseCode, SchemaVersion,
     ServerVersion, SubscriptionId,
 };
-use crate::exchange::oauth::Token;
+use tandem_exchange::oauth::Token;
 
 /// How connections to a CAS are secured. Evaluated for every new connection, so that a changed trust store applies from
 /// the next one on.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::{ClientConfig, RootCertStore};
-use tandem_shared::cluster::{CasEndpoint, CasGateway, CasId};
+use tandem_cluster::{CasEndpoint, CasGateway, CasId};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -15,9 +15,10 @@ use super::scripted_gateway::{
     unsubscribed,
 };
 use super::streaming::StreamHandle;
-use crate::calendar::{AffinityKey, Input, StreamEnd, StreamId};
-use crate::exchange::credential::{Account, Authentication, Credential, NtlmVersions, OAuthClient, Secret};
-use crate::exchange::ews::{Answer, Failure, Mailbox, Operation, StreamPart, SubscriptionId};
+use crate::calendar::{Input, StreamEnd, StreamId};
+use tandem_exchange::affinity::AffinityKey;
+use tandem_exchange::credential::{Account, Authentication, Credential, NtlmVersions, OAuthClient, Secret};
+use tandem_exchange::ews::{Answer, Failure, Mailbox, Operation, StreamPart, SubscriptionId};
 
 #[tokio::test]
 async fn an_account_is_proved_once_for_a_connection() {

@@ -9,8 +9,8 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use tandem_shared::cluster::CasEndpoint;
-use tandem_shared::io::environment::net::{Keepalive, TcpOptions, TcpStream};
+use tandem_cluster::CasEndpoint;
+use tandem_runtime::io::environment::net::{Keepalive, TcpOptions, TcpStream};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -18,8 +18,8 @@ use tokio_rustls::client::TlsStream;
 
 use super::client::{TlsConfigs, Transport};
 use super::trust;
-use crate::exchange::ews::Failure;
-use crate::exchange::ntlm::ChannelBinding;
+use tandem_exchange::ews::Failure;
+use tandem_exchange::ntlm::ChannelBinding;
 
 /// How a connection is opened.
 #[derive(Clone)]
@@ -159,7 +159,7 @@ const OPTIONS: TcpOptions = TcpOptions {
 
 #[cfg(test)]
 mod tests {
-    use tandem_shared::cluster::CasId;
+    use tandem_cluster::CasId;
 
     use super::*;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tandem_shared::io::watched_files::FileStamp;
+use tandem_runtime::io::watched_files::FileStamp;
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use crate::config::{
     ExchangeConfig, OAuthConfig, PasswordMethods, PasswordSource, SecretError, ServiceAccount,
 };
-use crate::exchange::credential::{
+use tandem_exchange::credential::{
     Account, AccountError, Authentication, Credential, NtlmVersions, OAuthClient, Secret,
 };
 
@@ -151,7 +151,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(2);
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use tandem_shared::config::read_text;
+    use tandem_runtime::config::read_text;
 
     use super::*;
 

@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tandem_shared::cluster::{Authority, CalendarChange, CasEndpoint, CasId, Change, NodeId};
-use tandem_shared::io::raft::{ChangeReceiver, Cluster, ClusterStatus};
+use tandem_cluster::{Authority, CalendarChange, CasEndpoint, CasId, Change, NodeId};
+use tandem_raft::{ChangeReceiver, Cluster, ClusterStatus};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};

@@ -5,16 +5,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use tandem_shared::cluster::CasEndpoint;
-use tandem_shared::io::environment;
+use tandem_cluster::CasEndpoint;
+use tandem_runtime::io::environment;
 use tokio::sync::Semaphore;
 
 use super::client::{ClientOptions, Transport};
 use super::connection::{Connection, authority};
-use crate::exchange::authorization::Scheme;
-use crate::exchange::credential::Credential;
-use crate::exchange::ews::{Failure, SchemaVersion};
-use crate::exchange::version_ladder::VersionLadder;
+use tandem_exchange::authorization::Scheme;
+use tandem_exchange::credential::Credential;
+use tandem_exchange::ews::{Failure, SchemaVersion};
+use tandem_exchange::version_ladder::VersionLadder;
 
 /// The credential, and how it has fared so far.
 #[derive(Debug)]

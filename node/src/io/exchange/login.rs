@@ -1,7 +1,7 @@
 //! Sends authenticated requests: by NTLM once per connection, otherwise with every request.
 
 use std::time::Duration;
-use tandem_shared::io::environment;
+use tandem_runtime::io::environment;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -14,11 +14,11 @@ use hyper::{Request, Response, StatusCode};
 use super::connection::{Broken, read_body};
 use super::counters::ClientCounters;
 use super::gateway::{Gateway, Pooled};
-use crate::exchange::authorization::{Offers, Scheme, basic_authorization};
-use crate::exchange::credential::{Authentication, NtlmVersions};
-use crate::exchange::ews::{self, Failure};
-use crate::exchange::ntlm::{self, FileTime, Proof, Service};
-use crate::exchange::oauth::Token;
+use tandem_exchange::authorization::{Offers, Scheme, basic_authorization};
+use tandem_exchange::credential::{Authentication, NtlmVersions};
+use tandem_exchange::ews::{self, Failure};
+use tandem_exchange::ntlm::{self, FileTime, Proof, Service};
+use tandem_exchange::oauth::Token;
 
 /// The request, however often it is sent.
 pub(super) struct Post {

@@ -1,6 +1,6 @@
 //! The I/O of Exchange: connections to Client Access Servers (CAS), callbacks, certificates and administration.
 //!
-//! Owns sockets, TLS and tokens. Does not own SOAP ([`crate::exchange::ews`]), nor what is requested, when and how often
+//! Owns sockets, TLS and tokens. Does not own SOAP ([`tandem_exchange::ews`]), nor what is requested, when and how often
 //! ([`crate::calendar`]). What always holds: every wait, buffer and table is bounded; no secret is ever logged.
 
 mod callbacks;

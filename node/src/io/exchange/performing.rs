@@ -5,9 +5,10 @@ use std::time::Duration;
 use tokio::task::{Id, JoinError};
 use tracing::{debug, error};
 
-use crate::calendar::{AffinityKey, Input, Output, Report, RequestId};
-use crate::exchange::ews::{Failure, Operation};
+use crate::calendar::{Input, Output, Report, RequestId};
 use crate::io::clock;
+use tandem_exchange::affinity::AffinityKey;
+use tandem_exchange::ews::{Failure, Operation};
 
 use super::client::{OpenStream, PerformRequest};
 use super::driver::Running;

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use serde::Serialize;
-use tandem_shared::certificate::Status;
-use tandem_shared::cluster::{CasEndpoint, CasId};
-use tandem_shared::io::environment;
+use tandem_certificate::Status;
+use tandem_cluster::{CasEndpoint, CasId};
+use tandem_runtime::io::environment;
 use tokio::sync::{Mutex, Semaphore, watch};
 
-use crate::calendar::AffinityKey;
-use crate::exchange::ews::{Failure, FailureClass, Mailbox, Operation};
 use crate::io::clock;
+use tandem_exchange::affinity::AffinityKey;
+use tandem_exchange::ews::{Failure, FailureClass, Mailbox, Operation};
 
 use super::certificate_probe::{self, ProbeOptions, Reachability};
 use super::client::{EwsClient, PerformRequest};
@@ -323,7 +323,7 @@ const AT_ONCE_MAX: usize = 16;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exchange::ews::ResponseCode;
+    use tandem_exchange::ews::ResponseCode;
 
     fn judged(code: Option<&str>, mailbox: Option<&str>) -> ProbedGateway {
         let failure = code.map(|code| Failure::Response {

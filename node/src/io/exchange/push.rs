@@ -8,14 +8,14 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::server::ResolvesServerCertUsingSni;
-use tandem_shared::io::certificates::IdentityFiles;
-use tandem_shared::io::shutdown::Shutdown;
+use tandem_runtime::io::certificates::IdentityFiles;
+use tandem_runtime::io::shutdown::Shutdown;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use crate::config::PushConfig;
-use crate::exchange::callback::CallbackKey;
+use tandem_exchange::callback::CallbackKey;
 
 use super::push_listener::{CallbackArrived, PushListener, PushListenerOptions, PushMetrics};
 use super::signing::ServingIdentity;
@@ -217,7 +217,7 @@ mod tests {
     use std::os::unix::fs::OpenOptionsExt;
 
     use prometheus::Registry;
-    use tandem_shared::io::telemetry::Metrics;
+    use tandem_runtime::io::telemetry::Metrics;
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;

@@ -12,8 +12,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::warn;
 
-use crate::exchange::callback::CallbackKey;
-use crate::exchange::ews::{
+use tandem_exchange::callback::CallbackKey;
+use tandem_exchange::ews::{
     self, Failure, Notification, SubscriptionStatus, parse_callback, write_callback_answer,
 };
 

@@ -16,9 +16,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{IntCounterVec, IntGauge};
 use rustls::ServerConfig;
-use tandem_shared::io::environment::net::{TcpListener, TcpStream};
-use tandem_shared::io::shutdown::{Shutdown, Stage};
-use tandem_shared::io::telemetry::Metrics;
+use tandem_runtime::io::environment::net::{TcpListener, TcpStream};
+use tandem_runtime::io::shutdown::{Shutdown, Stage};
+use tandem_runtime::io::telemetry::Metrics;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -26,7 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
 use super::push_callback::CallbackService;
-use crate::exchange::callback::CallbackKey;
+use tandem_exchange::callback::CallbackKey;
 
 pub use super::push_callback::CallbackArrived;
 

@@ -16,8 +16,8 @@ use prometheus::{Registry, TextEncoder};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use tandem_shared::io::shutdown::{Shutdown, Stage};
-use tandem_shared::io::telemetry::Metrics;
+use tandem_runtime::io::shutdown::{Shutdown, Stage};
+use tandem_runtime::io::telemetry::Metrics;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -25,8 +25,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::push_listener::{CallbackArrived, PushListener, PushListenerOptions, PushMetrics};
-use crate::exchange::callback::CallbackKey;
-use crate::exchange::ews::{self, SubscriptionId, SubscriptionStatus};
+use tandem_exchange::callback::CallbackKey;
+use tandem_exchange::ews::{self, SubscriptionId, SubscriptionStatus};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const BODY: &str = "<s:Envelope xmlns:s='s'><s:Body><m:SendNotification><m:ResponseMessages>\

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tandem_shared::cluster::{
+use tandem_cluster::{
     Applied, Assignment, CalendarPresence, CasEndpoint, CasId, ClusterState, Command, NodeId,
 };
-use tandem_shared::io::raft::Cluster;
+use tandem_raft::Cluster;
 use tracing::{debug, info, warn};
 
 use crate::calendar::{CalendarUser, Input};
 use crate::directory::Directory;
-use crate::exchange::ews::Mailbox;
 use crate::io::clock;
+use tandem_exchange::ews::Mailbox;
 
 /// The latest committed state of each user's calendar.
 pub(super) fn recorded(state: &ClusterState) -> BTreeMap<String, CalendarPresence> {

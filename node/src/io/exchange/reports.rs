@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tandem_shared::cluster::CasId;
+use tandem_cluster::CasId;
 use tracing::{debug, error, info, warn};
 
 use crate::calendar::Report;

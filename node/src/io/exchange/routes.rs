@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::json;
-use tandem_shared::cluster::{Applied, CasEndpoint, CasId, ClusterState, Command, NodeId};
-use tandem_shared::io::admin::{AdminRequest, AdminResponse, StatusCode};
-use tandem_shared::io::raft::Cluster;
+use tandem_cluster::{Applied, CasEndpoint, CasId, ClusterState, Command, NodeId};
+use tandem_raft::Cluster;
+use tandem_runtime::io::admin::{AdminRequest, AdminResponse, StatusCode};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 

@@ -6,8 +6,8 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::server::ResolvesServerCertUsingSni;
 use rustls::sign::SingleCertAndKey;
 use rustls::{ConfigBuilder, ServerConfig, WantsVerifier};
-use tandem_shared::certificate::Certificate;
-use tandem_shared::io::certificates::{Identity, IdentityFiles, Installed, SigningError, SigningRequest};
+use tandem_certificate::Certificate;
+use tandem_runtime::io::certificates::{Identity, IdentityFiles, Installed, SigningError, SigningRequest};
 use tracing::info;
 
 /// Clones share one pair of files and what is in force.

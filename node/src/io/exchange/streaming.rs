@@ -13,7 +13,7 @@ use super::client::{Envelope, OpenStream, Repetition, Shared, needs_streaming, r
 use super::connection::read_body;
 use super::gateway::{Gateway, Pooled};
 use crate::calendar::{Input, StreamEnd};
-use crate::exchange::ews::{
+use tandem_exchange::ews::{
     Failure, FailureClass, Operation, SchemaVersion, SplitError, StreamPart, StreamSplitter, parse_answer,
     parse_stream_document, write_request,
 };

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, Uri};
-use tandem_shared::cluster::CasEndpoint;
-use tandem_shared::io::environment;
+use tandem_cluster::CasEndpoint;
+use tandem_runtime::io::environment;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
@@ -16,9 +16,9 @@ use super::client::{Transport, retry_after};
 use super::connection::{Broken, Dialer, read_body};
 use super::counters::ClientCounters;
 use super::gateway::Identity;
-use crate::exchange::credential::OAuthClient;
-use crate::exchange::ews::Failure;
-use crate::exchange::oauth::{TOKEN_ANSWER_BYTES_MAX, Token, write_token_request};
+use tandem_exchange::credential::OAuthClient;
+use tandem_exchange::ews::Failure;
+use tandem_exchange::oauth::{TOKEN_ANSWER_BYTES_MAX, Token, write_token_request};
 
 /// The token endpoint's certificate is checked like that of a CAS: its authority must be trusted.
 pub(super) struct TokenSource {

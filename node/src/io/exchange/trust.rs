@@ -8,16 +8,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use tandem_shared::certificate::{AlgorithmPolicy, Trusted};
-use tandem_shared::cluster::CasEndpoint;
-use tandem_shared::io::certificates::{TrustError, TrustStore};
+use tandem_certificate::{AlgorithmPolicy, Trusted};
+use tandem_cluster::CasEndpoint;
+use tandem_runtime::io::certificates::{TrustError, TrustStore};
 use thiserror::Error;
 
 use super::client::TlsConfigs;
 use super::verifier;
 pub use super::verifier::CertificateRefused;
-use crate::exchange::certificate::{NetworkTrouble, explain_handshake};
-use crate::exchange::ews::Failure;
+use tandem_exchange::certificate::{NetworkTrouble, explain_handshake};
+use tandem_exchange::ews::Failure;
 
 /// A trust store, and the TLS configurations made from its content. Clones share both.
 #[derive(Debug, Clone)]
@@ -146,7 +146,7 @@ const CONFIGS_MAX: usize = 1024;
 #[cfg(test)]
 mod tests {
     use rcgen::{CertificateParams, KeyPair};
-    use tandem_shared::certificate::Certificate;
+    use tandem_certificate::Certificate;
 
     use super::*;
 
@@ -157,7 +157,7 @@ mod tests {
     }
 
     fn endpoint(host: &str) -> CasEndpoint {
-        CasEndpoint::of(&tandem_shared::cluster::CasId(host.to_owned()))
+        CasEndpoint::of(&tandem_cluster::CasId(host.to_owned()))
     }
 
     #[test]

@@ -9,10 +9,10 @@ use rustls::{
     SupportedProtocolVersion,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use tandem_shared::certificate::{AlgorithmPolicy, Status, Trusted};
+use tandem_certificate::{AlgorithmPolicy, Status, Trusted};
 use thiserror::Error;
 
-use crate::exchange::certificate::{Presented, diagnose, verify};
+use tandem_exchange::certificate::{Presented, diagnose, verify};
 
 /// For connections to this host, with the current trust.
 pub(super) fn client_config(host: &str, trusted: Arc<Trusted>, policy: AlgorithmPolicy) -> Arc<ClientConfig> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use tandem_shared::cluster::{Assignment, CasGateway, CasId, ClusterState, NodeId};
+use tandem_cluster::{Assignment, CasGateway, CasId, ClusterState, NodeId};
 
 use crate::calendar::{BreakerState, Explanation, GatewayHealth};
 use crate::directory::Directory;

@@ -1,7 +1,7 @@
 //! How a calendar state is shown in JSON, wherever it appears.
 
 use serde::Serialize;
-use tandem_shared::cluster::{CalendarPresence, CalendarState};
+use tandem_cluster::{CalendarPresence, CalendarState};
 
 /// The current state of a user's calendar.
 #[derive(Debug, Serialize)]

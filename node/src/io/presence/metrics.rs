@@ -1,7 +1,7 @@
 //! Metrics of presence.
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry};
-use tandem_shared::io::telemetry::Metrics;
+use tandem_runtime::io::telemetry::Metrics;
 
 /// Cheap to clone.
 #[derive(Debug, Clone)]

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tandem_shared::cluster::{Applied, CalendarPresence, Command, NodeId};
-use tandem_shared::io::raft::{Cluster, ProposeError};
+use tandem_cluster::{Applied, CalendarPresence, Command, NodeId};
+use tandem_raft::{Cluster, ProposeError};
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 
@@ -151,7 +151,7 @@ const WAITING_MAX: usize = 200_000;
 #[cfg(test)]
 mod tests {
     use prometheus::Registry;
-    use tandem_shared::cluster::CalendarState;
+    use tandem_cluster::CalendarState;
 
     use super::*;
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
-use tandem_shared::cluster::{Applied, Command, ManualPresence, ManualState, PresenceRecord, Refusal};
-use tandem_shared::io::admin::{AdminRequest, AdminResponse, StatusCode};
-use tandem_shared::io::raft::Cluster;
+use tandem_cluster::{Applied, Command, ManualPresence, ManualState, PresenceRecord, Refusal};
+use tandem_raft::Cluster;
+use tandem_runtime::io::admin::{AdminRequest, AdminResponse, StatusCode};
 
 use super::calendar_view::CalendarView;
 use super::stream::Streams;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
-use tandem_shared::io::admin::{AdminResponse, StatusCode};
+use tandem_runtime::io::admin::{AdminResponse, StatusCode};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};

@@ -13,16 +13,17 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use prometheus::Registry;
 use serde_json::{Value, json};
-use tandem_shared::cluster::{
+use tandem_cluster::MemberRole;
+use tandem_cluster::{
     Applied, CalendarPresence, CalendarState, CallRecord, CallState, CasId, Command, ConnectionId,
     DialogRecord, Epoch, MonitorRecord, NodeId, OpeningKey, SessionKey, SessionRecord, StateLimits,
     command::SessionUpdate,
 };
-use tandem_shared::io::admin::{self, AdminBody, AdminResponse, AdminState, HostNames, Readiness};
-use tandem_shared::io::raft::{
-    Cluster, ClusterConfig, Member, MemberRole, RaftMetrics, SimulatedFiles, TcpTransport,
-};
-use tandem_shared::io::shutdown::{Shutdown, Stage};
+use tandem_raft::{Cluster, ClusterConfig, Member, RaftMetrics};
+use tandem_runtime::io::admin::{self, AdminBody, AdminResponse, AdminState, HostNames, Readiness};
+use tandem_runtime::io::environment::simulated::SimulatedFiles;
+use tandem_runtime::io::shutdown::{Shutdown, Stage};
+use tandem_runtime::io::transport::TcpTransport;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 

@@ -5,9 +5,9 @@ use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use tandem_shared::cluster::{Change, ClusterState, SessionChange, SessionKey, SettingName};
-use tandem_shared::io::raft::Cluster;
-use tandem_shared::io::shutdown::{Shutdown, Stage};
+use tandem_cluster::{Change, ClusterState, SessionChange, SessionKey, SettingName};
+use tandem_raft::Cluster;
+use tandem_runtime::io::shutdown::{Shutdown, Stage};
 use tokio::sync::broadcast;
 
 use super::metrics::PresenceMetrics;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
-use tandem_shared::io::sip_stream::{MessageDeadlines, Received, SipReader, StreamCounters};
-use tandem_shared::sip::{Frame, FramerLimits, RawMessage};
+use tandem_runtime::io::sip_stream::{MessageDeadlines, Received, SipReader, StreamCounters};
+use tandem_sip::{Frame, FramerLimits, RawMessage};
 use tandem_tests::peers::stranger::Letter;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;

@@ -8,8 +8,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail, ensure};
-use tandem_shared::io::sip_stream::{Received, SipReader};
-use tandem_shared::sip::Frame;
+use tandem_runtime::io::sip_stream::{Received, SipReader};
+use tandem_sip::Frame;
 use tandem_tests::peers::stranger::Letter;
 use tandem_tests::samples::Samples;
 use tokio::io::AsyncWriteExt;

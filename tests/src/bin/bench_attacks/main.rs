@@ -17,7 +17,7 @@ mod storm;
 
 use std::process::ExitCode;
 
-use tandem_shared::io::process::raise_descriptor_limit;
+use tandem_runtime::io::process::raise_descriptor_limit;
 use tandem_tests::figures::{Figures, until_interrupted};
 
 use options::{Options, Part};

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use futures::FutureExt;
-use tandem_shared::io::environment::net::{ReadHalf, TcpListener, TcpStream, WriteHalf};
-use tandem_shared::io::sip_stream::{
+use tandem_runtime::io::environment::net::{ReadHalf, TcpListener, TcpStream, WriteHalf};
+use tandem_runtime::io::sip_stream::{
     MessageDeadlines, Received, SipReader, StreamCounters, listen, read_proxy_header, tune_socket,
 };
-use tandem_shared::sip::{Frame, FramerLimits, RawMessage, write_answer};
+use tandem_sip::{Frame, FramerLimits, RawMessage, write_answer};
 use tandem_tests::cluster::Addresses;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;

@@ -5,17 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use tandem_node::calendar::{
-    CalendarSettings, CalendarUser, Calendars, CalendarsConfig, Input, Output, RequestId, SubscriptionState,
+use tandem_cluster::{
+    Applied, Assignment, AssignmentReason, CalendarState, CasEndpoint, CasGateway, CasId, Command, NodeId,
 };
-use tandem_node::exchange::ews::{
+use tandem_exchange::ews::{
     Answer, CalendarItem, ChangeStamp, Event, EventKind, Failure, FreeBusyStatus, Mailbox, Notification,
     Operation, SubscriptionId, TimeWindow,
 };
-use tandem_node::gateway::Now;
-use tandem_shared::cluster::{
-    Applied, Assignment, AssignmentReason, CalendarState, CasEndpoint, CasGateway, CasId, Command, NodeId,
+use tandem_node::calendar::{
+    CalendarSettings, CalendarUser, Calendars, CalendarsConfig, Input, Output, RequestId, SubscriptionState,
 };
+use tandem_node::gateway::Now;
 use tandem_tests::figures::Figures;
 
 use crate::allocation::bytes_held;

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
 use futures::stream::{FuturesUnordered, StreamExt, TryStreamExt};
-use tandem_shared::cluster::command::SessionUpdate;
-use tandem_shared::cluster::{
+use tandem_cluster::command::SessionUpdate;
+use tandem_cluster::{
     Applied, Command, ConnectionId, DialogRecord, Epoch, MonitorRecord, NodeId, OpeningKey, SessionKey,
     SessionRecord,
 };
-use tandem_shared::io::raft::Cluster;
+use tandem_raft::Cluster;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use tandem_shared::cluster::{Applied, Command, NodeId, StateLimits};
-use tandem_shared::config::{LogConfig, LogFormat, TlsFiles};
-use tandem_shared::io::raft::{
-    Cluster, ClusterConfig, Member, MemberRole, RaftMetrics, RaftRole, RealFiles, TlsTransport,
-};
-use tandem_shared::io::telemetry::init_logging;
+use tandem_cluster::MemberRole;
+use tandem_cluster::{Applied, Command, NodeId, StateLimits};
+use tandem_raft::{Cluster, ClusterConfig, Member, RaftMetrics, RaftRole};
+use tandem_runtime::config::{LogConfig, LogFormat, TlsFiles};
+use tandem_runtime::io::environment::files::RealFiles;
+use tandem_runtime::io::telemetry::init_logging;
+use tandem_runtime::io::transport::TlsTransport;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;

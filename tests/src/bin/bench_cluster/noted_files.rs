@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures::future::BoxFuture;
-use tandem_shared::io::raft::{File, Files, Lock, RealFiles};
+use tandem_runtime::io::environment::files::{File, Files, Lock, RealFiles};
 
 /// Real files. The last step of a snapshot is to take the name of the one before it.
 #[derive(Debug)]

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use tandem_shared::cluster::command::SessionUpdate;
-use tandem_shared::cluster::{
+use tandem_cluster::command::SessionUpdate;
+use tandem_cluster::{
     CallRecord, CallState, Command, ConnectionId, DialogRecord, Epoch, IntentOperation, MonitorRecord,
     NodeId, OpeningKey, RequestKey, SessionKey, SessionRecord,
 };

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use arc_swap::ArcSwap;
-use tandem_shared::cluster::{Applied, ClusterState, Command, Format, StateLimits};
+use tandem_cluster::{Applied, ClusterState, Command, Format, StateLimits};
 use tandem_tests::figures::Figures;
 
 use commands::{change_of, lost, opened, registered};

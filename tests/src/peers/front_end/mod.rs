@@ -11,9 +11,9 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
-use tandem_shared::io::environment;
-use tandem_shared::sip::RawMessage;
-use tandem_shared::sip::message::{Message, Request, Response};
+use tandem_runtime::io::environment;
+use tandem_sip::RawMessage;
+use tandem_sip::message::{Message, Request, Response};
 
 use super::books::Answer;
 use super::communicator::{Communicator, Draft, Identity, Kind, Tolerance};

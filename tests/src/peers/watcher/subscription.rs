@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tandem_shared::sip::RawMessage;
+use tandem_sip::RawMessage;
 
 use super::document::Document;
 

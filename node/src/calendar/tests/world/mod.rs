@@ -9,20 +9,21 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tandem_shared::cluster::{
+use tandem_cluster::{
     Applied, Assignment, CalendarChange, CalendarPresence, CalendarState, CasEndpoint, CasId, Change,
     ClusterState, Command, NodeId, StateLimits,
 };
 
 use super::super::{
-    AffinityKey, CalendarSettings, CalendarUser, Calendars, CalendarsConfig, CallbackVerdict, Input, Output,
-    Report, RequestId, StreamEnd, StreamId, Timeline,
+    CalendarSettings, CalendarUser, Calendars, CalendarsConfig, CallbackVerdict, Input, Output, Report,
+    RequestId, StreamEnd, StreamId, Timeline,
 };
 use super::exchange::{Exchange, GatewayState, Told};
-use crate::exchange::ews::{
+use crate::gateway::Now;
+use tandem_exchange::affinity::AffinityKey;
+use tandem_exchange::ews::{
     Answer, CalendarItem, Failure, FreeBusyStatus, Mailbox, Operation, StreamPart, SubscriptionId,
 };
-use crate::gateway::Now;
 
 pub(super) use people::{address, meeting, minute, name, user};
 

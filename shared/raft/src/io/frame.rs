@@ -1,0 +1,418 @@
+//! What members say to each other: frames on a stream.
+//!
+//! ```text
+//! length u32 (of the rest) | version u8 | kind u8 | request id u64 | body (postcard)
+//! ```
+//! The one who connected asks, the other answers with the same request id, in any order.
+
+use std::io;
+
+use bytes::{Buf, Bytes, BytesMut};
+use openraft::raft::SnapshotResponse;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
+
+use tandem_cluster::membership::{Introduction, ListedMember, Reach, Start, Stranger};
+use tandem_cluster::witness::LogPosition;
+use tandem_cluster::{Applied, Format, NodeId, Proposal};
+use tandem_planted::{Bug, planted};
+
+use super::handle::ProposeError;
+use super::type_config::TypeConfig;
+
+/// Defines the kinds with their numbers on the wire, once.
+macro_rules! kinds {
+    ($($(#[$documentation:meta])* $kind:ident = $number:literal,)*) => {
+        /// What a frame's body is.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u8)]
+        pub(super) enum Kind {
+            $($(#[$documentation])* $kind = $number,)*
+        }
+
+        impl Kind {
+            fn from_number(number: u8) -> Option<Self> {
+                match number {
+                    $($number => Some(Self::$kind),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// The first frame of a connection: a [`Hello`].
+    Hello = 1,
+    Append = 2,
+    Vote = 3,
+    PreVote = 4,
+    TransferLeader = 5,
+    /// A [`SnapshotChunk`].
+    Snapshot = 6,
+    /// A [`ForwardedProposal`].
+    Propose = 7,
+    /// A [`StatusQuestion`]: the answer is a [`PeerStatus`].
+    Status = 8,
+    /// The third and last frame of a greeting: a [`Reach`], told after the welcome was heard.
+    Reach = 9,
+    /// An [`AdministrationRequest`] for the leader.
+    Administer = 10,
+    Answer = 128,
+    /// In place of an answer; the connection ends.
+    Refused = 129,
+    /// In place of an answer: a [`Declined`]. The connection goes on.
+    Declined = 130,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Frame {
+    pub(super) kind: Kind,
+    pub(super) request: u64,
+    pub(super) body: Bytes,
+}
+
+impl Frame {
+    pub(super) fn write(&self, to: &mut BytesMut) {
+        // Bodies are made by `encode`, which keeps to the limit.
+        let length = HEADER_REST_BYTES + self.body.len();
+        to.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
+        to.extend_from_slice(&[VERSION, self.kind as u8]);
+        to.extend_from_slice(&self.request.to_le_bytes());
+        to.extend_from_slice(&self.body);
+    }
+
+    /// Takes the first whole frame off `buffer`.
+    fn take(buffer: &mut BytesMut) -> io::Result<Option<Self>> {
+        let Some(length) = buffer.first_chunk::<4>() else {
+            return Ok(None);
+        };
+        let length = u32::from_le_bytes(*length) as usize;
+        if !(HEADER_REST_BYTES..=HEADER_REST_BYTES + BODY_BYTES_MAX).contains(&length) {
+            return Err(invalid("a frame of impossible length"));
+        }
+        if buffer.len() < 4 + length {
+            buffer.reserve((4 + length - buffer.len()).min(READ_BYTES_MAX));
+            return Ok(None);
+        }
+        buffer.advance(4);
+        let mut frame = buffer.split_to(length).freeze();
+        let version = frame.get_u8();
+        if version != VERSION {
+            return Err(another_version(version));
+        }
+        let kind = Kind::from_number(frame.get_u8()).ok_or_else(|| invalid("a frame of unknown kind"))?;
+        Ok(Some(Self {
+            kind,
+            request: frame.get_u64_le(),
+            body: frame,
+        }))
+    }
+}
+
+/// Reads frames; cancelling a read loses nothing.
+pub(super) struct FrameReader<S> {
+    stream: S,
+    buffer: BytesMut,
+}
+
+impl<S: AsyncRead + Unpin> FrameReader<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self {
+            stream,
+            buffer: BytesMut::with_capacity(16 << 10),
+        }
+    }
+
+    pub(super) fn stream(&self) -> &S {
+        &self.stream
+    }
+
+    /// The next frame. The end of the stream is an error: no connection here ends in order.
+    pub(super) async fn next(&mut self) -> io::Result<Frame> {
+        loop {
+            if let Some(frame) = Frame::take(&mut self.buffer)? {
+                return Ok(frame);
+            }
+            self.buffer.reserve(READ_BYTES_MIN);
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite> FrameReader<S> {
+    /// Parts the two directions; what was read ahead is kept.
+    pub(super) fn split(self) -> (FrameReader<ReadHalf<S>>, WriteHalf<S>) {
+        let (stream, writer) = tokio::io::split(self.stream);
+        let buffer = self.buffer;
+        (FrameReader { stream, buffer }, writer)
+    }
+}
+
+/// Who connects, to whom, and for what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Hello {
+    /// The configured name.
+    pub(super) cluster: String,
+    pub(super) from: Introduction,
+    pub(super) to: NodeId,
+    pub(super) members: Vec<ListedMember>,
+}
+
+/// The answer to a hello.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Welcome {
+    pub(super) incarnation: u64,
+    pub(super) introduction: Introduction,
+    pub(super) reach: Reach,
+    /// Why the one who connected may not take part.
+    pub(super) stranger: Option<Stranger>,
+    pub(super) members: Vec<ListedMember>,
+}
+
+/// Why a request was not answered: one of the two takes no part in the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Declined {
+    /// The one who asked.
+    You(Stranger),
+    /// The one who was asked.
+    Me(Stranger),
+    /// The one who was asked has stopped.
+    Stopped,
+}
+
+/// The question how a member stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct StatusQuestion {
+    /// Where the state of the one who asks ends.
+    pub(super) applied: Option<LogPosition>,
+}
+
+/// How a member stands, for the others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PeerStatus {
+    /// The first one of its process.
+    pub(super) incarnation: u64,
+    pub(super) introduction: Introduction,
+    pub(super) reach: Reach,
+    /// Why the one who asks may not take part.
+    pub(super) stranger: Option<Stranger>,
+    pub(super) standing: Standing,
+    /// The processes that it has a connection to now.
+    pub(super) connected: Vec<(NodeId, Start)>,
+    /// It is writing a snapshot.
+    pub(super) writes_snapshot: bool,
+    /// Its wall clock: Unix time in milliseconds.
+    pub(super) clock_ms: u64,
+}
+
+impl PeerStatus {
+    /// It runs, and its connection to that process is gone.
+    pub(super) fn has_no_connection_to(&self, id: NodeId, start: Start) -> bool {
+        !matches!(self.standing, Standing::Stopped { .. }) && !self.connected.contains(&(id, start))
+    }
+}
+
+/// What a member knows of the lead. Ages are in milliseconds and counted to the moment of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Standing {
+    Leads {
+        /// Since a majority acknowledged it.
+        quorum_age_ms: u32,
+        /// Since it sent what the one who asks acknowledged last.
+        acknowledged_age_ms: u32,
+        /// No entry after this one is committed.
+        committed: u64,
+        /// Whether it holds the entry at which the state of the one who asks ends; `None`: it keeps it no more.
+        agrees: Option<bool>,
+        /// The cluster's time, in milliseconds.
+        cluster_ms: u64,
+    },
+    /// It has acknowledged a leader within a lease.
+    Follows,
+    HearsNone,
+    /// Its member has stopped, and this is the last entry that it can have acknowledged.
+    Stopped {
+        since_ms: u64,
+        last: LogPosition,
+    },
+}
+
+/// A command, forwarded to the leader.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ForwardedProposal {
+    pub(super) deadline_ms: u32,
+    pub(super) proposal: Proposal,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum ProposalAnswer {
+    Applied {
+        index: u64,
+        applied: Applied,
+    },
+    /// Nothing was proposed.
+    NotLeader {
+        leader: Option<NodeId>,
+    },
+    /// Nothing was proposed: the format in which the cluster writes cannot hold the command yet.
+    NotFinalised,
+    /// The entry may be committed or not.
+    Unknown,
+    /// Nothing was proposed: too much waits for the leader's disk.
+    Overloaded,
+}
+
+/// What follows for a proposer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Committed {
+        index: u64,
+        applied: Applied,
+    },
+    Refused(ProposeError),
+    Ask(NodeId),
+    /// After a pause: nothing is known, or nothing better.
+    TryAgain,
+}
+
+impl ProposalAnswer {
+    /// For the member with this number. One that is sent back to itself waits until it knows of its lead.
+    pub(super) fn verdict(self, own: NodeId) -> Verdict {
+        match self {
+            Self::Applied { index, applied } => Verdict::Committed { index, applied },
+            Self::NotLeader { leader: Some(leader) } if leader != own => Verdict::Ask(leader),
+            Self::NotFinalised => Verdict::Refused(ProposeError::NotFinalised),
+            Self::Overloaded => Verdict::Refused(ProposeError::Overloaded),
+            Self::Unknown if planted(Bug::UnknownOutcomeApplied) => {
+                let (index, applied) = (0, Applied::Done);
+                Verdict::Committed { index, applied }
+            }
+            Self::NotLeader { .. } | Self::Unknown => Verdict::TryAgain,
+        }
+    }
+}
+
+/// One piece of a snapshot, perhaps an empty one, which only asks. Answered by a [`SnapshotAnswer`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SnapshotChunk {
+    pub(super) offset: u64,
+    pub(super) total: u64,
+    /// postcard of the leader's vote, and what the snapshot covers.
+    pub(super) vote: Vec<u8>,
+    pub(super) meta: Vec<u8>,
+    pub(super) data: Bytes,
+}
+
+/// What became of a piece.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum SnapshotAnswer {
+    /// The piece that begins there comes next, on whatever connection.
+    GoOnAt(u64),
+    /// It was the last one; this is openraft's answer.
+    Done(SnapshotResponse<TypeConfig>),
+}
+
+pub(super) fn encode(content: &impl Serialize) -> io::Result<Bytes> {
+    let bytes = postcard::to_stdvec(content).map_err(io::Error::other)?;
+    if bytes.len() > BODY_BYTES_MAX {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "a message is larger than a frame takes",
+        ));
+    }
+    Ok(bytes.into())
+}
+
+pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> io::Result<T> {
+    postcard::from_bytes(body).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+fn invalid(text: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+fn another_version(version: u8) -> io::Error {
+    let (theirs, ours) = (Format(u16::from(version)), Format(u16::from(VERSION)));
+    let text = format!("the peer speaks {theirs}, this member {ours}: run the same release on both");
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+/// The number of the format, as on disk.
+const VERSION: u8 = 2;
+const READ_BYTES_MIN: usize = 4 << 10;
+/// Memory follows what has arrived, not what a length promises.
+const READ_BYTES_MAX: usize = 256 << 10;
+const HEADER_REST_BYTES: usize = 10;
+pub(super) const BODY_BYTES_MAX: usize = 16 << 20;
+/// A snapshot is a few megabytes; more than this is refused before it is taken in.
+pub(super) const SNAPSHOT_BYTES_MAX: u64 = 512 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_known_to_be_committed_is_called_that() {
+        let (own, other) = (NodeId(1), NodeId(2));
+        let (index, applied) = (7, Applied::Done);
+        let committed = ProposalAnswer::Applied { index, applied };
+        let applied = Applied::Done;
+        assert_eq!(committed.verdict(own), Verdict::Committed { index, applied });
+        assert_eq!(ProposalAnswer::Unknown.verdict(own), Verdict::TryAgain);
+        let not_leader = |leader| ProposalAnswer::NotLeader { leader }.verdict(own);
+        assert_eq!(not_leader(None), Verdict::TryAgain);
+        assert_eq!(not_leader(Some(own)), Verdict::TryAgain);
+        assert_eq!(not_leader(Some(other)), Verdict::Ask(other));
+    }
+
+    fn written(frame: &Frame) -> BytesMut {
+        let mut bytes = BytesMut::new();
+        frame.write(&mut bytes);
+        bytes
+    }
+
+    fn sample() -> Frame {
+        Frame {
+            kind: Kind::Append,
+            request: 7,
+            body: Bytes::from_static(b"body"),
+        }
+    }
+
+    #[test]
+    fn a_frame_is_taken_when_all_of_it_is_there() {
+        let bytes = written(&sample());
+        for length in 0..bytes.len() {
+            let mut partial = BytesMut::from(&bytes[..length]);
+            assert_eq!(Frame::take(&mut partial).unwrap(), None);
+            assert_eq!(partial, bytes[..length]);
+        }
+        let mut two = written(&sample());
+        two.extend_from_slice(&bytes);
+        assert_eq!(Frame::take(&mut two).unwrap(), Some(sample()));
+        assert_eq!(Frame::take(&mut two).unwrap(), Some(sample()));
+        assert!(two.is_empty());
+    }
+
+    #[test]
+    fn impossible_lengths_versions_and_kinds_are_refused() {
+        for (position, value) in [(3, 0xff), (0, 3), (4, 9), (5, 77)] {
+            let mut bytes = written(&sample());
+            bytes[position] = value;
+            assert!(Frame::take(&mut bytes).is_err(), "byte {position}");
+        }
+    }
+
+    #[test]
+    fn every_kind_has_its_number_back() {
+        for number in 0..=u8::MAX {
+            if let Some(kind) = Kind::from_number(number) {
+                assert_eq!(kind as u8, number);
+            }
+        }
+    }
+}

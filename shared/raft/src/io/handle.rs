@@ -1,0 +1,493 @@
+//! The handle of this process's member.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use openraft::{Config, SnapshotPolicy};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use tandem_cluster::snapshot_schedule::entries_between_max;
+use tandem_cluster::{
+    Actor, Applied, ClusterState, Command, MemberAddress, MemberRole, NodeId, Proposal, RaftId,
+};
+use tandem_runtime::io::tls::TlsError;
+
+use super::administration::AdministrationError;
+use super::changes::ChangeReceiver;
+use super::config::{ClusterConfig, Member as ConfiguredMember};
+use super::directory::{Directory, DirectoryError};
+use super::guardian::Guardian;
+use super::link::{Keeper, Link, LinkEvent, LinkOptions, link};
+use super::member::Member;
+use super::members_view::MembersView;
+use super::metrics::RaftMetrics;
+use super::network::{Network, PeerLinks};
+use super::peer_book::PeerBook;
+use super::refusals::Refusals;
+use super::server::serve;
+use super::snapshot_pace::PIECE_TIMEOUT;
+use super::status::{ClusterStatus, RaftRole};
+use super::stopped_member::StoppedMember;
+use super::storage::Storage;
+use super::type_config::{Raft, Runtime};
+use tandem_runtime::io::environment::files::Files;
+use tandem_runtime::io::transport::Transport;
+
+/// This process's member of the cluster. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct Cluster {
+    member: Arc<Member>,
+    address: SocketAddr,
+    finished: watch::Receiver<bool>,
+}
+
+impl Cluster {
+    /// Recovers the log, listens for the others and joins them. Returns before there is a leader.
+    /// Tasks run on the runtime on which this is called.
+    pub async fn start<T: Transport>(
+        config: ClusterConfig,
+        transport: T,
+        files: Arc<dyn Files>,
+        metrics: RaftMetrics,
+    ) -> Result<Self, StartError> {
+        let own = config.members.iter().find(|member| member.id == config.id);
+        let own = own.ok_or(StartError::NotAMember)?;
+        let address = match (config.listen, &own.address) {
+            (Some(listen), _) => listen,
+            (None, MemberAddress::Address(address)) => *address,
+            (None, MemberAddress::Name { .. }) => return Err(StartError::NowhereToListen),
+        };
+        let directory = Directory::open(files.clone(), &config)?;
+        let listener = transport
+            .listen(address)
+            .await
+            .map_err(|source| StartError::Listen { address, source })?;
+        // An empty directory is stamped before anything else is in it; a log that this program does not understand is
+        // refused before anything is changed.
+        if !directory.has_log() {
+            directory.count_start().await?;
+        }
+        let storage = open_storage(&config, files.clone(), &metrics).await?;
+        if directory.has_log() {
+            directory.count_start().await?;
+        }
+        let mut tasks = JoinSet::new();
+        let (events, noted) = mpsc::channel(LINK_EVENTS_WAITING_MAX);
+        let (peers, keepers) = link_peers(&config, &transport, &events);
+        let member = open_member(config, directory, storage, files, metrics, peers).await?;
+        for keeper in keepers {
+            tasks.spawn(keeper.run(member.clone()));
+        }
+        let maintained = transport.clone();
+        let expires = member.certificate_expires.clone();
+        tasks.spawn(async move { maintained.maintain(expires).await });
+        tasks.spawn(serve(transport, listener, member.clone()));
+        tasks.spawn(Guardian::new(member.clone(), noted).run());
+        let (finish, finished) = watch::channel(false);
+        tokio::spawn(run_until_stopped(member.clone(), tasks, finish));
+        Ok(Self {
+            member,
+            address,
+            finished,
+        })
+    }
+
+    /// Proposes a command, on whichever member leads, and waits until it is applied, there and here.
+    ///
+    /// Tries again while the lead changes hands, until `deadline` is over; the command may then have been
+    /// committed all the same, or be committed later.
+    pub async fn propose(&self, command: Command, deadline: Duration) -> Result<Applied, ProposeError> {
+        self.member.propose_own(command, deadline).await
+    }
+
+    /// As [`Self::propose`], on somebody's behalf.
+    pub async fn propose_for(
+        &self,
+        actor: Actor,
+        command: Command,
+        deadline: Duration,
+    ) -> Result<Applied, ProposeError> {
+        self.member.propose(Proposal { actor, command }, deadline).await
+    }
+
+    /// Forms a cluster of the configured members that have answered and are empty, without those that are named. By
+    /// itself, a cluster is formed only when every configured member has answered.
+    ///
+    /// # Errors
+    /// When a member that was not named has not answered, or one belongs to a cluster.
+    pub async fn form(&self, without: &[NodeId]) -> Result<String, AdministrationError> {
+        self.member.form_without(without).await
+    }
+
+    /// Puts the member that answers under this number now into the seat of its former self: wiped, restored or replaced.
+    /// Repeating goes on where an earlier attempt stopped.
+    ///
+    /// # Errors
+    /// When something stands in the way, or the deadline is over.
+    pub async fn replace(&self, number: NodeId, deadline: Duration) -> Result<String, AdministrationError> {
+        self.member.replace(number, deadline).await
+    }
+
+    /// Writes in the latest format that every member reads, from now on. Members that nobody has heard of, and that are gone
+    /// for good, are named in `without`.
+    ///
+    /// # Errors
+    /// When a member runs an earlier release, or the deadline is over.
+    pub async fn finalise(
+        &self,
+        without: Vec<NodeId>,
+        deadline: Duration,
+    ) -> Result<String, AdministrationError> {
+        self.member.finalise(without, deadline).await
+    }
+
+    /// The cluster's time in milliseconds, which only ever advances, at the pace of the leader's monotonic clock: for what is
+    /// written into the state, and compared there or at another node. It begins as Unix time, and may differ from it later.
+    #[must_use]
+    pub fn cluster_ms(&self) -> u64 {
+        self.member.cluster_ms()
+    }
+
+    /// The local state as it is now: a value that stays as it is, however long it is held. Who was told of a change, or of what
+    /// came of a proposal, finds a state at least as new.
+    #[must_use]
+    pub fn state(&self) -> Arc<ClusterState> {
+        self.member.machine.state()
+    }
+
+    /// Index of the last entry in the local state, as of now: [`ClusterStatus::last_applied`] follows it.
+    #[must_use]
+    pub fn last_applied(&self) -> u64 {
+        *self.member.machine.applied_index().borrow()
+    }
+
+    /// Every change from now on, in order.
+    #[must_use]
+    pub fn changes(&self) -> ChangeReceiver {
+        self.member.machine.changes()
+    }
+
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<ClusterStatus> {
+        self.member.status.subscribe()
+    }
+
+    /// The latest moment of which the local state is known to hold everything that was committed before; `None`: it may be
+    /// as old as this member's last life. Moves on about once in a heartbeat while a leader with a majority is heard.
+    #[must_use]
+    pub fn state_as_of(&self) -> watch::Receiver<Option<std::time::Instant>> {
+        self.member.state_as_of.subscribe()
+    }
+
+    /// Has every member mark its state after one entry, and waits until all that answer have told what it was: see
+    /// [`MemberView::state_mark`](super::MemberView::state_mark). Returns the entry's index; members that have not marked
+    /// the same one by the deadline are shown as they are.
+    ///
+    /// # Errors
+    /// The entry could not be committed, or this member did not mark its own state in time.
+    pub async fn mark_states(&self, deadline: Duration) -> Result<u64, ProposeError> {
+        self.member.mark_states(deadline).await
+    }
+
+    /// Who belongs to the cluster, who answers, and who is a stranger, as this member sees it.
+    #[must_use]
+    pub fn members(&self) -> MembersView {
+        self.member.members_view()
+    }
+
+    /// Where this member listens for the others.
+    #[must_use]
+    pub fn listen_address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Hands the lead to another node, if this member has it, and campaigns no more.
+    pub async fn drain(&self) {
+        self.member.draining.store(true, Ordering::Relaxed);
+        self.member.raft.runtime_config().elect(false);
+        let nodes = self.other_nodes();
+        for attempt in 0..DRAIN_ATTEMPTS_MAX {
+            let metrics = self.member.raft_metrics();
+            let matched = |id: &RaftId| {
+                let replication = metrics.replication.as_ref()?;
+                (*replication.get(id)?).map(|last| last.index())
+            };
+            let mut heirs = nodes.clone();
+            heirs.sort_by_key(|id| std::cmp::Reverse(matched(id)));
+            let Some(heir) = heirs.get(attempt % nodes.len().max(1)) else {
+                return;
+            };
+            if !self.leads() || self.member.raft.trigger().transfer_leader(*heir).await.is_err() {
+                return;
+            }
+            let mut status = self.status();
+            let handed_over = status.wait_for(|status| status.role != RaftRole::Leader);
+            if timeout(DRAIN_ATTEMPT, handed_over).await.is_ok() {
+                return;
+            }
+        }
+        tracing::warn!("no other node took the lead");
+    }
+
+    /// Stops the member. [`Self::drain`] comes first in a planned stop.
+    pub async fn shutdown(&self) {
+        self.member.request_stop(StopReason::Requested);
+        self.finished().await;
+    }
+
+    /// Resolves when the member stops, by request or because its disk failed.
+    pub async fn stopped(&self) -> StopReason {
+        let mut stop = self.member.stop.subscribe();
+        match stop.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or(StopReason::Requested),
+            Err(_) => StopReason::Requested,
+        }
+    }
+
+    /// What this member still has to say once it has stopped.
+    #[must_use]
+    pub fn stopped_member(&self) -> StoppedMember {
+        StoppedMember::of(&self.member, self.address)
+    }
+
+    /// Resolves when all its tasks have ended and its address and directory are free, after it has stopped.
+    pub async fn finished(&self) {
+        let mut finished = self.finished.clone();
+        // An error means that the runtime has dropped the member, which is as good.
+        let _ = finished.wait_for(|finished| *finished).await;
+    }
+
+    fn leads(&self) -> bool {
+        self.member.raft_metrics().state.is_leader()
+    }
+
+    fn other_nodes(&self) -> Vec<RaftId> {
+        let config = &self.member.config;
+        let nodes = config
+            .members
+            .iter()
+            .filter(|member| member.role == MemberRole::Node);
+        nodes
+            .filter(|member| member.id != config.id)
+            .filter_map(|member| self.member.seat_of(member.id))
+            .collect()
+    }
+}
+
+fn link_peers<T: Transport>(
+    config: &ClusterConfig,
+    transport: &T,
+    events: &mpsc::Sender<(NodeId, LinkEvent)>,
+) -> (BTreeMap<NodeId, PeerLinks>, Vec<Keeper<T>>) {
+    let mut keepers = Vec::new();
+    let mut open = |peer: &ConfiguredMember, silence_max: Duration, watched: bool| -> Link {
+        let (link, keeper) = link(
+            transport.clone(),
+            LinkOptions {
+                to: peer.id,
+                address: peer.address.clone(),
+                connect_timeout: config.timings.connect_timeout,
+                silence_max,
+                events: watched.then(|| events.clone()),
+            },
+        );
+        keepers.push(keeper);
+        link
+    };
+    let others = config.members.iter().filter(|member| member.id != config.id);
+    let peers = others
+        .map(|peer| {
+            let links = PeerLinks {
+                control: open(peer, CONTROL_SILENCE_MAX, true),
+                append: open(peer, SILENCE_MAX, false),
+                snapshot: open(peer, SNAPSHOT_SILENCE_MAX, false),
+                proposals: open(peer, SILENCE_MAX, false),
+            };
+            (peer.id, links)
+        })
+        .collect();
+    (peers, keepers)
+}
+
+async fn open_storage(
+    config: &ClusterConfig,
+    files: Arc<dyn Files>,
+    metrics: &RaftMetrics,
+) -> Result<Storage, StartError> {
+    Storage::open(
+        files,
+        config.log_segment_bytes,
+        config.limits.clone(),
+        config.newest_format,
+        metrics.fsync_seconds.clone(),
+    )
+    .await
+    .map_err(StartError::Storage)
+}
+
+async fn open_member(
+    config: ClusterConfig,
+    directory: Directory,
+    Storage { log, machine }: Storage,
+    files: Arc<dyn Files>,
+    metrics: RaftMetrics,
+    peers: BTreeMap<NodeId, PeerLinks>,
+) -> Result<Arc<Member>, StartError> {
+    let book = PeerBook::open(files, config.wall_clock_ms).map_err(StartError::Storage)?;
+    let book = Arc::new(book);
+    let raft_config = openraft_config(&config)?;
+    let network = Network {
+        peers: peers.clone(),
+        book: book.clone(),
+    };
+    let raft = Raft::new(
+        directory.raft_id(),
+        Arc::new(raft_config),
+        network,
+        log.clone(),
+        machine.clone(),
+    );
+    let raft = Runtime::scope(config.seed, raft)
+        .await
+        .map_err(|fatal| StartError::Refused(fatal.to_string()))?;
+    Ok(Arc::new(Member {
+        proposals: Semaphore::new(config.proposals_in_flight_max),
+        membership_changes: Semaphore::new(1),
+        refusals: Refusals::new(metrics.connections_refused.clone()),
+        certificate_expires: Arc::default(),
+        list_differences: Mutex::default(),
+        config,
+        directory,
+        book,
+        raft,
+        log,
+        machine,
+        metrics,
+        peers,
+        status: watch::Sender::new(ClusterStatus::starting()),
+        state_as_of: watch::Sender::new(None),
+        stop: watch::Sender::new(None),
+        draining: AtomicBool::new(false),
+        disk_nearly_full: AtomicBool::new(false),
+        book_unsaved: AtomicBool::new(false),
+        incoming: Mutex::default(),
+        told_time: Mutex::default(),
+        started: Instant::now(),
+        heard_us: AtomicU64::new(0),
+    }))
+}
+
+fn openraft_config(config: &ClusterConfig) -> Result<Config, StartError> {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let timings = &config.timings;
+    let raft = Config {
+        cluster_name: config.name.clone(),
+        heartbeat_interval: millis(timings.heartbeat),
+        election_timeout_min: millis(timings.election_min),
+        election_timeout_max: millis(timings.election_max),
+        enable_pre_vote: Some(true),
+        enable_elect: config.role == MemberRole::Node,
+        // The guardian asks for them.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: config.entries_kept,
+        // A member further behind gets a snapshot; must exceed what lies between two snapshots.
+        replication_lag_threshold: entries_between_max(config.snapshot_after_entries) + config.entries_kept,
+        purge_batch_size: PURGE_BATCH,
+        install_snapshot_timeout: millis(SNAPSHOT_CHUNK_TIMEOUT),
+        // On by default: a leader that lost entries it had not synced would lead on in its old term.
+        enable_leader_restore: Some(false),
+        backoff: BACKOFF.to_owned(),
+        ..Config::default()
+    };
+    raft.validate()
+        .map_err(|error| StartError::Refused(error.to_string()))
+}
+
+/// Owns the member's tasks.
+async fn run_until_stopped(member: Arc<Member>, mut tasks: JoinSet<()>, finish: watch::Sender<bool>) {
+    let mut stop = member.stop.subscribe();
+    // The sender lives in `member`.
+    let _ = stop.wait_for(Option::is_some).await;
+    // The others see refused connections and need not wait for timeouts.
+    tasks.shutdown().await;
+    if let Err(error) = member.raft.shutdown().await {
+        tracing::warn!(%error, "openraft did not stop in order");
+    }
+    member.status.send_modify(|status| {
+        status.role = RaftRole::Stopped;
+        status.leader = None;
+    });
+    member.metrics.observe(&member.status.borrow());
+    member.directory.release();
+    finish.send_replace(true);
+}
+
+/// Control requests need no disk but for a vote; the others may wait for one, a snapshot for the whole state.
+const CONTROL_SILENCE_MAX: Duration = Duration::from_secs(1);
+const SILENCE_MAX: Duration = Duration::from_secs(2);
+const SNAPSHOT_SILENCE_MAX: Duration = PIECE_TIMEOUT;
+const LINK_EVENTS_WAITING_MAX: usize = 1024;
+const DRAIN_ATTEMPT: Duration = Duration::from_millis(500);
+const DRAIN_ATTEMPTS_MAX: usize = 4;
+const PURGE_BATCH: u64 = 256;
+const SNAPSHOT_CHUNK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pauses of openraft before it tries an unreachable peer again; the links notice its return faster than that.
+const BACKOFF: &str = "20ms 50ms ...100ms";
+
+/// Why a member could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the member's own id is not among the cluster's members")]
+    NotAMember,
+    #[error("a member whose address is a name must be told where to listen")]
+    NowhereToListen,
+    #[error("cannot listen for the other members on {address}")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot speak TLS with the other members")]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The files of the data directory are unusable; the text says which and what to do.
+    #[error("cannot recover the log")]
+    Storage(#[source] io::Error),
+    #[error("the configuration of Raft was refused: {0}")]
+    Refused(String),
+}
+
+/// Why a command is not known to be applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Nothing was proposed: too many proposals of this member are unanswered, or too much waits for the leader's disk.
+    #[error("too many proposals are unanswered, or too much waits for the leader's disk")]
+    Overloaded,
+    /// Nothing was proposed: the command is larger than members can send to each other.
+    #[error("the command takes {bytes} bytes, more than the {max} that members can send to each other")]
+    TooLarge { bytes: usize, max: usize },
+    /// The outcome is unknown.
+    #[error("no answer before the deadline")]
+    Timeout,
+    /// The member has stopped.
+    #[error("the member has stopped")]
+    Stopped,
+    /// Nothing was proposed: the command is new, and the log's format cannot hold it yet.
+    #[error("the log's format cannot hold this yet: see `tandem-node cluster status`")]
+    NotFinalised,
+}
+
+/// Why a member stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StopReason {
+    Requested,
+    /// The log could not be written or openraft gave up; the process must not go on with this member.
+    Failed(String),
+}

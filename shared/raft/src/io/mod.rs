@@ -1,0 +1,70 @@
+//! The Raft group: every member's log, its connections to the others, and the one handle, [`Cluster`], through
+//! which the rest of a binary proposes commands and reads the replicated state.
+//!
+//! Owns the durable log and snapshots, the wire protocol between members, elections and everything that makes
+//! them quick. Does not own what a command means (`cluster::state`) nor when a member should campaign or hand
+//! its lead over (`cluster::witness`). openraft is a pre-release and stays behind this module.
+//!
+//! What always holds: a command that [`Cluster::propose`] called applied is on the disks of a majority; vote and
+//! entries reach the disk in the order in which openraft wrote them; a member whose disk failed stops for good.
+
+mod administration;
+mod changes;
+mod config;
+#[cfg(test)]
+mod crash_tests;
+mod directory;
+#[cfg(test)]
+mod foreign_tests;
+#[cfg(test)]
+mod format_tests;
+mod formats;
+mod frame;
+#[cfg(test)]
+mod full_disk_tests;
+#[cfg(test)]
+mod golden_tests;
+mod guardian;
+mod handle;
+mod link;
+mod log_store;
+mod marks;
+mod member;
+mod members_view;
+mod metrics;
+mod network;
+mod peer_book;
+mod record;
+mod recovery;
+#[cfg(test)]
+mod recovery_tests;
+mod refusals;
+#[cfg(test)]
+mod release_0_1_tests;
+mod segments;
+mod server;
+mod small_file;
+mod snapshot_intake;
+mod snapshot_pace;
+mod snapshot_store;
+#[cfg(test)]
+mod snapshot_tests;
+mod snapshot_transfer;
+mod state_machine;
+mod status;
+mod stopped_member;
+mod storage;
+mod stored;
+mod type_config;
+mod whole_file;
+
+pub use administration::AdministrationError;
+pub use changes::ChangeReceiver;
+pub use config::{ClusterConfig, Member, Timings};
+pub use directory::DirectoryError;
+pub use handle::{Cluster, ProposeError, StartError, StopReason};
+pub use members_view::{FormatView, MemberView, MembersView, StateMarkView};
+pub use metrics::RaftMetrics;
+pub use peer_book::remembered_reach;
+pub use status::{ClusterStatus, RaftRole};
+pub use stopped_member::{StoppedMember, probe_disk};

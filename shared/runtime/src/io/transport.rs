@@ -1,0 +1,336 @@
+//! The stream between two members: TCP, TCP under mutual TLS, or a simulated network's.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::{ClientConfig, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+
+use crate::config::TlsFiles;
+use crate::io::environment::net::{Keepalive, TcpListener, TcpOptions, TcpStream, lookup_host};
+use crate::io::tls::{
+    PeerVerifier, TlsError, check_member_certificate, check_peer, peer_client_config, peer_server_config,
+    peer_server_name,
+};
+use crate::io::watched_files::WatchedFiles;
+use tandem_cluster::{MemberAddress, NodeId};
+
+/// How members reach each other. Cheap to clone.
+pub trait Transport: Clone + Send + Sync + 'static {
+    type Listener: Send + 'static;
+    /// An accepted connection before its handshake, which must not hold up the next accept.
+    type Incoming: Send + 'static;
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    fn listen(&self, address: SocketAddr) -> impl Future<Output = io::Result<Self::Listener>> + Send;
+
+    fn accept<'a>(
+        &'a self,
+        listener: &'a mut Self::Listener,
+    ) -> impl Future<Output = io::Result<Self::Incoming>> + Send + 'a;
+
+    fn secure(&self, incoming: Self::Incoming) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// Connects to `peer`, and fails when whoever answers cannot prove to be it.
+    fn connect(
+        &self,
+        peer: NodeId,
+        address: &MemberAddress,
+    ) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// Whether the other end of an accepted stream has proved to be `peer`; the error says what it has shown instead.
+    fn check_from(&self, stream: &Self::Stream, peer: NodeId) -> Result<(), String>;
+
+    /// Resolves when the other end of this stream, which was accepted, would be refused now, with the reason.
+    fn refused_later(&self, _stream: &Self::Stream) -> BoxFuture<'static, String> {
+        Box::pin(std::future::pending())
+    }
+
+    /// Where an accepted connection comes from, for people.
+    fn origin(&self, _incoming: &Self::Incoming) -> String {
+        "unknown".to_owned()
+    }
+
+    /// Keeps what connections are secured with up to date for as long as it is polled, and notes in `expires` when this
+    /// member's certificate ends, in seconds of Unix time.
+    fn maintain(&self, _expires: Arc<AtomicU64>) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+}
+
+/// TCP without encryption: for loopback, by explicit configuration.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TcpTransport;
+
+impl Transport for TcpTransport {
+    type Listener = TcpListener;
+    type Incoming = TcpStream;
+    type Stream = TcpStream;
+
+    async fn listen(&self, address: SocketAddr) -> io::Result<TcpListener> {
+        TcpListener::bind(address).await
+    }
+
+    async fn accept(&self, listener: &mut TcpListener) -> io::Result<TcpStream> {
+        let (stream, _) = listener.accept().await?;
+        prepare(&stream)?;
+        Ok(stream)
+    }
+
+    async fn secure(&self, incoming: TcpStream) -> io::Result<TcpStream> {
+        Ok(incoming)
+    }
+
+    async fn connect(&self, _peer: NodeId, address: &MemberAddress) -> io::Result<TcpStream> {
+        let stream = match address {
+            MemberAddress::Address(address) => TcpStream::connect(*address).await?,
+            MemberAddress::Name { host, port } => {
+                let addresses = lookup_host(host, *port).await?;
+                connect_to_any(addresses.into_iter()).await?
+            }
+        };
+        prepare(&stream)?;
+        Ok(stream)
+    }
+
+    fn check_from(&self, _stream: &TcpStream, _peer: NodeId) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn origin(&self, incoming: &TcpStream) -> String {
+        origin(incoming)
+    }
+}
+
+/// To the first that answers. One that is silent does not hold up the others (RFC 8305 §5).
+async fn connect_to_any(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
+    let mut waiting: VecDeque<SocketAddr> = addresses.take(ADDRESSES_TRIED_MAX).collect();
+    let mut attempts = FuturesUnordered::new();
+    let mut result = Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+    loop {
+        if let Some(address) = waiting.pop_front() {
+            attempts.push(TcpStream::connect(address));
+        }
+        let next_is_due = async {
+            match waiting.is_empty() {
+                true => std::future::pending().await,
+                false => sleep(NEXT_ADDRESS_AFTER).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            attempt = attempts.next() => match attempt {
+                Some(Ok(stream)) => return Ok(stream),
+                Some(Err(error)) => result = Err(error),
+                None => return result,
+            },
+            () = next_is_due => {}
+        }
+    }
+}
+
+const ADDRESSES_TRIED_MAX: usize = 8;
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(50);
+
+fn origin(stream: &TcpStream) -> String {
+    stream
+        .peer_addr()
+        .map_or_else(|error| error.to_string(), |address| address.ip().to_string())
+}
+
+/// TCP under TLS 1.3, both sides with certificates of the cluster's authority that name the member.
+///
+/// The files are looked at every few seconds: new connections use what they hold now, as long as the other members would
+/// accept it; existing ones go on, but for those whose other end would be refused now.
+#[derive(Debug, Clone)]
+pub struct TlsTransport {
+    own: NodeId,
+    cluster: Arc<str>,
+    files: Arc<TlsFiles>,
+    loaded: Arc<ArcSwap<Loaded>>,
+    /// Counts how often the files were read again.
+    read_again: watch::Sender<u64>,
+}
+
+/// What the files held when they were last read and found good.
+#[derive(Debug)]
+struct Loaded {
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+    verifier: PeerVerifier,
+    /// When our certificate ends, in seconds of Unix time.
+    expires: u64,
+}
+
+impl Loaded {
+    fn read(files: &TlsFiles, own: NodeId, cluster: &str) -> Result<Self, TlsError> {
+        Ok(Self {
+            expires: check_member_certificate(files, own, cluster)?,
+            server: peer_server_config(files)?,
+            client: peer_client_config(files)?,
+            verifier: PeerVerifier::load(files)?,
+        })
+    }
+}
+
+impl TlsTransport {
+    /// Reads the files and checks that the other members would accept the certificate as that of member `own`.
+    ///
+    /// # Errors
+    /// When a file cannot be used or the certificate would be refused.
+    pub fn new(files: &TlsFiles, cluster: &str, own: NodeId) -> Result<Self, TlsError> {
+        let loaded = Loaded::read(files, own, cluster)?;
+        Ok(Self {
+            own,
+            cluster: cluster.into(),
+            files: Arc::new(files.clone()),
+            loaded: Arc::new(ArcSwap::from_pointee(loaded)),
+            read_again: watch::Sender::new(0),
+        })
+    }
+
+    /// Secures a connection that we have made, and fails when whoever answers cannot prove to be `peer`.
+    pub async fn secure_towards(&self, peer: NodeId, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let name = peer_server_name(peer, &self.cluster).map_err(io::Error::other)?;
+        let client = self.loaded.load().client.clone();
+        let stream = TlsConnector::from(client).connect(name, stream).await?;
+        Ok(stream.into())
+    }
+
+    fn reload(&self) {
+        match Loaded::read(&self.files, self.own, &self.cluster) {
+            Ok(loaded) => {
+                self.loaded.store(Arc::new(loaded));
+                self.read_again.send_modify(|times| *times += 1);
+                tracing::info!(
+                    "the certificate and authorities for connections between members were read again"
+                );
+            }
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(
+                    error,
+                    "the new certificate for connections between members is not used"
+                );
+            }
+        }
+    }
+
+    fn warn_of_expiry(&self, now: UnixTime) {
+        let left = self.loaded.load().expires.saturating_sub(now.as_secs());
+        if left < EXPIRY_WARNING.as_secs() {
+            tracing::warn!(
+                hours_left = left / 3600,
+                certificate = %self.files.certificate.display(),
+                "this member's certificate ends soon: put a new one in its place, which is read without a restart"
+            );
+        }
+    }
+}
+
+impl Transport for TlsTransport {
+    type Listener = TcpListener;
+    type Incoming = TcpStream;
+    type Stream = TlsStream<TcpStream>;
+
+    async fn listen(&self, address: SocketAddr) -> io::Result<TcpListener> {
+        TcpTransport.listen(address).await
+    }
+
+    async fn accept(&self, listener: &mut TcpListener) -> io::Result<TcpStream> {
+        TcpTransport.accept(listener).await
+    }
+
+    async fn secure(&self, incoming: TcpStream) -> io::Result<Self::Stream> {
+        let server = self.loaded.load().server.clone();
+        let stream = TlsAcceptor::from(server).accept(incoming).await?;
+        Ok(stream.into())
+    }
+
+    async fn connect(&self, peer: NodeId, address: &MemberAddress) -> io::Result<Self::Stream> {
+        let stream = TcpTransport.connect(peer, address).await?;
+        self.secure_towards(peer, stream).await
+    }
+
+    fn check_from(&self, stream: &Self::Stream, peer: NodeId) -> Result<(), String> {
+        let (_, session) = stream.get_ref();
+        let certificate = session.peer_certificates().and_then(<[_]>::first);
+        let certificate = certificate.ok_or("it has shown no certificate")?;
+        check_peer(certificate, peer, &self.cluster).map_err(|refused| refused.to_string())
+    }
+
+    fn refused_later(&self, stream: &Self::Stream) -> BoxFuture<'static, String> {
+        let (_, session) = stream.get_ref();
+        let chain = session.peer_certificates().unwrap_or_default();
+        let chain: Vec<CertificateDer<'static>> = chain
+            .iter()
+            .map(|certificate| certificate.clone().into_owned())
+            .collect();
+        let (loaded, mut read_again) = (self.loaded.clone(), self.read_again.subscribe());
+        Box::pin(async move {
+            while read_again.changed().await.is_ok() {
+                let verifier = loaded.load().verifier.clone();
+                // The name was checked when the connection was made, and every member's certificate serves at both ends.
+                if let Err(error) = verifier.check_client(&chain) {
+                    return error.to_string();
+                }
+            }
+            std::future::pending().await
+        })
+    }
+
+    fn origin(&self, incoming: &TcpStream) -> String {
+        origin(incoming)
+    }
+
+    async fn maintain(&self, expires: Arc<AtomicU64>) {
+        let mut files = WatchedFiles::new(self.files.paths().cloned());
+        let mut warned = None;
+        loop {
+            expires.store(self.loaded.load().expires, Ordering::Relaxed);
+            if warned.is_none_or(|at: Instant| at.elapsed() >= EXPIRY_WARNED_EVERY) {
+                warned = Some(Instant::now());
+                self.warn_of_expiry(UnixTime::now());
+            }
+            tokio::select! {
+                () = files.changed() => self.reload(),
+                () = sleep(EXPIRY_LOOKED_AT_EVERY) => {}
+            }
+        }
+    }
+}
+
+const EXPIRY_LOOKED_AT_EVERY: Duration = Duration::from_secs(60);
+const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+const EXPIRY_WARNED_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Bytes that the peer does not acknowledge for this long break the connection.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(2);
+
+/// A connection whose peer is silent is probed this often.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.tune(&TcpOptions {
+        keepalive: Some(Keepalive {
+            idle: KEEPALIVE,
+            interval: KEEPALIVE,
+            retries: None,
+        }),
+        unacknowledged_max: Some(UNACKNOWLEDGED_MAX),
+    })
+}
