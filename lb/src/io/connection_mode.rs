@@ -17,7 +17,7 @@ use crate::balancer::output::Count;
 use crate::metrics::Metrics;
 
 use super::admission::Admitted;
-use super::client_connection::{ClientIdentity, ListenerContext};
+use super::listener_context::{ClientIdentity, ListenerContext};
 use super::paired_connection::reach;
 
 /// Connects the client with the node whose turn it is, or with the next one that can be reached.

@@ -23,8 +23,9 @@ use crate::access::Access;
 use crate::config::Mode;
 
 use super::admission::{Admission, Admitted};
-use super::client_connection::{ClientConnection, ClientIdentity, ListenerContext};
+use super::client_connection::ClientConnection;
 use super::connection_mode;
+use super::listener_context::{ClientIdentity, ListenerContext};
 use super::resolved_hosts::ResolvedHosts;
 
 /// One listener, bound.

@@ -6,16 +6,22 @@
 
 pub mod admission;
 pub mod certificate_routes;
+pub mod client_balancer;
 pub mod client_connection;
+pub mod client_input;
+pub mod client_pairs;
 pub mod client_reading;
 pub mod clock;
 pub mod command_line;
 pub mod connection_mode;
+pub mod dialled_client;
 pub mod listener;
+pub mod listener_context;
 pub mod node_board;
 pub mod node_check;
 pub mod outbound_listener;
 pub mod paired_connection;
 pub mod prober;
 pub mod resolved_hosts;
+pub mod standing_node;
 pub mod witness;

@@ -5,31 +5,26 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 use tandem_cluster::NodeId;
 use tandem_runtime::io::environment;
 use tandem_runtime::io::environment::net::{TcpListener, TcpStream};
 use tandem_runtime::io::log_limit::LogLimit;
-use tandem_runtime::io::pair_security::{PairSecurity, PairStream, has_left};
-use tandem_runtime::io::revocation::RevocationWatch;
+use tandem_runtime::io::pair_security::{PairSecurity, has_left};
 use tandem_runtime::io::shutdown::Stage;
-use tandem_runtime::io::sip_stream::{Received, SipReader, read_proxy_header, send_queue, tune_socket};
+use tandem_runtime::io::sip_stream::read_proxy_header;
 use tandem_runtime::io::sip_tls::SipTls;
-use tandem_runtime::io::tls::peer_identity;
 use tandem_runtime::source::source_of;
-use tandem_sip::proxy_protocol::{PeerIdentity, ProxiedConnection, ProxyHeader, Purpose, Transport};
-use tandem_sip::{Frame, RawMessage};
-use tokio::io::ReadHalf;
+use tandem_sip::proxy_protocol::{ProxiedConnection, ProxyHeader, Purpose, Transport};
 use tokio::sync::Semaphore;
-use tokio_rustls::TlsConnector;
 use tracing::{debug, info, warn};
 
 use crate::config::OutboundConfig;
-use crate::metrics::Side;
 
 use super::admission::Admission;
-use super::client_connection::{ClientConnection, ClientIdentity, ListenerContext, StandingNode};
+use super::client_connection::ClientConnection;
+use super::dialled_client::Dialled;
+use super::listener_context::{ClientIdentity, ListenerContext};
+use super::standing_node::identify;
 
 /// The listener that nodes dial.
 pub struct OutboundListener {
@@ -161,23 +156,26 @@ impl OutboundListener {
             return Err(Refusal::TargetForbidden(target));
         }
         let admitted = self.admission.admit(target.ip()).map_err(Refusal::Limit)?;
-        let standing = identify(&context, stream, &wish, &rest).await?;
+        let standing = identify(&context, stream, &wish, &rest)
+            .await
+            .ok_or(Refusal::NodeUnknown)?;
         if certified.is_some_and(|certified| certified != standing.node) {
             return Err(Refusal::NodeUnknown);
         }
         drop(slot);
         let name = server_name.clone();
         let unreachable = |source| Refusal::Unreachable { target, source };
-        let client = tokio::time::timeout(CONNECT_TIMEOUT, self.dial(target, wish.transport, name))
+        let tls = self.tls.as_ref().map(|(_, tls)| tls);
+        let secured_by = tls.filter(|_| wish.transport == Transport::Tls);
+        let client = Dialled::connect(self.config.source_address, target, secured_by, name)
             .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(unreachable)?;
         let connection_id = wish.connection_id.unwrap_or_else(environment::random);
         let identity = ClientIdentity {
             address: target,
             connection_id,
             peer: client.peer(),
-            revocation: client.revocation(self.tls.as_ref().map(|(_, tls)| tls)),
+            revocation: client.revocation(tls),
         };
         match client {
             Dialled::Plain(stream) => {
@@ -213,108 +211,6 @@ impl OutboundListener {
         };
         context.cloned().ok_or(Refusal::NoListener)
     }
-
-    async fn dial(
-        &self,
-        target: SocketAddr,
-        transport: Transport,
-        name: Option<String>,
-    ) -> io::Result<Dialled> {
-        let stream = TcpStream::connect_from(Some(self.config.source_address), target).await?;
-        tune_socket(&stream, SILENCE_MAX)?;
-        match (transport, &self.tls) {
-            (Transport::Tls, Some((_, tls))) => secure(tls.client(), stream, target, name).await,
-            (Transport::Tcp | Transport::Tls, _) => Ok(Dialled::Plain(stream)),
-        }
-    }
-}
-
-/// The connection to the client.
-enum Dialled {
-    Plain(TcpStream),
-    Secured {
-        stream: Box<tokio_rustls::client::TlsStream<TcpStream>>,
-        peer: PeerIdentity,
-    },
-}
-
-impl Dialled {
-    fn revocation(&self, tls: Option<&SipTls>) -> Option<RevocationWatch> {
-        match self {
-            Self::Plain(_) => None,
-            Self::Secured { stream, .. } => Some(tls?.watch_over(stream.get_ref().1.peer_certificates()?)),
-        }
-    }
-
-    fn peer(&self) -> Option<PeerIdentity> {
-        match self {
-            Self::Plain(_) => None,
-            Self::Secured { peer, .. } => Some(peer.clone()),
-        }
-    }
-}
-
-async fn secure(
-    config: Arc<ClientConfig>,
-    stream: TcpStream,
-    target: SocketAddr,
-    name: Option<String>,
-) -> io::Result<Dialled> {
-    let name = match name {
-        Some(name) => ServerName::try_from(name).map_err(|_| io::ErrorKind::InvalidInput)?,
-        None => ServerName::IpAddress(target.ip().into()),
-    };
-    let stream = TlsConnector::from(config).connect(name, stream).await?;
-    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    let peer = certificate
-        .and_then(|certificate| peer_identity(certificate).ok())
-        .unwrap_or_default();
-    Ok(Dialled::Secured {
-        stream: Box::new(stream),
-        peer,
-    })
-}
-
-/// Which node dials: by the source in its header, if that is its SIP listener, else by the branch of the Via on its
-/// first message.
-async fn identify(
-    context: &ListenerContext,
-    stream: PairStream,
-    wish: &ProxiedConnection,
-    rest: &[u8],
-) -> Result<StandingNode<ReadHalf<PairStream>>, Refusal> {
-    let streams = &context.streams;
-    let counters = context.metrics.stream_counters(Side::Node);
-    let (read, write) = tokio::io::split(stream);
-    let (sender, writer) = send_queue(write, &streams.node_queue, counters.clone());
-    tokio::spawn(writer.run());
-    let mut reader =
-        SipReader::new(read, streams.framer, streams.deadlines.clone(), counters).with_bytes(rest);
-    let table = context.board.table();
-    let (node, first_message) = match table.by_address(wish.source) {
-        Some(node) => (node.id, None),
-        None => {
-            let message = first_message(&mut reader).await.ok_or(Refusal::NodeUnknown)?;
-            let node = message.via_branch().and_then(NodeId::from_branch);
-            let node = node
-                .filter(|&node| table.node(node).is_some())
-                .ok_or(Refusal::NodeUnknown)?;
-            (node, Some(message))
-        }
-    };
-    Ok(StandingNode {
-        node,
-        reader,
-        sender,
-        first_message,
-    })
-}
-
-async fn first_message(reader: &mut SipReader<ReadHalf<PairStream>>) -> Option<RawMessage> {
-    match tokio::time::timeout(HEADER_TIMEOUT, reader.next()).await {
-        Ok(Received::Frame(Frame::Message(message))) => Some(message),
-        Ok(_) | Err(_) => None,
-    }
 }
 
 impl Refusal {
@@ -336,6 +232,4 @@ impl Refusal {
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Of all nodes together: each says it at once.
 pub const SILENT_MAX: usize = 1_024;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const SILENCE_MAX: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

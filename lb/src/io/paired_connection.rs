@@ -18,7 +18,7 @@ use tracing::{debug, warn};
 use crate::balancer::{PairId, PairLoss};
 use crate::metrics::{MessageCounters, Metrics, Side};
 
-use super::client_connection::StreamSettings;
+use super::listener_context::StreamSettings;
 
 /// What a pair reports to its client's task.
 #[derive(Debug)]

@@ -1,0 +1,104 @@
+//! What a client's bytes mean to the balancer, and what is said and counted of them on the way.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tandem_runtime::io::sip_stream::Received;
+use tandem_runtime::source::source_of;
+use tandem_sip::Frame;
+use tracing::{debug, info};
+
+use crate::balancer::Input;
+use crate::metrics::MessageCounters;
+
+use super::listener_context::ListenerContext;
+use super::paired_connection::overdue_label;
+
+/// The client's end of the connection.
+#[derive(Debug)]
+pub struct ClientInput {
+    context: Arc<ListenerContext>,
+    client: SocketAddr,
+    counters: MessageCounters,
+}
+
+impl ClientInput {
+    #[must_use]
+    pub fn new(context: Arc<ListenerContext>, client: SocketAddr) -> Self {
+        Self {
+            counters: MessageCounters::of_clients(&context.metrics),
+            context,
+            client,
+        }
+    }
+
+    /// What the balancer is to hear; `None` when the connection is over at once. `heard` says whether anything well-framed
+    /// has ever come.
+    #[must_use]
+    pub fn of(&self, received: Received, heard: bool) -> Option<Input> {
+        match received {
+            Received::Frame(frame) => Some(self.framed(frame)),
+            // A probe says nothing and leaves: no mistake of anybody's.
+            Received::Ended if !heard => None,
+            Received::Ended => Some(Input::ClientHalfClosed),
+            Received::Failed(error) => {
+                if heard {
+                    debug!(client = %self.client, %error, "a client's connection broke");
+                }
+                None
+            }
+            Received::Truncated(_) => {
+                self.incomplete("truncated");
+                Some(Input::ClientHalfClosed)
+            }
+            Received::Overdue(phase) => {
+                self.incomplete(overdue_label(phase));
+                Some(Input::ClientFramingLost { answer: None })
+            }
+        }
+    }
+
+    fn framed(&self, frame: Frame) -> Input {
+        match frame {
+            Frame::Message(message) => {
+                self.counters.received(message.is_request());
+                if message.has_bare_line_feeds() {
+                    self.context.metrics.framing_error("bare_line_feed", "client");
+                }
+                Input::ClientMessage(message)
+            }
+            Frame::KeepAlivePing => Input::ClientPinged,
+            Frame::Refused { message, reason } => {
+                self.remark(reason.label(), "a message is refused");
+                self.context.metrics.framing_error(reason.label(), "client");
+                Input::ClientMessageRefused {
+                    message,
+                    status: reason.status(),
+                }
+            }
+            Frame::Lost { answer, reason } => {
+                self.remark(reason.label(), "framing is lost: the connection is closed");
+                self.context.metrics.framing_error(reason.label(), "client");
+                Input::ClientFramingLost { answer }
+            }
+        }
+    }
+
+    fn incomplete(&self, reason: &'static str) {
+        self.remark(reason, "a message did not become whole");
+        self.context.metrics.framing_error(reason, "client");
+    }
+
+    /// Says something of this client, once a minute for each source and reason.
+    pub fn remark(&self, reason: &'static str, text: &'static str) {
+        let client = self.client;
+        if let Some(unsaid) = self.context.remarks.is_due((source_of(client.ip()), reason)) {
+            info!(%client, reason, unsaid, "{text}");
+        }
+    }
+
+    /// Counts a message that goes to the client.
+    pub fn sent(&self, bytes: &[u8]) {
+        self.counters.sent(bytes);
+    }
+}

@@ -1,0 +1,205 @@
+//! The connections to nodes that belong to one client's connection.
+//!
+//! Owns the tasks that carry them and what waits for one that is still being opened. Does not own when a pair is opened,
+//! drained or closed: the balancer says so.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tandem_cluster::NodeId;
+use tandem_runtime::io::sip_stream::{SendRefused, SipSender};
+use tandem_sip::proxy_protocol::Purpose;
+use tokio::io::AsyncRead;
+use tokio::sync::{Notify, mpsc};
+
+use crate::balancer::{PairId, PairPurpose};
+use crate::metrics::MessageCounters;
+
+use super::listener_context::{ClientIdentity, ListenerContext};
+use super::paired_connection::{PairEvent, PairTask};
+use super::standing_node::StandingNode;
+
+/// All pairs of one client.
+pub struct Pairs {
+    context: Arc<ListenerContext>,
+    identity: ClientIdentity,
+    by_id: HashMap<PairId, PairHandle>,
+    /// Messages to each node, counted over all pairs to it.
+    counters: HashMap<NodeId, MessageCounters>,
+    events: mpsc::Sender<PairEvent>,
+}
+
+/// A pair as the client's task holds it; dropping it closes the pair.
+#[derive(Debug)]
+struct PairHandle {
+    node: NodeId,
+    drain: Arc<Notify>,
+    queue: PairQueue,
+}
+
+#[derive(Debug)]
+enum PairQueue {
+    /// Messages wait, bounded as the pair's own queue will be.
+    Connecting {
+        task: tokio::task::AbortHandle,
+        waiting: Vec<Bytes>,
+        bytes: usize,
+    },
+    Standing(SipSender),
+}
+
+impl Drop for PairHandle {
+    fn drop(&mut self) {
+        match &self.queue {
+            PairQueue::Connecting { task, .. } => task.abort(),
+            PairQueue::Standing(sender) => sender.close(),
+        }
+    }
+}
+
+impl Pairs {
+    /// None yet. What they report goes to `events`.
+    #[must_use]
+    pub fn new(
+        context: Arc<ListenerContext>,
+        identity: ClientIdentity,
+        events: mpsc::Sender<PairEvent>,
+    ) -> Self {
+        Self {
+            context,
+            identity,
+            by_id: HashMap::new(),
+            counters: HashMap::new(),
+            events,
+        }
+    }
+
+    /// Begins to open a pair. It reports when it stands, or that it was lost.
+    pub fn open(&mut self, pair: PairId, node: NodeId, address: SocketAddr, purpose: PairPurpose) {
+        let drain = Arc::new(Notify::new());
+        let purpose = match purpose {
+            PairPurpose::Ordinary => Purpose::Pair,
+            PairPurpose::Resent => Purpose::Resent,
+        };
+        let header = self.context.pair_header(&self.identity, purpose);
+        let task = self.task(pair, node, &drain).run(address, header);
+        let task = tokio::spawn(task).abort_handle();
+        let queue = PairQueue::Connecting {
+            task,
+            waiting: Vec::new(),
+            bytes: 0,
+        };
+        self.by_id.insert(pair, PairHandle { node, drain, queue });
+    }
+
+    /// Carries a connection that the node has opened, and gives back what was read from it already.
+    pub fn carry<R: AsyncRead + Unpin + Send + 'static>(
+        &mut self,
+        pair: PairId,
+        standing: StandingNode<R>,
+    ) -> Option<tandem_sip::RawMessage> {
+        let StandingNode {
+            node,
+            reader,
+            sender,
+            first_message,
+        } = standing;
+        let drain = Arc::new(Notify::new());
+        let task = self.task(pair, node, &drain).carry(reader, sender.clone());
+        tokio::spawn(task);
+        let queue = PairQueue::Standing(sender);
+        self.by_id.insert(pair, PairHandle { node, drain, queue });
+        first_message
+    }
+
+    fn task(&self, pair: PairId, node: NodeId, drain: &Arc<Notify>) -> PairTask {
+        PairTask {
+            pair,
+            node,
+            settings: Arc::clone(&self.context.streams),
+            security: self.context.pairs.clone(),
+            events: self.events.clone(),
+            drain: Arc::clone(drain),
+            metrics: self.context.metrics.clone(),
+        }
+    }
+
+    /// Sends what has waited for a pair that stands now, in order.
+    pub fn stands(&mut self, pair: PairId, sender: SipSender) {
+        let Some(handle) = self.by_id.get_mut(&pair) else {
+            // The balancer has closed it meanwhile.
+            return sender.close();
+        };
+        let before = std::mem::replace(&mut handle.queue, PairQueue::Standing(sender.clone()));
+        if let PairQueue::Connecting { waiting, .. } = before {
+            for bytes in waiting {
+                // As much fits as was allowed to wait; a queue that has closed meanwhile is reported as a loss.
+                let _ = sender.try_send(bytes);
+            }
+        }
+    }
+
+    /// Queues a message for the node, or keeps it until the pair stands.
+    ///
+    /// # Errors
+    /// When there is no room for it. A pair that has ended reports so itself, after what the node had written, and is no
+    /// error here.
+    pub fn send(&mut self, pair: PairId, bytes: Bytes) -> Result<(), PairFull> {
+        let bytes_max = self.context.streams.node_queue.queued_bytes_max / 2;
+        let Some(handle) = self.by_id.get_mut(&pair) else {
+            return Ok(());
+        };
+        let node = handle.node;
+        let queued = match &mut handle.queue {
+            PairQueue::Standing(sender) => sender.try_send(bytes.clone()),
+            PairQueue::Connecting {
+                waiting,
+                bytes: waiting_bytes,
+                ..
+            } => {
+                if *waiting_bytes + bytes.len() <= bytes_max || waiting.is_empty() {
+                    *waiting_bytes += bytes.len();
+                    waiting.push(bytes.clone());
+                    Ok(())
+                } else {
+                    Err(SendRefused::Full)
+                }
+            }
+        };
+        match queued {
+            Ok(()) => self.counters_of(node).sent(&bytes),
+            Err(SendRefused::Full) => return Err(PairFull),
+            Err(SendRefused::Closed) => {}
+        }
+        Ok(())
+    }
+
+    fn counters_of(&mut self, node: NodeId) -> &MessageCounters {
+        let metrics = &self.context.metrics;
+        self.counters
+            .entry(node)
+            .or_insert_with(|| MessageCounters::of_node(metrics, node))
+    }
+
+    /// Lets a pair end once the node has answered.
+    pub fn drain(&self, pair: PairId) {
+        if let Some(handle) = self.by_id.get(&pair) {
+            handle.drain.notify_one();
+        }
+    }
+
+    /// Closes a pair, and says to which node it went; `None` when it was closed already.
+    pub fn close(&mut self, pair: PairId) -> Option<NodeId> {
+        self.by_id.remove(&pair).map(|handle| handle.node)
+    }
+
+    pub fn close_all(&mut self) {
+        self.by_id.clear();
+    }
+}
+
+/// There is no room for another message to this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PairFull;
