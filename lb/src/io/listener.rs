@@ -5,27 +5,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tandem_runtime::io::environment;
 use tandem_runtime::io::environment::net::{TcpListener, TcpStream};
 use tandem_runtime::io::log_limit::LogLimit;
-use tandem_runtime::io::revocation::RevocationWatch;
 use tandem_runtime::io::shutdown::Stage;
-use tandem_runtime::io::sip_stream::{read_proxy_header_alone, tune_socket};
+use tandem_runtime::io::sip_stream::read_proxy_header_alone;
 use tandem_runtime::io::sip_tls::SipTls;
-use tandem_runtime::io::tls::peer_identity;
 use tandem_runtime::source::source_of;
-use tandem_sip::proxy_protocol::{PeerIdentity, ProxyHeader};
+use tandem_sip::proxy_protocol::ProxyHeader;
 use tokio::sync::Semaphore;
-use tokio_rustls::server::TlsStream;
 use tracing::{debug, warn};
 
 use crate::access::Access;
 use crate::config::Mode;
 
-use super::admission::{Admission, Admitted};
-use super::client_connection::ClientConnection;
-use super::connection_mode;
-use super::listener_context::{ClientIdentity, ListenerContext};
+use super::accepted::Accepted;
+use super::admission::Admission;
+use super::listener_context::ListenerContext;
 use super::resolved_hosts::ResolvedHosts;
 
 /// One listener, bound.
@@ -72,7 +67,7 @@ impl Door {
     }
 
     /// Counted each time, and said once a minute for each address and reason.
-    fn refuse(&self, context: &ListenerContext, address: SocketAddr, reason: &'static str, text: &str) {
+    pub fn refuse(&self, context: &ListenerContext, address: SocketAddr, reason: &'static str, text: &str) {
         context.metrics.connection_refused(&context.name, reason);
         if let Some(unsaid) = self.refusals.is_due((source_of(address.ip()), reason)) {
             warn!(listener = %context.name, %address, reason, unsaid, text, "refused a connection");
@@ -153,102 +148,7 @@ impl Listener {
     }
 }
 
-/// One accepted connection on its way to its task.
-struct Accepted {
-    listener: Arc<Listener>,
-    admitted: Admitted,
-    address: SocketAddr,
-}
-
-impl Accepted {
-    async fn serve(self, stream: TcpStream) {
-        let context = Arc::clone(&self.listener.context);
-        let metrics = &context.metrics;
-        let name: &str = &context.name;
-        metrics
-            .client_connections_accepted
-            .with_label_values(&[name])
-            .inc();
-        let gauge = metrics.client_connections.with_label_values(&[name]);
-        gauge.inc();
-        if let Err(error) = tune_socket(&stream, context.streams.client_silence_max) {
-            debug!(client = %self.address, %error, "a connection was gone before it was served");
-        } else {
-            self.serve_tuned(stream).await;
-        }
-        gauge.dec();
-    }
-
-    async fn serve_tuned(self, stream: TcpStream) {
-        let Some(tls) = &self.listener.tls else {
-            let identity = self.identity(None, None);
-            return self.serve_stream(stream, identity).await;
-        };
-        if let Some((stream, peer)) = self.shake_hands(tls, stream).await {
-            let shown = stream.get_ref().1.peer_certificates();
-            let identity = self.identity(Some(peer), shown.map(|shown| tls.watch_over(shown)));
-            self.serve_stream(stream, identity).await;
-        }
-    }
-
-    fn identity(&self, peer: Option<PeerIdentity>, revocation: Option<RevocationWatch>) -> ClientIdentity {
-        ClientIdentity {
-            address: self.address,
-            connection_id: environment::random(),
-            peer,
-            revocation,
-        }
-    }
-
-    async fn serve_stream<S>(self, stream: S, identity: ClientIdentity)
-    where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
-    {
-        let context = Arc::clone(&self.listener.context);
-        match self.listener.mode {
-            Mode::Message => ClientConnection::run(context, identity, stream, self.admitted).await,
-            Mode::Connection => connection_mode::relay(context, identity, stream, self.admitted).await,
-        }
-    }
-
-    async fn shake_hands(
-        &self,
-        tls: &SipTls,
-        stream: TcpStream,
-    ) -> Option<(TlsStream<TcpStream>, PeerIdentity)> {
-        let handshake = tls.accept(stream);
-        let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
-            Ok(Ok(stream)) => stream,
-            // A probe connects and leaves.
-            Ok(Err(failed)) if failed.error.kind() == std::io::ErrorKind::UnexpectedEof => return None,
-            Ok(Err(failed)) => {
-                let (status, text) = failed.explain();
-                self.refuse(status, &text);
-                return None;
-            }
-            Err(_) => {
-                self.refuse("network_error", "no TLS handshake in time");
-                return None;
-            }
-        };
-        let certificate = stream.get_ref().1.peer_certificates()?.first()?;
-        match peer_identity(certificate) {
-            Ok(peer) => Some((stream, peer)),
-            Err(error) => {
-                self.refuse("bad_certificates", &error.to_string());
-                None
-            }
-        }
-    }
-
-    fn refuse(&self, reason: &'static str, text: &str) {
-        let Listener { context, door, .. } = &*self.listener;
-        door.refuse(context, self.address, reason, text);
-    }
-}
-
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// From the balancers in front, at once.
 const HEADERS_MAX: usize = 1_024;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -4,6 +4,7 @@
 //! what a message means, which node is alive and who gets what is said there. What always holds: one task owns one
 //! machine, `perform` never waits, and a queue that is full is reported back as an input.
 
+pub mod accepted;
 pub mod admission;
 pub mod certificate_routes;
 pub mod client_balancer;
