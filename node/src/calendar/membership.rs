@@ -12,7 +12,7 @@ use super::lane::{Lane, LaneId};
 use tandem_exchange::affinity::AffinityKey;
 
 use super::output::{Output, Report};
-use super::user::{Asking, Live, LiveKind, Placement, Source, User, UserKey};
+use super::user::{Asking, Live, LiveKind, Placement, Source, Task, User, UserKey};
 use super::{Calendars, Now};
 use tandem_exchange::ews::Mailbox;
 
@@ -184,6 +184,10 @@ impl Calendars {
         self.give_up_reservation(key);
         if let Some(care) = self.users.care_mut(key) {
             care.asking = Asking::Idle;
+            // A read that waits in the lane's queue will find the user gone; the next lane must not wait for it.
+            if care.reading.task == Task::Queued {
+                care.reading.task = Task::Idle;
+            }
         }
         if let Some(lane) = self.lane_of(key).and_then(|lane| self.lane_mut(lane)) {
             lane.members.remove(&key);

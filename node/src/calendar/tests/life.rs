@@ -132,6 +132,21 @@ fn when_a_gateway_dies_its_users_go_to_the_others_evenly_and_nobody_else_moves()
 }
 
 #[test]
+fn what_waits_to_be_read_at_a_gateway_that_fails_is_read_at_the_next_one() {
+    let mut world = settled(1, &EIGHT[..3], 60, CalendarSettings::default());
+    let busy = vec![meeting(minute(0), minute(600), FreeBusyStatus::Busy)];
+    for number in 0..60 {
+        world.change(number, busy.clone());
+    }
+    // Subscriptions outlive it: what they told waits for its turn when nothing is answered any more.
+    world.exchange.gateway("cas-1").state = GatewayState::Dead;
+    world.run(seconds(60));
+    assert!(!world.spread().contains_key("cas-1"), "{:?}", world.spread());
+    assert!(world.unsubscribed_users().is_empty());
+    assert_eq!(world.wrong_users(), Vec::<usize>::new());
+}
+
+#[test]
 fn a_gateway_that_swallows_requests_is_found_out_and_left_within_a_minute() {
     let mut world = settled(1, &EIGHT[..4], 100, CalendarSettings::default());
     world.exchange.gateway("cas-2").state = GatewayState::Silent;
