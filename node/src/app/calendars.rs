@@ -20,7 +20,7 @@ use crate::io::exchange::AccountView;
 use crate::io::exchange::cas_rebalancing::CasRebalancing;
 use crate::io::exchange::certificate_import::ImportOptions;
 use crate::io::exchange::certificate_routes::CertificateRoutes;
-use crate::io::exchange::client::{ClientOptions, EwsClient};
+use crate::io::exchange::client::{ClientOptions, EwsClient, Transport};
 use crate::io::exchange::credential_source::CredentialSource;
 use crate::io::exchange::driver::{CalendarDriver, Question};
 use crate::io::exchange::probe::Prober;
@@ -133,6 +133,10 @@ pub(super) async fn start(config: &ExchangeConfig, parts: Parts<'_>) -> anyhow::
 fn client_options(limits: &ConnectionLimits, concurrency_max: usize) -> ClientOptions {
     let default = ClientOptions::default();
     ClientOptions {
+        transport: match environment::network_is_private() {
+            true => Transport::Plain,
+            false => Transport::Tls,
+        },
         connect_timeout: limits.connect_timeout,
         // A probe or two beside what the calendars ask.
         connections_max: default.connections_max.max(concurrency_max + 2),

@@ -50,7 +50,7 @@ where
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     Tls,
-    /// For a laboratory: passwords are sent in clear text.
+    /// Passwords are sent in clear text: for a laboratory, and where the network itself is private.
     Plain,
 }
 

@@ -128,6 +128,16 @@ impl Apart {
     }
 }
 
+/// Whether nobody but the two ends sees what a connection carries, so that it needs no TLS: in a simulated network alone.
+#[must_use]
+pub fn network_is_private() -> bool {
+    #[cfg(feature = "simulation")]
+    if simulated::Host::current().is_some() {
+        return true;
+    }
+    false
+}
+
 /// Waits until somebody wants the process to end, and says how they said so.
 ///
 /// # Errors
