@@ -58,6 +58,12 @@ impl<M: Machine> Handle<M> {
         handle
     }
 
+    /// A handle to `machine`, and the work of its task, for whoever runs it where it belongs.
+    pub fn apart(machine: M) -> (Self, impl Future<Output = ()> + Send) {
+        let (orders, mailbox) = mpsc::unbounded_channel();
+        (Self { orders }, run(machine, mailbox))
+    }
+
     /// Changes the peer without waiting for it. `false` when it is gone.
     pub fn tell(&self, change: impl FnOnce(&mut M) + Send + 'static) -> bool {
         self.orders.send(Order::Change(Box::new(change))).is_ok()

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tandem_tests::peers::exchange::account::Account;
 use tandem_tests::peers::exchange::mail_store::{Appointment, Status};
 use tandem_tests::peers::exchange::subscriptions::{Kind, Timing};
 use tandem_tests::peers::exchange::{Exchange, ExchangeSite};
@@ -32,8 +33,7 @@ async fn exchangelib_understands_what_the_simulated_servers_say() {
         tls: None,
         callback_tls: None,
         timing: Timing::default(),
-        account_names: vec![ACCOUNT.to_owned()],
-        password: PASSWORD.to_owned(),
+        account: Account::new(&[ACCOUNT], PASSWORD),
     })
     .await
     .unwrap();

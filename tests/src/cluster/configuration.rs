@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::bail;
@@ -23,7 +24,11 @@ pub fn write(directory: &Path, addresses: Addresses, options: &ClusterOptions) -
     for member in options.nodes().chain([Member::Lb]) {
         write_member(directory, member, addresses, options)?;
     }
-    write_directory(directory, options.users, options.exchange.is_some())
+    let calendars = options
+        .exchange
+        .as_ref()
+        .map(|exchange| exchange.calendars.clone());
+    write_directory(directory, options.users, calendars.unwrap_or_default())
 }
 
 /// Writes the file of one member.
@@ -53,9 +58,9 @@ pub(super) fn node_beside(id: u64, addresses: Addresses, options: &ClusterOption
         )
 }
 
-/// Writes `directory.toml` with the first so many users.
-pub(super) fn write_directory(directory: &Path, count: usize, with_calendar: bool) -> anyhow::Result<()> {
-    std::fs::write(directory.join("directory.toml"), users(count, with_calendar))?;
+/// Writes `directory.toml` with the first so many users, some of whom have a calendar.
+pub(super) fn write_directory(directory: &Path, count: usize, calendars: Range<usize>) -> anyhow::Result<()> {
+    std::fs::write(directory.join("directory.toml"), users(count, &calendars))?;
     Ok(())
 }
 
@@ -223,10 +228,13 @@ fn cluster(own: u64, addresses: Addresses, options: &ClusterOptions) -> String {
     text
 }
 
-fn users(count: usize, with_calendar: bool) -> String {
+fn users(count: usize, calendars: &Range<usize>) -> String {
     let mut text = String::new();
-    let calendar = if with_calendar { "calendar = true\n" } else { "" };
     for user in 0..count {
+        let calendar = match calendars.contains(&user) {
+            true => "calendar = true\n",
+            false => "",
+        };
         let (id, number, mail) = (user_id(user), phone_number(user), mailbox(user));
         let _ = write!(
             text,
@@ -262,7 +270,7 @@ mod tests {
             for text in [
                 lb(addresses, &options),
                 node(1, addresses, &options),
-                users(3, true),
+                users(3, &(0..2)),
             ] {
                 toml::from_str::<toml::Table>(&text).unwrap();
             }

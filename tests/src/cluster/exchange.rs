@@ -2,12 +2,14 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use super::certificates::Authority;
 use super::{Addresses, ClusterOptions};
+use crate::peers::exchange::account::Account;
 use crate::peers::exchange::subscriptions::Timing;
 use crate::peers::exchange::{Exchange, ExchangeSite};
 use crate::peers::ocs::user_id;
@@ -29,6 +31,8 @@ pub struct ExchangeOptions {
     pub moves_per_second: u32,
     /// Plain HTTP between nodes and gateways is no choice; callbacks may go without TLS on loopback.
     pub push_tls: bool,
+    /// The users who have a calendar.
+    pub calendars: Range<usize>,
 }
 
 impl Default for ExchangeOptions {
@@ -46,6 +50,7 @@ impl Default for ExchangeOptions {
             sweep_secs: 5,
             moves_per_second: 100,
             push_tls: true,
+            calendars: 0..usize::MAX,
         }
     }
 }
@@ -59,12 +64,12 @@ pub(super) async fn start(
 ) -> anyhow::Result<Exchange> {
     let users = cluster.users;
     let authority = Authority::new("exchange")?;
-    write_secret(&directory.join("exchange.password"), PASSWORD)?;
-    write_secret(&directory.join("callback.key"), CALLBACK_KEY)?;
+    write_secrets(directory, cluster.nodes)?;
     for node in 1..=cluster.nodes {
-        let trust = directory.join(format!("trust{node}"));
-        std::fs::create_dir_all(&trust)?;
-        std::fs::write(trust.join("exchange.pem"), authority.pem())?;
+        std::fs::write(
+            directory.join(format!("trust{node}/exchange.pem")),
+            authority.pem(),
+        )?;
         let issued = authority.issue(&addresses.push(node).ip().to_string())?;
         issued.write(directory, &format!("push{node}"))?;
     }
@@ -78,8 +83,7 @@ pub(super) async fn start(
         tls: Some(tls),
         callback_tls: Some(authority.client_config()?),
         timing: options.timing,
-        account_names: vec![ACCOUNT.to_owned(), "LAB\\svc-presence".to_owned()],
-        password: PASSWORD.to_owned(),
+        account: account(),
     })
     .await?;
     exchange
@@ -90,6 +94,25 @@ pub(super) async fn start(
         })
         .await;
     Ok(exchange)
+}
+
+/// What nodes need of Exchange beside their configuration: the password, the callback key, a trust store for each.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn write_secrets(directory: &Path, nodes: u64) -> anyhow::Result<()> {
+    write_secret(&directory.join("exchange.password"), PASSWORD)?;
+    write_secret(&directory.join("callback.key"), CALLBACK_KEY)?;
+    for node in 1..=nodes {
+        std::fs::create_dir_all(directory.join(format!("trust{node}")))?;
+    }
+    Ok(())
+}
+
+/// The account that all nodes sign in with.
+#[must_use]
+pub fn account() -> Account {
+    Account::new(&[ACCOUNT, "LAB\\svc-presence"], PASSWORD)
 }
 
 /// `[exchange]` and `[calendar]` of a node. Paths are relative to the file.

@@ -37,7 +37,7 @@ pub use addresses::{Addresses, Family};
 pub use binaries::{ask_node, path as binary};
 pub use configuration::write as write_configuration;
 pub use directories::Backup;
-pub use exchange::{ExchangeOptions, PASSWORD, mailbox};
+pub use exchange::{ExchangeOptions, PASSWORD, account, mailbox, write_secrets};
 pub use firewall::{Block, Cut};
 pub use http::{HttpResponse, NotConnected, get_from, post_to, status_of};
 pub use hub::{Hub, Needs, in_a_network_of_its_own};
@@ -244,7 +244,8 @@ impl Cluster {
 
     /// From now on the directory has only the first so many users; the nodes have to be told.
     pub fn shrink_directory(&self, users: usize) -> anyhow::Result<()> {
-        configuration::write_directory(self.directory.path(), users, self.exchange.is_some())
+        let calendars = if self.exchange.is_some() { 0..users } else { 0..0 };
+        configuration::write_directory(self.directory.path(), users, calendars)
     }
 
     #[must_use]

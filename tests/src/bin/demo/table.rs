@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tandem_tests::cluster::{Addresses, Member, Metrics};
-use tandem_tests::peers::exchange::ExchangeWatcher;
+use tandem_tests::peers::exchange::backend::Backend;
 use tandem_tests::peers::exchange::server::Health;
 use tandem_tests::peers::ocs::Ocs;
 use tandem_tests::peers::pbx::Pbx;
@@ -24,7 +24,7 @@ struct Sources {
     act: Arc<Mutex<String>>,
     ocs: Ocs,
     pbx: Pbx,
-    exchange: ExchangeWatcher,
+    exchange: Backend,
     addresses: Addresses,
 }
 
@@ -36,7 +36,7 @@ impl Table {
             act: Arc::clone(&act),
             ocs: scene.ocs.clone(),
             pbx: scene.pbx().clone(),
-            exchange: scene.cluster.exchange().watcher(),
+            exchange: scene.cluster.exchange().backend().clone(),
             addresses: scene.cluster.addresses(),
         };
         Self {

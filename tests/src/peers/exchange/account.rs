@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 /// Names, password, and what was tried.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Account {
     /// UPN and `DOMAIN\user`, compared without regard to case.
     names: Vec<String>,

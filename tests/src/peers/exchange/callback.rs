@@ -3,15 +3,16 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
+use tandem_runtime::io::environment;
+use tandem_runtime::io::environment::net::{TcpStream, lookup_host};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
@@ -53,7 +54,7 @@ pub(super) async fn run(
             drop(line);
             site.tell(move |site| {
                 site.servers
-                    .callback_answered(call.cas, &call.subscription, &answer, Instant::now());
+                    .callback_answered(call.cas, &call.subscription, &answer, environment::now());
             });
         });
     }
@@ -68,9 +69,9 @@ async fn post(call: &Call, tls: Option<Arc<ClientConfig>>) -> anyhow::Result<Byt
     let host = uri.host().context("no host")?.trim_matches(['[', ']']).to_owned();
     let is_secure = uri.scheme_str() == Some("https");
     let port = uri.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
-    let mut addresses = tokio::net::lookup_host((host.as_str(), port)).await?;
-    let address = addresses.next().context("no address")?;
-    let address = *call.detours.get(&address).unwrap_or(&address);
+    let addresses = lookup_host(&host, port).await?;
+    let address = addresses.first().context("no address")?;
+    let address = *call.detours.get(address).unwrap_or(address);
     let stream = TcpStream::connect(address).await.context("connecting")?;
     if !is_secure {
         return exchange(stream, &uri, body).await;

@@ -1,9 +1,8 @@
 //! The sockets of one Client Access Server: a listener, its connections, and the ways in which both can end.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -15,8 +14,9 @@ use hyper::header::{HeaderMap, HeaderName};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use tandem_runtime::io::environment;
+use tandem_runtime::io::environment::net::{TcpListener, TcpOptions, TcpStream};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -86,6 +86,7 @@ impl Door {
             tls: self.tls.clone(),
             site: self.site.clone(),
             order,
+            client: None,
         };
         self.running = Some(Running {
             orders,
@@ -135,6 +136,8 @@ struct Connection {
     tls: Option<Arc<ServerConfig>>,
     site: Handle<Site>,
     order: watch::Receiver<Order>,
+    /// The other end.
+    client: Option<IpAddr>,
 }
 
 async fn accept(listener: TcpListener, connection: Connection) {
@@ -145,22 +148,21 @@ async fn accept(listener: TcpListener, connection: Connection) {
 
 impl Connection {
     /// Serves until the client has gone or the server dies.
-    async fn run(self, stream: TcpStream) {
-        let _ = stream.set_nodelay(true);
-        let Ok(socket) = socket2::SockRef::from(&stream).try_clone() else {
-            return;
-        };
+    async fn run(mut self, mut stream: TcpStream) {
+        self.client = stream.peer_addr().ok().map(|address| address.ip());
+        let _ = stream.tune(&TcpOptions::default());
         let mut order = self.order.clone();
-        tokio::select! {
-            () = self.serve(stream) => {}
-            _ = order.wait_for(|order| *order == Order::Die) => {
-                // A reset, as a machine says that knows nothing of the connection.
-                let _ = socket.set_linger(Some(Duration::ZERO));
-            }
+        let died = tokio::select! {
+            () = self.serve(&mut stream) => false,
+            _ = order.wait_for(|order| *order == Order::Die) => true,
+        };
+        if died {
+            // A reset, as a machine says that knows nothing of the connection.
+            stream.reset_when_dropped();
         }
     }
 
-    async fn serve(mut self, stream: TcpStream) {
+    async fn serve(mut self, stream: &mut TcpStream) {
         if self
             .order
             .wait_for(|order| *order != Order::Freeze)
@@ -194,7 +196,10 @@ impl Connection {
         if let Some(refusal) = self.misdirected(&request) {
             return Ok(refusal);
         }
-        let head = head(request.headers());
+        let head = Head {
+            client: self.client,
+            ..head(request.headers())
+        };
         let body = Limited::new(request.into_body(), REQUEST_BYTES_MAX)
             .collect()
             .await;
@@ -205,7 +210,7 @@ impl Connection {
         let cas = self.cas;
         let (reply, documents) = self
             .site
-            .ask(move |site| site.request(cas, &head, &read, Instant::now()))
+            .ask(move |site| site.request(cas, &head, &read, environment::now()))
             .await;
         let _finished = Finished(self);
         self.write(reply, documents).await
@@ -313,7 +318,7 @@ impl Drop for OpenStream {
     fn drop(&mut self) {
         let (cas, stream) = (self.cas, self.stream);
         self.site
-            .tell(move |site| site.stream_lost(cas, stream, Instant::now()));
+            .tell(move |site| site.stream_lost(cas, stream, environment::now()));
     }
 }
 
@@ -346,6 +351,7 @@ fn head(headers: &HeaderMap) -> Head {
         accept_encoding: text("accept-encoding"),
         anchor: text("x-anchormailbox"),
         back_end: back_end.map(str::to_owned),
+        client: None,
     }
 }
 

@@ -3,11 +3,12 @@
 //! Owns mailboxes, subscriptions, the servers and their sockets, and what goes wrong at them. Does not own any
 //! client, and shares no code with one: it reads and writes XML of its own. What always holds: whatever a client
 //! does against the schema stands in the violations, and what it asks rightly is answered as Exchange answers it.
-//! The pure parts (`server`, `subscriptions`, `mail_store`, `request`, `answer`) have no socket; `cas` and
+//! The pure parts (`server`, `subscriptions`, `mail_store`, `request`, `answer`) have no socket; `backend`, `cas` and
 //! `callback` are their shells.
 
 pub mod account;
 pub mod answer;
+pub mod backend;
 mod callback;
 mod cas;
 pub mod document;
@@ -22,18 +23,19 @@ pub mod subscriptions;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
-use anyhow::Context;
+use tandem_runtime::io::environment;
 use tokio::sync::mpsc;
 use tokio_rustls::rustls::{ClientConfig, ServerConfig};
 
-use crate::actor::{Handle, Machine};
+use crate::actor::Machine;
 use account::Account;
+use backend::Backend;
 use callback::Call;
 use cas::Door;
-use mail_store::{Appointment, ItemId, Status};
 use request::{Refusal, Request};
 use server::{Head, Health, Output, Reply, Servers};
 use subscriptions::{StreamNumber, Timing};
@@ -48,15 +50,14 @@ pub struct ExchangeSite {
     /// For callbacks to `https`.
     pub callback_tls: Option<Arc<ClientConfig>>,
     pub timing: Timing,
-    /// All names of the account that may sign in.
-    pub account_names: Vec<String>,
-    pub password: String,
+    /// Who may sign in.
+    pub account: Account,
 }
 
 /// A running Exchange. It ends with this value.
 #[derive(Debug)]
 pub struct Exchange {
-    handle: Handle<Site>,
+    backend: Backend,
     doors: Vec<Door>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -66,7 +67,8 @@ pub struct Exchange {
 struct Site {
     servers: Servers,
     streams: HashMap<(usize, StreamNumber), mpsc::UnboundedSender<String>>,
-    calls: mpsc::UnboundedSender<Call>,
+    /// By server: one that is down calls nobody.
+    calls: HashMap<usize, mpsc::UnboundedSender<Call>>,
     /// Advertised address → where callbacks for it go instead.
     detours: HashMap<SocketAddr, SocketAddr>,
 }
@@ -74,29 +76,25 @@ struct Site {
 impl Exchange {
     /// Starts every server; they are named `cas1`, `cas2` and so on.
     pub async fn start(site: ExchangeSite) -> anyhow::Result<Self> {
-        let names: Vec<_> = (1..=site.listen.len())
-            .map(|number| format!("cas{number}"))
-            .collect();
-        let account_names: Vec<_> = site.account_names.iter().map(String::as_str).collect();
-        let account = Account::new(&account_names, &site.password);
+        let (backend, running) = Backend::new(site.listen.len(), site.timing, site.account);
         let (calls, outgoing) = mpsc::unbounded_channel();
-        let handle = Handle::start(|_| Site {
-            servers: Servers::new(&names, site.timing, account),
-            streams: HashMap::new(),
-            calls,
-            detours: HashMap::new(),
-        });
-        let calling = callback::run(outgoing, site.callback_tls.clone(), handle.clone());
+        let calling = callback::run(outgoing, site.callback_tls.clone(), backend.handle.clone());
+        tokio::spawn(running);
         let mut exchange = Self {
-            tasks: vec![tokio::spawn(calling), tokio::spawn(tick(handle.clone()))],
+            tasks: vec![tokio::spawn(calling), tokio::spawn(backend.clone().tick())],
             doors: Vec::new(),
-            handle,
+            backend,
         };
         for (number, address) in site.listen.iter().enumerate() {
             let tls = site.tls.as_ref().and_then(|configs| configs.get(number)).cloned();
-            let mut door = Door::new(number, *address, tls, exchange.handle.clone());
+            let mut door = Door::new(number, *address, tls, exchange.backend.handle.clone());
             door.open().await?;
             exchange.doors.push(door);
+            let calls = calls.clone();
+            exchange
+                .backend
+                .handle
+                .tell(move |site| drop(site.calls.insert(number, calls)));
         }
         Ok(exchange)
     }
@@ -107,89 +105,24 @@ impl Exchange {
         self.doors[cas].address()
     }
 
-    /// A second way to look at it, for those who draw tables.
+    /// The servers behind the sockets, for whoever only looks at calendars or changes them.
     #[must_use]
-    pub fn watcher(&self) -> ExchangeWatcher {
-        ExchangeWatcher {
-            handle: self.handle.clone(),
-        }
-    }
-
-    /// Reads or changes the servers.
-    pub async fn ask<R: Send + 'static>(
-        &self,
-        question: impl FnOnce(&mut Servers) -> R + Send + 'static,
-    ) -> R {
-        self.handle.ask(|site| question(&mut site.servers)).await
-    }
-
-    /// Waits until the servers are as `condition` wants them.
-    pub async fn wait_until(
-        &self,
-        what: &str,
-        deadline: Duration,
-        mut condition: impl FnMut(&Servers) -> bool + Send + 'static,
-    ) -> anyhow::Result<()> {
-        let condition = move |site: &Site| condition(&site.servers);
-        self.handle.wait_until(what, deadline, condition).await
-    }
-
-    /// Puts an entry into a calendar.
-    pub async fn create(&self, address: &str, appointment: Appointment) -> anyhow::Result<ItemId> {
-        let owner = address.to_owned();
-        let created = self.ask(move |servers| servers.create(&owner, appointment, Instant::now(), now_ms()));
-        created.await.with_context(|| format!("{address} has no mailbox"))
-    }
-
-    /// A meeting from now on.
-    pub async fn meet_now(&self, address: &str, status: Status) -> anyhow::Result<ItemId> {
-        let now = now_secs();
-        self.create(address, Appointment::new(now - 60, now + 3600, status))
-            .await
-    }
-
-    /// Changes an entry.
-    pub async fn modify(
-        &self,
-        address: &str,
-        item: ItemId,
-        edit: impl FnOnce(&mut Appointment) + Send + 'static,
-    ) -> anyhow::Result<()> {
-        let owner = address.to_owned();
-        let modified = self.ask(move |servers| servers.modify(&owner, item, Instant::now(), now_ms(), edit));
-        anyhow::ensure!(modified.await, "{address} has no {item:?}");
-        Ok(())
-    }
-
-    /// As a user deletes.
-    pub async fn delete(&self, address: &str, item: ItemId) -> anyhow::Result<()> {
-        let owner = address.to_owned();
-        let deleted = self.ask(move |servers| servers.delete(&owner, item, Instant::now(), now_ms()));
-        anyhow::ensure!(deleted.await, "{address} has no {item:?}");
-        Ok(())
+    pub fn backend(&self) -> &Backend {
+        &self.backend
     }
 
     /// The process dies: listener closed, connections reset, subscriptions forgotten.
     pub async fn kill(&mut self, cas: usize) {
         self.doors[cas].kill().await;
-        self.handle
-            .ask(move |site| {
-                site.servers.died(cas);
-                site.streams.retain(|(number, _), _| *number != cas);
-            })
-            .await;
+        self.backend.handle.ask(move |site| site.died(cas)).await;
     }
 
     /// The connections of a server's streams break; it lives on.
     pub async fn break_streams(&self, cas: usize) {
-        self.handle
+        self.backend
+            .handle
             .ask(move |site| site.streams.retain(|(number, _), _| *number != cas))
             .await;
-    }
-
-    /// Callbacks to one address go to another, as with a balancer in between.
-    pub async fn redirect_callbacks(&self, detours: HashMap<SocketAddr, SocketAddr>) {
-        self.handle.ask(move |site| site.detours = detours).await;
     }
 
     /// The machine stands still: connections are accepted by its kernel and nobody answers.
@@ -213,26 +146,27 @@ impl Exchange {
     }
 }
 
+/// Mailboxes are read and changed without a socket.
+impl Deref for Exchange {
+    type Target = Backend;
+
+    fn deref(&self) -> &Backend {
+        &self.backend
+    }
+}
+
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }
 
-/// Looks at an Exchange, and keeps nothing of it alive.
-#[derive(Debug, Clone)]
-pub struct ExchangeWatcher {
-    handle: Handle<Site>,
-}
-
-impl ExchangeWatcher {
-    /// Reads the servers.
-    pub async fn ask<R: Send + 'static>(&self, question: impl FnOnce(&Servers) -> R + Send + 'static) -> R {
-        self.handle.ask(|site| question(&site.servers)).await
-    }
-}
-
 impl Site {
+    fn died(&mut self, cas: usize) {
+        self.servers.died(cas);
+        self.streams.retain(|(number, _), _| *number != cas);
+    }
+
     fn request(
         &mut self,
         cas: usize,
@@ -269,13 +203,15 @@ impl Machine for Site {
                     url,
                     body,
                 } => {
-                    let _ = self.calls.send(Call {
-                        cas,
-                        subscription,
-                        url,
-                        body,
-                        detours: self.detours.clone(),
-                    });
+                    if let Some(calls) = self.calls.get(&cas) {
+                        let _ = calls.send(Call {
+                            cas,
+                            subscription,
+                            url,
+                            body,
+                            detours: self.detours.clone(),
+                        });
+                    }
                 }
                 Output::Say {
                     cas,
@@ -295,16 +231,6 @@ impl Machine for Site {
     }
 }
 
-async fn tick(site: Handle<Site>) {
-    let mut interval = tokio::time::interval(TICK);
-    loop {
-        interval.tick().await;
-        if !site.tell(|site| site.servers.tick(Instant::now())) {
-            return;
-        }
-    }
-}
-
 /// Unix seconds.
 #[must_use]
 pub fn now_secs() -> i64 {
@@ -314,8 +240,5 @@ pub fn now_secs() -> i64 {
 /// Unix milliseconds.
 #[must_use]
 pub fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    i64::try_from(environment::unix_ms()).unwrap_or(i64::MAX)
 }
-
-const TICK: Duration = Duration::from_millis(50);

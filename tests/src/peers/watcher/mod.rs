@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bytes::Bytes;
+use tandem_runtime::io::environment;
+use tandem_runtime::io::environment::net::{Keepalive, TcpListener, TcpOptions, TcpStream};
 use tandem_sip::{Frame, Framer, FramerLimits, RawMessage};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 
 use crate::actor::{Handle, Machine};
@@ -34,6 +35,8 @@ pub struct Crowd {
     writers: Vec<(u64, mpsc::UnboundedSender<Bytes>)>,
     /// NOTIFYs are swallowed.
     is_silent: bool,
+    /// The network delays nothing since then; `None`: it does.
+    undelayed_since: Option<Instant>,
     branches: u64,
     violations: Vec<String>,
 }
@@ -53,15 +56,19 @@ impl Watchers {
             subscriptions: Vec::new(),
             writers: Vec::new(),
             is_silent: false,
+            undelayed_since: Some(environment::now()),
             branches: 0,
             violations: Vec::new(),
         });
         tokio::spawn(accept(listener, handle.clone()));
         tokio::spawn(dial(address, vip, handle.clone()));
         let watchers = Self { handle };
-        let connected = |crowd: &Crowd| !crowd.writers.is_empty();
         watchers
-            .wait_until("the watchers are connected", CONNECT_DEADLINE, connected)
+            .wait_until(
+                "the watchers are connected",
+                CONNECT_DEADLINE,
+                Crowd::is_connected,
+            )
             .await?;
         Ok(watchers)
     }
@@ -89,7 +96,7 @@ impl Crowd {
         event: &str,
         expires_secs: Option<u32>,
     ) -> usize {
-        let subscription = Subscription::new(watcher, presentity, event, rand::random());
+        let subscription = Subscription::new(watcher, presentity, event, environment::random());
         self.subscriptions.push(subscription);
         let number = self.subscriptions.len() - 1;
         self.subscribe(number, expires_secs);
@@ -104,9 +111,20 @@ impl Crowd {
         self.send(bytes);
     }
 
+    /// Whether a connection stands over which to ask.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        !self.writers.is_empty()
+    }
+
     /// From now on NOTIFYs stay without an answer.
     pub fn fall_silent(&mut self) {
         self.is_silent = true;
+    }
+
+    /// Whether the network delays messages from now on. Between messages that it has delayed no gap is judged.
+    pub fn delays(&mut self, delays: bool) {
+        self.undelayed_since = (!delays).then(environment::now);
     }
 
     #[must_use]
@@ -142,7 +160,7 @@ impl Crowd {
             (Some(subscription), false) => subscription.answered(raw),
             (Some(subscription), true) if raw.method() == Some(b"NOTIFY") => {
                 if !self.is_silent {
-                    subscription.notified(raw, at);
+                    subscription.notified(raw, at, self.undelayed_since);
                     self.reply(connection, raw, "200 OK");
                 }
             }
@@ -170,29 +188,22 @@ impl Crowd {
 
 async fn accept(listener: TcpListener, handle: Handle<Crowd>) {
     while let Ok((stream, _)) = listener.accept().await {
-        tokio::spawn(serve(stream, rand::random(), false, handle.clone()));
+        tokio::spawn(serve(stream, environment::random(), false, handle.clone()));
     }
 }
 
 /// From the watchers' own address, so that lb sees one peer, whichever side dialled.
 async fn dial(address: SocketAddr, vip: SocketAddr, handle: Handle<Crowd>) {
     loop {
-        match connect(address, vip).await {
-            Ok(stream) => serve(stream, rand::random(), true, handle.clone()).await,
+        match TcpStream::connect_from(Some(address.ip()), vip).await {
+            Ok(stream) => serve(stream, environment::random(), true, handle.clone()).await,
             Err(_) => tokio::time::sleep(RECONNECT).await,
         }
     }
 }
 
-async fn connect(mut source: SocketAddr, vip: SocketAddr) -> std::io::Result<TcpStream> {
-    let socket = TcpSocket::new_v4()?;
-    source.set_port(0);
-    socket.bind(source)?;
-    socket.connect(vip).await
-}
-
 async fn serve(stream: TcpStream, number: u64, is_dialled: bool, handle: Handle<Crowd>) {
-    let _ = stream.set_nodelay(true);
+    let _ = stream.tune(&options());
     let (mut reader, mut writer) = stream.into_split();
     let (sender, mut queue) = mpsc::unbounded_channel::<Bytes>();
     let writing = tokio::spawn(async move {
@@ -216,8 +227,20 @@ async fn serve(stream: TcpStream, number: u64, is_dialled: bool, handle: Handle<
     writing.abort();
 }
 
+/// A front end that has lost its power says nothing: probes find that out.
+fn options() -> TcpOptions {
+    TcpOptions {
+        keepalive: Some(Keepalive {
+            idle: Duration::from_secs(1),
+            interval: Duration::from_secs(1),
+            retries: Some(1),
+        }),
+        unacknowledged_max: Some(Duration::from_secs(2)),
+    }
+}
+
 fn take_frame(frame: Frame, number: u64, handle: &Handle<Crowd>) {
-    let at = Instant::now();
+    let at = environment::now();
     handle.tell(move |crowd| match frame {
         Frame::Message(raw) => crowd.message_arrived(number, &raw, at),
         Frame::KeepAlivePing => {}

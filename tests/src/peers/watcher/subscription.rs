@@ -92,6 +92,19 @@ impl Subscription {
         matches!(last, Some(SubscriptionState::Terminated { .. }))
     }
 
+    /// Each SUBSCRIBE so far has its final answer.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        usize::try_from(self.cseq).is_ok_and(|asked| asked == self.answers.len())
+    }
+
+    /// It was granted, last time it was asked for, and has not ended.
+    #[must_use]
+    pub fn stands(&self) -> bool {
+        let granted = self.answers.last().is_some_and(|answer| answer.status < 300);
+        granted && self.is_answered() && !self.is_terminated()
+    }
+
     #[must_use]
     pub fn violations(&self) -> &[String] {
         &self.violations
@@ -155,14 +168,18 @@ impl Subscription {
         });
     }
 
-    pub(super) fn notified(&mut self, raw: &RawMessage, at: Instant) {
+    /// Nothing was delayed on its way since `undelayed_since`.
+    pub(super) fn notified(&mut self, raw: &RawMessage, at: Instant, undelayed_since: Option<Instant>) {
         self.note_notifier(raw.from_tag());
         let cseq = raw.cseq_number();
         if self.is_terminated() {
             self.violation("a NOTIFY after the last one");
         }
         if let Some(last) = self.notifies.last().map(|last| (last.cseq, last.at)) {
-            self.judge_order(cseq, at, last);
+            self.judge_order(cseq, last.0);
+            if undelayed_since.is_some_and(|since| since <= last.1) {
+                self.judge_gap(cseq, at, last);
+            }
         }
         if header(raw, "Event").as_deref() != Some(self.event.as_str()) {
             self.violation(&format!("Event is {:?}", header(raw, "Event")));
@@ -181,16 +198,20 @@ impl Subscription {
         });
     }
 
-    /// The numbers rise, and changes come five seconds apart. One who asks, and one whose notifier has changed, is
-    /// told at once.
-    fn judge_order(&mut self, cseq: u32, at: Instant, (last_cseq, last_at): (u32, Instant)) {
+    fn judge_order(&mut self, cseq: u32, last_cseq: u32) {
         if cseq <= last_cseq {
             self.violation(&format!("CSeq {cseq} after {last_cseq}"));
         }
+    }
+
+    /// Changes come five seconds apart. One who asks, and one whose notifier has changed, is told at once.
+    fn judge_gap(&mut self, cseq: u32, at: Instant, (last_cseq, last_at): (u32, Instant)) {
         let has_new_owner = cseq >> CSEQ_BLOCK_BITS != last_cseq >> CSEQ_BLOCK_BITS;
         let gap = at.duration_since(last_at);
         if gap < GAP_MIN && !self.asked && !has_new_owner {
-            self.violation(&format!("two changes within {gap:?}"));
+            self.violation(&format!(
+                "two changes within {gap:?}, CSeq {last_cseq} and {cseq}"
+            ));
         }
     }
 

@@ -7,6 +7,7 @@
 mod answering;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::peers::exchange::account::Account;
@@ -27,6 +28,8 @@ pub struct Head {
     pub anchor: Option<String>,
     /// The value of the cookie `X-BackEndOverrideCookie`.
     pub back_end: Option<String>,
+    /// Where the connection comes from, if that is still known.
+    pub client: Option<IpAddr>,
 }
 
 /// What a request gets.
@@ -124,6 +127,8 @@ pub struct Servers {
     store: MailStore,
     cas: Vec<Cas>,
     granted: Vec<Granted>,
+    /// Impersonated mailbox → who has acted for it, and when last.
+    acted: BTreeMap<String, BTreeMap<IpAddr, Instant>>,
     violations: Vec<String>,
     outputs: Vec<Output>,
 }
@@ -150,6 +155,7 @@ impl Servers {
             store: MailStore::default(),
             cas: cas.collect(),
             granted: Vec::new(),
+            acted: BTreeMap::new(),
             violations: Vec::new(),
             outputs: Vec::new(),
         }
@@ -192,6 +198,19 @@ impl Servers {
     #[must_use]
     pub fn granted(&self) -> &[Granted] {
         &self.granted
+    }
+
+    /// The clients that have acted for each mailbox since then.
+    #[must_use]
+    pub fn clients_since(&self, then: Instant) -> BTreeMap<String, BTreeSet<IpAddr>> {
+        let since = |clients: &BTreeMap<IpAddr, Instant>| {
+            let recent = clients.iter().filter(|(_, last)| **last >= then);
+            recent.map(|(client, _)| *client).collect()
+        };
+        self.acted
+            .iter()
+            .map(|(mailbox, clients)| (mailbox.clone(), since(clients)))
+            .collect()
     }
 
     /// Mailbox → the servers at which it has a subscription that is heard.
@@ -292,6 +311,10 @@ impl Servers {
         }
         self.cas[cas].count(request.operation.name());
         let mailbox = request.impersonation.as_ref().map(|who| who.address().to_owned());
+        if let (Some(mailbox), Some(client)) = (&mailbox, head.client) {
+            let clients = self.acted.entry(mailbox.to_ascii_lowercase()).or_default();
+            clients.insert(client, now);
+        }
         let effect = self.cas[cas].next_effect(request.operation.name(), mailbox.as_deref());
         match effect {
             None => self.answer(cas, head, request, now),
