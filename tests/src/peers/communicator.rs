@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::books::{Answer, CallBook, Outcome, ReceivedEvent, SentRequest, connection_of, snapshot_calls};
 use super::csta;
+use super::violation::{Promise, Violation};
 use crate::xml::Element;
 
 /// Which client this is (docs/spec/uacsta.md §9).
@@ -97,7 +98,7 @@ pub struct Communicator {
     may_be_repeated: Option<(String, String)>,
     tolerance: Tolerance,
     tolerated: usize,
-    violations: Vec<String>,
+    violations: Vec<Violation>,
 }
 
 impl Communicator {
@@ -161,7 +162,7 @@ impl Communicator {
 
     /// Everything that was wrong, in order.
     #[must_use]
-    pub fn violations(&self) -> &[String] {
+    pub fn violations(&self) -> &[Violation] {
         &self.violations
     }
 
@@ -229,7 +230,10 @@ impl Communicator {
         let document = answer.document.clone();
         match self.requests[request].outcome {
             Outcome::Pending => self.requests[request].outcome = Outcome::Answered(answer),
-            Outcome::Answered(_) => self.violation(format!("a second final answer, {status}, to {service}")),
+            Outcome::Answered(_) => {
+                let what = format!("a second final answer, {status}, to {service}");
+                self.broken(Promise::OneAnswer, what);
+            }
             Outcome::ConnectionLost => {}
         }
         let called = self.calling.remove(&request);
@@ -288,10 +292,11 @@ impl Communicator {
             .unwrap_or_default()
             .to_owned();
         if self.monitor.as_ref() != Some(&monitor) {
-            self.violation(format!(
+            let what = format!(
                 "{} for monitor {monitor:?}, held is {:?}",
                 root.name, self.monitor
-            ));
+            );
+            self.broken(Promise::OwnEvents, what);
         }
         let Some((call, device)) = connection_of(&root).filter(|(call, _)| !call.is_empty()) else {
             return self.violation(format!("an event without a whole connection: {body}"));
@@ -304,7 +309,7 @@ impl Communicator {
             repeated = true;
         }
         if !repeated && let Err(wrong) = self.calls.entered(call, &root) {
-            self.violation(wrong);
+            self.broken(Promise::EventsInOrder, wrong);
         }
         self.events.push(ReceivedEvent {
             at: now,
@@ -321,11 +326,17 @@ impl Communicator {
 
     pub fn bye_arrived(&mut self) {
         self.ended_by_gateway = true;
-        self.violation("the gateway ended the dialog with BYE".to_owned());
+        let what = "the gateway ended the dialog with BYE".to_owned();
+        self.broken(Promise::SessionKept, what);
     }
 
+    /// A message is not as it must be.
     pub fn violation(&mut self, what: String) {
-        self.violations.push(what);
+        self.broken(Promise::Form, what);
+    }
+
+    fn broken(&mut self, promise: Promise, what: String) {
+        self.violations.push(Violation { promise, what });
     }
 
     fn invite_answered(
@@ -425,7 +436,7 @@ impl Communicator {
                 if let Err(wrong) = made
                     && self.tolerance < Tolerance::EarlyEvents
                 {
-                    self.violation(wrong);
+                    self.broken(Promise::EventsInOrder, wrong);
                 }
             }
             None => self.violation("MakeCallResponse without callID".to_owned()),
@@ -437,7 +448,8 @@ impl Communicator {
         if let Some(last) = dialog.last_event_cseq.replace(cseq)
             && cseq <= last
         {
-            self.violation(format!("{} has CSeq {cseq} after {last}", event.name));
+            let what = format!("{} has CSeq {cseq} after {last}", event.name);
+            self.broken(Promise::EventsInOrder, what);
         }
     }
 
@@ -446,7 +458,8 @@ impl Communicator {
         let own = event.text_at(&["localConnectionInfo"]);
         let is_own = event.name == "OriginatedEvent" || own == Some("alerting");
         if is_own && device != self.identity.line {
-            self.violation(format!("{} names the client's line {device:?}", event.name));
+            let what = format!("{} names the client's line {device:?}", event.name);
+            self.broken(Promise::OwnEvents, what);
         }
     }
 
@@ -460,7 +473,8 @@ impl Communicator {
         if early && self.tolerance >= Tolerance::EarlyEvents {
             self.tolerated += 1;
         } else if early {
-            self.violation(format!("{} came before the MakeCallResponse", event.name));
+            let what = format!("{} came before the MakeCallResponse", event.name);
+            self.broken(Promise::EventsInOrder, what);
         }
     }
 

@@ -21,4 +21,5 @@ pub mod presence_server;
 pub mod sipp;
 pub mod stranger;
 pub mod switch;
+pub mod violation;
 pub mod watcher;

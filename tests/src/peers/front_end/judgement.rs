@@ -3,21 +3,36 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use tandem_runtime::io::environment;
+
 use super::{ConnectionNumber, FrontEnd};
 use crate::peers::books::{Answer, SentRequest};
 use crate::peers::communicator::{Communicator, Presence};
+use crate::peers::violation::{Promise, Violation};
 
 impl FrontEnd {
     /// All violations, with the user's name where they concern one.
     #[must_use]
     pub fn violations(&self) -> Vec<String> {
+        self.violations_that(|_| true)
+    }
+
+    /// How that promise was broken, as [`Self::violations`].
+    #[must_use]
+    pub fn violations_of(&self, promise: Promise) -> Vec<String> {
+        self.violations_that(|violation| violation.promise == promise)
+    }
+
+    fn violations_that(&self, fits: impl Fn(&Violation) -> bool) -> Vec<String> {
+        let own = self.violations.iter().filter(|violation| fits(violation));
         let of_users = self.users.iter().flat_map(|user| {
-            let name = &user.identity.user;
-            user.violations()
-                .iter()
-                .map(move |what| format!("{name}: {what}"))
+            let violations = user.violations().iter();
+            violations.map(move |violation| (&user.identity.user, violation))
         });
-        self.violations.iter().cloned().chain(of_users).collect()
+        let of_users = of_users.filter(|(_, violation)| fits(violation));
+        own.map(Violation::to_string)
+            .chain(of_users.map(|(name, violation)| format!("{name}: {violation}")))
+            .collect()
     }
 
     /// How many events came once more, or too early, and were allowed to.
@@ -58,7 +73,7 @@ impl FrontEnd {
     /// Requests without a final answer, in words.
     #[must_use]
     pub fn waiting(&self) -> Vec<String> {
-        let now = Instant::now();
+        let now = environment::now();
         self.all_requests()
             .filter(|(_, request)| request.is_pending())
             .map(|(user, request)| {
@@ -95,7 +110,7 @@ impl FrontEnd {
     /// The longest that anybody had to wait after `since`: what was sent before counts from `since` on.
     #[must_use]
     pub fn longest_wait(&self, since: Instant) -> Duration {
-        let now = Instant::now();
+        let now = environment::now();
         self.all_requests()
             .filter(|(_, request)| request.is_pending() || request.answer().is_some())
             .map(|(_, request)| {

@@ -18,6 +18,7 @@ use tandem_sip::message::{Message, Request, Response};
 use super::books::Answer;
 use super::communicator::{Communicator, Draft, Identity, Kind, Tolerance};
 use super::csta;
+use super::violation::{Promise, Violation};
 use crate::xml::Element;
 
 /// A connection of the front end, dialled or accepted.
@@ -47,7 +48,7 @@ pub struct FrontEnd {
     transactions: HashMap<String, Transaction>,
     /// The node's tag → user.
     dialogs: HashMap<String, usize>,
-    violations: Vec<String>,
+    violations: Vec<Violation>,
     last_branch: u64,
     outputs: Vec<Output>,
 }
@@ -202,7 +203,11 @@ impl FrontEnd {
 
     /// Something on the wire that is no message, or a story's own finding.
     pub fn violation(&mut self, what: String) {
-        self.violations.push(what);
+        self.broken(Promise::Form, what);
+    }
+
+    fn broken(&mut self, promise: Promise, what: String) {
+        self.violations.push(Violation { promise, what });
     }
 
     /// From now on these things are no violations.
@@ -292,10 +297,8 @@ impl FrontEnd {
             return;
         }
         let Some(transaction) = self.transactions.remove(branch) else {
-            return self.violation(format!(
-                "{} for a transaction that is not ours: {vias:?}",
-                response.status
-            ));
+            let what = format!("{} for a transaction that is not ours: {vias:?}", response.status);
+            return self.broken(Promise::OneAnswer, what);
         };
         let user = transaction.user;
         for wrong in differences(&transaction, &vias, response) {
@@ -410,10 +413,8 @@ impl FrontEnd {
             .copied()
             .filter(|&user| self.users[user].identity.from_tag == to_tag);
         let Some(user) = user else {
-            self.violation(format!(
-                "{} for no dialog of ours: {from_tag}",
-                request.method.as_str()
-            ));
+            let what = format!("{} for no dialog of ours: {from_tag}", request.method.as_str());
+            self.broken(Promise::OwnEvents, what);
             return self.answer(connection, request, 481);
         };
         for wrong in self.wrong_in_request(user, request) {
