@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use tandem_tests::world::FaultKind;
+use tandem_tests::world::{Deed, FaultKind, Property};
 
 /// What a world came to, as `simulate --json` says it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -23,6 +23,10 @@ struct Came {
     calls: u64,
     commands: u64,
     faults: BTreeMap<String, u64>,
+    /// What administrators did.
+    deeds: BTreeMap<String, u64>,
+    /// How many things each property was judged of.
+    judged: BTreeMap<String, u64>,
 }
 
 /// As many seeds as there is time for, in order, so that the same ones come first in every run.
@@ -47,14 +51,14 @@ fn nobody_loses_anything_whatever_goes_wrong() {
         }
     });
     let reports = reports.into_inner().unwrap();
-    let mut faults: BTreeMap<&str, u64> = BTreeMap::new();
-    for (kind, count) in reports.values().flat_map(|came| &came.faults) {
-        *faults.entry(kind).or_default() += count;
-    }
+    let faults = summed(&reports, |came| &came.faults);
+    let deeds = summed(&reports, |came| &came.deeds);
+    let judged = summed(&reports, |came| &came.judged);
     let hours = |ms: u64| Duration::from_millis(ms).as_secs_f64() / 3600.0;
     let sum = |of: fn(&Came) -> u64| reports.values().map(of).sum::<u64>();
     println!(
-        "{} seeds in {:?}: {:.2} simulated hours, {} requests, {} calls, {} commands; {faults:?}",
+        "{} seeds in {:?}: {:.2} simulated hours, {} requests, {} calls, {} commands\nfaults: {faults:?}\nadministrators: \
+         {deeds:?}\nproperties, and of how many things each was judged: {judged:?}",
         reports.len(),
         started.elapsed(),
         hours(sum(|came| came.simulated_ms)),
@@ -70,12 +74,30 @@ fn nobody_loses_anything_whatever_goes_wrong() {
             "seed {seed} is quiet: {came:?}"
         );
     }
-    let kinds = FaultKind::ALL.map(|kind| format!("{kind:?}"));
-    let missing: Vec<_> = kinds
-        .iter()
-        .filter(|kind| !faults.contains_key(kind.as_str()))
+    all_were_met("faults", &FaultKind::ALL, &faults);
+    all_were_met("administrators' deeds", &Deed::ALL, &deeds);
+    all_were_met("properties", &Property::ALL, &judged);
+}
+
+/// How often each came about in all worlds together.
+fn summed(
+    reports: &BTreeMap<u64, Came>,
+    of: impl Fn(&Came) -> &BTreeMap<String, u64>,
+) -> BTreeMap<String, u64> {
+    let mut sums: BTreeMap<String, u64> = BTreeMap::new();
+    for (name, count) in reports.values().flat_map(of) {
+        *sums.entry(name.clone()).or_default() += count;
+    }
+    sums
+}
+
+/// What never came about proves nothing.
+fn all_were_met(what: &str, kinds: &[impl std::fmt::Debug], met: &BTreeMap<String, u64>) {
+    let names = kinds.iter().map(|kind| format!("{kind:?}"));
+    let missing: Vec<_> = names
+        .filter(|name| met.get(name).is_none_or(|count| *count == 0))
         .collect();
-    assert!(missing.is_empty(), "never brought about: {missing:?}");
+    assert!(missing.is_empty(), "{what} that never came about: {missing:?}");
 }
 
 #[test]

@@ -134,8 +134,8 @@ fn simulate(arguments: &Arguments) -> bool {
     let mut world = World::new(&options).unwrap();
     let limit = options.troubled * 10 + Duration::from_secs(600);
     let outcome: anyhow::Result<DayReport> = world.run_office(limit, {
-        let options = options.clone();
-        |operator, addresses| Day::run(options, operator, addresses)
+        let (options, exchange) = (options.clone(), world.exchange().clone());
+        |operator, addresses| Day::run(options, operator, addresses, exchange)
     });
     let failed = outcome.is_err();
     if failed || arguments.history {

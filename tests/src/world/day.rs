@@ -1,24 +1,31 @@
-//! A day at the office: people call and are called while machines die, wires are cut and clocks jump.
+//! A day at the office: people call and are called, meetings begin and end, while machines die, wires are cut, clocks jump
+//! and an administrator changes things.
 //!
-//! Owns what goes wrong, drawn from the seed, and the order in which it is put right. The judges are those whom Tandem
-//! serves: what the communicators believe, what the PBX has carried out, what the CTI managers object to. After each
-//! trouble everything heals, and must be well within the office's patience.
+//! Owns the order in which things go wrong and are put right, and when each property is judged. Does not own what goes wrong
+//! ([`Faults`]), what people with calendars do ([`Calendars`]), nor what must hold (`properties`). After each trouble all of
+//! it heals, apart from a Client Access Server's, which may last for several; in the end everything has to be as it must be.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use rand::rngs::StdRng;
-use rand::seq::{IndexedRandom, SliceRandom};
+use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use tandem_runtime::io::environment;
-use tandem_runtime::io::environment::simulated::Fault;
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use super::{FaultKind, Operator, Order, WorldOptions};
+use super::administrator::{Administrator, Done};
+use super::calendars::Calendars;
+use super::disturbances::Disturbances;
+use super::faults::{Faults, Trouble};
+use super::properties::{self, Property};
+use super::{DayReport, FaultKind, Operator, WorldOptions};
 use crate::cluster::{Addresses, Member, get_from, status_of};
 use crate::peers::communicator::{Presence, Tolerance};
+use crate::peers::exchange::backend::Backend;
+use crate::peers::exchange::mail_store::Status;
+use crate::peers::exchange::now_ms;
 use crate::peers::front_end::{ConnectionNumber, FrontEnd};
 use crate::peers::ocs::{Ocs, OcsOptions, phone_number};
 use crate::peers::pbx::Pbx;
@@ -26,37 +33,29 @@ use crate::scenario::{Begun, Office, sign_in_again};
 
 /// One day, with its people.
 pub struct Day {
+    options: WorldOptions,
     office: Office,
+    calendars: Calendars,
+    administrator: Administrator,
+    faults: Faults,
     operator: Operator,
     addresses: Addresses,
     random: StdRng,
-    nodes: u64,
-    cti_managers: usize,
     /// Signed in from the morning on; those behind them come while something is wrong.
     steady: usize,
     newcomers: std::ops::Range<usize>,
+    disturbances: Disturbances,
+    deeds: Vec<Done>,
+    /// What is wrong with a Client Access Server, and for how many rounds yet.
+    cas_trouble: Option<Standing>,
     report: DayReport,
 }
 
-/// What a day came to.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct DayReport {
-    pub faults: BTreeMap<FaultKind, usize>,
-    pub requests: usize,
-    pub calls: usize,
-    pub commands: usize,
-    /// Events that came twice or too early, while that was to be expected.
-    pub tolerated: usize,
-}
-
-/// Something that has gone wrong, and what puts it right.
-struct Trouble {
-    kind: FaultKind,
-    cure: Vec<Order>,
-    /// Clients lose their connection, and what was on it.
-    breaks_clients_off: bool,
-    /// A living node does not reach its clients.
-    parts_nodes_from_clients: bool,
+/// A trouble that outlasts a round.
+struct Standing {
+    trouble: Trouble,
+    disturbance: usize,
+    rounds: u32,
 }
 
 impl Day {
@@ -68,16 +67,22 @@ impl Day {
         options: WorldOptions,
         operator: Operator,
         addresses: Addresses,
+        exchange: Backend,
     ) -> anyhow::Result<DayReport> {
-        let mut day = Self::begin(&options, operator, addresses).await?;
-        let end = environment::now() + options.troubled;
+        let mut day = Self::begin(options, operator, addresses, exchange).await?;
+        let end = environment::now() + day.options.troubled;
         while environment::now() < end {
             day.round().await?;
         }
         day.end().await
     }
 
-    async fn begin(options: &WorldOptions, operator: Operator, addresses: Addresses) -> anyhow::Result<Self> {
+    async fn begin(
+        options: WorldOptions,
+        operator: Operator,
+        addresses: Addresses,
+        exchange: Backend,
+    ) -> anyhow::Result<Self> {
         let phones = (0..options.users).map(phone_number).collect();
         let pbx = Pbx::start(addresses.pbx(), phones).await?;
         let ocs = Ocs::start(OcsOptions {
@@ -89,52 +94,121 @@ impl Day {
             colliding_group: 3,
         })
         .await?;
+        let mut disturbances = Disturbances::default();
+        let morning = disturbances.begin(now_ms(), None);
         let steady = options.users * 3 / 4;
-        let day = Self {
+        let mut day = Self {
             office: Office::new(ocs, pbx),
+            calendars: Calendars::begin(&options, addresses, exchange).await?,
+            administrator: Administrator::new(&options, addresses),
+            faults: Faults::new(&options, operator.clone()),
             operator,
             addresses,
-            random: StdRng::seed_from_u64(options.seed ^ 0xda1),
-            nodes: options.nodes,
-            cti_managers: options.cti_managers,
+            random: StdRng::seed_from_u64(options.seed ^ 0xdaf),
             steady,
             newcomers: steady..options.users,
+            disturbances,
+            deeds: Vec::new(),
+            cas_trouble: None,
             report: DayReport::default(),
+            options,
         };
         day.all_is_well().await.context("in the morning")?;
         day.office.sign_in(0..steady).await?;
+        day.calendars.renew(day.office.patience).await?;
+        day.disturbances.end(morning, now_ms());
         Ok(day)
     }
 
     /// Something goes wrong while people work; it is put right, and everything is as it must be.
     async fn round(&mut self) -> anyhow::Result<()> {
-        let mut troubles = vec![self.draw(None)];
-        if self.random.random_ratio(1, 4) {
-            let first = troubles[0].kind;
-            troubles.push(self.draw(Some(first)));
-        }
-        let kinds: Vec<_> = troubles.iter().map(|trouble| trouble.kind).collect();
+        let troubles = self.faults.befall_members();
+        let kinds: Vec<_> = troubles.iter().map(ToString::to_string).collect();
         tracing::info!("trouble: {kinds:?}");
-        for kind in &kinds {
-            *self.report.faults.entry(*kind).or_default() += 1;
+        for trouble in &troubles {
+            *self.report.faults.entry(trouble.kind).or_default() += 1;
         }
+        let disturbance = self.disturbances.begin(now_ms(), None);
+        self.calendars.watchers.ask(|crowd| crowd.delays(true)).await;
+        self.trouble_a_cas();
+        let acting = self.act();
         let before = self.connections().await;
-        let is_gone =
-            |trouble: &Trouble| trouble.breaks_clients_off && trouble.kind != FaultKind::ClientsCutOff;
-        let front_end_is_gone = troubles.iter().any(is_gone);
         let begun = self.begin_work(&troubles).await;
-        sleep(self.milliseconds(200..2500)).await;
-        for order in troubles.into_iter().rev().flat_map(|trouble| trouble.cure) {
-            self.operator.order(order);
-        }
+        self.calendars.live().await?;
+        sleep(self.faults.milliseconds(200..2500)).await;
+        let front_end_is_gone = troubles.iter().any(Trouble::takes_front_end);
+        let clients_were_cut_off = troubles
+            .iter()
+            .any(|trouble| trouble.kind == FaultKind::ClientsCutOff);
+        self.put_right(troubles);
+        let healed_at = environment::now();
         if front_end_is_gone {
             self.wait_for_other_connections(before).await?;
-        } else if kinds.contains(&FaultKind::ClientsCutOff) {
+        } else if clients_were_cut_off {
             // A connection that broke at one end only is found by the other's probes.
             sleep(PROBED_WITHIN).await;
         }
-        let judged = self.judge(begun).await;
-        judged.with_context(|| format!("after {kinds:?}"))
+        self.acted(acting).await?;
+        let judged = self.judge(begun, healed_at).await;
+        judged.with_context(|| format!("after {kinds:?}"))?;
+        self.disturbances.end(disturbance, now_ms());
+        self.let_a_cas_recover();
+        Ok(())
+    }
+
+    fn put_right(&self, troubles: Vec<Trouble>) {
+        for order in troubles.into_iter().rev().flat_map(|trouble| trouble.cure) {
+            self.operator.order(order);
+        }
+    }
+
+    /// A Client Access Server gets into trouble, in the first round at the latest.
+    fn trouble_a_cas(&mut self) {
+        let begins = self.report.deeds.is_empty() || self.faults.is_likely(1, 2);
+        if self.cas_trouble.is_some() || !begins {
+            return;
+        }
+        let trouble = self.faults.befall_a_cas();
+        tracing::info!("trouble: {trouble}");
+        *self.report.faults.entry(trouble.kind).or_default() += 1;
+        self.cas_trouble = Some(Standing {
+            disturbance: self.disturbances.begin(now_ms(), trouble.fails_cas),
+            trouble,
+            rounds: self.random.random_range(1..=3),
+        });
+    }
+
+    fn let_a_cas_recover(&mut self) {
+        if let Some(standing) = &mut self.cas_trouble {
+            standing.rounds -= 1;
+            if standing.rounds == 0 {
+                self.put_cas_right();
+            }
+        }
+    }
+
+    fn put_cas_right(&mut self) {
+        if let Some(standing) = self.cas_trouble.take() {
+            self.put_right(vec![standing.trouble]);
+            self.disturbances.end(standing.disturbance, now_ms());
+        }
+    }
+
+    /// The administrator does something, in the first round at the latest.
+    fn act(&mut self) -> Option<JoinHandle<Done>> {
+        let acts = self.report.deeds.is_empty() || self.faults.is_likely(1, 2);
+        acts.then(|| self.administrator.begin())
+    }
+
+    async fn acted(&mut self, acting: Option<JoinHandle<Done>>) -> anyhow::Result<()> {
+        if let Some(acting) = acting {
+            let done = acting.await.context("the administrator")?;
+            tracing::info!("the administrator: {done}");
+            *self.report.deeds.entry(done.deed).or_default() += 1;
+            self.administrator.note(&done);
+            self.deeds.push(done);
+        }
+        Ok(())
     }
 
     async fn connections(&self) -> Vec<ConnectionNumber> {
@@ -182,12 +256,33 @@ impl Day {
         begun
     }
 
-    async fn judge(&mut self, begun: Begun) -> anyhow::Result<()> {
+    async fn judge(&mut self, begun: Begun, healed_at: Instant) -> anyhow::Result<()> {
         self.all_is_well().await?;
-        self.office.end_calls(begun).await?;
-        self.office.nothing_was_wrong().await?;
+        let shown = properties::calls_shown::judge(&mut self.office, begun).await?;
+        self.report.judged(Property::CallsShown, shown);
+        let took = properties::progress::judge(healed_at)?;
+        self.report.judged(Property::Progress, 1);
+        self.report.recovered_within = self.report.recovered_within.max(took);
+        self.judge_messages().await?;
         self.newcomers_are_here().await?;
-        self.office.nobody_signed_in_again(0..self.steady).await
+        let kept = properties::sessions_kept::judge(&self.office, 0..self.steady).await?;
+        self.report.judged(Property::SessionsKept, kept);
+        self.calendars.renew(self.office.patience).await
+    }
+
+    async fn judge_messages(&mut self) -> anyhow::Result<()> {
+        let (office, report) = (&self.office, &mut self.report);
+        let answered = properties::answered_once::judge(office).await?;
+        report.judged(Property::AnsweredOnce, answered);
+        let commands = properties::commands_once::judge(office).await?;
+        report.judged(Property::CommandsOnce, commands);
+        let events = properties::events_in_order::judge(office).await?;
+        report.judged(Property::EventsInOrder, events);
+        let events = properties::own_events::judge(office).await?;
+        report.judged(Property::OwnEvents, events);
+        let messages = properties::well_formed::judge(office, &self.calendars).await?;
+        report.judged(Property::WellFormed, messages);
+        Ok(())
     }
 
     /// Who was refused, or lost the connection, asks again.
@@ -211,14 +306,89 @@ impl Day {
     }
 
     async fn end(mut self) -> anyhow::Result<DayReport> {
+        self.put_cas_right();
         self.office.everyone_gets_a_snapshot().await?;
         self.office.every_phone_rings_and_stops().await?;
-        self.office.nothing_was_wrong().await?;
+        self.calendars_are_right().await.context("in the evening")?;
+        self.judge_messages().await?;
+        self.judge_members().await?;
         let ocs = &self.office.ocs;
         self.report.requests = ocs.ask(|front_end| front_end.all_requests().count()).await;
         self.report.tolerated = ocs.ask(|front_end| front_end.tolerated()).await;
         self.report.commands = self.office.pbx().log().await.len();
         Ok(self.report)
+    }
+
+    /// Every calendar recovers, users are evened out, and then everything is in time.
+    async fn calendars_are_right(&mut self) -> anyhow::Result<()> {
+        let healed_at = environment::now();
+        self.administrator.take_all_cas_back().await?;
+        self.changes_are_kept(CALENDARS_RECOVER_WITHIN).await?;
+        self.report.calendars_recovered_within = environment::now() - healed_at;
+        self.disturbances.recovered(now_ms());
+        self.calendars.watchers.ask(|crowd| crowd.delays(false)).await;
+        let evened_out = Some(self.administrator.rebalance_cas());
+        self.acted(evened_out).await?;
+        let (addresses, cas) = (self.addresses, self.options.cas);
+        let balanced =
+            properties::cas_balanced::judge(&self.calendars, addresses, cas, CALENDARS_RECOVER_WITHIN)
+                .await?;
+        self.report.judged(Property::CasBalanced, balanced);
+        self.meetings_are_shown().await?;
+        let (disturbances, deeds) = (&self.disturbances, &self.deeds);
+        let sticky = properties::cas_sticky::judge(&self.calendars, disturbances, deeds).await?;
+        self.report.judged(Property::CasSticky, sticky);
+        Ok(())
+    }
+
+    /// While all is well, meetings are entered, begin and end.
+    async fn meetings_are_shown(&mut self) -> anyhow::Result<()> {
+        let (since_ms, since) = (now_ms(), properties::one_holder::since_now(&self.calendars).await);
+        self.calendars.clear().await?;
+        for user in self.calendars.people.clone() {
+            // One half is in a meeting from now on, the other one's begins when it is known.
+            let when = if user.is_multiple_of(2) { -1..18 } else { 10..21 };
+            self.calendars.meet(user, when, Status::Busy).await?;
+        }
+        sleep(MEETINGS_LAST).await;
+        let (calendars, disturbances) = (&self.calendars, &self.disturbances);
+        let undisturbed =
+            properties::edges_in_time::judge(calendars, disturbances, since_ms, now_ms()).await?;
+        let both_of_each = u64::try_from(2 * calendars.people.len())?;
+        ensure!(
+            undisturbed >= both_of_each,
+            "{undisturbed} turns were judged while all was well, not {both_of_each}"
+        );
+        let judged = properties::edges_in_time::judge(calendars, disturbances, 0, now_ms()).await?;
+        self.report.judged(Property::EdgesInTime, judged);
+        self.changes_are_kept(Duration::ZERO).await?;
+        let held = properties::one_holder::judge(&self.calendars, self.addresses, since).await?;
+        self.report.judged(Property::OneHolder, held);
+        Ok(())
+    }
+
+    async fn changes_are_kept(&mut self, within: Duration) -> anyhow::Result<()> {
+        let (addresses, nodes) = (self.addresses, self.options.nodes);
+        let kept = properties::changes_kept::judge(&self.calendars, addresses, nodes, within).await?;
+        self.report.judged(Property::ChangesKept, kept);
+        Ok(())
+    }
+
+    async fn judge_members(&mut self) -> anyhow::Result<()> {
+        let (addresses, nodes) = (self.addresses, self.options.nodes);
+        let in_force = properties::settings_in_force::judge(&self.administrator, addresses, nodes).await?;
+        self.report.judged(Property::SettingsInForce, in_force);
+        let sizes = properties::bounded::Sizes {
+            nodes,
+            clients: self.options.users,
+            calendars: self.options.calendars().len(),
+            watchers: self.calendars.subscriptions(),
+            cas: self.options.cas,
+            log: self.options.log_bounds(),
+        };
+        let bounded = properties::bounded::judge(addresses, sizes).await?;
+        self.report.judged(Property::Bounded, bounded);
+        Ok(())
     }
 
     /// Everybody is ready, and every node knows every node as live.
@@ -237,213 +407,27 @@ impl Day {
     }
 
     async fn look_around(&self) -> anyhow::Result<()> {
-        for member in self.members() {
+        let nodes = self.options.nodes;
+        for member in (1..=nodes).map(Member::Node).chain([Member::Lb]) {
             let admin = self.addresses.admin(member).context("a member has one")?;
             let status = status_of(admin, "/readyz").await?;
             ensure!(status == 200, "{member} is not ready");
         }
-        for id in 1..=self.nodes {
+        for id in 1..=nodes {
             let admin = self.addresses.admin(Member::Node(id)).context("a node has one")?;
             let cluster = get_from(admin, "/cluster").await?;
-            let nodes = cluster["nodes"].as_array().cloned().unwrap_or_default();
-            let live = nodes.iter().filter(|node| node["state"] == "live").count();
-            ensure!(u64::try_from(live)? == self.nodes, "node{id} says {cluster}");
+            let listed = cluster["nodes"].as_array().cloned().unwrap_or_default();
+            let live = listed.iter().filter(|node| node["state"] == "live").count();
+            ensure!(u64::try_from(live)? == nodes, "node{id} says {cluster}");
         }
         Ok(())
-    }
-
-    fn members(&self) -> impl Iterator<Item = Member> {
-        (1..=self.nodes).map(Member::Node).chain([Member::Lb])
-    }
-
-    fn milliseconds(&mut self, range: std::ops::Range<u64>) -> Duration {
-        Duration::from_millis(self.random.random_range(range))
-    }
-
-    /// Brings something about that leaves a majority, unless all are apart for a while.
-    fn draw(&mut self, besides: Option<FaultKind>) -> Trouble {
-        // Two at once are one of a member and one of something else, so that a majority stays.
-        let others: Vec<_> = match besides {
-            None => FaultKind::ALL.to_vec(),
-            Some(kind) if kind.befalls_a_member() => FaultKind::ALL
-                .into_iter()
-                .filter(|kind| !kind.befalls_a_member())
-                .collect(),
-            Some(_) => FaultKind::ALL
-                .into_iter()
-                .filter(|kind| kind.befalls_a_member())
-                .collect(),
-        };
-        let kind = *others.choose(&mut self.random).unwrap_or(&FaultKind::Killed);
-        let member = self.any_member();
-        let is_front_end = member == Member::Lb;
-        let name = member.to_string();
-        let mut trouble = Trouble {
-            kind,
-            cure: Vec::new(),
-            breaks_clients_off: false,
-            parts_nodes_from_clients: false,
-        };
-        if matches!(
-            kind,
-            FaultKind::Killed | FaultKind::PowerLost | FaultKind::Terminated
-        ) {
-            trouble.breaks_clients_off = is_front_end;
-            // What lay in its buffers is lost, and for as long as it is silent nodes cannot know.
-            trouble.parts_nodes_from_clients = is_front_end && kind == FaultKind::PowerLost;
-            trouble.cure = vec![Order::Kill(name.clone()), Order::Start(name.clone())];
-        }
-        let orders = match kind {
-            FaultKind::Killed => vec![Order::Kill(name)],
-            FaultKind::PowerLost => vec![Order::PowerOff(name)],
-            FaultKind::Terminated => vec![Order::Terminate(name)],
-            FaultKind::Frozen => {
-                trouble.cure = vec![Order::Thaw(name.clone())];
-                vec![Order::Freeze(name)]
-            }
-            FaultKind::CutOff => {
-                trouble.parts_nodes_from_clients = true;
-                let others = self.names_but(&name);
-                self.cut(&mut trouble, &[name], &others)
-            }
-            FaultKind::CutOneWay => {
-                trouble.parts_nodes_from_clients = true;
-                let others = self.names_but(&name);
-                let other = others.choose(&mut self.random).cloned().unwrap_or_default();
-                trouble.cure = vec![Order::Heal(name.clone(), other.clone())];
-                vec![Order::Cut(name, other)]
-            }
-            FaultKind::AllApart => {
-                trouble.parts_nodes_from_clients = true;
-                let names: Vec<_> = self.members().map(|member| member.to_string()).collect();
-                let mut orders = Vec::new();
-                for (index, one) in names.iter().enumerate() {
-                    orders.extend(self.cut(&mut trouble, std::slice::from_ref(one), &names[index + 1..]));
-                }
-                orders
-            }
-            FaultKind::Slow => {
-                trouble.cure = vec![Order::SlowDown(name.clone(), Duration::ZERO)];
-                vec![Order::SlowDown(name, self.milliseconds(5..40))]
-            }
-            FaultKind::DiskStandsStill => {
-                trouble.cure = vec![Order::Disk(name.clone(), None)];
-                vec![Order::Disk(name, Some(Fault::StandsStill))]
-            }
-            FaultKind::ClockStepped => {
-                let error = *[-7_200_000, -60_000, 60_000, 7_200_000]
-                    .choose(&mut self.random)
-                    .unwrap_or(&0);
-                trouble.cure = vec![Order::StepClock(name.clone(), 0)];
-                vec![Order::StepClock(name, error)]
-            }
-            FaultKind::CtiManagerKilled | FaultKind::CtiManagerFrozen => {
-                let number = self.random.random_range(1..=self.cti_managers);
-                let name = Member::CtiManager(number).to_string();
-                if kind == FaultKind::CtiManagerKilled {
-                    trouble.cure = vec![Order::Start(name.clone())];
-                    vec![Order::Kill(name)]
-                } else {
-                    trouble.cure = vec![Order::Thaw(name.clone())];
-                    vec![Order::Freeze(name)]
-                }
-            }
-            FaultKind::ClientsCutOff => {
-                trouble.parts_nodes_from_clients = true;
-                trouble.breaks_clients_off = true;
-                self.cut(&mut trouble, &["office".to_owned()], &["lb".to_owned()])
-            }
-        };
-        for order in orders {
-            self.operator.order(order);
-        }
-        trouble
-    }
-
-    /// Both ways between each of the one and each of the others.
-    fn cut(&self, trouble: &mut Trouble, some: &[String], others: &[String]) -> Vec<Order> {
-        let mut orders = Vec::new();
-        for one in some {
-            for other in others {
-                for (from, to) in [(one, other), (other, one)] {
-                    orders.push(Order::Cut(from.clone(), to.clone()));
-                    trouble.cure.push(Order::Heal(from.clone(), to.clone()));
-                }
-            }
-        }
-        orders
-    }
-
-    fn any_member(&mut self) -> Member {
-        let members: Vec<_> = self.members().collect();
-        *members.choose(&mut self.random).unwrap_or(&Member::Lb)
-    }
-
-    fn names_but(&self, name: &str) -> Vec<String> {
-        let names = self.members().map(|member| member.to_string());
-        names.filter(|other| other != name).collect()
-    }
-}
-
-impl FaultKind {
-    /// A member of the cluster is gone, or out of reach, for a while.
-    fn befalls_a_member(self) -> bool {
-        match self {
-            Self::Killed
-            | Self::PowerLost
-            | Self::Frozen
-            | Self::Terminated
-            | Self::CutOff
-            | Self::CutOneWay
-            | Self::AllApart
-            | Self::DiskStandsStill => true,
-            Self::Slow
-            | Self::ClockStepped
-            | Self::CtiManagerKilled
-            | Self::CtiManagerFrozen
-            | Self::ClientsCutOff => false,
-        }
-    }
-}
-
-impl DayReport {
-    /// `{simulated_ms, trace, requests, calls, commands, faults: {KIND: COUNT}}`.
-    #[must_use]
-    pub fn to_json(&self, simulated: Duration, trace: u32) -> serde_json::Value {
-        let faults = self
-            .faults
-            .iter()
-            .map(|(kind, count)| (format!("{kind:?}"), (*count).into()));
-        serde_json::json!({
-            "simulated_ms": u64::try_from(simulated.as_millis()).unwrap_or(u64::MAX),
-            "trace": trace,
-            "requests": self.requests,
-            "calls": self.calls,
-            "commands": self.commands,
-            "faults": faults.collect::<serde_json::Map<String, serde_json::Value>>(),
-        })
-    }
-}
-
-impl fmt::Display for DayReport {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let faults: Vec<_> = self
-            .faults
-            .iter()
-            .map(|(kind, count)| format!("{kind:?} {count}"))
-            .collect();
-        write!(
-            formatter,
-            "{} requests, {} calls, {} commands at the PBX, {} events tolerated; faults: {}",
-            self.requests,
-            self.calls,
-            self.commands,
-            self.tolerated,
-            faults.join(", ")
-        )
     }
 }
 
 const LOOKED_AT_EVERY: Duration = Duration::from_millis(50);
 /// As the OCS probes, and a little.
 const PROBED_WITHIN: Duration = Duration::from_secs(4);
+/// A server that was gone is tried again after some seconds, at first; then subscriptions are made and calendars are read.
+const CALENDARS_RECOVER_WITHIN: Duration = Duration::from_secs(120);
+/// Until both kinds of meeting are over, and that has been told.
+const MEETINGS_LAST: Duration = Duration::from_secs(34);

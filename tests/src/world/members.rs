@@ -7,6 +7,7 @@ use tandem_runtime::config::read_file;
 
 use super::machine::Program;
 use crate::peers::cti_manager::{self, CtiManagerOptions};
+use crate::peers::exchange::backend::{self, Backend};
 
 /// `tandem-node` with this configuration.
 pub(super) fn node(config: PathBuf) -> Program {
@@ -49,6 +50,18 @@ pub(super) fn cti_manager(listen: SocketAddr, pbx: SocketAddr, name: String) -> 
             let options = CtiManagerOptions { listen, pbx, name };
             if let Err(error) = cti_manager::run(options).await {
                 tracing::error!("the CTI manager has ended: {error:#}");
+            }
+        })
+    })
+}
+
+/// One Client Access Server, counted from 0.
+pub(super) fn client_access_server(backend: Backend, number: usize, listen: SocketAddr) -> Program {
+    Box::new(move || {
+        let backend = backend.clone();
+        Box::pin(async move {
+            if let Err(error) = backend::serve(backend, number, listen).await {
+                tracing::error!("the Client Access Server has ended: {error:#}");
             }
         })
     })

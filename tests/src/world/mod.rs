@@ -7,14 +7,22 @@
 //!
 //! What always holds: the same seed does the same things in the same order, and says so in the same trace.
 
+mod administrator;
+mod calendars;
 mod day;
+mod disturbances;
+mod faults;
 mod machine;
 mod members;
 mod operator;
+mod properties;
+mod report;
 mod trace;
+mod truth;
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,11 +32,18 @@ use rand::{Rng, SeedableRng};
 use tandem_runtime::io::environment::simulated::{Latency, Network};
 use tokio::sync::mpsc;
 
-pub use day::{Day, DayReport};
-pub use operator::{FaultKind, Operator, Order};
+pub use administrator::Deed;
+pub use day::Day;
+pub use faults::FaultKind;
+pub use operator::{Operator, Order};
+pub use properties::Property;
+pub use report::DayReport;
 pub use trace::Trace;
 
-use crate::cluster::{Addresses, ClusterOptions, Member};
+use crate::cluster::{self, Addresses, ClusterOptions, ExchangeOptions, Member};
+use crate::peers::exchange::backend::Backend;
+use crate::peers::exchange::subscriptions::Timing;
+use faults::cas_name;
 use machine::{Machine, Program};
 
 /// What kind of world it is.
@@ -36,8 +51,19 @@ use machine::{Machine, Program};
 pub struct WorldOptions {
     pub seed: u64,
     pub nodes: u64,
+    /// With a phone and a communicator; those with a calendar come behind them.
     pub users: usize,
     pub cti_managers: usize,
+    /// Client Access Servers.
+    pub cas: usize,
+    /// Users whose calendars are judged.
+    pub people: usize,
+    /// Users who are to have a calendar and have no mailbox.
+    pub without_mailbox: usize,
+    /// `push_first` or `streaming_first`, to begin with.
+    pub delivery: &'static str,
+    /// A balancer stands between Exchange and the nodes, so that callbacks come to another node than the one that asked.
+    pub balances_callbacks: bool,
     /// How long faults are drawn for, in simulated time.
     pub troubled: Duration,
 }
@@ -52,7 +78,44 @@ impl WorldOptions {
             nodes: random.random_range(2..=5),
             users: 16,
             cti_managers: 2,
+            cas: random.random_range(2..=4),
+            people: random.random_range(6..=8),
+            without_mailbox: if random.random_ratio(1, 3) { 24 } else { 0 },
+            delivery: ["push_first", "streaming_first"][usize::from(random.random_ratio(1, 3))],
+            balances_callbacks: random.random_ratio(1, 3),
             troubled: Duration::from_secs(60),
+        }
+    }
+
+    /// The users whose calendars are judged.
+    #[must_use]
+    pub fn people(&self) -> Range<usize> {
+        self.users..self.users + self.people
+    }
+
+    /// The users who are to have a calendar.
+    #[must_use]
+    pub fn calendars(&self) -> Range<usize> {
+        self.users..self.users + self.people + self.without_mailbox
+    }
+
+    /// Entries after which a snapshot is made, and entries kept behind it: snapshots, and members that are brought up to
+    /// date by one, are what faults are to meet.
+    #[must_use]
+    pub fn log_bounds(&self) -> (u64, u64) {
+        (300, 50)
+    }
+
+    fn exchange(&self) -> ExchangeOptions {
+        ExchangeOptions {
+            cas: self.cas,
+            timing: timing(),
+            delivery: self.delivery,
+            spread_secs: 2,
+            sweep_secs: 10,
+            push_tls: false,
+            calendars: self.calendars(),
+            ..ExchangeOptions::default()
         }
     }
 }
@@ -67,6 +130,7 @@ pub struct World {
     operator: Operator,
     trace: Trace,
     addresses: Addresses,
+    exchange: Backend,
     /// Configuration files, which the simulated processes only read.
     directory: tempfile::TempDir,
 }
@@ -82,6 +146,7 @@ impl World {
             most: Duration::from_millis(2),
         };
         let (orders_sender, orders) = mpsc::unbounded_channel();
+        let (exchange, mail_store) = Backend::new(options.cas, timing(), cluster::account());
         let mut world = Self {
             network: Network::new(options.seed, latency),
             machines: BTreeMap::new(),
@@ -91,19 +156,22 @@ impl World {
             operator: Operator::new(orders_sender),
             trace: Trace::default(),
             addresses: Addresses::on_loopback(1, 1),
+            exchange,
             directory: tempfile::tempdir()?,
         };
         let cluster = ClusterOptions {
             nodes: options.nodes,
-            users: options.users,
+            users: options.calendars().end,
             cti_managers: options.cti_managers,
             peer_tls: false,
             hold_down: Some(Duration::ZERO),
-            // Snapshots, and members that are brought up to date by one, are what faults are to meet.
-            log_bounds: Some((300, 50)),
+            log_bounds: Some(options.log_bounds()),
+            exchange: Some(options.exchange()),
             ..ClusterOptions::default()
         };
-        crate::cluster::write_configuration(world.directory.path(), world.addresses, &cluster)?;
+        cluster::write_configuration(world.directory.path(), world.addresses, &cluster)?;
+        cluster::write_secrets(world.directory.path(), options.nodes)?;
+        world.add_exchange(options, mail_store);
         world.add_members(options);
         Ok(world)
     }
@@ -125,6 +193,37 @@ impl World {
         }
         let config = self.file(Member::Lb);
         self.add("lb", &[self.addresses.vip().ip()], members::front_end(config));
+    }
+
+    fn add_exchange(
+        &mut self,
+        options: &WorldOptions,
+        mail_store: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let exchange = self.exchange.clone();
+        let detours: HashMap<SocketAddr, SocketAddr> = match options.balances_callbacks {
+            true => self.detours(options.nodes),
+            false => HashMap::new(),
+        };
+        let work = async move {
+            let ticking = exchange.clone().tick();
+            tokio::join!(mail_store, ticking, exchange.redirect_callbacks(detours));
+        };
+        let own = [self.addresses.at(MAIL_STORE_HOST, 0).ip()];
+        self.add("store", &own, members::once(work));
+        for number in 0..options.cas {
+            let listen = self.addresses.cas(number);
+            let program = members::client_access_server(self.exchange.clone(), number, listen);
+            self.add(&cas_name(number), &[listen.ip()], program);
+        }
+    }
+
+    /// Each node's callbacks go to the next one.
+    fn detours(&self, nodes: u64) -> HashMap<SocketAddr, SocketAddr> {
+        let next = |id: u64| self.addresses.push(id % nodes + 1);
+        (1..=nodes)
+            .map(|id| (self.addresses.push(id), next(id)))
+            .collect()
     }
 
     fn file(&self, member: Member) -> PathBuf {
@@ -150,7 +249,8 @@ impl World {
         R: Send + 'static,
         F: Future<Output = anyhow::Result<R>> + Send + 'static,
     {
-        let own = [self.addresses.ocs(0).ip(), self.addresses.pbx().ip()];
+        let (ocs, watchers) = (self.addresses.ocs(0).ip(), self.addresses.ocs(1).ip());
+        let own = [ocs, self.addresses.pbx().ip(), watchers];
         let work = program(self.operator.clone(), self.addresses);
         let (result, mut ended) = mpsc::unbounded_channel();
         let program = members::once(async move {
@@ -216,6 +316,7 @@ impl World {
                 let id = self.machine(name)?.id();
                 self.network.slow_down(id, *by);
             }
+            Order::Throttle(cas, throttles) => self.exchange.throttle(*cas, *throttles),
         }
         Ok(())
     }
@@ -239,11 +340,23 @@ impl World {
         self.now
     }
 
+    /// The calendars behind the Client Access Servers.
+    #[must_use]
+    pub fn exchange(&self) -> &Backend {
+        &self.exchange
+    }
+
     #[must_use]
     pub fn network(&self) -> &Network {
         &self.network
     }
 }
 
+/// What Exchange does within minutes, it does within seconds here.
+fn timing() -> Timing {
+    ExchangeOptions::default().timing
+}
+
+const MAIL_STORE_HOST: u8 = 59;
 /// The time between two looks at who may run.
 const TICK: Duration = Duration::from_millis(1);

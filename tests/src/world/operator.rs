@@ -28,42 +28,8 @@ pub enum Order {
     Heal(String, String),
     /// Everything to and from a machine takes longer by so much.
     SlowDown(String, Duration),
-}
-
-/// The kinds of things that go wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum FaultKind {
-    Killed,
-    PowerLost,
-    Frozen,
-    Terminated,
-    CutOff,
-    CutOneWay,
-    AllApart,
-    Slow,
-    DiskStandsStill,
-    ClockStepped,
-    CtiManagerKilled,
-    CtiManagerFrozen,
-    ClientsCutOff,
-}
-
-impl FaultKind {
-    pub const ALL: [Self; 13] = [
-        Self::Killed,
-        Self::PowerLost,
-        Self::Frozen,
-        Self::Terminated,
-        Self::CutOff,
-        Self::CutOneWay,
-        Self::AllApart,
-        Self::Slow,
-        Self::DiskStandsStill,
-        Self::ClockStepped,
-        Self::CtiManagerKilled,
-        Self::CtiManagerFrozen,
-        Self::ClientsCutOff,
-    ];
+    /// Whether a Client Access Server, counted from 0, asks everybody for patience.
+    Throttle(usize, bool),
 }
 
 /// Gives orders to the world. Clones give them to the same one.
