@@ -268,9 +268,11 @@ impl Content {
         self.unsynced.push((offset, bytes.to_vec()));
     }
 
+    /// Costs as much as was written, and not as much as the file holds: a log is synced at every entry.
     fn sync(&mut self) {
-        self.synced.clone_from(&self.bytes);
-        self.unsynced.clear();
+        for (offset, bytes) in self.unsynced.drain(..) {
+            overwrite(&mut self.synced, offset, &bytes);
+        }
     }
 
     fn crash(&mut self, random: &mut SmallRng) {
