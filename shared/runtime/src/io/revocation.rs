@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::environment;
 use super::sip_tls::SipTls;
 
 impl SipTls {
@@ -20,7 +21,7 @@ impl SipTls {
             tls: self.clone(),
             chain: chain.iter().map(|shown| shown.clone().into_owned()).collect(),
             serial: serial.unwrap_or_default().into(),
-            met: UnixTime::now(),
+            met: environment::tls_time(),
         }
     }
 }

@@ -1,6 +1,5 @@
 //! What an administrator changes of a listener's certificates while it serves (RCC-9).
 
-use rustls::pki_types::UnixTime;
 use thiserror::Error;
 
 use super::admin::StatusCode;
@@ -8,6 +7,7 @@ use super::certificates::{
     FileProblem, Installed, SigningError, SigningRequest, StoredCertificate, TrustError,
     status_code_of_signing, status_code_of_store,
 };
+use super::environment;
 use super::sip_tls::SipTls;
 use super::tls::TlsError;
 use tandem_certificate::{Certificate, Fingerprint, OwnVerdict, Status, judge_own};
@@ -183,5 +183,5 @@ impl SipTlsChangeError {
 }
 
 fn now() -> i64 {
-    i64::try_from(UnixTime::now().as_secs()).unwrap_or(i64::MAX)
+    i64::try_from(environment::tls_time().as_secs()).unwrap_or(i64::MAX)
 }

@@ -22,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::certificates::{IdentityFiles, StoredCertificate, TrustStore};
+use super::environment::TlsClock;
 use super::shown_certificate::noting;
 use super::sip_client_verifier::{SipClientVerifier, SubjectRefused};
 use super::tls::{SIP_VERSIONS, TlsError, Trust, load_pair, provider};
@@ -294,7 +295,7 @@ fn server_config(
     if !settings.cipher_suites.is_empty() {
         provider.cipher_suites = chosen.collect();
     }
-    let builder = ServerConfig::builder_with_provider(Arc::new(provider))
+    let builder = ServerConfig::builder_with_details(Arc::new(provider), Arc::new(TlsClock))
         .with_protocol_versions(SIP_VERSIONS)
         .map_err(|source| TlsError::CipherSuites { source })?
         .with_client_cert_verifier(verifier);
@@ -309,7 +310,7 @@ fn client_config(
     own: Option<Arc<CertifiedKey>>,
     trust: &Trust,
 ) -> Result<Arc<ClientConfig>, TlsError> {
-    let builder = ClientConfig::builder_with_provider(provider())
+    let builder = ClientConfig::builder_with_details(provider(), Arc::new(TlsClock))
         .with_protocol_versions(SIP_VERSIONS)
         .expect("ring supports every version we name");
     let builder = match trust.authority().is_empty() {

@@ -11,7 +11,7 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier as _;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -26,6 +26,7 @@ use tandem_cluster::NodeId;
 use tandem_sip::proxy_protocol::PeerIdentity;
 
 use super::certificates::TrustError;
+use super::environment::{self, TlsClock};
 
 /// For the peer listener: TLS 1.3 only, and the peer must show a certificate of our authority.
 ///
@@ -195,7 +196,7 @@ impl PeerVerifier {
             .ok_or(rustls::Error::NoCertificatesPresented)?;
         let verified = self
             .as_server
-            .verify_server_cert(own, issuers, name, &[], UnixTime::now());
+            .verify_server_cert(own, issuers, name, &[], environment::tls_time());
         verified.map(drop)
     }
 
@@ -207,7 +208,9 @@ impl PeerVerifier {
         let (own, issuers) = chain
             .split_first()
             .ok_or(rustls::Error::NoCertificatesPresented)?;
-        let verified = self.as_client.verify_client_cert(own, issuers, UnixTime::now());
+        let verified = self
+            .as_client
+            .verify_client_cert(own, issuers, environment::tls_time());
         verified.map(drop)
     }
 }
@@ -230,7 +233,7 @@ fn server_config(
     versions: &[&'static SupportedProtocolVersion],
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let material = Material::load(files)?;
-    let config = ServerConfig::builder_with_provider(provider())
+    let config = ServerConfig::builder_with_details(provider(), Arc::new(TlsClock))
         .with_protocol_versions(versions)
         .expect("ring supports every version we name")
         .with_client_cert_verifier(material.trust.client_verifier(files)?)
@@ -244,7 +247,7 @@ fn client_config(
     versions: &[&'static SupportedProtocolVersion],
 ) -> Result<Arc<ClientConfig>, TlsError> {
     let material = Material::load(files)?;
-    let config = ClientConfig::builder_with_provider(provider())
+    let config = ClientConfig::builder_with_details(provider(), Arc::new(TlsClock))
         .with_protocol_versions(versions)
         .expect("ring supports every version we name")
         .with_webpki_verifier(material.trust.server_verifier(files)?)

@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use crate::config::TlsFiles;
+use crate::io::environment;
 use crate::io::environment::net::{Keepalive, TcpListener, TcpOptions, TcpStream, lookup_host};
 use crate::io::tls::{
     PeerVerifier, TlsError, check_member_certificate, check_peer, peer_client_config, peer_server_config,
@@ -304,7 +305,7 @@ impl Transport for TlsTransport {
             expires.store(self.loaded.load().expires, Ordering::Relaxed);
             if warned.is_none_or(|at: Instant| at.elapsed() >= EXPIRY_WARNED_EVERY) {
                 warned = Some(Instant::now());
-                self.warn_of_expiry(UnixTime::now());
+                self.warn_of_expiry(environment::tls_time());
             }
             tokio::select! {
                 () = files.changed() => self.reload(),

@@ -19,6 +19,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rand::distr::{Distribution, StandardUniform};
+use rustls::pki_types::UnixTime;
+use rustls::time_provider::TimeProvider;
 
 use files::{Files, RealFiles};
 
@@ -42,6 +44,22 @@ pub fn unix_time() -> Duration {
 #[must_use]
 pub fn unix_ms() -> u64 {
     u64::try_from(unix_time().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// As [`unix_time`], for checking certificates.
+#[must_use]
+pub fn tls_time() -> UnixTime {
+    UnixTime::since_unix_epoch(unix_time())
+}
+
+/// The clock of TLS: [`tls_time`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TlsClock;
+
+impl TimeProvider for TlsClock {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(tls_time())
+    }
 }
 
 /// Chance: from the operating system, or from the seed of the simulation. Not for keys.
