@@ -8,11 +8,14 @@
     reason = "a broken harness should stop at once and say where"
 )]
 
+mod planted;
+
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use lexopt::ValueExt as _;
+use tandem_planted::Bug;
 use tandem_tests::world::{Day, DayReport, World, WorldOptions};
 
 mod chance {
@@ -58,6 +61,14 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Some(bugs) = &arguments.planted {
+        let seeds = arguments.seed..arguments.seed + arguments.count;
+        return ExitCode::from(u8::from(!planted::sweep(
+            &seeds,
+            bugs,
+            &arguments.of_each_world(),
+        )));
+    }
     if arguments.count == 1 {
         return ExitCode::from(u8::from(!simulate(&arguments)));
     }
@@ -84,17 +95,30 @@ struct Arguments {
     count: u64,
     troubled: Option<Duration>,
     nodes: Option<u64>,
+    /// Bugs to be found.
+    planted: Option<Vec<Bug>>,
     history: bool,
     json: bool,
 }
 
 impl Arguments {
+    /// What makes a world another one than its seed alone.
+    fn of_each_world(&self) -> Vec<String> {
+        let hours = self.troubled.map(|troubled| troubled.as_secs_f64() / 3600.0);
+        let hours = hours.map(|hours| ["--hours".to_owned(), hours.to_string()]);
+        let members = self
+            .nodes
+            .map(|nodes| ["--members".to_owned(), nodes.to_string()]);
+        hours.into_iter().chain(members).flatten().collect()
+    }
+
     fn read() -> anyhow::Result<Option<Self>> {
         let mut arguments = Self {
             seed: 1,
             count: 1,
             troubled: None,
             nodes: None,
+            planted: None,
             history: false,
             json: false,
         };
@@ -112,6 +136,14 @@ impl Arguments {
                     arguments.troubled = Some(troubled.context("--hours takes a positive number")?);
                 }
                 lexopt::Arg::Long("members") => arguments.nodes = Some(parser.value()?.parse()?),
+                lexopt::Arg::Long("planted") => {
+                    let named = parser
+                        .optional_value()
+                        .map(|name| Bug::named(&name.to_string_lossy()));
+                    let all = Some(Bug::ALL.to_vec());
+                    let bugs = named.map_or(all, |bug| Some(vec![bug?]));
+                    arguments.planted = Some(bugs.context("--planted= takes the name of a bug")?);
+                }
                 lexopt::Arg::Long("history") => arguments.history = true,
                 lexopt::Arg::Long("json") => arguments.json = true,
                 lexopt::Arg::Long("help") | lexopt::Arg::Short('h') => return Ok(None),
@@ -163,18 +195,22 @@ fn simulate(arguments: &Arguments) -> bool {
     }
     match outcome {
         Ok(report) => println!("seed {seed}: {figures}; {report}; {:?}", world.network().tally()),
-        Err(error) => println!("seed {seed} FAILED: {figures}: {error:#}"),
+        Err(error) => println!("seed {seed} {FAILED}: {figures}{FAILED_BECAUSE}{error:#}"),
     }
     !failed
 }
 
+const FAILED: &str = "FAILED";
+/// Stands between the figures of a world that failed and what was wrong.
+const FAILED_BECAUSE: &str = "; because: ";
 const LINES_SHOWN: usize = 200;
 const USAGE: &str = "\
-cargo simulate [--seed N] [--count N] [--hours H] [--members N] [--history] [--json]
+cargo simulate [--seed N] [--count N] [--hours H] [--members N] [--planted[=BUG]] [--history] [--json]
 
   --seed N     the first seed; 1 if left out
   --count N    so many seeds, one after the other
   --hours H    how long things go wrong, in simulated hours
   --members N  nodes; drawn from the seed if left out
+  --planted    which of the bugs that are planted on purpose are found, in so many seeds each, and by what
   --history    all that happened, not only the end of what failed
   --json       what it came to, for programs, on a line of its own";
