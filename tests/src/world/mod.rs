@@ -15,6 +15,7 @@ mod faults;
 mod machine;
 mod members;
 mod operator;
+mod panics;
 mod properties;
 mod report;
 mod trace;
@@ -239,7 +240,8 @@ impl World {
     /// Runs a program on the machine of the office, where communicators and phones are, until it has ended.
     ///
     /// # Errors
-    /// Whatever the program fails with; and when it has not ended after `limit` of simulated time.
+    /// Whatever the program fails with; when it has not ended after `limit` of simulated time; and when any process of the
+    /// world has panicked.
     pub fn run_office<R, F>(
         &mut self,
         limit: Duration,
@@ -258,9 +260,13 @@ impl World {
         });
         self.add("office", &own, program);
         let guard = self.trace.listen();
+        panics::listen();
         let end = self.now + limit;
         let outcome = loop {
             self.step();
+            if let Some(panic) = panics::first() {
+                break Err(anyhow::anyhow!("a process has panicked: {panic}"));
+            }
             match ended.try_recv() {
                 Ok(outcome) => break outcome,
                 Err(mpsc::error::TryRecvError::Disconnected) => {
