@@ -265,6 +265,9 @@ impl Day {
         self.report.recovered_within = self.report.recovered_within.max(took);
         self.judge_messages().await?;
         self.newcomers_are_here().await?;
+        let asked = self.addresses.admin(Member::Node(1));
+        properties::replicas::judge(asked, self.office.patience).await?;
+        self.report.judged(Property::ReplicasEqual, 1);
         let kept = properties::sessions_kept::judge(&self.office, 0..self.steady).await?;
         self.report.judged(Property::SessionsKept, kept);
         self.calendars.renew(self.office.patience).await

@@ -41,7 +41,7 @@ pub use properties::Property;
 pub use report::DayReport;
 pub use trace::Trace;
 
-use crate::cluster::{self, Addresses, ClusterOptions, ExchangeOptions, Member};
+use crate::cluster::{self, Addresses, ClusterOptions, ExchangeOptions, Finalise, Member};
 use crate::peers::exchange::backend::Backend;
 use crate::peers::exchange::subscriptions::Timing;
 use faults::cas_name;
@@ -168,6 +168,8 @@ impl World {
             hold_down: Some(Duration::ZERO),
             log_bounds: Some(options.log_bounds()),
             exchange: Some(options.exchange()),
+            // States are compared in the format of this release.
+            finalise: Finalise::AfterSecs(0),
             ..ClusterOptions::default()
         };
         cluster::write_configuration(world.directory.path(), world.addresses, &cluster)?;

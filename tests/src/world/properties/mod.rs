@@ -15,6 +15,7 @@ pub(super) mod events_in_order;
 pub(super) mod one_holder;
 pub(super) mod own_events;
 pub(super) mod progress;
+pub(super) mod replicas;
 pub(super) mod sessions_kept;
 pub(super) mod settings_in_force;
 pub(super) mod well_formed;
@@ -54,10 +55,12 @@ pub enum Property {
     Bounded,
     /// Work goes on soon after what was wrong is put right.
     Progress,
+    /// Members that have applied the same entries hold the same state, byte for byte.
+    ReplicasEqual,
 }
 
 impl Property {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::SessionsKept,
         Self::AnsweredOnce,
         Self::CommandsOnce,
@@ -73,6 +76,7 @@ impl Property {
         Self::SettingsInForce,
         Self::Bounded,
         Self::Progress,
+        Self::ReplicasEqual,
     ];
 }
 
