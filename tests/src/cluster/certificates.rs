@@ -7,13 +7,17 @@ use std::sync::Arc;
 use anyhow::Context;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa,
-    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+    KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, RevokedCertParams, SerialNumber,
+    SignatureAlgorithm,
 };
 use time::OffsetDateTime;
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+use super::ClusterOptions;
+use super::configuration::{CLUSTER_NAME, WITNESS};
 
 /// Signs everybody's certificate.
 #[derive(Debug)]
@@ -30,11 +34,15 @@ pub struct Issued {
 
 impl Authority {
     pub fn new(name: &str) -> anyhow::Result<Self> {
+        Self::with_key(name, KeyPair::generate()?)
+    }
+
+    fn with_key(name: &str, key: KeyPair) -> anyhow::Result<Self> {
         let mut params = CertificateParams::new(Vec::new())?;
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+        let issuer = CertifiedIssuer::self_signed(params, key)?;
         Ok(Self { issuer })
     }
 
@@ -50,9 +58,12 @@ impl Authority {
 
     /// For several DNS names or IP addresses.
     pub fn issue_for(&self, names: &[String]) -> anyhow::Result<Issued> {
-        let key = KeyPair::generate()?;
+        self.issue_for_key(names, &KeyPair::generate()?)
+    }
+
+    fn issue_for_key(&self, names: &[String], key: &KeyPair) -> anyhow::Result<Issued> {
         let certificate = CertificateParams::new(names)?
-            .signed_by(&key, &self.issuer)
+            .signed_by(key, &self.issuer)
             .with_context(|| format!("signing the certificate of {names:?}"))?;
         Ok(Issued {
             certificate: certificate.pem(),
@@ -142,10 +153,33 @@ impl Issued {
 
 /// Writes `authority.pem`, and `n<ID>.pem` with `n<ID>.key` for each member.
 pub fn write(directory: &Path, cluster: &str, members: &[u64]) -> anyhow::Result<()> {
-    let authority = Authority::new(&format!("{cluster} members"))?;
+    write_with(directory, cluster, members, &PKCS_ECDSA_P256_SHA256)
+}
+
+/// Writes the certificates of all members of a cluster.
+///
+/// # Errors
+/// When they cannot be made, or written.
+pub fn write_for_cluster(
+    directory: &Path,
+    options: &ClusterOptions,
+    algorithm: &'static SignatureAlgorithm,
+) -> anyhow::Result<()> {
+    let members: Vec<u64> = (1..=options.nodes).chain([WITNESS]).collect();
+    write_with(directory, CLUSTER_NAME, &members, algorithm)
+}
+
+fn write_with(
+    directory: &Path,
+    cluster: &str,
+    members: &[u64],
+    algorithm: &'static SignatureAlgorithm,
+) -> anyhow::Result<()> {
+    let key = || KeyPair::generate_for(algorithm);
+    let authority = Authority::with_key(&format!("{cluster} members"), key()?)?;
     std::fs::write(directory.join("authority.pem"), authority.pem())?;
     for member in members {
-        let issued = authority.issue(&format!("n{member}.{cluster}.tandem"))?;
+        let issued = authority.issue_for_key(&[format!("n{member}.{cluster}.tandem")], &key()?)?;
         issued.write(directory, &format!("n{member}"))?;
     }
     Ok(())

@@ -185,8 +185,7 @@ impl Cluster {
         let directory = tempfile::Builder::new().prefix("tandem-").tempdir()?;
         configuration::write(directory.path(), addresses, &options)?;
         if options.peer_tls {
-            let members: Vec<u64> = (1..=options.nodes).chain([configuration::WITNESS]).collect();
-            certificates::write(directory.path(), configuration::CLUSTER_NAME, &members)?;
+            certificates::write_for_cluster(directory.path(), &options, &rcgen::PKCS_ECDSA_P256_SHA256)?;
         }
         let exchange = match &options.exchange {
             Some(exchange) => {

@@ -30,6 +30,7 @@ use std::time::Duration;
 use anyhow::bail;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use rcgen::PKCS_ED25519;
 use tandem_runtime::io::environment::simulated::{Latency, Network};
 use tokio::sync::mpsc;
 
@@ -41,7 +42,7 @@ pub use properties::Property;
 pub use report::DayReport;
 pub use trace::Trace;
 
-use crate::cluster::{self, Addresses, ClusterOptions, ExchangeOptions, Finalise, Member};
+use crate::cluster::{self, Addresses, ClusterOptions, ExchangeOptions, Finalise, Member, certificates};
 use crate::peers::exchange::backend::Backend;
 use crate::peers::exchange::subscriptions::Timing;
 use faults::cas_name;
@@ -65,6 +66,8 @@ pub struct WorldOptions {
     pub delivery: &'static str,
     /// A balancer stands between Exchange and the nodes, so that callbacks come to another node than the one that asked.
     pub balances_callbacks: bool,
+    /// Members talk by mutual TLS, and so do front end and nodes.
+    pub is_secured: bool,
     /// How long faults are drawn for, in simulated time.
     pub troubled: Duration,
 }
@@ -84,6 +87,7 @@ impl WorldOptions {
             without_mailbox: if random.random_ratio(1, 3) { 24 } else { 0 },
             delivery: ["push_first", "streaming_first"][usize::from(random.random_ratio(1, 3))],
             balances_callbacks: random.random_ratio(1, 3),
+            is_secured: seed % SECURED_ONCE_IN == 3,
             troubled: Duration::from_secs(60),
         }
     }
@@ -164,7 +168,8 @@ impl World {
             nodes: options.nodes,
             users: options.calendars().end,
             cti_managers: options.cti_managers,
-            peer_tls: false,
+            peer_tls: options.is_secured,
+            secure_pairs: options.is_secured,
             hold_down: Some(Duration::ZERO),
             log_bounds: Some(options.log_bounds()),
             exchange: Some(options.exchange()),
@@ -172,6 +177,9 @@ impl World {
             finalise: Finalise::AfterSecs(0),
             ..ClusterOptions::default()
         };
+        if options.is_secured {
+            certificates::write_for_cluster(world.directory.path(), &cluster, &PKCS_ED25519)?;
+        }
         cluster::write_configuration(world.directory.path(), world.addresses, &cluster)?;
         cluster::write_secrets(world.directory.path(), options.nodes)?;
         world.add_exchange(options, mail_store);
@@ -366,5 +374,6 @@ fn timing() -> Timing {
 }
 
 const MAIL_STORE_HOST: u8 = 59;
+const SECURED_ONCE_IN: u64 = 10;
 /// The time between two looks at who may run.
 const TICK: Duration = Duration::from_millis(1);
