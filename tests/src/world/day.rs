@@ -34,16 +34,19 @@ use crate::scenario::{Begun, Office, sign_in_again};
 /// One day, with its people.
 pub struct Day {
     options: WorldOptions,
-    office: Office,
+    pub(super) office: Office,
     calendars: Calendars,
     administrator: Administrator,
     faults: Faults,
-    operator: Operator,
-    addresses: Addresses,
+    pub(super) operator: Operator,
+    pub(super) addresses: Addresses,
+    pub(super) nodes: u64,
     random: StdRng,
     /// Signed in from the morning on; those behind them come while something is wrong.
     steady: usize,
     newcomers: std::ops::Range<usize>,
+    /// They come for the drills.
+    pub(super) latecomers: std::ops::Range<usize>,
     disturbances: Disturbances,
     deeds: Vec<Done>,
     /// What is wrong with a Client Access Server, and for how many rounds yet.
@@ -106,7 +109,9 @@ impl Day {
             addresses,
             random: StdRng::seed_from_u64(options.seed ^ 0xdaf),
             steady,
-            newcomers: steady..options.users,
+            newcomers: steady..options.users - LATECOMERS,
+            latecomers: options.users - LATECOMERS..options.users,
+            nodes: options.nodes,
             disturbances,
             deeds: Vec::new(),
             cas_trouble: None,
@@ -211,12 +216,15 @@ impl Day {
         Ok(())
     }
 
-    async fn connections(&self) -> Vec<ConnectionNumber> {
+    pub(super) async fn connections(&self) -> Vec<ConnectionNumber> {
         self.office.ocs.ask(|front_end| front_end.connections()).await
     }
 
     /// A front end that was gone silently is missed when something is sent to it, or when it is probed.
-    async fn wait_for_other_connections(&self, before: Vec<ConnectionNumber>) -> anyhow::Result<()> {
+    pub(super) async fn wait_for_other_connections(
+        &self,
+        before: Vec<ConnectionNumber>,
+    ) -> anyhow::Result<()> {
         let noticed = move |front_end: &FrontEnd| {
             let now = front_end.connections();
             !now.is_empty() && now.iter().all(|connection| !before.contains(connection))
@@ -264,7 +272,7 @@ impl Day {
         self.report.judged(Property::Progress, 1);
         self.report.recovered_within = self.report.recovered_within.max(took);
         self.judge_messages().await?;
-        self.newcomers_are_here().await?;
+        self.are_here(self.steady..self.newcomers.start).await?;
         let asked = self.addresses.admin(Member::Node(1));
         properties::replicas::judge(asked, self.office.patience).await?;
         self.report.judged(Property::ReplicasEqual, 1);
@@ -289,17 +297,19 @@ impl Day {
     }
 
     /// Who was refused, or lost the connection, asks again.
-    async fn newcomers_are_here(&self) -> anyhow::Result<()> {
-        let (first, last) = (self.steady, self.newcomers.start);
+    pub(super) async fn are_here(&self, users: std::ops::Range<usize>) -> anyhow::Result<()> {
+        let awaited = users.clone();
         let ask_again = move |front_end: &mut FrontEnd| {
-            for user in first..last {
+            for user in users {
                 if front_end.user(user).presence() != Presence::SignedIn {
                     sign_in_again(front_end, user);
                 }
             }
         };
         let here = move |front_end: &FrontEnd| {
-            (first..last).all(|user| front_end.user(user).presence() == Presence::SignedIn)
+            awaited
+                .clone()
+                .all(|user| front_end.user(user).presence() == Presence::SignedIn)
         };
         self.office.wait_until_answered().await?;
         self.office.ocs.ask(ask_again).await;
@@ -310,6 +320,9 @@ impl Day {
 
     async fn end(mut self) -> anyhow::Result<DayReport> {
         self.put_cas_right();
+        let drills = self.disturbances.begin(now_ms(), None);
+        self.rehearse().await.context("in the drills")?;
+        self.disturbances.end(drills, now_ms());
         self.office.everyone_gets_a_snapshot().await?;
         self.office.every_phone_rings_and_stops().await?;
         self.calendars_are_right().await.context("in the evening")?;
@@ -395,7 +408,7 @@ impl Day {
     }
 
     /// Everybody is ready, and every node knows every node as live.
-    async fn all_is_well(&self) -> anyhow::Result<()> {
+    pub(super) async fn all_is_well(&self) -> anyhow::Result<()> {
         let end = environment::now() + self.office.patience;
         while let Err(error) = self.look_around().await {
             if environment::now() >= end {
@@ -427,6 +440,7 @@ impl Day {
     }
 }
 
+const LATECOMERS: usize = 2;
 const LOOKED_AT_EVERY: Duration = Duration::from_millis(50);
 /// As the OCS probes, and a little.
 const PROBED_WITHIN: Duration = Duration::from_secs(4);

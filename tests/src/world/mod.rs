@@ -12,6 +12,7 @@ mod calendars;
 mod day;
 mod disturbances;
 mod faults;
+mod drills;
 mod machine;
 mod members;
 mod operator;
@@ -80,7 +81,7 @@ impl WorldOptions {
         Self {
             seed,
             nodes: random.random_range(2..=5),
-            users: 16,
+            users: 18,
             cti_managers: 2,
             cas: random.random_range(2..=4),
             people: random.random_range(6..=8),
