@@ -41,7 +41,7 @@ fn nobody_loses_anything_whatever_goes_wrong() {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed > SEEDS_MIN && started.elapsed() > time_for_seeds() {
+                    if seed > seeds_min() && started.elapsed() > time_for_seeds() {
                         return;
                     }
                     let came = world(seed, &[]);
@@ -128,6 +128,10 @@ fn world(seed: u64, further: &[&str]) -> Came {
 fn time_for_seeds() -> Duration {
     let seconds = std::env::var("TANDEM_WORLD_SECONDS").map_or(20, |seconds| seconds.parse().unwrap());
     Duration::from_secs(seconds)
+}
+
+fn seeds_min() -> u64 {
+    std::env::var("TANDEM_WORLD_SEEDS").map_or(SEEDS_MIN, |seeds| seeds.parse().unwrap())
 }
 
 /// Enough that every kind of trouble comes about.
