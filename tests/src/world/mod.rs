@@ -109,7 +109,7 @@ impl WorldOptions {
     /// date by one, are what faults are to meet.
     #[must_use]
     pub fn log_bounds(&self) -> (u64, u64) {
-        (300, 50)
+        (100, 10)
     }
 
     fn exchange(&self) -> ExchangeOptions {
