@@ -279,8 +279,13 @@ impl Gateway {
         if let Stage::Opening(opening) = &session.stage {
             self.refuse_opening_for_now(&opening.request);
         }
-        for queued in &session.requests {
-            self.refuse_for_now(queued);
+        let has_begun = session.progress.may_have_changed_something();
+        for (place, queued) in session.requests.iter().enumerate() {
+            match record {
+                // For its client nothing has happened yet: the new owner carries it out.
+                Some(_) if place > 0 || !has_begun => self.send_back(key, queued),
+                Some(_) | None => self.refuse_for_now(queued),
+            }
         }
         let report = match record {
             Some(record) => Report::SessionMovedAway {

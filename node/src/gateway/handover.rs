@@ -83,13 +83,17 @@ impl Gateway {
         };
         self.held_requests -= held.requests.len();
         for queued in &held.requests {
-            let bytes = transaction::plain(&queued.raw, 503, key.as_str(), &[NOT_OWNER]);
-            self.send_answer(queued, bytes);
-            self.report(Report::Answered {
-                service: "not_owner",
-                status: 503,
-            });
+            self.send_back(key, queued);
         }
+    }
+
+    pub(super) fn send_back(&mut self, key: &SessionKey, queued: &QueuedRequest) {
+        let bytes = transaction::plain(&queued.raw, 503, key.as_str(), &[NOT_OWNER]);
+        self.send_answer(queued, bytes);
+        self.report(Report::Answered {
+            service: "not_owner",
+            status: 503,
+        });
     }
 }
 

@@ -10,6 +10,7 @@ use tandem_sip::{RawMessage, Request};
 use crate::csta;
 use crate::cti::{CtiConnectionId, RequestToken};
 
+use super::commands::changes_pbx;
 use super::pairs::{Pair, PairId, PairPurpose};
 use super::proposals::RequestNumber;
 
@@ -219,6 +220,18 @@ impl Progress {
             | Self::WaitingForMonitor(_)
             | Self::WaitingForIntent { .. }
             | Self::WaitingForCommit { .. } => None,
+        }
+    }
+
+    /// Something other than looking may have been done for it.
+    pub(super) fn may_have_changed_something(&self) -> bool {
+        match self {
+            Self::Idle | Self::WaitingForLink => false,
+            Self::WaitingForCti { request, .. } => changes_pbx(request),
+            Self::WaitingForMonitor(_)
+            | Self::WaitingForIntent { .. }
+            | Self::WaitingForCommit { .. }
+            | Self::WaitingForEvidence { .. } => true,
         }
     }
 

@@ -120,3 +120,33 @@ fn a_move_that_is_refused_leaves_the_session_as_it_was() {
     assert_eq!(std::mem::take(&mut bench.sent)[0].status(), 200);
     assert_eq!(bench.record(&key).owner, NodeId(1));
 }
+
+/// Node 2 has been sent a request of the session again, and has taken it: the state says so first.
+fn taken(bench: &mut Bench, key: &SessionKey) -> Vec<u16> {
+    let from_epoch = bench.record(key).epoch;
+    bench.state.apply(Command::Adopt {
+        key: key.clone(),
+        from_epoch,
+        to: NodeId(2),
+    });
+    changed(bench, key);
+    let sent = std::mem::take(&mut bench.sent);
+    sent.iter().map(Sent::status).collect()
+}
+
+#[test]
+fn what_a_taken_session_only_looks_at_is_left_to_the_new_owner() {
+    let (mut bench, key) = at_rest();
+    let snapshot = Request::SnapshotDevice { device: LINE.into() };
+    assert!(bench.receive(&info(&key, 3, &snapshot)).is_empty());
+    assert!(bench.receive(&features(&key, 4)).is_empty());
+    assert_eq!(taken(&mut bench, &key), [503, 503]);
+}
+
+#[test]
+fn a_command_that_was_begun_is_not_left_to_the_new_owner_of_a_taken_session() {
+    let (mut bench, key) = at_rest();
+    assert!(bench.receive(&info(&key, 3, &make_call())).is_empty());
+    assert!(bench.receive(&features(&key, 4)).is_empty());
+    assert_eq!(taken(&mut bench, &key), [500, 503]);
+}
