@@ -44,5 +44,6 @@ pub use session::{
     OpeningKey, OpeningResult, RequestKey, SessionKey, SessionRecord,
 };
 pub use state::{
-    CasMove, ClusterState, LayoutError, SessionMove, SettingKind, SettingName, StateLimits, WithoutGrowth,
+    CasMove, ClusterState, LayoutError, SessionMove, SettingKind, SettingName, StateLimits, UnderWay,
+    WithoutGrowth,
 };

@@ -81,14 +81,17 @@ impl ClusterState {
         }
     }
 
-    pub(super) fn expire_intents(&mut self, before_ms: u64) {
-        while self
-            .intents_by_age
-            .get_min()
-            .is_some_and(|(decided_at_ms, ..)| *decided_at_ms < before_ms)
+    /// Drops the oldest that were decided before this time, so many at most, and says how many.
+    pub(super) fn expire_intents(&mut self, before_ms: u64, most: usize) -> usize {
+        let mut dropped = 0;
+        while dropped < most
+            && let Some((decided_at_ms, ..)) = self.intents_by_age.get_min()
+            && *decided_at_ms < before_ms
         {
             self.forget_oldest_intent();
+            dropped += 1;
         }
+        dropped
     }
 
     fn forget_oldest_intent(&mut self) {

@@ -13,6 +13,7 @@ mod invariants;
 mod layout;
 mod members;
 mod nodes;
+mod portions;
 mod presence;
 #[cfg(test)]
 mod property_tests;
@@ -35,6 +36,8 @@ pub use self::cas_rebalance::CasMove;
 pub use self::growth::WithoutGrowth;
 pub use self::invariants::Broken;
 pub use self::layout::LayoutError;
+use self::portions::Rest;
+pub use self::portions::UnderWay;
 pub use self::rebalance::SessionMove;
 pub use self::settings::{SettingKind, SettingName};
 use super::assignment::{Assignment, CasGateway};
@@ -130,26 +133,23 @@ impl ClusterState {
 
     /// Applies one committed command. Deterministic: same state, same command, same result on every member.
     pub fn apply(&mut self, command: Command) -> (Applied, Vec<Change>) {
-        let mut changes = Vec::new();
-        let applied = self.apply_one(command, &mut changes);
-        if cfg!(debug_assertions) {
-            self.assert_invariants(&changes);
-        }
-        (applied, changes)
+        let mut under_way = self.begin(command);
+        while !self.go_on(&mut under_way) {}
+        under_way.finish()
     }
 
-    fn apply_one(&mut self, command: Command, changes: &mut Vec<Change>) -> Applied {
+    fn apply_one(&mut self, command: Command, changes: &mut Vec<Change>, rest: &mut Rest) -> Applied {
         match command {
             Command::NodeRegistered {
                 id,
                 sip_address,
                 incarnation,
-            } => self.register_node(id, sip_address, incarnation, changes),
+            } => self.register_node(id, sip_address, incarnation, changes, rest),
             Command::NodeLost { id, incarnation } => {
-                self.retire_node(id, incarnation, NodeState::Lost, changes)
+                self.retire_node(id, incarnation, NodeState::Lost, changes, rest)
             }
             Command::NodeDraining { id, incarnation } => {
-                self.retire_node(id, incarnation, NodeState::Draining, changes)
+                self.retire_node(id, incarnation, NodeState::Draining, changes, rest)
             }
             Command::SessionOpened {
                 opening,
@@ -178,7 +178,7 @@ impl ClusterState {
                 },
             ),
             Command::IntentResult { key, request, body } => self.record_intent_result(&key, &request, body),
-            Command::Expire { before_ms } => self.expire(before_ms),
+            Command::Expire { before_ms } => self.expire(before_ms, rest),
             Command::SettingChanged { name, value } => self.change_setting(name, value, changes),
             Command::CasGatewaysSet { gateways, at_ms } => self.set_gateways(gateways, at_ms, changes),
             Command::CasEligible { cas, eligible } => self.set_eligible(&cas, eligible, changes),
@@ -216,10 +216,18 @@ impl ClusterState {
             Command::Batch(commands) => Applied::Batch(
                 commands
                     .into_iter()
-                    .map(|command| self.apply_one(command, changes))
+                    .map(|command| self.apply_whole(command, changes))
                     .collect(),
             ),
         }
+    }
+
+    /// With all that it leaves to be done: the next command of the batch finds it done.
+    fn apply_whole(&mut self, command: Command, changes: &mut Vec<Change>) -> Applied {
+        let mut rest = Rest::default();
+        let applied = self.apply_one(command, changes, &mut rest);
+        self.do_rest(rest, changes);
+        applied
     }
 
     /// Where the cluster's time stood at the last `Command::Expire`, less the age at which things expire; 0 before the first.
@@ -239,11 +247,10 @@ impl ClusterState {
     }
 
     /// Time never goes back, whoever leads.
-    fn expire(&mut self, before_ms: u64) -> Applied {
+    fn expire(&mut self, before_ms: u64, rest: &mut Rest) -> Applied {
         let before_ms = before_ms.max(self.expired_before_ms);
         self.expired_before_ms = before_ms;
-        self.expire_openings(before_ms);
-        self.expire_intents(before_ms);
+        rest.expire(before_ms);
         Applied::Done
     }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::ClusterState;
+use super::portions::Rest;
 use crate::command::{Applied, Change, Refusal};
 use crate::node::{NodeId, NodeRecord, NodeState, successor};
 use crate::session::{Epoch, SessionKey};
@@ -35,6 +36,7 @@ impl ClusterState {
         sip_address: SocketAddr,
         incarnation: u64,
         changes: &mut Vec<Change>,
+        rest: &mut Rest,
     ) -> Applied {
         let former = self.nodes.get(&id);
         if former.is_none() && self.nodes.len() >= NODES_MAX {
@@ -49,16 +51,21 @@ impl ClusterState {
         if former == Some(&record) {
             return Applied::Done;
         }
-        let same_life = former.is_some_and(|former| former.incarnation == incarnation);
+        let same_incarnation = former.is_some_and(|former| former.incarnation == incarnation);
         self.nodes.insert(id, record);
         changes.push(Change::Node(id));
-        if !same_life {
-            self.hand_over(id, changes);
-            self.hand_over_watchers_of(id, changes);
-            self.forget_breakers_of(id, changes);
+        let replaced = (!same_incarnation).then_some(id);
+        // Those of nodes that went while no other was live have waited for this registration.
+        let owners: Vec<NodeId> = self.owned.keys().copied().collect();
+        for owner in owners {
+            if replaced == Some(owner) || !self.is_live(owner) {
+                self.hand_over(owner, rest);
+            }
         }
-        self.hand_over_orphans(changes);
-        self.hand_over_orphaned_watchers(changes);
+        rest.hand_over_watchers(replaced);
+        if let Some(id) = replaced {
+            rest.forget_breakers_of(id);
+        }
         Applied::Done
     }
 
@@ -70,6 +77,7 @@ impl ClusterState {
         incarnation: u64,
         state: NodeState,
         changes: &mut Vec<Change>,
+        rest: &mut Rest,
     ) -> Applied {
         let Some(node) = self.nodes.get_mut(&id) else {
             return Applied::Refused(Refusal::UnknownNode);
@@ -80,52 +88,51 @@ impl ClusterState {
         }
         node.state = state;
         changes.push(Change::Node(id));
-        self.hand_over(id, changes);
-        self.hand_over_orphaned_watchers(changes);
-        self.forget_breakers_of(id, changes);
+        self.hand_over(id, rest);
+        rest.hand_over_watchers(None);
+        rest.forget_breakers_of(id);
         Applied::Done
     }
 
-    /// Sessions whose owner went while no other node was live have waited for this registration.
-    fn hand_over_orphans(&mut self, changes: &mut Vec<Change>) {
-        let owners: Vec<NodeId> = self
-            .owned
-            .keys()
-            .copied()
-            .filter(|&owner| !self.is_live(owner))
-            .collect();
-        for owner in owners {
-            self.hand_over(owner, changes);
-        }
-    }
-
-    /// Gives each session of `from` to its heir under the next epoch. Without a live node they stay.
-    fn hand_over(&mut self, from: NodeId, changes: &mut Vec<Change>) {
-        let mut live: Vec<NodeId> = self.live_nodes().collect();
-        if planted(Bug::SuccessorAmongAll) {
-            live = self.nodes.keys().copied().collect();
-        }
-        if live.is_empty() {
+    /// Has the sessions of `from` go to their successors. Without a live node they stay.
+    fn hand_over(&mut self, from: NodeId, rest: &mut Rest) {
+        if self.candidates().is_empty() {
             return;
         }
         // All of them go, so the index is taken as a whole and not emptied key by key.
-        for key in self.owned.remove(&from).unwrap_or_default() {
-            if let Some(heir) = successor(&key, live.iter().copied()) {
-                self.give(key, heir, changes);
+        if let Some(keys) = self.owned.remove(&from) {
+            rest.hand_over_sessions(keys);
+        }
+    }
+
+    /// Gives each of these sessions to its successor under the next epoch.
+    pub(super) fn give_to_successors(&mut self, keys: Vec<SessionKey>, changes: &mut Vec<Change>) {
+        let candidates = self.candidates();
+        for key in keys {
+            if let Some(successor) = successor(&key, candidates.iter().copied()) {
+                self.give(&key, successor, changes);
             }
         }
     }
 
-    /// A session in its last epoch has no CSeq number left for an heir: it ends, and its client opens anew.
-    fn give(&mut self, key: SessionKey, heir: NodeId, changes: &mut Vec<Change>) {
+    /// Those among whom a session finds its successor.
+    fn candidates(&self) -> Vec<NodeId> {
+        if planted(Bug::SuccessorAmongAll) {
+            return self.nodes.keys().copied().collect();
+        }
+        self.live_nodes().collect()
+    }
+
+    /// A session in its last epoch has no CSeq number left for a successor: it ends, and its client opens anew.
+    fn give(&mut self, key: &SessionKey, to: NodeId, changes: &mut Vec<Change>) {
         let in_last_epoch = self
             .sessions
-            .get(&key)
+            .get(key)
             .is_some_and(|session| session.epoch >= Epoch::MAX);
         if in_last_epoch {
-            self.remove_session(&key, changes);
+            self.remove_session(key, changes);
         } else {
-            self.change_owner(&key, heir, changes);
+            self.change_owner(key, to, changes);
         }
     }
 }

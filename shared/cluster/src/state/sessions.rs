@@ -115,13 +115,18 @@ impl ClusterState {
         }
     }
 
-    pub(super) fn expire_openings(&mut self, before_ms: u64) {
-        while let Some((decided_at_ms, _)) = self.openings_by_age.get_min()
+    /// Drops the oldest that were decided before this time, so many at most, and says how many.
+    pub(super) fn expire_openings(&mut self, before_ms: u64, most: usize) -> usize {
+        let mut dropped = 0;
+        while dropped < most
+            && let Some((decided_at_ms, _)) = self.openings_by_age.get_min()
             && *decided_at_ms < before_ms
             && let Some((_, opening)) = self.openings_by_age.remove_min()
         {
             self.openings.remove(&opening);
+            dropped += 1;
         }
+        dropped
     }
 
     pub(super) fn update_session(

@@ -86,31 +86,19 @@ impl ClusterState {
         }
     }
 
-    /// What a former life of `node` owned goes to heirs, the new life among them.
-    pub(super) fn hand_over_watchers_of(&mut self, node: NodeId, changes: &mut Vec<Change>) {
-        let keys: Vec<SessionKey> = self
-            .watchers_of(node)
-            .map(|watcher| watcher.key.clone())
-            .collect();
-        self.give_watchers(keys, changes);
-    }
-
-    /// Watchers whose owner is not live go to their heirs; without a live node they stay.
-    pub(super) fn hand_over_orphaned_watchers(&mut self, changes: &mut Vec<Change>) {
-        let orphans: Vec<SessionKey> = self
-            .watchers
-            .values()
-            .filter(|watcher| !self.is_live(watcher.owner))
-            .map(|watcher| watcher.key.clone())
-            .collect();
-        self.give_watchers(orphans, changes);
-    }
-
-    fn give_watchers(&mut self, keys: Vec<SessionKey>, changes: &mut Vec<Change>) {
+    /// Of these watchers, with their owners, those of `replaced` and those whose owner is not live go to their successors,
+    /// the new incarnation of `replaced` among them. Without a live node they stay.
+    pub(super) fn give_watchers_without_owner(
+        &mut self,
+        watchers: Vec<(SessionKey, NodeId)>,
+        replaced: Option<NodeId>,
+        changes: &mut Vec<Change>,
+    ) {
         let live: Vec<NodeId> = self.live_nodes().collect();
-        for key in keys {
-            if let Some(heir) = successor(&key, live.iter().copied()) {
-                self.give_watcher(&key, heir, changes);
+        for (key, owner) in watchers {
+            let has_owner = replaced != Some(owner) && live.contains(&owner);
+            if !has_owner && let Some(successor) = successor(&key, live.iter().copied()) {
+                self.give_watcher(&key, successor, changes);
             }
         }
     }
