@@ -44,6 +44,6 @@ pub use session::{
     OpeningKey, OpeningResult, RequestKey, SessionKey, SessionRecord,
 };
 pub use state::{
-    CasMove, ClusterState, LayoutError, SessionMove, SettingKind, SettingName, StateLimits, UnderWay,
-    WithoutGrowth,
+    CasMove, ClusterState, LayoutError, PIECE_BYTES, Pieces, SessionMove, SettingKind, SettingName,
+    StateLimits, UnderWay, WithoutGrowth,
 };

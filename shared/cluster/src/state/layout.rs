@@ -7,14 +7,16 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::ClusterState;
+use super::pieces::Pieces;
 use crate::format::Format;
 use crate::membership::{ClusterIdentity, RaftId};
 use tandem_planted::{Bug, planted};
 
 impl ClusterState {
     /// As bytes, for members that read `format`: in the layout of that format, or in a later one if the state holds what
-    /// only that can hold.
-    pub fn encode(&self, format: Format) -> Result<Vec<u8>, LayoutError> {
+    /// only that can hold. The pieces follow each other without a gap.
+    #[must_use]
+    pub fn encoded(&self, format: Format) -> Pieces<'_> {
         let additions = Additions {
             format: self.format,
             removed_members: (*self.removed_members).clone(),
@@ -31,24 +33,74 @@ impl ClusterState {
         } else {
             layout_of(format).max(LAYOUT_RELEASE_0_2)
         };
-        let core = match planted(Bug::SnapshotWithoutIntents) {
-            true => postcard::to_extend(&self.without_intents(), vec![layout])?,
-            false => postcard::to_extend(self, vec![layout])?,
-        };
-        if layout < LAYOUT_RELEASE_0_2 {
-            return Ok(core);
+        let mut pieces = Pieces::beginning_with(layout);
+        self.add_tables(&mut pieces);
+        if layout >= LAYOUT_RELEASE_0_2 {
+            pieces.add(additions);
         }
-        Ok(postcard::to_extend(&additions, core)?)
+        pieces
     }
 
-    fn without_intents(&self) -> Self {
-        let mut state = self.clone();
-        (state.openings, state.openings_by_age) = Default::default();
-        (state.intents, state.intents_by_age) = Default::default();
-        state
+    /// In the order of the fields, as [`Self::decode`] reads them.
+    fn add_tables<'a>(&'a self, pieces: &mut Pieces<'a>) {
+        let Self {
+            limits,
+            nodes,
+            sessions,
+            owned,
+            openings,
+            openings_by_age,
+            intents,
+            intents_by_age,
+            settings,
+            assignments,
+            gateways,
+            next_gateway,
+            calendar_enabled,
+            presence,
+            watchers,
+            format: _,
+            identity: _,
+            expired_before_ms: _,
+            removed_members: _,
+        } = self;
+        let kept = |len: usize| {
+            if planted(Bug::SnapshotWithoutIntents) {
+                0
+            } else {
+                len
+            }
+        };
+        pieces.add(limits);
+        pieces.add(nodes);
+        pieces.add_rows(sessions.len(), sessions.iter());
+        pieces.add(owned.len());
+        for (owner, keys) in owned {
+            pieces.add(owner);
+            pieces.add_rows(keys.len(), keys.iter());
+        }
+        pieces.add_rows(kept(openings.len()), openings.iter());
+        pieces.add_rows(kept(openings_by_age.len()), openings_by_age.iter());
+        pieces.add_rows(kept(intents.len()), intents.iter());
+        pieces.add_rows(kept(intents_by_age.len()), intents_by_age.iter());
+        pieces.add(settings);
+        pieces.add_rows(assignments.len(), assignments.iter());
+        pieces.add(gateways);
+        pieces.add(next_gateway);
+        pieces.add_rows(calendar_enabled.len(), calendar_enabled.iter());
+        pieces.add_rows(presence.len(), presence.iter());
+        pieces.add_rows(watchers.len(), watchers.iter());
     }
 
-    /// What [`Self::encode`] wrote, by a program that reads formats up to `newest`.
+    /// As bytes in one piece.
+    #[cfg(test)]
+    pub(crate) fn encode(&self, format: Format) -> Result<Vec<u8>, LayoutError> {
+        let (mut pieces, mut bytes) = (self.encoded(format), Vec::new());
+        while pieces.append_next(&mut bytes)? {}
+        Ok(bytes)
+    }
+
+    /// Reads the whole of what [`Self::encoded`] gave, in a program that reads formats up to `newest`.
     pub fn decode(bytes: &[u8], newest: Format) -> Result<Self, LayoutError> {
         let (&layout, rest) = bytes.split_first().ok_or(LayoutError::Empty)?;
         let reads = layout_of(newest);
@@ -132,10 +184,13 @@ const LAYOUT_RELEASE_0_2: u8 = 3;
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_support::{apply_all, cluster_of, opened, small_limits};
+    use super::super::test_support::{
+        apply_all, assign, cluster_of, gateways, key, opened, small_limits, watched,
+    };
     use super::*;
     use crate::command::Command;
     use crate::node::NodeId;
+    use crate::session::{Epoch, IntentOperation, RequestKey};
 
     fn state() -> ClusterState {
         let mut state = cluster_of(3);
@@ -164,6 +219,34 @@ mod tests {
                 state()
             );
         }
+    }
+
+    /// The fields are written one by one; they are read as the compiler lays them out.
+    #[test]
+    fn tables_are_written_as_they_are_declared() {
+        let mut state = state();
+        let intent = |cseq| Command::Intent {
+            key: key(1, 0),
+            epoch: Epoch::FIRST,
+            request: RequestKey {
+                top_via: "via".to_owned(),
+                cseq,
+            },
+            operation: IntentOperation::AnswerCall {
+                call_id: "1".to_owned(),
+            },
+            decided_at_ms: 5,
+        };
+        apply_all(
+            &mut state,
+            [gateways(&["a", "b"]), assign(0..9), intent(1), intent(2)],
+        );
+        apply_all(
+            &mut state,
+            (0..9).map(|number| watched(1 + number % 3, 50 + number)),
+        );
+        let bytes = state.encode(Format::RELEASE_0_1).unwrap();
+        assert_eq!(bytes[1..], postcard::to_allocvec(&state).unwrap());
     }
 
     #[test]

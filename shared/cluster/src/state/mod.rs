@@ -13,6 +13,7 @@ mod invariants;
 mod layout;
 mod members;
 mod nodes;
+mod pieces;
 mod portions;
 mod presence;
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub use self::cas_rebalance::CasMove;
 pub use self::growth::WithoutGrowth;
 pub use self::invariants::Broken;
 pub use self::layout::LayoutError;
+pub use self::pieces::{PIECE_BYTES, Pieces};
 use self::portions::Rest;
 pub use self::portions::UnderWay;
 pub use self::rebalance::SessionMove;
@@ -51,7 +53,8 @@ use super::session::{IntentRecord, OpeningKey, OpeningResult, RequestKey, Sessio
 /// Everything that is replicated. A copy shares its tables with the original, so that readers and snapshots keep one while
 /// commands are applied. What a command touches is then copied with its neighbours in the table: keys and records that are
 /// dear to copy stand behind `Arc`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(Serialize))]
 pub struct ClusterState {
     limits: StateLimits,
     nodes: BTreeMap<NodeId, NodeRecord>,

@@ -16,7 +16,7 @@ use super::record::{EncodedRecord, Place};
 use super::recovery::{name_of, number_of};
 use super::recovery_tests::{disk, entry, histogram, log_id, runtime, vote};
 use super::segments;
-use super::snapshot_store::SnapshotStore;
+use super::snapshot_store::{Content, SnapshotStore};
 use super::type_config::{Entry, SnapshotMeta, StoredMembership};
 use tandem_runtime::io::environment::files::Files;
 use tandem_runtime::io::environment::simulated::{Interruption, SimulatedFiles};
@@ -226,7 +226,7 @@ fn power_fails_during_a_purge_of_several_files() {
                 let last = told.entries - 1;
                 member
                     .snapshots
-                    .save(&meta(last), move || Ok(state_of(last)))
+                    .save(&meta(last), Content::Bytes(state_of(last)))
                     .await
                     .unwrap();
                 (told.snapshot, told.snapshot_asked) = (Some(last), Some(last));
@@ -284,7 +284,7 @@ fn a_vote_survives_the_loss_of_the_first_batch_of_the_next_file() {
             member.log.purge(log_id(1, next - 1)).await.unwrap();
             member
                 .snapshots
-                .save(&meta(next - 1), move || Ok(state_of(next - 1)))
+                .save(&meta(next - 1), Content::Bytes(state_of(next - 1)))
                 .await
                 .unwrap();
         });
@@ -347,7 +347,7 @@ impl Member {
             if round % 2 == 1 {
                 told.snapshot_asked = Some(last);
                 self.snapshots
-                    .save(&meta(last), move || Ok(state_of(last)))
+                    .save(&meta(last), Content::Bytes(state_of(last)))
                     .await?;
                 told.snapshot = told.snapshot_asked;
                 if let Some(purged) = last.checked_sub(20) {

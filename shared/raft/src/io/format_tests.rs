@@ -8,7 +8,8 @@ use openraft::{EntryPayload, RaftLogReader, RaftSnapshotBuilder};
 use tandem_cluster::{Actor, Command, Format, Proposal, StateLimits};
 
 use super::record::HEADER_BYTES;
-use super::recovery_tests::{disk, histogram, log_id, runtime, vote};
+use super::recovery_tests::{disk, encoded, histogram, log_id, runtime, vote};
+use super::snapshot_store::SnapshotData;
 use super::storage::Storage;
 use super::type_config::Entry;
 use tandem_runtime::io::environment::files::Files;
@@ -84,18 +85,17 @@ fn a_release_that_reads_the_old_format_alone_refuses_what_came_after() {
 #[test]
 fn an_installed_snapshot_brings_its_format() {
     let leader = finalised_with_a_snapshot();
-    let snapshot = runtime().block_on(async {
+    let (meta, bytes) = runtime().block_on(async {
         let mut storage = open(&leader, NEW).await.unwrap();
-        storage.machine.get_current_snapshot().await.unwrap().unwrap()
+        let snapshot = storage.machine.get_current_snapshot().await.unwrap().unwrap();
+        snapshot.snapshot.read(snapshot.meta).await.unwrap()
     });
+    let arrived = || SnapshotData::Arrived(bytes.clone());
     let files = disk();
     runtime().block_on(async {
         let mut storage = open(&files, NEW).await.unwrap();
         let Storage { log, machine } = &mut storage;
-        machine
-            .install_snapshot(&snapshot.meta, snapshot.snapshot.clone())
-            .await
-            .unwrap();
+        machine.install_snapshot(&meta, arrived()).await.unwrap();
         log.save_vote(&vote(3)).await.unwrap();
     });
     assert_eq!(formats(&files), [2]);
@@ -104,10 +104,7 @@ fn an_installed_snapshot_brings_its_format() {
     let files = disk();
     runtime().block_on(async {
         let mut old = open(&files, OLD).await.unwrap();
-        let installed = old
-            .machine
-            .install_snapshot(&snapshot.meta, snapshot.snapshot)
-            .await;
+        let installed = old.machine.install_snapshot(&meta, arrived()).await;
         let error = installed.unwrap_err().to_string();
         assert!(error.contains("written by a later release (layout 3;"), "{error}");
     });
@@ -121,7 +118,9 @@ fn an_older_snapshot_never_replaces_a_newer_one() {
         let mut storage = open(&files, NEW).await.unwrap();
         write(&mut storage, 0).await;
         let mut older = storage.machine.get_snapshot_builder().await;
+        let older_state = encoded(&storage.machine.state(), OLD);
         write(&mut storage, 1).await;
+        let newer_state = encoded(&storage.machine.state(), OLD);
         let newer = storage
             .machine
             .get_snapshot_builder()
@@ -134,12 +133,10 @@ fn an_older_snapshot_never_replaces_a_newer_one() {
         assert_eq!(found.meta, newer.meta);
         // A fresh process knows it, too.
         let before = files.read("snapshot").unwrap();
-        for snapshot in [older, newer] {
+        for (snapshot, state) in [(older, older_state), (newer, newer_state)] {
             let mut again = open(&files, NEW).await.unwrap().machine;
-            again
-                .install_snapshot(&snapshot.meta, snapshot.snapshot)
-                .await
-                .unwrap();
+            let arrived = SnapshotData::Arrived(state.into());
+            again.install_snapshot(&snapshot.meta, arrived).await.unwrap();
             assert_eq!(files.read("snapshot").unwrap(), before);
         }
     });

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -38,9 +39,9 @@ impl Marks {
         if self.under_way.swap(true, Ordering::AcqRel) {
             return;
         }
-        let (latest, under_way) = (self.latest.clone(), self.under_way.clone());
+        let (latest, under_way, files) = (self.latest.clone(), self.under_way.clone(), self.files.clone());
         let job = Box::pin(async move {
-            match mark(index, &state) {
+            match mark(&*files, index, &state).await {
                 Ok(mark) => *latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(mark),
                 Err(error) => {
                     tracing::warn!(%error, index, "the state cannot be encoded, and is not compared")
@@ -55,29 +56,41 @@ impl Marks {
     }
 }
 
-/// In the format that the state itself says: all members agree on it.
-fn mark(index: u64, state: &ClusterState) -> io::Result<StateMark> {
-    let digest = Sha256::digest(state.encode(state.format())?);
+/// In the format that the state itself says: all members agree on it. Piece by piece, with pauses: all members do this at
+/// the same time, and a processor may have other things to do.
+async fn mark(files: &dyn Files, index: u64, state: &ClusterState) -> io::Result<StateMark> {
+    let (mut pieces, mut digest) = (state.encoded(state.format()), Sha256::new());
+    let mut piece = Vec::new();
+    while pieces.append_next(&mut piece)? {
+        digest.update(&piece);
+        piece.clear();
+        files.pause(PAUSE_AFTER_PIECE).await;
+    }
+    digest.update(&piece);
     let mut hash = [0; 16];
-    hash.copy_from_slice(&digest[..16]);
+    hash.copy_from_slice(&digest.finalize()[..16]);
     Ok(StateMark { index, hash })
 }
+
+const PAUSE_AFTER_PIECE: Duration = Duration::from_millis(5);
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use tandem_cluster::{Command, NodeId, StateLimits};
+    use tandem_runtime::io::environment::simulated::SimulatedFiles;
 
-    #[test]
-    fn what_differs_in_the_state_differs_in_the_mark() {
+    #[tokio::test(start_paused = true)]
+    async fn what_differs_in_the_state_differs_in_the_mark() {
+        let files = SimulatedFiles::new(1, Duration::ZERO);
         let mut state = ClusterState::new(StateLimits::default());
-        let before = mark(7, &state).unwrap();
-        assert_eq!(mark(7, &state.clone()).unwrap(), before);
+        let before = mark(&files, 7, &state).await.unwrap();
+        assert_eq!(mark(&files, 7, &state.clone()).await.unwrap(), before);
         state.apply(Command::NodeRegistered {
             id: NodeId(1),
             sip_address: ([10, 0, 0, 1], 5060).into(),
             incarnation: 1,
         });
-        assert_ne!(mark(7, &state).unwrap(), before);
+        assert_ne!(mark(&files, 7, &state).await.unwrap(), before);
     }
 }

@@ -39,11 +39,14 @@ mod recovery;
 #[cfg(test)]
 mod recovery_tests;
 mod refusals;
+mod release;
 #[cfg(test)]
 mod release_0_1_tests;
+mod replica;
 mod segments;
 mod server;
 mod small_file;
+mod snapshot_builder;
 mod snapshot_intake;
 mod snapshot_pace;
 mod snapshot_store;
@@ -66,5 +69,6 @@ pub use handle::{Cluster, ProposeError, StartError, StopReason};
 pub use members_view::{FormatView, MemberView, MembersView, StateMarkView};
 pub use metrics::RaftMetrics;
 pub use peer_book::remembered_reach;
+pub use snapshot_store::write_snapshot;
 pub use status::{ClusterStatus, RaftRole};
 pub use stopped_member::{StoppedMember, probe_disk};

@@ -24,7 +24,7 @@ use super::frame::{Kind, SnapshotAnswer, SnapshotChunk, decode, encode};
 use super::link::Link;
 use super::peer_book::PeerBook;
 use super::snapshot_pace::{PIECE_TIMEOUT, SnapshotPace};
-use super::snapshot_store::encode_meta;
+use super::snapshot_store::{SnapshotData, encode_meta};
 use super::type_config::{LeaderId, TypeConfig, VoteRecord};
 
 /// The links to one peer. Separate, so that a vote or a heartbeat waits for nothing.
@@ -152,14 +152,14 @@ impl PeerClient {
     async fn send_snapshot(
         &self,
         vote: VoteRecord,
-        snapshot: Snapshot<LeaderId, RaftId, MemberRecord, Bytes>,
+        snapshot: Snapshot<LeaderId, RaftId, MemberRecord, SnapshotData>,
     ) -> io::Result<SnapshotResponse<TypeConfig>> {
-        let data = snapshot.snapshot;
+        let (meta, data) = snapshot.snapshot.read(snapshot.meta).await?;
         let mut chunk = SnapshotChunk {
             offset: 0,
             total: data.len() as u64,
             vote: postcard::to_stdvec(&vote).map_err(io::Error::other)?,
-            meta: encode_meta(&snapshot.meta)?,
+            meta: encode_meta(&meta)?,
             data: Bytes::new(),
         };
         let mut pace = SnapshotPace::new();
@@ -230,7 +230,7 @@ impl SnapshotProgress {
 const PROGRESS_TOLD_EVERY: Duration = Duration::from_secs(10);
 
 impl RaftNetworkV2<TypeConfig> for PeerClient {
-    type SnapshotData = Bytes;
+    type SnapshotData = SnapshotData;
 
     async fn append_entries(
         &mut self,
@@ -282,7 +282,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
     async fn full_snapshot(
         &mut self,
         vote: VoteRecord,
-        snapshot: Snapshot<LeaderId, RaftId, MemberRecord, Bytes>,
+        snapshot: Snapshot<LeaderId, RaftId, MemberRecord, SnapshotData>,
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {

@@ -10,7 +10,7 @@ use openraft::{EntryPayload, RaftLogReader, StorageError};
 use prometheus::{Histogram, HistogramOpts};
 use proptest::prelude::*;
 
-use tandem_cluster::{Command, Format, Proposal, StateLimits};
+use tandem_cluster::{ClusterState, Command, Format, Proposal, StateLimits};
 
 use super::formats::Formats;
 use super::log_store::LogStore;
@@ -428,4 +428,11 @@ proptest! {
     fn what_was_acknowledged_is_found_after_any_crash(steps in steps(), seed in any::<u64>()) {
         check(steps, seed);
     }
+}
+
+/// A state as bytes, in one piece.
+pub(super) fn encoded(state: &ClusterState, format: Format) -> Vec<u8> {
+    let (mut pieces, mut bytes) = (state.encoded(format), Vec::new());
+    while pieces.append_next(&mut bytes).unwrap() {}
+    bytes
 }

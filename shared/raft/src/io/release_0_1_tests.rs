@@ -18,7 +18,7 @@ use super::handle::Cluster;
 use super::metrics::RaftMetrics;
 use super::record::{EncodedRecord, Place, Reading, Record, read};
 use super::recovery::number_of;
-use super::recovery_tests::{disk, histogram, runtime};
+use super::recovery_tests::{disk, encoded, histogram, runtime};
 use super::storage::Storage;
 use super::type_config::{Entry, LeaderId, LogId, Membership, VoteRecord};
 use tandem_runtime::io::environment::files::{Files, RealFiles};
@@ -38,7 +38,7 @@ fn every_directory_holds_what_was_written() {
             let found = runtime().block_on(state_of(&mut storage));
             assert_eq!(found, expected_state(), "member {member} up to {newest}");
             check_facts(&found);
-            let bytes = found.encode(Format::RELEASE_0_1).unwrap();
+            let bytes = encoded(&found, Format::RELEASE_0_1);
             assert!(
                 bytes == file("state"),
                 "the state has other bytes than release 0.1 wrote"
@@ -319,7 +319,7 @@ async fn write_more(storage: &mut Storage) -> LogId {
 
 async fn snapshot_of(storage: &mut Storage) -> (super::type_config::SnapshotMeta, bytes::Bytes) {
     let snapshot = storage.machine.get_current_snapshot().await.unwrap().unwrap();
-    (snapshot.meta, snapshot.snapshot)
+    snapshot.snapshot.read(snapshot.meta).await.unwrap()
 }
 
 fn leader() -> LeaderId {

@@ -24,7 +24,7 @@ pub(super) async fn replace(
     let bytes = write(content)?;
     let job_files = files.clone();
     whole_file::run_apart(&*files, "raft-small-file", async move {
-        whole_file::replace(&*job_files, name, &[&bytes]).await
+        whole_file::replace(&*job_files, name, &bytes).await
     })
     .await
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::frame::{SnapshotAnswer, SnapshotChunk, decode, encode};
 use super::member::Member;
-use super::snapshot_store::decode_meta;
+use super::snapshot_store::{SnapshotData, decode_meta};
 use super::snapshot_transfer::{SnapshotTransfer, Taken};
 use super::type_config::VoteRecord;
 
@@ -29,7 +29,10 @@ impl Member {
                 let vote: VoteRecord = decode(&chunk.vote)?;
                 let meta = decode_meta(&chunk.meta).ok_or(io::ErrorKind::InvalidData)?;
                 self.check_committed_ids(&vote, meta.last_log_id)?;
-                let snapshot = Snapshot { meta, snapshot: data };
+                let snapshot = Snapshot {
+                    meta,
+                    snapshot: SnapshotData::Arrived(data),
+                };
                 let response = self.raft.install_full_snapshot(vote, snapshot).await;
                 SnapshotAnswer::Done(response.map_err(io::Error::other)?)
             }

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
-use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot};
+use openraft::{EntryPayload, OptionalSend, Snapshot};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -15,12 +15,17 @@ use tandem_cluster::state_comparison::StateMark;
 use tandem_cluster::{Applied, Change, ClusterState, Command, MemberRecord, RaftId, StateLimits};
 use tandem_planted::{Bug, planted};
 
+use tandem_runtime::io::environment::files::Files;
+
 use super::changes::{ChangeReceiver, ChangeSender};
 use super::formats::Formats;
 use super::marks::Marks;
-use super::snapshot_store::SnapshotStore;
+use super::release::release_apart;
+use super::replica::Replica;
+use super::snapshot_builder::SnapshotBuilder;
+use super::snapshot_store::{Content, SnapshotData, SnapshotStore};
 use super::type_config::{Entry, LeaderId, LogId, SnapshotMeta, StoredMembership, TypeConfig};
-use tandem_runtime::io::environment::files::Files;
+use super::whole_file;
 
 /// The local copy of the replicated state. Clones are the same copy.
 ///
@@ -28,6 +33,7 @@ use tandem_runtime::io::environment::files::Files;
 /// up commands, commands never wait for readers, and a snapshot is a pointer.
 #[derive(Clone)]
 pub(super) struct StateMachine {
+    files: Arc<dyn Files>,
     /// Written by openraft's task alone.
     published: Arc<ArcSwap<Replica>>,
     changes: ChangeSender,
@@ -47,20 +53,14 @@ pub(super) struct Ticked {
     pub(super) at: Instant,
 }
 
-/// The state after one entry, and which entry that was.
-#[derive(Clone)]
-struct Replica {
-    state: Arc<ClusterState>,
-    last_applied: Option<LogId>,
-    membership: Arc<StoredMembership>,
-}
-
 /// Entries that are applied and not published yet.
 struct Unpublished {
     replica: Replica,
     entries: usize,
     changes: Vec<Vec<Change>>,
     answers: Vec<(ApplyResponder<TypeConfig>, Applied)>,
+    /// One of them concerned many records.
+    is_large: bool,
 }
 
 impl StateMachine {
@@ -69,18 +69,15 @@ impl StateMachine {
     pub(super) fn open(limits: StateLimits, files: Arc<dyn Files>, formats: Formats) -> io::Result<Self> {
         let (snapshots, found) = SnapshotStore::open(files.clone(), formats.clone())?;
         let replica = match found {
-            None => Replica {
-                state: Arc::new(ClusterState::new(limits)),
-                last_applied: None,
-                membership: Arc::default(),
-            },
+            None => Replica::new(limits),
             Some((meta, state)) => Replica::of_snapshot(&meta, decode_state(&state, &formats)?),
         };
         formats.raise(replica.state.format());
         let ticked = ticked(replica.state.expired_before_ms());
         Ok(Self {
             ticked: Arc::new(Mutex::new(ticked)),
-            marks: Marks::new(files),
+            marks: Marks::new(files.clone()),
+            files,
             changes: ChangeSender::new(),
             applied_index: watch::Sender::new(index_of(replica.last_applied)),
             published: Arc::new(ArcSwap::from_pointee(replica)),
@@ -128,16 +125,30 @@ impl StateMachine {
         self.published.load().last_applied
     }
 
-    fn apply_one(&self, entry: Entry, proposer: Option<ApplyResponder<TypeConfig>>, batch: &mut Unpublished) {
+    async fn apply_one(
+        &self,
+        entry: Entry,
+        proposer: Option<ApplyResponder<TypeConfig>>,
+        batch: &mut Unpublished,
+    ) {
         let index = entry.log_id.index();
         let is_to_be_marked = is_mark(&entry);
-        let (applied, changes) = batch.replica.apply(entry);
+        let outcome = batch.replica.apply(entry).await;
         if is_to_be_marked {
             self.marks.begin(index, batch.replica.state.clone());
         }
         batch.entries += 1;
-        batch.changes.push(changes);
-        batch.answers.extend(proposer.map(|proposer| (proposer, applied)));
+        batch.is_large |= outcome.portions > 1;
+        batch.changes.push(outcome.changes);
+        batch
+            .answers
+            .extend(proposer.map(|proposer| (proposer, outcome.applied)));
+    }
+
+    async fn decode_apart(&self, bytes: Bytes) -> io::Result<ClusterState> {
+        let formats = self.formats.clone();
+        let decode = async move { decode_state(&bytes, &formats) };
+        whole_file::run_apart(&*self.files, "raft-snapshot-decode", decode).await
     }
 
     /// The state comes first: who is told of a change, or of what came of a proposal, finds a state at least as new.
@@ -148,7 +159,7 @@ impl StateMachine {
         let (state, last_applied) = (&batch.replica.state, batch.replica.last_applied);
         self.formats.raise(state.format());
         self.note_time(state.expired_before_ms());
-        self.published.store(Arc::new(batch.replica));
+        self.replace(batch.replica, batch.is_large);
         for changes in batch.changes {
             self.changes.send(changes);
         }
@@ -159,12 +170,20 @@ impl StateMachine {
         self.applied_index.send_replace(index_of(last_applied));
     }
 
+    /// What the former state alone holds goes with it.
+    fn replace(&self, replica: Replica, differs_much: bool) {
+        let former = self.published.swap(Arc::new(replica));
+        if differs_much {
+            release_apart(&self.files, former.state.clone());
+        }
+    }
+
     async fn apply_all<S>(&self, entries: &mut S, batch: &mut Unpublished) -> io::Result<()>
     where
         S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
         while let Some((entry, proposer)) = entries.try_next().await? {
-            self.apply_one(entry, proposer, batch);
+            self.apply_one(entry, proposer, batch).await;
             if batch.entries >= ENTRIES_PUBLISHED_AT_ONCE_MAX {
                 let next = Unpublished::behind(batch.replica.clone());
                 self.publish(std::mem::replace(batch, next));
@@ -196,41 +215,13 @@ impl Unpublished {
             entries: 0,
             changes: Vec::new(),
             answers: Vec::new(),
-        }
-    }
-}
-
-impl Replica {
-    fn of_snapshot(meta: &SnapshotMeta, state: ClusterState) -> Self {
-        Self {
-            state: Arc::new(state),
-            last_applied: meta.last_log_id,
-            membership: Arc::new(meta.last_membership.clone()),
-        }
-    }
-
-    fn apply(&mut self, entry: Entry) -> (Applied, Vec<Change>) {
-        self.last_applied = Some(entry.log_id);
-        match entry.payload {
-            EntryPayload::Blank => (Applied::Done, Vec::new()),
-            EntryPayload::Normal(proposal) => Arc::make_mut(&mut self.state).apply(proposal.command),
-            EntryPayload::Membership(membership) => {
-                self.membership = Arc::new(StoredMembership::new(Some(entry.log_id), membership));
-                (Applied::Done, Vec::new())
-            }
-        }
-    }
-
-    fn meta(&self) -> SnapshotMeta {
-        SnapshotMeta {
-            last_log_id: self.last_applied.map(one_later_if_planted),
-            last_membership: StoredMembership::clone(&self.membership),
+            is_large: false,
         }
     }
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
-    type SnapshotData = Bytes;
+    type SnapshotData = SnapshotData;
     type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
@@ -250,19 +241,16 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
         let replica = self.published.load();
-        SnapshotBuilder {
-            view: Some((replica.meta(), replica.state.clone())),
-            formats: self.formats.clone(),
-            snapshots: self.snapshots.clone(),
-        }
+        SnapshotBuilder::new(replica.meta(), replica.state.clone(), self.snapshots.clone())
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> io::Result<()> {
-        let state = decode_state(&snapshot, &self.formats)?;
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> io::Result<()> {
+        let (meta, bytes) = snapshot.read(meta.clone()).await?;
+        let state = self.decode_apart(bytes.clone()).await?;
         self.formats.raise(state.format());
         self.note_time(state.expired_before_ms());
-        self.snapshots.save(meta, move || Ok(snapshot)).await?;
-        self.published.store(Arc::new(Replica::of_snapshot(meta, state)));
+        self.snapshots.save(&meta, Content::Bytes(bytes)).await?;
+        self.replace(Replica::of_snapshot(&meta, state), true);
         if !planted(Bug::SnapshotInstalledUntold) {
             self.changes.send(vec![Change::Replaced]);
         }
@@ -274,39 +262,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_current_snapshot(
         &mut self,
-    ) -> io::Result<Option<Snapshot<LeaderId, RaftId, MemberRecord, Bytes>>> {
-        let loaded = self.snapshots.load().await?;
-        Ok(loaded.map(|(meta, snapshot)| Snapshot { meta, snapshot }))
+    ) -> io::Result<Option<Snapshot<LeaderId, RaftId, MemberRecord, SnapshotData>>> {
+        let kept = || SnapshotData::Kept(self.snapshots.clone());
+        Ok(self.snapshots.meta().map(|meta| Snapshot {
+            meta,
+            snapshot: kept(),
+        }))
     }
-}
-
-/// The state as it was when openraft asked for a snapshot; encoded and written while entries go on being applied.
-pub(super) struct SnapshotBuilder {
-    /// Until it is built.
-    view: Option<(SnapshotMeta, Arc<ClusterState>)>,
-    formats: Formats,
-    snapshots: SnapshotStore,
-}
-
-impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
-    type SnapshotData = Bytes;
-
-    async fn build_snapshot(&mut self) -> io::Result<Snapshot<LeaderId, RaftId, MemberRecord, Bytes>> {
-        let (meta, state) = self
-            .view
-            .take()
-            .ok_or_else(|| io::Error::other("a snapshot is built once"))?;
-        let format = self.formats.written();
-        // A large state takes its time to be encoded, and to be given up: neither may hold up who else runs here.
-        let encode = move || Ok(state.encode(format)?.into());
-        let snapshot = self.snapshots.save(&meta, encode).await?;
-        Ok(Snapshot { meta, snapshot })
-    }
-}
-
-fn one_later_if_planted(id: LogId) -> LogId {
-    let one_more = u64::from(planted(Bug::SnapshotNamesLaterEntry));
-    LogId::new(*id.committed_leader_id(), id.index() + one_more)
 }
 
 fn decode_state(bytes: &[u8], formats: &Formats) -> io::Result<ClusterState> {
