@@ -7,7 +7,8 @@ use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use tandem_cluster::{Actor, Command, Format, MemberRole, NodeId, Proposal, RaftId, StateLimits};
 
 use super::config::{ClusterConfig, Member};
-use super::handle::{Cluster, StartError};
+use super::errors::StartError;
+use super::handle::Cluster;
 use super::metrics::RaftMetrics;
 use super::record::{EncodedRecord, HEADER_BYTES, Place};
 use super::recovery::{name_of, number_of};

@@ -19,17 +19,17 @@ use tandem_cluster::{
 use tandem_golden::Sample;
 
 use super::administration::{AdministrationAnswer, AdministrationRequest};
-use super::frame::{
-    Declined, ForwardedProposal, Frame, Hello, Kind, PeerStatus, ProposalAnswer, SnapshotAnswer,
-    SnapshotChunk, Standing, Welcome, encode as encode_body,
+use super::frame::{Frame, Kind, encode as encode_body};
+use super::messages::{
+    Declined, ForwardedProposal, Hello, PeerStatus, ProposalAnswer, SnapshotAnswer, SnapshotChunk, Standing,
+    Welcome,
 };
 use super::record::{EncodedRecord, Place, Reading, Record, read};
 use super::small_file;
-use super::stored;
 use super::type_config::{
     Entry, LeaderId, LogId, Membership, Payload, SnapshotMeta, StoredMembership, TypeConfig, VoteRecord,
 };
-use super::{directory, snapshot_store};
+use super::{directory, snapshot_file, stored_snapshot};
 
 /// Compares with the golden file of this name, which belongs to `format`.
 #[track_caller]
@@ -72,12 +72,12 @@ fn snapshots() {
     for format in FORMATS {
         let metas = [("empty", empty_meta()), ("whole", meta())];
         let samples = metas.map(|(name, meta)| {
-            let bytes = snapshot_store::write(&meta, b"state", format).unwrap();
-            let (found, state) = snapshot_store::read(&bytes, Format::NEWEST).unwrap();
+            let bytes = snapshot_file::write(&meta, b"state", format).unwrap();
+            let (found, state) = snapshot_file::read(&bytes, Format::NEWEST).unwrap();
             assert_eq!(state, Bytes::from_static(b"state"));
             assert_eq!(
-                stored::encode_meta(&found, format).unwrap(),
-                stored::encode_meta(&meta, format).unwrap()
+                stored_snapshot::encode_meta(&found, format).unwrap(),
+                stored_snapshot::encode_meta(&meta, format).unwrap()
             );
             (name.to_owned(), bytes)
         });
@@ -93,8 +93,8 @@ fn descriptions_of_snapshots() {
         ..meta()
     };
     let sample = |name: &str, meta: &SnapshotMeta| -> Sample {
-        let bytes = snapshot_store::encode_meta(meta).unwrap();
-        assert_eq!(snapshot_store::decode_meta(&bytes).as_ref(), Some(meta));
+        let bytes = snapshot_file::encode_meta(meta).unwrap();
+        assert_eq!(snapshot_file::decode_meta(&bytes).as_ref(), Some(meta));
         (name.to_owned(), bytes)
     };
     let of_release_0_1 = [

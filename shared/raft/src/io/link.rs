@@ -3,38 +3,28 @@
 //! Each peer has several links, so that heartbeats never stand behind entries or a snapshot. Requests made while
 //! there is no connection fail at once.
 
-use std::collections::BTreeMap;
-use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::{Bytes, BytesMut};
-use futures::future::BoxFuture;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::{Instant, sleep_until, timeout};
 
 use tandem_cluster::membership::{Introduction, Start};
-use tandem_cluster::{MemberAddress, NodeId};
 
-use super::frame::{Declined, Frame, FrameReader, Hello, Kind, Welcome, decode, encode};
-use super::member::Member;
-use super::refusals::{Direction, Refusal};
-use tandem_runtime::io::transport::Transport;
+use super::frame::Kind;
 
 /// The asking end of a link. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Link {
-    calls: mpsc::Sender<Call>,
-    welcomed_by: WelcomedBy,
+    pub(super) calls: mpsc::Sender<Call>,
+    pub(super) welcomed_by: WelcomedBy,
     /// Ends the pause before the next attempt to connect.
-    wake: Arc<Notify>,
+    pub(super) wake: Arc<Notify>,
     /// Ends the connection: its other end is a process that is gone.
-    outdated: Arc<Notify>,
+    pub(super) outdated: Arc<Notify>,
 }
 
 /// Who answers at the other end now, as they introduced themselves.
-type WelcomedBy = Arc<Mutex<Option<Introduction>>>;
+pub(super) type WelcomedBy = Arc<Mutex<Option<Introduction>>>;
 
 /// There is no connection, or it broke before the answer came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -42,10 +32,10 @@ type WelcomedBy = Arc<Mutex<Option<Introduction>>>;
 pub(super) struct Unreachable;
 
 #[derive(Debug)]
-struct Call {
-    kind: Kind,
-    body: Bytes,
-    answer: oneshot::Sender<Bytes>,
+pub(super) struct Call {
+    pub(super) kind: Kind,
+    pub(super) body: Bytes,
+    pub(super) answer: oneshot::Sender<Bytes>,
 }
 
 impl Link {
@@ -85,340 +75,4 @@ pub(super) enum LinkEvent {
     Broken,
     /// The machine answers, the process does not.
     Refused,
-}
-
-pub(super) struct LinkOptions {
-    pub(super) to: NodeId,
-    pub(super) address: MemberAddress,
-    pub(super) connect_timeout: Duration,
-    /// With a request outstanding and nothing heard for so long, the connection is given up.
-    pub(super) silence_max: Duration,
-    /// For the one link per peer that watches its process.
-    pub(super) events: Option<mpsc::Sender<(NodeId, LinkEvent)>>,
-}
-
-/// Makes a link, and what keeps it up once it runs.
-pub(super) fn link<T: Transport>(transport: T, options: LinkOptions) -> (Link, Keeper<T>) {
-    let (calls, queue) = mpsc::channel(CALLS_WAITING_MAX);
-    let welcomed_by = WelcomedBy::default();
-    let wake = Arc::<Notify>::default();
-    let outdated = Arc::<Notify>::default();
-    let keeper = Keeper {
-        transport,
-        options,
-        queue,
-        welcomed_by: welcomed_by.clone(),
-        wake: wake.clone(),
-        outdated: outdated.clone(),
-    };
-    let link = Link {
-        calls,
-        welcomed_by,
-        wake,
-        outdated,
-    };
-    (link, keeper)
-}
-
-/// Keeps one link up.
-pub(super) struct Keeper<T> {
-    transport: T,
-    options: LinkOptions,
-    queue: mpsc::Receiver<Call>,
-    welcomed_by: WelcomedBy,
-    wake: Arc<Notify>,
-    outdated: Arc<Notify>,
-}
-
-impl<T: Transport> Keeper<T> {
-    /// Connects again and again, in the name of `member`, until nobody can ask any more.
-    pub(super) async fn run(mut self, member: Arc<Member>) {
-        let mut failures = 0;
-        loop {
-            match self.connect(&member).await {
-                Ok(Greeted {
-                    reader,
-                    writer,
-                    welcome,
-                    refused_later,
-                }) => {
-                    failures = 0;
-                    let incarnation = welcome.incarnation;
-                    let start = welcome.introduction.start;
-                    self.tell(LinkEvent::Connected { incarnation, start }).await;
-                    self.set_welcomed_by(Some(welcome.introduction));
-                    let outdated = self.outdated.clone();
-                    tokio::select! {
-                        biased;
-                        () = outdated.notified() => {}
-                        reason = refused_later => {
-                            let peer = self.options.to;
-                            tracing::warn!(%peer, reason, "a member's certificate is not accepted any more");
-                        }
-                        () = self.serve(reader, writer, &member) => {}
-                    }
-                    self.set_welcomed_by(None);
-                    self.tell(LinkEvent::Broken).await;
-                }
-                Err(error) => {
-                    if error.kind() == io::ErrorKind::ConnectionRefused {
-                        self.tell(LinkEvent::Refused).await;
-                    }
-                    let peer = self.options.to;
-                    member.refusals.failed(Direction::Out, &peer.to_string(), &error);
-                    failures += 1;
-                }
-            }
-            if !self.pause(failures).await {
-                return;
-            }
-        }
-    }
-
-    fn set_welcomed_by(&self, introduction: Option<Introduction>) {
-        *self.welcomed_by.lock().unwrap_or_else(PoisonError::into_inner) = introduction;
-    }
-
-    async fn connect(&self, member: &Member) -> io::Result<Greeted<T>> {
-        timeout(self.options.connect_timeout, self.greet(member)).await?
-    }
-
-    /// Three frames: who connects, who answers and how far its log reaches, and how far the first one's reaches. Each
-    /// reach is told after the other side's last frame, so that neither can be older than what is known of it.
-    async fn greet(&self, member: &Member) -> io::Result<Greeted<T>> {
-        let peer = self.options.to;
-        let baseline = member.book.baseline();
-        let stream = self.transport.connect(peer, &self.options.address).await?;
-        let refused_later = self.transport.refused_later(&stream);
-        let (reader, mut writer) = tokio::io::split(stream);
-        let mut reader = FrameReader::new(reader);
-        let hello = Hello {
-            cluster: member.config.name.clone(),
-            from: member.introduction(),
-            to: peer,
-            members: member.listed(),
-        };
-        write_frame(&mut writer, Kind::Hello, encode(&hello)?).await?;
-        let answer = reader.next().await?;
-        if answer.kind != Kind::Answer {
-            if let Ok(refusal) = decode::<Refusal>(&answer.body) {
-                member.refusals.refused_by(peer, &refusal);
-            }
-            return Err(io::Error::new(
-                io::ErrorKind::PermissionDenied,
-                "the peer refused the connection",
-            ));
-        }
-        let welcome: Welcome = decode(&answer.body)?;
-        if welcome.introduction.id.member() != peer {
-            let text = format!(
-                "{} answers at the address of {peer}",
-                welcome.introduction.id.member()
-            );
-            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-        }
-        member.note_list(peer, &welcome.members);
-        member.book.note_told(peer, welcome.stranger);
-        // A stranger keeps its connection: it is asked how it is, and nothing else.
-        let _ = member.book.meet(&welcome.introduction, &welcome.reach, &baseline);
-        write_frame(&mut writer, Kind::Reach, encode(&member.reach())?).await?;
-        Ok(Greeted {
-            reader,
-            writer,
-            welcome,
-            refused_later,
-        })
-    }
-
-    /// Until the connection ends. What was not answered is answered by the end of its channel.
-    async fn serve(&mut self, reader: Reader<T>, writer: Writer<T>, member: &Member) {
-        let waiting = Mutex::new(Unanswered::default());
-        let (silence_max, peer) = (self.options.silence_max, self.options.to);
-        let result = tokio::select! {
-            biased;
-            result = take_answers(reader, &waiting, |declined| member.note_declined(peer, declined)) => result,
-            result = send_calls(writer, &mut self.queue, &waiting) => result,
-            () = watch_silence(silence_max, &waiting) => Err(io::ErrorKind::TimedOut.into()),
-        };
-        if let Err(error) = result {
-            tracing::debug!(%peer, %error, "connection to a member ended");
-        }
-    }
-
-    /// Waits before the next attempt while refusing calls; false when nobody can call any more.
-    async fn pause(&mut self, failures: u32) -> bool {
-        let end = Instant::now() + pause_after(failures);
-        loop {
-            tokio::select! {
-                biased;
-                () = sleep_until(end) => return true,
-                () = self.wake.notified() => return true,
-                call = self.queue.recv() => if call.is_none() {
-                    return false;
-                },
-            }
-        }
-    }
-
-    async fn tell(&self, event: LinkEvent) {
-        if let Some(events) = &self.options.events {
-            // Nobody listens any more: the member is stopping.
-            let _ = events.send((self.options.to, event)).await;
-        }
-    }
-}
-
-/// A connection on which both ends know each other.
-struct Greeted<T: Transport> {
-    reader: Reader<T>,
-    writer: Writer<T>,
-    welcome: Welcome,
-    refused_later: BoxFuture<'static, String>,
-}
-
-type Reader<T> = FrameReader<tokio::io::ReadHalf<<T as Transport>::Stream>>;
-type Writer<T> = tokio::io::WriteHalf<<T as Transport>::Stream>;
-type Waiting = Mutex<Unanswered>;
-
-/// Requests that were sent.
-#[derive(Default)]
-struct Unanswered {
-    calls: BTreeMap<u64, oneshot::Sender<Bytes>>,
-    /// When something was last heard, or the first of these requests was sent.
-    quiet_since: Option<Instant>,
-}
-
-impl Unanswered {
-    /// False when there are too many already; dropping the call then tells its asker.
-    fn add(&mut self, request: u64, answer: oneshot::Sender<Bytes>) -> bool {
-        if self.calls.len() >= CALLS_UNANSWERED_MAX {
-            self.calls.retain(|_, answer| !answer.is_closed());
-        }
-        if self.calls.len() >= CALLS_UNANSWERED_MAX {
-            return false;
-        }
-        self.quiet_since.get_or_insert_with(Instant::now);
-        self.calls.insert(request, answer);
-        true
-    }
-
-    fn take(&mut self, request: u64) -> Option<oneshot::Sender<Bytes>> {
-        let answer = self.calls.remove(&request);
-        self.quiet_since = (!self.calls.is_empty()).then(Instant::now);
-        answer
-    }
-}
-
-/// Resolves when the peer has been silent for too long: the path may be broken without anybody having said so.
-async fn watch_silence(silence_max: Duration, waiting: &Waiting) {
-    loop {
-        let quiet_since = locked(waiting).quiet_since;
-        let now = Instant::now();
-        let due = quiet_since.unwrap_or(now) + silence_max;
-        if due <= now {
-            return;
-        }
-        sleep_until(due).await;
-    }
-}
-
-async fn take_answers<S: tokio::io::AsyncRead + Unpin>(
-    mut reader: FrameReader<S>,
-    waiting: &Waiting,
-    declined: impl Fn(Declined),
-) -> io::Result<()> {
-    loop {
-        let frame = reader.next().await?;
-        if frame.kind == Kind::Declined {
-            // The end of its channel tells the asker.
-            drop(locked(waiting).take(frame.request));
-            declined(decode(&frame.body)?);
-            continue;
-        }
-        if frame.kind != Kind::Answer {
-            return Err(io::Error::other("the peer ended the conversation"));
-        }
-        let answer = locked(waiting).take(frame.request);
-        if let Some(answer) = answer {
-            // The asker's deadline may have passed.
-            let _ = answer.send(frame.body);
-        }
-    }
-}
-
-async fn send_calls<W: AsyncWrite + Unpin>(
-    mut writer: W,
-    queue: &mut mpsc::Receiver<Call>,
-    waiting: &Waiting,
-) -> io::Result<()> {
-    let mut bytes = BytesMut::new();
-    let mut next_request = 1;
-    while let Some(call) = queue.recv().await {
-        let mut next = Some(call);
-        while let Some(call) = next {
-            let frame = Frame {
-                kind: call.kind,
-                request: next_request,
-                body: call.body,
-            };
-            next_request += 1;
-            if locked(waiting).add(frame.request, call.answer) {
-                frame.write(&mut bytes);
-            }
-            next = (bytes.len() < WRITE_BYTES)
-                .then(|| queue.try_recv().ok())
-                .flatten();
-        }
-        writer.write_all_buf(&mut bytes).await?;
-        writer.flush().await?;
-    }
-    Ok(())
-}
-
-async fn write_frame<W: AsyncWrite + Unpin>(writer: &mut W, kind: Kind, body: Bytes) -> io::Result<()> {
-    let mut bytes = BytesMut::new();
-    let frame = Frame {
-        kind,
-        request: 0,
-        body,
-    };
-    frame.write(&mut bytes);
-    writer.write_all_buf(&mut bytes).await?;
-    writer.flush().await
-}
-
-fn locked(waiting: &Waiting) -> MutexGuard<'_, Unanswered> {
-    waiting.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-const CALLS_WAITING_MAX: usize = 4096;
-/// Calls whose answer is outstanding; more fail at once.
-const CALLS_UNANSWERED_MAX: usize = 16384;
-/// Calls are gathered into one write up to this size.
-const WRITE_BYTES: usize = 64 << 10;
-
-/// The first attempt after a break comes at once: it tells a dead process from a broken path. A peer that stays away is
-/// tried less and less; when it is back, its own connection ends the pause.
-fn pause_after(failures: u32) -> Duration {
-    match failures.checked_sub(1) {
-        None => Duration::ZERO,
-        Some(doublings) => PAUSE_MAX.min(PAUSE_MIN * 2_u32.pow(doublings.min(16))),
-    }
-}
-
-const PAUSE_MIN: Duration = Duration::from_millis(20);
-const PAUSE_MAX: Duration = Duration::from_secs(2);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_double_from_nothing_to_two_seconds() {
-        let pauses: Vec<u128> = (0..10)
-            .map(|failures| pause_after(failures).as_millis())
-            .collect();
-        assert_eq!(pauses, [0, 20, 40, 80, 160, 320, 640, 1280, 2000, 2000]);
-        assert_eq!(pause_after(u32::MAX), PAUSE_MAX);
-    }
 }

@@ -1,32 +1,25 @@
 //! The local member: openraft and its stores, as the server, the guardian and the handle use them.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver as _;
-use openraft::errors::{ClientWriteError, RaftError};
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
 use openraft::{Instant as _, ServerState};
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::Instant;
 
 use tandem_cluster::health::WRITING_MAX;
-use tandem_cluster::membership::{Introduction, ListedMember, Reach, Start, list_difference};
+use tandem_cluster::membership::{Introduction, ListedMember, Reach, list_difference};
 use tandem_cluster::witness::LogPosition;
-use tandem_cluster::{Actor, Applied, Command, NodeId, Proposal, RaftId};
+use tandem_cluster::{NodeId, RaftId};
 
 use super::config::ClusterConfig;
 use super::directory::Directory;
-use super::frame::{
-    BODY_BYTES_MAX, Declined, ForwardedProposal, Hello, Kind, PeerStatus, ProposalAnswer, Standing,
-    StatusQuestion, Verdict, decode, encode,
-};
-use super::handle::{ProposeError, StopReason};
+use super::errors::StopReason;
 use super::log_store::LogStore;
+use super::messages::{Declined, Hello};
 use super::metrics::RaftMetrics;
 use super::network::PeerLinks;
 use super::peer_book::PeerBook;
@@ -34,7 +27,7 @@ use super::refusals::{Refusal, Refusals};
 use super::snapshot_intake::IncomingSnapshot;
 use super::state_machine::StateMachine;
 use super::status::ClusterStatus;
-use super::type_config::{LogId, Raft, TypeConfig, VoteRecord, position_of};
+use super::type_config::{Raft, TypeConfig, position_of};
 
 pub(super) struct Member {
     pub(super) config: ClusterConfig,
@@ -262,294 +255,6 @@ impl Member {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
-
-    pub(super) fn peer_status(&self, peer: &Introduction, question: StatusQuestion) -> PeerStatus {
-        let metrics = self.raft_metrics();
-        PeerStatus {
-            incarnation: self.incarnation(),
-            introduction: self.introduction(),
-            reach: self.reach(),
-            stranger: self.book.may_ask(peer).err(),
-            standing: self.standing(&metrics, peer.id, question.applied),
-            connected: self.connected(),
-            writes_snapshot: self.machine.snapshots().is_writing(),
-            clock_ms: (self.config.wall_clock_ms)(),
-        }
-    }
-
-    fn standing(&self, metrics: &Metrics, asker: RaftId, applied: Option<LogPosition>) -> Standing {
-        if metrics.state == ServerState::Leader {
-            let heartbeats = metrics.heartbeat.as_ref();
-            let acknowledged = heartbeats.and_then(|heartbeats| heartbeats.get(&asker).copied().flatten());
-            Standing::Leads {
-                quorum_age_ms: age_ms(self.quorum_age(metrics)),
-                acknowledged_age_ms: age_ms(acknowledged.map(|at| at.elapsed())),
-                committed: self.committed_at_most(metrics),
-                agrees: applied.and_then(|theirs| {
-                    let ours = self.log.id_at(theirs.index)?;
-                    Some(position_of(ours) == theirs)
-                }),
-                cluster_ms: self.cluster_ms(),
-            }
-        } else if self.heard_within_lease() {
-            Standing::Follows
-        } else {
-            Standing::HearsNone
-        }
-    }
-
-    /// The processes that this member has a connection to.
-    fn connected(&self) -> Vec<(NodeId, Start)> {
-        let peers = self.peers.iter();
-        peers
-            .filter_map(|(id, links)| Some((*id, links.control.welcomed_by()?.start)))
-            .collect()
-    }
-}
-
-/// Requests of the other members' openraft.
-impl Member {
-    pub(super) async fn append(&self, body: &[u8]) -> io::Result<Bytes> {
-        let request: AppendEntriesRequest<TypeConfig> = decode(body)?;
-        self.check_committed(&request)?;
-        let response = self
-            .raft
-            .append_entries(request)
-            .await
-            .map_err(io::Error::other)?;
-        if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
-            let micros = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-            self.heard_us.store(micros.max(1), Ordering::Relaxed);
-        }
-        encode(&response)
-    }
-
-    pub(super) async fn vote(&self, body: &[u8]) -> io::Result<Bytes> {
-        let request: VoteRequest<TypeConfig> = decode(body)?;
-        encode(&self.raft.vote(request).await.map_err(io::Error::other)?)
-    }
-
-    pub(super) async fn pre_vote(&self, body: &[u8]) -> io::Result<Bytes> {
-        let request: VoteRequest<TypeConfig> = decode(body)?;
-        encode(&self.raft.pre_vote(request).await.map_err(io::Error::other)?)
-    }
-
-    pub(super) async fn transfer_leader(&self, body: &[u8]) -> io::Result<Bytes> {
-        let request: TransferLeaderRequest<TypeConfig> = decode(body)?;
-        let response = self.raft.handle_transfer_leader(request).await;
-        encode(&response.map_err(io::Error::other)?)
-    }
-}
-
-/// What must never differ between two members.
-impl Member {
-    /// A leader's entries agree with what is committed here, or one of the two has lost something: this member stops before
-    /// anything is written. openraft only asserts it in debug builds.
-    fn check_committed(&self, request: &AppendEntriesRequest<TypeConfig>) -> io::Result<()> {
-        let entries = request.entries.iter().map(|entry| entry.log_id);
-        self.check_committed_ids(&request.vote, request.prev_log_id.into_iter().chain(entries))
-    }
-
-    pub(super) fn check_committed_ids(
-        &self,
-        vote: &VoteRecord,
-        theirs: impl IntoIterator<Item = LogId>,
-    ) -> io::Result<()> {
-        // A leader that was deposed may still send what was overwritten since; openraft refuses it.
-        let is_current = *vote >= self.raft_metrics().vote;
-        let Some(committed) = self
-            .log
-            .committed()
-            .max(self.machine.last_applied())
-            .filter(|_| is_current)
-        else {
-            return Ok(());
-        };
-        let within = |id: &LogId| id.index() <= committed.index();
-        for theirs in theirs.into_iter().take_while(within) {
-            let ours = match theirs.index() == committed.index() {
-                true => Some(committed),
-                false => self.log.id_at(theirs.index()),
-            };
-            if let Some(ours) = ours.filter(|ours| *ours != theirs) {
-                let text = format!(
-                    "the leader's log has {theirs} where {ours} is committed here: one of the two members has lost \
-                     acknowledged entries; compare their states before either is replaced"
-                );
-                tracing::error!(%theirs, %ours, "two members hold different entries at a committed index");
-                self.request_stop(StopReason::Failed(text.clone()));
-                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Proposals.
-impl Member {
-    /// As [`Self::propose`], in this member's own name.
-    pub(super) async fn propose_own(
-        &self,
-        command: Command,
-        deadline: Duration,
-    ) -> Result<Applied, ProposeError> {
-        let actor = Actor::Member(self.id());
-        self.propose(Proposal { actor, command }, deadline).await
-    }
-
-    /// Until the command is applied here, or the deadline is over.
-    pub(super) async fn propose(
-        &self,
-        proposal: Proposal,
-        deadline: Duration,
-    ) -> Result<Applied, ProposeError> {
-        let started = Instant::now();
-        let end = started + deadline;
-        let result = match (self.proposals.try_acquire(), check_size(&proposal)) {
-            (_, Err(too_large)) => Err(too_large),
-            (Err(_), Ok(())) => Err(ProposeError::Overloaded),
-            (Ok(_permit), Ok(())) => timeout_at(end, self.propose_until_applied(&proposal, end))
-                .await
-                .unwrap_or(Err(ProposeError::Timeout)),
-        };
-        let outcome = match result {
-            Ok(_) => "applied",
-            Err(ProposeError::Overloaded) => "overloaded",
-            Err(ProposeError::TooLarge { .. }) => "too_large",
-            Err(ProposeError::Timeout) => "timeout",
-            Err(ProposeError::Stopped) => "stopped",
-            Err(ProposeError::NotFinalised) => "not_finalised",
-        };
-        self.metrics.proposals.with_label_values(&[outcome]).inc();
-        if result.is_ok() {
-            self.metrics
-                .commit_seconds
-                .observe(started.elapsed().as_secs_f64());
-        }
-        result
-    }
-
-    async fn propose_until_applied(
-        &self,
-        proposal: &Proposal,
-        end: Instant,
-    ) -> Result<Applied, ProposeError> {
-        let mut told = None;
-        loop {
-            if self.stop.borrow().is_some() {
-                return Err(ProposeError::Stopped);
-            }
-            let leader = told
-                .take()
-                .or_else(|| self.raft_metrics().current_leader.map(RaftId::member));
-            let patience = ATTEMPT_MAX.min(end.saturating_duration_since(Instant::now()));
-            // A member that was told to be a stranger proposes nothing.
-            let leader = leader.filter(|_| self.book.own_stranger().is_none());
-            let answer = match leader {
-                Some(leader) if leader == self.id() => self.propose_here(proposal.clone(), patience).await,
-                Some(leader) => self.propose_at(leader, proposal, patience).await,
-                None => ProposalAnswer::NotLeader { leader: None },
-            };
-            match answer.verdict(self.id()) {
-                Verdict::Committed { index, applied } => {
-                    self.wait_until_applied(index).await;
-                    return Ok(applied);
-                }
-                Verdict::Refused(error) => return Err(error),
-                Verdict::Ask(leader) => told = Some(leader),
-                Verdict::TryAgain => {}
-            }
-            self.wait_for_news().await;
-        }
-    }
-
-    /// Proposes to the local openraft alone.
-    async fn propose_here(&self, proposal: Proposal, patience: Duration) -> ProposalAnswer {
-        let written = self.machine.state().format();
-        let finalises = matches!(proposal.command, Command::FormatFinalised { .. });
-        if proposal.command.format() > written && !finalises {
-            return ProposalAnswer::NotFinalised;
-        }
-        if self.log.is_overloaded() {
-            return ProposalAnswer::Overloaded;
-        }
-        if !self.disk_nearly_full() {
-            return self.write(proposal, patience).await;
-        }
-        let Proposal { actor, command } = proposal;
-        let mut allowed = self.machine.state().without_growth(command);
-        let Some(command) = allowed.rest.take() else {
-            let index = *self.machine.applied_index().borrow();
-            let applied = allowed.answer(None);
-            return ProposalAnswer::Applied { index, applied };
-        };
-        match self.write(Proposal { actor, command }, patience).await {
-            ProposalAnswer::Applied { index, applied } => ProposalAnswer::Applied {
-                index,
-                applied: allowed.answer(Some(applied)),
-            },
-            other @ (ProposalAnswer::NotLeader { .. }
-            | ProposalAnswer::NotFinalised
-            | ProposalAnswer::Unknown
-            | ProposalAnswer::Overloaded) => other,
-        }
-    }
-
-    async fn write(&self, proposal: Proposal, patience: Duration) -> ProposalAnswer {
-        match timeout(patience, self.raft.client_write(proposal)).await {
-            Ok(Ok(response)) => ProposalAnswer::Applied {
-                index: response.log_id.index(),
-                applied: response.data,
-            },
-            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
-                ProposalAnswer::NotLeader {
-                    leader: forward.leader_id.map(RaftId::member),
-                }
-            }
-            Ok(Err(_)) | Err(_) => ProposalAnswer::Unknown,
-        }
-    }
-
-    async fn propose_at(&self, leader: NodeId, proposal: &Proposal, patience: Duration) -> ProposalAnswer {
-        let Some(peer) = self.peers.get(&leader) else {
-            return ProposalAnswer::Unknown;
-        };
-        let forwarded = ForwardedProposal {
-            deadline_ms: u32::try_from(patience.as_millis()).unwrap_or(u32::MAX),
-            proposal: proposal.clone(),
-        };
-        let Ok(body) = encode(&forwarded) else {
-            return ProposalAnswer::Unknown;
-        };
-        match timeout(patience, peer.proposals.ask(Kind::Propose, body)).await {
-            Ok(Ok(body)) => decode(&body).unwrap_or(ProposalAnswer::Unknown),
-            Ok(Err(_)) | Err(_) => ProposalAnswer::Unknown,
-        }
-    }
-
-    /// A peer's proposal: here or nowhere, the peer tries again by itself.
-    pub(super) async fn propose_forwarded(&self, body: &[u8]) -> io::Result<Bytes> {
-        let forwarded: ForwardedProposal = decode(body)?;
-        let patience = Duration::from_millis(u64::from(forwarded.deadline_ms)).min(ATTEMPT_MAX);
-        encode(&self.propose_here(forwarded.proposal, patience).await)
-    }
-
-    /// Whoever proposed finds the result in the local state, unless this member lags far behind.
-    async fn wait_until_applied(&self, index: u64) {
-        let mut applied = self.machine.applied_index();
-        let reached = applied.wait_for(|applied| *applied >= index);
-        // Lagging is no failure: the command is committed.
-        let _ = timeout(LOCAL_LAG_MAX, reached).await;
-    }
-
-    async fn wait_for_news(&self) {
-        let mut status = self.status.subscribe();
-        tokio::select! {
-            biased;
-            _ = status.changed() => {}
-            () = sleep(RETRY_PAUSE) => {}
-        }
-    }
 }
 
 pub(super) fn is_initialized(metrics: &Metrics) -> bool {
@@ -561,28 +266,5 @@ fn counted_on(ms: u64, after: Duration) -> u64 {
     ms.saturating_add(u64::try_from(after.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// In whole milliseconds; what never happened is as old as can be.
-fn age_ms(age: Option<Duration>) -> u32 {
-    age.map_or(u32::MAX, |age| u32::try_from(age.as_millis()).unwrap_or(u32::MAX))
-}
-
-/// An entry that no frame can carry would stop the replication of everything behind it.
-fn check_size(proposal: &Proposal) -> Result<(), ProposeError> {
-    let bytes = postcard::experimental::serialized_size(proposal).unwrap_or(usize::MAX);
-    match bytes <= COMMAND_BYTES_MAX {
-        true => Ok(()),
-        false => Err(ProposeError::TooLarge {
-            bytes,
-            max: COMMAND_BYTES_MAX,
-        }),
-    }
-}
-
-/// What surrounds a command in a frame takes less than a kilobyte.
-const COMMAND_BYTES_MAX: usize = BODY_BYTES_MAX - (64 << 10);
 /// What a stranger claims is not repeated at any length.
 const NAME_CHARS_MAX: usize = 64;
-/// One attempt at a proposal: a leader that does not answer for so long may not be one any more.
-const ATTEMPT_MAX: Duration = Duration::from_secs(1);
-const RETRY_PAUSE: Duration = Duration::from_millis(10);
-const LOCAL_LAG_MAX: Duration = Duration::from_millis(100);

@@ -7,7 +7,7 @@ use tandem_cluster::{Format, MemberRecord, NodeId, RaftId};
 
 use super::administration::listing;
 use super::member::Member;
-use super::peer_book::ANSWER_FRESH;
+use super::peer_pages::ANSWER_FRESH;
 
 /// The membership as one member sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

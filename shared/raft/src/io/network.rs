@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
@@ -15,16 +13,15 @@ use openraft::raft::{
 use openraft::{OptionalSend, Snapshot};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use tandem_cluster::membership::{Introduction, Start};
 use tandem_cluster::{MemberRecord, NodeId, RaftId};
 
-use super::frame::{Kind, SnapshotAnswer, SnapshotChunk, decode, encode};
+use super::frame::{Kind, decode, encode};
 use super::link::Link;
 use super::peer_book::PeerBook;
-use super::snapshot_pace::{PIECE_TIMEOUT, SnapshotPace};
-use super::snapshot_store::{SnapshotData, encode_meta};
+use super::snapshot_store::SnapshotData;
 use super::type_config::{LeaderId, TypeConfig, VoteRecord};
 
 /// The links to one peer. Separate, so that a vote or a heartbeat waits for nothing.
@@ -41,7 +38,7 @@ pub(super) struct PeerLinks {
 
 /// Which of openraft's links a request takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Channel {
+pub(super) enum Channel {
     Control,
     Append,
     Snapshot,
@@ -79,7 +76,7 @@ pub(super) struct Network {
 
 /// One of openraft's clients of one peer.
 pub(super) struct PeerClient {
-    target: RaftId,
+    pub(super) target: RaftId,
     book: Arc<PeerBook>,
     /// `None` for a member that the configuration does not know.
     links: Option<PeerLinks>,
@@ -110,7 +107,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
 impl PeerClient {
     /// Nobody but the very member that is meant: another one under its number, or a stranger, is not asked.
-    fn link(&self, channel: Channel) -> io::Result<&Link> {
+    pub(super) fn link(&self, channel: Channel) -> io::Result<&Link> {
         let links = self.links.as_ref();
         let links = links
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "a member that is not configured"))?;
@@ -141,93 +138,7 @@ impl PeerClient {
         let body = timeout(option.soft_ttl(), answered).await?;
         decode(&body.map_err(io::Error::other)?)
     }
-
-    async fn send_piece(&self, piece: &SnapshotChunk) -> io::Result<SnapshotAnswer> {
-        let answered = self.link(Channel::Snapshot)?.ask(Kind::Snapshot, encode(piece)?);
-        let body = timeout(PIECE_TIMEOUT, answered).await?;
-        decode(&body.map_err(io::Error::other)?)
-    }
-
-    /// Asks how much of it is there, then sends one piece after the other, as large as the path allows.
-    async fn send_snapshot(
-        &self,
-        vote: VoteRecord,
-        snapshot: Snapshot<LeaderId, RaftId, MemberRecord, SnapshotData>,
-    ) -> io::Result<SnapshotResponse<TypeConfig>> {
-        let (meta, data) = snapshot.snapshot.read(snapshot.meta).await?;
-        let mut chunk = SnapshotChunk {
-            offset: 0,
-            total: data.len() as u64,
-            vote: postcard::to_stdvec(&vote).map_err(io::Error::other)?,
-            meta: encode_meta(&meta)?,
-            data: Bytes::new(),
-        };
-        let mut pace = SnapshotPace::new();
-        let mut told = SnapshotProgress::new(self.target, data.len());
-        loop {
-            let sent = Instant::now();
-            let start = match self.send_piece(&chunk).await? {
-                SnapshotAnswer::Done(response) => {
-                    told.done();
-                    return Ok(response);
-                }
-                SnapshotAnswer::GoOnAt(offset) => usize::try_from(offset).unwrap_or(usize::MAX),
-            };
-            let is_expected = start == chunk.offset as usize + chunk.data.len();
-            let first = chunk.data.is_empty();
-            if start >= data.len() || !is_expected && !first {
-                // Another leader sends one as well, or the peer has started again: openraft tries again after a pause.
-                return Err(io::Error::other("the peer did not take the snapshot"));
-            }
-            if !first {
-                pace.answered(sent.elapsed());
-            }
-            told.reached(start);
-            let end = data.len().min(start + pace.bytes());
-            chunk.offset = start as u64;
-            chunk.data = data.slice(start..end);
-        }
-    }
 }
-
-/// Tells of a transfer that takes its time.
-struct SnapshotProgress {
-    target: RaftId,
-    total: usize,
-    began: Instant,
-    /// As `began` until it is told of.
-    told: Instant,
-}
-
-impl SnapshotProgress {
-    fn new(target: RaftId, total: usize) -> Self {
-        let now = Instant::now();
-        Self {
-            target,
-            total,
-            began: now,
-            told: now,
-        }
-    }
-
-    fn reached(&mut self, bytes: usize) {
-        if self.told.elapsed() < PROGRESS_TOLD_EVERY {
-            return;
-        }
-        self.told = Instant::now();
-        let (to, total) = (self.target, self.total);
-        tracing::info!(%to, bytes, total, "a snapshot is being sent");
-    }
-
-    fn done(&self) {
-        if self.told > self.began {
-            let seconds = self.began.elapsed().as_secs();
-            tracing::info!(to = %self.target, total = self.total, seconds, "a snapshot has arrived");
-        }
-    }
-}
-
-const PROGRESS_TOLD_EVERY: Duration = Duration::from_secs(10);
 
 impl RaftNetworkV2<TypeConfig> for PeerClient {
     type SnapshotData = SnapshotData;

@@ -14,10 +14,8 @@ use std::collections::VecDeque;
 
 use tandem_cluster::Format;
 
-use super::record::{
-    EncodedRecord, ForeignRecord, FoundRecord, KIND_COMMITTED, KIND_PURGED_TO, KIND_VOTE, Reading, Record,
-    read, read_later,
-};
+use super::log_scan::{Scan, used_length};
+use super::record::{EncodedRecord, ForeignRecord, KIND_COMMITTED, KIND_PURGED_TO, KIND_VOTE, Record};
 use super::stored::Foreign;
 
 /// Reads the files of a log, one after the other.
@@ -243,78 +241,8 @@ impl Recovery {
     }
 }
 
-/// One segment.
-struct Scan {
-    /// Its readable beginning.
-    found: Vec<FoundRecord>,
-    /// Behind the last readable record.
-    end: usize,
-    next_sequence: Option<u64>,
-    /// A complete record at `end` that does not follow on the last one.
-    other: Option<u64>,
-    /// Damage behind which a later batch stands: no crash explains it.
-    is_damaged: bool,
-}
-
-impl Scan {
-    fn of(segment: u64, bytes: &[u8], expected: Option<u64>, newest: Format) -> Result<Self, RecoverError> {
-        let refuse = |record: ForeignRecord| RecoverError::of(&record, newest);
-        let mut scan = Self {
-            found: Vec::new(),
-            end: 0,
-            next_sequence: expected,
-            other: None,
-            is_damaged: false,
-        };
-        loop {
-            let found = match read(segment, &bytes[scan.end..], newest) {
-                Reading::Whole(found) => found,
-                Reading::Foreign(record) => return Err(refuse(record)),
-                Reading::Torn => break,
-            };
-            let sequence = found.place.sequence;
-            if scan.next_sequence.is_some_and(|expected| expected != sequence) {
-                scan.other = Some(sequence);
-                break;
-            }
-            scan.next_sequence = Some(sequence.saturating_add(1));
-            scan.end += found.length;
-            scan.found.push(*found);
-        }
-        let rest = &bytes[scan.end..];
-        let lost = scan.next_sequence.unwrap_or(0);
-        for offset in 0..used_length(rest) {
-            match read_later(segment, &rest[offset..], lost, newest) {
-                Reading::Whole(found) => scan.is_damaged |= found.place.batch > lost,
-                Reading::Foreign(record) => return Err(refuse(record)),
-                Reading::Torn => {}
-            }
-        }
-        Ok(scan)
-    }
-
-    fn check(&self, segment: u64, expected: Option<u64>) -> Result<(), RecoverError> {
-        let file = || name_of(segment);
-        match (self.other, expected) {
-            (Some(found), Some(expected)) if self.found.is_empty() && found > expected => {
-                let file = file();
-                Err(RecoverError::Gap {
-                    file,
-                    found,
-                    expected,
-                })
-            }
-            _ if self.is_damaged => {
-                let (file, offset) = (file(), self.end);
-                Err(RecoverError::Damaged { file, offset })
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
 impl RecoverError {
-    fn of(record: &ForeignRecord, newest: Format) -> Self {
+    pub(super) fn of(record: &ForeignRecord, newest: Format) -> Self {
         let file = name_of(record.place.segment);
         let sequence = record.place.sequence;
         match record.foreign {
@@ -332,19 +260,6 @@ impl RecoverError {
             },
         }
     }
-}
-
-/// Bytes up to the last one that is not zero.
-fn used_length(bytes: &[u8]) -> usize {
-    const BLOCK: usize = 4096;
-    let mut end = bytes.len();
-    while end >= BLOCK && bytes[end - BLOCK..end] == [0; BLOCK] {
-        end -= BLOCK;
-    }
-    bytes[..end]
-        .iter()
-        .rposition(|&byte| byte != 0)
-        .map_or(0, |last| last + 1)
 }
 
 pub(super) fn name_of(number: u64) -> String {

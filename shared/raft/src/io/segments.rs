@@ -13,12 +13,12 @@ use tokio::sync::oneshot;
 use tandem_cluster::Format;
 use tandem_planted::{Bug, planted};
 
-use super::record::{EncodedRecord, Place};
-use super::recovery::{FIRST_NUMBER, Head, Recovered, Recovery, Segment, Tail, name_of, number_of};
-use super::{snapshot_store, whole_file};
 use tandem_runtime::io::environment::files::{File, Files};
 
+use super::record::{EncodedRecord, Place};
+use super::recovery::{FIRST_NUMBER, Head, Recovered, Recovery, Segment, Tail, name_of, number_of};
 use super::whole_file::UNFINISHED;
+use super::{snapshot_file, whole_file};
 
 /// Writes the log. Owned by one task.
 pub(super) struct Segments {
@@ -246,5 +246,5 @@ fn bytes_of(records: &[EncodedRecord]) -> u64 {
 /// Left over from a file of the log or a snapshot that never got its name.
 fn is_unfinished(name: &str) -> bool {
     let whole = name.strip_suffix(UNFINISHED);
-    whole.is_some_and(|whole| number_of(whole).is_some() || whole == snapshot_store::NAME)
+    whole.is_some_and(|whole| number_of(whole).is_some() || whole == snapshot_file::NAME)
 }

@@ -8,9 +8,11 @@ use bytes::Bytes;
 use openraft::Snapshot;
 use tokio::time::Instant;
 
-use super::frame::{SnapshotAnswer, SnapshotChunk, decode, encode};
+use super::frame::{decode, encode};
 use super::member::Member;
-use super::snapshot_store::{SnapshotData, decode_meta};
+use super::messages::{SnapshotAnswer, SnapshotChunk};
+use super::snapshot_file::decode_meta;
+use super::snapshot_store::SnapshotData;
 use super::snapshot_transfer::{SnapshotTransfer, Taken};
 use super::type_config::VoteRecord;
 

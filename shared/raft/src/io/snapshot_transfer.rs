@@ -7,7 +7,7 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::frame::{SNAPSHOT_BYTES_MAX, SnapshotChunk};
+use super::messages::{SNAPSHOT_BYTES_MAX, SnapshotChunk};
 
 /// The pieces of one snapshot that have arrived.
 #[derive(Debug, Default)]

@@ -15,11 +15,11 @@ use tandem_cluster::NodeId;
 use tandem_cluster::membership::{Introduction, ListedMember, Reach};
 use tandem_cluster::witness::LogPosition;
 
-use super::frame::{
-    Declined, Frame, FrameReader, Hello, Kind, PeerStatus, Standing, Welcome, decode, encode,
-};
+use super::answering::write_frames;
+use super::frame::{Frame, FrameReader, Kind, decode, encode};
 use super::member::Member;
-use super::server::{HELLO_TIMEOUT, accept_all, write_frames};
+use super::messages::{Declined, Hello, PeerStatus, Standing, Welcome};
+use super::server::{HELLO_TIMEOUT, accept_all};
 use super::small_file;
 use super::type_config::position_of;
 use tandem_runtime::io::environment::files::Files;

@@ -12,9 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use tandem_cluster::{Actor, Command, Format, MemberRecord, Proposal, RaftId};
 
-use super::type_config::{
-    Entry, LeaderId, LogId, Membership, Payload, SnapshotMeta, StoredMembership, VoteRecord,
-};
+use super::stored_0_1;
+use super::type_config::{Entry, LeaderId, LogId, Membership, Payload, VoteRecord};
 
 /// Why bytes whose checksum is right are not understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +101,7 @@ pub(super) fn encode_entry(entry: &Entry, format: Format) -> Result<Vec<u8>, pos
         postcard::to_extend(&StoredEntry::of(entry, format), Vec::with_capacity(USUAL_BYTES))
     } else {
         postcard::to_extend(
-            &release_0_1::StoredEntry::of(entry),
+            &stored_0_1::StoredEntry::of(entry),
             Vec::with_capacity(USUAL_BYTES),
         )
     }
@@ -115,7 +114,7 @@ pub(super) fn decode_entry(bytes: &[u8], format: Format, newest: Format) -> Resu
     let entry = if format >= Format::RELEASE_0_2 {
         decode_all::<StoredEntry<'_>>(bytes)?.into_entry(newest)?
     } else {
-        decode_all::<release_0_1::StoredEntry<'_>>(bytes)?.into_entry()
+        decode_all::<stored_0_1::StoredEntry<'_>>(bytes)?.into_entry()
     };
     if format_of(&entry, format) == format {
         Ok(entry)
@@ -147,7 +146,7 @@ struct StoredProposal<'a> {
 
 /// Voters by configuration (two while a change is under way), and what is known of everybody.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct StoredMembers {
+pub(super) struct StoredMembers {
     configurations: Vec<BTreeSet<u64>>,
     members: BTreeMap<u64, MemberRecord>,
 }
@@ -201,7 +200,7 @@ impl From<&Membership> for StoredMembers {
 }
 
 impl StoredMembers {
-    fn into_membership(self) -> Result<Membership, Foreign> {
+    pub(super) fn into_membership(self) -> Result<Membership, Foreign> {
         let members = self.members.into_iter();
         let members: BTreeMap<_, _> = members.map(|(id, record)| (RaftId::from(id), record)).collect();
         let configurations: Vec<_> = self.configurations.into_iter().map(ids).collect();
@@ -209,135 +208,13 @@ impl StoredMembers {
     }
 }
 
-fn configurations_of(membership: &Membership) -> Vec<BTreeSet<u64>> {
+pub(super) fn configurations_of(membership: &Membership) -> Vec<BTreeSet<u64>> {
     let configurations = membership.get_joint_config().iter();
     configurations
         .map(|voters| voters.iter().map(|id| id.as_u64()).collect())
         .collect()
 }
 
-fn ids(numbers: BTreeSet<u64>) -> BTreeSet<RaftId> {
+pub(super) fn ids(numbers: BTreeSet<u64>) -> BTreeSet<RaftId> {
     numbers.into_iter().map(RaftId::from).collect()
-}
-
-/// What a snapshot covers.
-pub(super) fn encode_meta(meta: &SnapshotMeta, format: Format) -> Result<Vec<u8>, postcard::Error> {
-    let last = meta.last_log_id.map(StoredLogId::from);
-    let members_since = meta.last_membership.log_id().map(StoredLogId::from);
-    let members = meta.last_membership.membership();
-    if format < Format::RELEASE_0_2 {
-        let members = members.into();
-        return postcard::to_stdvec(&StoredMeta::<release_0_1::StoredMembers> {
-            last,
-            members_since,
-            members,
-        });
-    }
-    let stored = StoredMeta::<StoredMembers> {
-        last,
-        members_since,
-        members: members.into(),
-    };
-    postcard::to_extend(&stored, postcard::to_stdvec(&format)?)
-}
-
-/// The first byte says the format. In release 0.1 it says whether there is a log id, by 0 or 1.
-pub(super) fn decode_meta(bytes: &[u8], newest: Format) -> Result<SnapshotMeta, Foreign> {
-    if bytes.first().is_some_and(|first| *first < 2) {
-        let stored: StoredMeta<release_0_1::StoredMembers> = decode_all(bytes)?;
-        let members = stored.members.into_membership();
-        return Ok(meta_of(stored.last, stored.members_since, members));
-    }
-    let (format, rest): (Format, &[u8]) = postcard::take_from_bytes(bytes).map_err(|_| Foreign::Content)?;
-    if format > newest {
-        return Err(Foreign::Format(format));
-    }
-    let stored: StoredMeta<StoredMembers> = decode_all(rest)?;
-    let members = stored.members.into_membership()?;
-    Ok(meta_of(stored.last, stored.members_since, members))
-}
-
-#[derive(Serialize, Deserialize)]
-struct StoredMeta<M> {
-    last: Option<StoredLogId>,
-    members_since: Option<StoredLogId>,
-    members: M,
-}
-
-fn meta_of(last: Option<StoredLogId>, since: Option<StoredLogId>, members: Membership) -> SnapshotMeta {
-    SnapshotMeta {
-        last_log_id: last.map(LogId::from),
-        last_membership: StoredMembership::new(since.map(LogId::from), members),
-    }
-}
-
-/// Commands without an envelope, members by their numbers alone.
-mod release_0_1 {
-    use super::{
-        BTreeSet, Command, Cow, Deserialize, Entry, EntryPayload, Membership, Payload, Proposal, Serialize,
-        StoredLogId, configurations_of, ids,
-    };
-
-    #[derive(Serialize, Deserialize)]
-    pub(super) struct StoredEntry<'a> {
-        id: StoredLogId,
-        payload: StoredPayload<'a>,
-    }
-
-    #[derive(Serialize, Deserialize)]
-    enum StoredPayload<'a> {
-        Blank,
-        Command(Cow<'a, Command>),
-        Members(StoredMembers),
-    }
-
-    #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-    pub(super) struct StoredMembers {
-        configurations: Vec<BTreeSet<u64>>,
-        members: BTreeSet<u64>,
-    }
-
-    impl<'a> StoredEntry<'a> {
-        pub(super) fn of(entry: &'a Entry) -> Self {
-            let payload = match &entry.payload {
-                EntryPayload::Blank => StoredPayload::Blank,
-                EntryPayload::Normal(proposal) => StoredPayload::Command(Cow::Borrowed(&proposal.command)),
-                EntryPayload::Membership(membership) => StoredPayload::Members(membership.into()),
-            };
-            Self {
-                id: entry.log_id.into(),
-                payload,
-            }
-        }
-
-        pub(super) fn into_entry(self) -> Entry {
-            let payload: Payload = match self.payload {
-                StoredPayload::Blank => EntryPayload::Blank,
-                StoredPayload::Command(command) => {
-                    EntryPayload::Normal(Proposal::of_unknown(command.into_owned()))
-                }
-                StoredPayload::Members(members) => EntryPayload::Membership(members.into_membership()),
-            };
-            Entry {
-                log_id: self.id.into(),
-                payload,
-            }
-        }
-    }
-
-    impl From<&Membership> for StoredMembers {
-        fn from(membership: &Membership) -> Self {
-            Self {
-                configurations: configurations_of(membership),
-                members: membership.nodes().map(|(id, _)| id.as_u64()).collect(),
-            }
-        }
-    }
-
-    impl StoredMembers {
-        pub(super) fn into_membership(self) -> Membership {
-            let configurations: Vec<_> = self.configurations.into_iter().map(ids).collect();
-            Membership::new_with_defaults(configurations, ids(self.members))
-        }
-    }
 }

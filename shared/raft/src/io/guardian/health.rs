@@ -12,7 +12,7 @@ use tandem_cluster::health::{Bounds, Condition, Subject, View, conditions, state
 use tandem_cluster::state_comparison::{Verdict, judge};
 use tandem_cluster::witness::LogPosition;
 
-use super::super::handle::StopReason;
+use super::super::errors::StopReason;
 use super::super::member::Metrics;
 use super::super::status::ClusterStatus;
 use super::Guardian;

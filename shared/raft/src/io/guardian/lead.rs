@@ -11,8 +11,8 @@ use tandem_cluster::authority::{FrontEndAnswer, FrontEndWord, Reliance};
 use tandem_cluster::witness::{Decision, Lead, NodeView, View};
 use tandem_cluster::{Authority, MemberRole, NodeId, RaftId};
 
-use super::super::frame::Standing;
 use super::super::member::{Member, Metrics, is_initialized};
+use super::super::messages::Standing;
 use super::super::status::{ClusterStatus, RaftRole};
 use super::super::type_config::TypeConfig;
 use super::{Campaigner, Guardian};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use tandem_cluster::{Command, Incarnation, NodeId, NodeState};
+use tandem_cluster::{Command, NodeId, NodeState};
 
 use super::Guardian;
 
@@ -32,12 +32,11 @@ impl Guardian {
             .led_since
             .is_some_and(|since| now > since + reliance.answer + reliance.lease);
         for (id, (incarnation, since)) in self.lives.clone() {
-            let gone = self.peers.get(&id).is_some_and(|peer| {
-                let life = Incarnation::from(incarnation);
-                let has_ended = peer.ended.is_some_and(|(ended, _)| ended.is_of_process(life));
-                let is_silent = now > peer.heard.max(since) + silent_after;
-                has_ended || is_silent && is_relied_on_no_more
-            });
+            let silent_after = is_relied_on_no_more.then_some(silent_after);
+            let gone = self
+                .peers
+                .get(&id)
+                .is_some_and(|peer| peer.is_gone(incarnation.into(), since, silent_after, now));
             let proposed = self
                 .lost
                 .get(&id)

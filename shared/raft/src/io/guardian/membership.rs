@@ -1,21 +1,20 @@
-//! Who belongs to the cluster: judging, forming, and what the leader does to keep the membership whole.
+//! Who belongs to the cluster: judging, joining and forming.
 
 use std::collections::BTreeMap;
-use std::mem::Discriminant;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use openraft::ChangeMembers;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use tandem_cluster::membership::{Formation, Introduction, Stranger};
-use tandem_cluster::{Command, Format, MemberRecord, MemberRole, NodeId, RaftId};
+use tandem_cluster::membership::Formation;
+use tandem_cluster::{Command, Format, MemberRole, NodeId};
 
 use super::super::administration::listing;
-use super::super::member::{Member, Metrics, is_initialized};
-use super::super::peer_book::{Standing, Unsaved};
+use super::super::member::{Metrics, is_initialized};
+use super::super::peer_pages::{Standing, Unsaved};
 use super::super::type_config::LogId;
 use super::Guardian;
+use super::strangers::Subject;
 
 /// What the guardian remembers of its upkeep: only how often to do and to say things.
 pub(super) struct Upkeep {
@@ -23,12 +22,9 @@ pub(super) struct Upkeep {
     judged_by: Option<JudgedBy>,
     saved: Instant,
     /// Who was last warned of, for what kind of reason, and when; `None` stands for this member itself.
-    warned: BTreeMap<Option<NodeId>, (Subject, Instant)>,
-    changed: Option<Instant>,
+    pub(super) warned: BTreeMap<Option<NodeId>, (Subject, Instant)>,
+    pub(super) changed: Option<Instant>,
 }
-
-/// One process and one kind of reason: whoever is still the same stranger is named once a minute.
-type Subject = (Introduction, Discriminant<Stranger>);
 
 /// Stands for a [`Standing`], and is cheap to compare.
 #[derive(PartialEq, Eq)]
@@ -162,52 +158,6 @@ impl Guardian {
         });
     }
 
-    /// Each at once and then once a minute, on one line, with the way out.
-    fn warn_of_strangers(&mut self, now: Instant) {
-        let own = self.member.id();
-        let introduction = self.member.introduction();
-        if let Some((by, stranger)) = self.member.book.own_stranger() {
-            if self.is_to_be_named(None, &introduction, &stranger, now) {
-                tracing::error!(
-                    %by, reason = %stranger,
-                    "this member takes no part in the cluster: {}",
-                    stranger.way_back(own)
-                );
-            }
-        } else if let Some(by) = self.waits_to_be_taken_in()
-            && self.is_to_be_named(None, &introduction, &Stranger::Newcomer, now)
-        {
-            tracing::warn!(
-                %by,
-                "this member's data directory is new to the cluster: it takes no part until somebody runs \
-                 `tandem-node cluster replace {own}`"
-            );
-        }
-        for (id, present) in self.member.book.all_present() {
-            if let Some(stranger) = present.stranger
-                && self.is_to_be_named(Some(id), &present.introduction, &stranger, now)
-            {
-                tracing::warn!(member = %id, reason = %stranger, "a stranger answers in the name of a member");
-            }
-        }
-    }
-
-    fn is_to_be_named(
-        &mut self,
-        who: Option<NodeId>,
-        introduction: &Introduction,
-        stranger: &Stranger,
-        now: Instant,
-    ) -> bool {
-        let subject = (*introduction, std::mem::discriminant(stranger));
-        let named = self.upkeep.warned.get(&who);
-        let is_due = named.is_none_or(|(named, at)| *named != subject || now >= *at + WARNED_EVERY);
-        if is_due {
-            self.upkeep.warned.insert(who, (subject, now));
-        }
-        is_due
-    }
-
     /// Who says that this member is new, while it belongs to no cluster.
     pub(super) fn waits_to_be_taken_in(&self) -> Option<NodeId> {
         let metrics = self.member.raft_metrics();
@@ -289,116 +239,6 @@ impl Guardian {
     }
 }
 
-/// As leader.
-impl Guardian {
-    fn keep_membership(&mut self, metrics: &Metrics, now: Instant) {
-        if self
-            .upkeep
-            .changed
-            .is_some_and(|changed| now < changed + CHANGED_EVERY)
-        {
-            return;
-        }
-        // A replacement is under way here.
-        if self.member.membership_changes.available_permits() == 0 {
-            return;
-        }
-        let Some(change) = self.wanted_change(metrics) else {
-            if let Some(format) = self
-                .member
-                .format_to_finalise((self.member.config.wall_clock_ms)())
-            {
-                self.upkeep.changed = Some(now);
-                tracing::info!(%format, "every member reads a newer format: it is written from now on");
-                self.propose(Command::FormatFinalised { format });
-            }
-            return;
-        };
-        self.upkeep.changed = Some(now);
-        let member = self.member.clone();
-        self.actions.spawn(async move {
-            let changed = timeout(CHANGE_DEADLINE, member.change_membership(change, true));
-            match changed.await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(%error, "the membership was not changed"),
-                Err(_) => tracing::warn!("the membership was not changed in time; it is tried again"),
-            }
-        });
-    }
-
-    fn wanted_change(&self, metrics: &Metrics) -> Option<ChangeMembers<RaftId, MemberRecord>> {
-        let membership = &metrics.membership_config;
-        if membership.get_joint_config().len() > 1 {
-            tracing::info!("finishing a change of the membership that another leader began");
-            return Some(ChangeMembers::AddVoterIds(Default::default()));
-        }
-        let written = self.member.machine.state().format();
-        self.undescribed(metrics, written)
-            .or_else(|| self.new_learners(metrics))
-    }
-
-    /// Members whose directories stand nowhere yet: they are written down once all are known.
-    fn undescribed(&self, metrics: &Metrics, written: Format) -> Option<ChangeMembers<RaftId, MemberRecord>> {
-        if written < Format::RELEASE_0_2 {
-            return None;
-        }
-        let mut records = BTreeMap::new();
-        for (id, record) in metrics.membership_config.nodes() {
-            if record.directory().is_none() {
-                records.insert(*id, self.member.record_of(*id)?);
-            }
-        }
-        (!records.is_empty()).then_some(ChangeMembers::SetNodes(records))
-    }
-
-    /// Front ends beyond those that vote follow without a vote.
-    fn new_learners(&self, metrics: &Metrics) -> Option<ChangeMembers<RaftId, MemberRecord>> {
-        let seated = |number: NodeId| {
-            let mut nodes = metrics.membership_config.nodes();
-            nodes.any(|(id, _)| id.member() == number)
-        };
-        let present = self.member.book.all_present();
-        let new = present.iter().filter(|(number, present)| {
-            present.introduction.role == MemberRole::Witness
-                && !present.reach.initialized
-                && present.stranger.is_none_or(|stranger| stranger.is_newcomer())
-                && !seated(**number)
-        });
-        let nodes: BTreeMap<RaftId, MemberRecord> = new
-            .filter_map(|(_, present)| {
-                let id = present.introduction.id;
-                Some((id, self.member.described(&present.introduction)?))
-            })
-            .collect();
-        (!nodes.is_empty()).then_some(ChangeMembers::AddNodes(nodes))
-    }
-}
-
-/// What every member can tell of the membership.
-impl Member {
-    /// The record of a member that has answered.
-    fn record_of(&self, id: RaftId) -> Option<MemberRecord> {
-        if id == self.raft_id() {
-            return self.described(&self.introduction());
-        }
-        let present = self.book.present(id.member())?;
-        let answers = present.introduction.id == id && present.stranger.is_none();
-        answers.then(|| self.described(&present.introduction)).flatten()
-    }
-
-    /// The latest format that all members read, when it is time to write it.
-    fn format_to_finalise(&self, now_ms: u64) -> Option<Format> {
-        let since_ms = self.config.finalise_after.map(|after| after.as_millis())?;
-        let oldest = self.oldest_format(&[]).ok()?;
-        let written = self.machine.state().format();
-        let waited = u128::from(now_ms.saturating_sub(oldest.since_ms)) >= since_ms;
-        (oldest.format > written && waited).then_some(oldest.format)
-    }
-}
-
 /// Reaches change with every entry; what is lost of them with a crash is heard again.
 const REACH_SAVED_EVERY: Duration = Duration::from_secs(1);
 const START_SAVED_EVERY: Duration = Duration::from_millis(20);
-const WARNED_EVERY: Duration = Duration::from_secs(60);
-const CHANGED_EVERY: Duration = Duration::from_secs(1);
-const CHANGE_DEADLINE: Duration = Duration::from_secs(10);

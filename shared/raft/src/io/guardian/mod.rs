@@ -6,10 +6,14 @@
 
 mod disk;
 mod health;
+mod hearing;
+mod keeping;
 mod lead;
 mod losses;
 mod membership;
+mod peers;
 mod snapshots;
+mod strangers;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,23 +25,21 @@ use futures::stream::FuturesUnordered;
 use openraft::async_runtime::WatchReceiver as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use tandem_cluster::authority::{LeaderAnswer, QuorumContact, StateAsOf};
-use tandem_cluster::health::clock_ahead_ms;
-use tandem_cluster::membership::Start;
-use tandem_cluster::witness::{Heir, LogPosition, ReluctantLeader};
-use tandem_cluster::{Incarnation, MemberRole, NodeId, RaftId};
+use tandem_cluster::authority::{QuorumContact, StateAsOf};
+use tandem_cluster::witness::{Heir, ReluctantLeader};
+use tandem_cluster::{MemberRole, NodeId};
 
-use super::frame::{Kind, PeerStatus, Standing, StatusQuestion, decode, encode};
-use super::handle::StopReason;
+use super::errors::StopReason;
 use super::link::LinkEvent;
 use super::member::Member;
-use super::peer_book::Baseline;
 
 use disk::DiskWatch;
-use health::{HealthWatch, applied_position};
+use health::HealthWatch;
+use hearing::Answered;
 use membership::Upkeep;
+use peers::Peer;
 use snapshots::SnapshotWatch;
 
 pub(super) struct Guardian {
@@ -67,37 +69,6 @@ pub(super) struct Guardian {
     disk: DiskWatch,
     health: HealthWatch,
     snapshots: SnapshotWatch,
-}
-
-/// A peer's answer to the question how it is, and what was known before it was asked.
-struct Answered {
-    from: NodeId,
-    asked: Instant,
-    /// Where this member's own log ended.
-    last_index: u64,
-    /// Where its state ended.
-    applied: Option<LogPosition>,
-    baseline: Baseline,
-    status: Option<PeerStatus>,
-}
-
-struct Peer {
-    role: MemberRole,
-    connected: bool,
-    incarnation: Option<Incarnation>,
-    /// Which start of its directory that life is.
-    start: Option<Start>,
-    /// The process that was last seen ending, and when.
-    ended: Option<(Incarnation, Instant)>,
-    /// Its machine refuses connections since then: the process has ended, or something on the way refuses.
-    suspected: Option<Instant>,
-    /// When it was asked a question that it answered, or a connection was made.
-    heard: Instant,
-    /// Its latest answer, and when it was asked.
-    status: Option<(Instant, PeerStatus)>,
-    /// By how much its wall clock is certainly ahead of this member's; negative: behind.
-    clock_ahead_ms: Option<i64>,
-    polled: Option<Instant>,
 }
 
 enum Campaigner {
@@ -195,278 +166,4 @@ impl Guardian {
     }
 }
 
-/// Who is alive.
-impl Guardian {
-    fn note(&mut self, id: NodeId, event: LinkEvent) {
-        let now = Instant::now();
-        let is_stranger = self.is_stranger(id);
-        let Some(peer) = self.peers.get_mut(&id) else {
-            return;
-        };
-        let start = peer.start;
-        match event {
-            LinkEvent::Connected {
-                incarnation,
-                start: started,
-            } => {
-                let incarnation = Incarnation::from(incarnation);
-                if peer.incarnation != Some(incarnation) {
-                    peer.end_life(now);
-                }
-                // It was unreachable, and taken for dead.
-                if peer
-                    .ended
-                    .is_some_and(|(ended, _)| ended.is_of_process(incarnation))
-                {
-                    peer.ended = None;
-                }
-                peer.incarnation = Some(incarnation);
-                peer.start = Some(started);
-                peer.connected = true;
-                peer.suspected = None;
-                if !is_stranger {
-                    peer.heard = now;
-                }
-            }
-            LinkEvent::Broken => {
-                peer.connected = false;
-                if let Some(start) = start {
-                    self.member.book.note_gone(id, start);
-                }
-            }
-            LinkEvent::Refused if peer.incarnation.is_some() && peer.suspected.is_none() => {
-                peer.connected = false;
-                peer.suspected = Some(now);
-                self.poll_all(now);
-            }
-            LinkEvent::Refused => {}
-        }
-        let ended = |peer: &Peer| peer.ended.is_some_and(|(_, at)| at == now);
-        if self.peers.get(&id).is_some_and(ended) {
-            self.note_process_ended(id, start, now);
-        }
-        if let LinkEvent::Connected { .. } = event {
-            self.poll(id, now);
-        }
-    }
-
-    fn note_process_ended(&mut self, id: NodeId, start: Option<Start>, now: Instant) {
-        tracing::info!(peer = %id, "a member's process has ended");
-        if let Some(start) = start {
-            self.member.book.note_gone(id, start);
-        }
-        // Fresh answers decide who may lead now.
-        self.poll_all(now);
-    }
-
-    /// A refused connection alone may be a firewall's doing. A process has ended when another member, asked after the
-    /// refusal, has no connection to it either.
-    fn confirm_ends(&mut self, now: Instant) {
-        let lost_by_another = |id: NodeId, start: Start, since: Instant| {
-            self.peers.iter().any(|(other, peer)| {
-                let answered = peer.status.as_ref().filter(|(asked, _)| *asked >= since);
-                *other != id
-                    && !self.is_stranger(*other)
-                    && answered.is_some_and(|(_, status)| status.has_no_connection_to(id, start))
-            })
-        };
-        let confirmed: Vec<(NodeId, Start)> = self
-            .peers
-            .iter()
-            .filter_map(|(id, peer)| Some((*id, peer.start?, peer.suspected?)))
-            .filter(|(id, start, since)| lost_by_another(*id, *start, *since))
-            .map(|(id, start, _)| (id, start))
-            .collect();
-        for (id, start) in confirmed {
-            if let Some(peer) = self.peers.get_mut(&id) {
-                peer.end_life(now);
-            }
-            self.note_process_ended(id, Some(start), now);
-        }
-    }
-
-    /// A stranger's answer is no sign of life of the member that it claims to be.
-    fn note_answer(&mut self, answered: Answered) {
-        let (from, asked) = (answered.from, answered.asked);
-        let (Some(peer), Some(status)) = (self.peers.get_mut(&from), answered.status) else {
-            return;
-        };
-        let book = &self.member.book;
-        book.note_told(from, status.stranger);
-        if book
-            .meet(&status.introduction, &status.reach, &answered.baseline)
-            .is_err()
-        {
-            peer.status = None;
-            peer.clock_ahead_ms = None;
-            return;
-        }
-        let now = Instant::now();
-        peer.clock_ahead_ms = Some(clock_ahead_ms(
-            status.clock_ms,
-            (self.member.config.wall_clock_ms)(),
-            now - asked,
-        ));
-        if let Standing::Leads {
-            committed,
-            agrees,
-            cluster_ms,
-            ..
-        } = status.standing
-        {
-            let applied = answered.applied.map_or(0, |applied| applied.index);
-            self.health.note_leader(committed, applied, agrees, asked);
-            self.member.note_time(cluster_ms, now);
-        }
-        if let Some(answer) = leader_answer(asked, &status.standing) {
-            self.contact.note(&answer, answered.last_index);
-            if let Some(contact) = answer.contact() {
-                self.as_of.note(answer.committed, contact);
-            }
-        }
-        peer.heard = peer.heard.max(asked);
-        if peer.status.as_ref().is_none_or(|(earlier, _)| *earlier <= asked) {
-            peer.status = Some((asked, status));
-        }
-    }
-
-    /// The control link is the one that knows: something is said on it all the time.
-    fn renew_links(&self) {
-        for (id, peer) in &self.peers {
-            if let (true, Some(start), Some(links)) = (peer.connected, peer.start, self.member.peers.get(id))
-            {
-                links.renew(start);
-            }
-        }
-    }
-
-    fn is_stranger(&self, id: NodeId) -> bool {
-        let present = self.member.book.present(id);
-        present.is_some_and(|present| present.stranger.is_some())
-    }
-
-    fn poll_peers(&mut self, now: Instant) {
-        let timings = &self.member.config.timings;
-        let leader = self.member.raft_metrics().current_leader.map(RaftId::member);
-        let is_any_suspected = self.peers.values().any(|peer| peer.suspected.is_some());
-        let due = |id: NodeId, peer: &Peer| {
-            let interval = match (is_any_suspected, leader == Some(id)) {
-                (true, _) => Duration::ZERO,
-                // What it says of its majority counts for less than a lease.
-                (false, true) => timings.heartbeat,
-                (false, false) => timings.status_interval,
-            };
-            peer.connected && peer.polled.is_none_or(|polled| now >= polled + interval)
-        };
-        let due: Vec<NodeId> = self
-            .peers
-            .iter()
-            .filter_map(|(id, peer)| due(*id, peer).then_some(*id))
-            .collect();
-        due.into_iter().for_each(|id| self.poll(id, now));
-    }
-
-    fn poll_all(&mut self, now: Instant) {
-        let all: Vec<NodeId> = self.peers.keys().copied().collect();
-        all.into_iter().for_each(|id| self.poll(id, now));
-    }
-
-    fn poll(&mut self, id: NodeId, now: Instant) {
-        let (Some(peer), Some(links)) = (self.peers.get_mut(&id), self.member.peers.get(&id)) else {
-            return;
-        };
-        if self.polls.len() >= POLLS_UNDER_WAY_MAX {
-            return;
-        }
-        peer.polled = Some(now);
-        let control = links.control.clone();
-        let baseline = self.member.book.baseline();
-        let last_index = self.member.log_position().index;
-        let applied = applied_position(&self.member.raft_metrics());
-        let Ok(question) = encode(&StatusQuestion { applied }) else {
-            return;
-        };
-        self.polls.push(Box::pin(async move {
-            let answer = timeout(POLL_TIMEOUT, control.ask(Kind::Status, question)).await;
-            let status = answer
-                .ok()
-                .and_then(Result::ok)
-                .and_then(|body| decode(&body).ok());
-            Answered {
-                from: id,
-                asked: now,
-                last_index,
-                applied,
-                baseline,
-                status,
-            }
-        }));
-    }
-
-    /// This process itself was stopped or starved: silence of the others proves nothing.
-    fn forgive_after_pause(&mut self, now: Instant) {
-        if now > self.looked + PAUSE_NOTICED {
-            for peer in self.peers.values_mut().filter(|peer| peer.connected) {
-                peer.heard = now;
-            }
-        }
-        self.looked = now;
-    }
-}
-
-impl Peer {
-    fn new(role: MemberRole, now: Instant) -> Self {
-        Self {
-            role,
-            connected: false,
-            incarnation: None,
-            start: None,
-            ended: None,
-            suspected: None,
-            heard: now,
-            status: None,
-            clock_ahead_ms: None,
-            polled: None,
-        }
-    }
-
-    fn end_life(&mut self, now: Instant) {
-        self.connected = false;
-        self.suspected = None;
-        self.status = None;
-        self.clock_ahead_ms = None;
-        if let Some(incarnation) = self.incarnation.take() {
-            self.ended = Some((incarnation, now));
-        }
-    }
-
-    /// Where its log ended, if it said so after the leader was last heard.
-    fn log_since(&self, heard: Option<Instant>) -> Option<LogPosition> {
-        let (asked, status) = self.status.as_ref()?;
-        (heard.is_none_or(|heard| *asked > heard)).then_some(status.reach.last)
-    }
-}
-
-fn leader_answer(asked: Instant, standing: &Standing) -> Option<LeaderAnswer> {
-    let Standing::Leads {
-        quorum_age_ms,
-        acknowledged_age_ms,
-        committed,
-        ..
-    } = *standing
-    else {
-        return None;
-    };
-    Some(LeaderAnswer {
-        asked: asked.into_std(),
-        quorum_age: Duration::from_millis(quorum_age_ms.into()),
-        acknowledged_age: Duration::from_millis(acknowledged_age_ms.into()),
-        committed,
-    })
-}
-
 const TICK: Duration = Duration::from_millis(25);
-const POLL_TIMEOUT: Duration = Duration::from_millis(500);
-const POLLS_UNDER_WAY_MAX: usize = 64;
-/// Without a look for so long, this process did not run.
-const PAUSE_NOTICED: Duration = Duration::from_millis(500);
