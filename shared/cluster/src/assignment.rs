@@ -22,7 +22,7 @@ impl fmt::Display for CasId {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CasGateway {
     pub id: CasId,
-    /// An administrator's word: may be given users. A gateway that is not eligible keeps those it has until they fail.
+    /// May be given users, by an administrator's decision. A gateway that is not eligible keeps those it has until they fail.
     pub eligible: bool,
     /// The live nodes whose breaker is open for this gateway: it takes no users meanwhile.
     pub broken_for: BTreeSet<NodeId>,
@@ -65,10 +65,10 @@ impl CasEndpoint {
     }
 }
 
-/// Why a user is where he is.
+/// Why a user has this gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AssignmentReason {
-    /// Enabled for the first time: the next eligible gateway took him.
+    /// Enabled for the first time: the next eligible gateway took the user.
     RoundRobin,
     /// His subscription failed at the gateway before this one.
     Failed,

@@ -59,12 +59,12 @@ impl LeaderAnswer {
 pub struct FrontEndAnswer {
     /// When it was asked.
     pub asked: Instant,
-    pub word: FrontEndWord,
+    pub standing: FrontEndStanding,
 }
 
 /// What a front end's member says of the lead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FrontEndWord {
+pub enum FrontEndStanding {
     /// It leads with a majority, or has acknowledged a leader within a lease.
     HearsLeader,
     HearsNone,
@@ -145,10 +145,10 @@ impl QuorumContact {
 
     /// Whether nothing can have been committed with this front end and without this node.
     fn is_harmless(&self, answer: &FrontEndAnswer, last: LogPosition) -> bool {
-        match answer.word {
-            FrontEndWord::HearsLeader => false,
-            FrontEndWord::HearsNone => true,
-            FrontEndWord::Stopped {
+        match answer.standing {
+            FrontEndStanding::HearsLeader => false,
+            FrontEndStanding::HearsNone => true,
+            FrontEndStanding::Stopped {
                 since,
                 last: acknowledged,
             } => {
@@ -175,7 +175,7 @@ pub struct StateAsOf {
 impl StateAsOf {
     /// A leader with a majority at this moment: no entry after `committed` had been committed by then.
     pub fn note(&mut self, committed: u64, contact: Instant) {
-        // One after the other, under load a state is always some entries behind the latest word; but a later word that asks for
+        // One after the other, under load a state is always some entries behind the latest answer; but a later answer that asks for
         // less is better.
         if self.pending.is_none_or(|(pending, _)| committed <= pending) {
             self.pending = Some((committed, contact));
@@ -219,8 +219,8 @@ mod tests {
         }
     }
 
-    fn front_end(asked: Instant, word: FrontEndWord) -> FrontEndAnswer {
-        FrontEndAnswer { asked, word }
+    fn front_end(asked: Instant, standing: FrontEndStanding) -> FrontEndAnswer {
+        FrontEndAnswer { asked, standing }
     }
 
     fn start() -> Instant {
@@ -275,8 +275,8 @@ mod tests {
     fn a_node_goes_on_while_every_front_end_that_answers_hears_no_leader() {
         let now = start();
         let contact = QuorumContact::default();
-        let none = front_end(now, FrontEndWord::HearsNone);
-        let hears = front_end(now, FrontEndWord::HearsLeader);
+        let none = front_end(now, FrontEndStanding::HearsNone);
+        let hears = front_end(now, FrontEndStanding::HearsLeader);
         let authority =
             |answers: &[FrontEndAnswer], after| contact.authority(answers, LAST, RELIANCE, now + ms(after));
         assert_eq!(authority(&[], 0), Authority::Isolated);
@@ -296,15 +296,15 @@ mod tests {
             (2, 90, Authority::NoLeader),
             (4, 1, Authority::Isolated),
         ] {
-            let word = FrontEndWord::Stopped {
+            let standing = FrontEndStanding::Stopped {
                 since: ms(5000),
                 last: LogPosition { term, index },
             };
-            let answers = [front_end(now, word)];
+            let answers = [front_end(now, standing)];
             assert_eq!(
                 contact.authority(&answers, LAST, RELIANCE, now),
                 expected,
-                "{word:?}"
+                "{standing:?}"
             );
         }
     }
@@ -312,11 +312,11 @@ mod tests {
     #[test]
     fn beside_a_stopped_witness_a_node_goes_on_that_was_caught_up_after_the_stop() {
         let now = start();
-        let word = FrontEndWord::Stopped {
+        let standing = FrontEndStanding::Stopped {
             since: ms(5000),
             last: LogPosition { term: 3, index: 99 },
         };
-        let answers = [front_end(now, word)];
+        let answers = [front_end(now, standing)];
         for (contact_age, committed, expected) in [
             (4900, 20, Authority::NoLeader),
             (4900, 21, Authority::Isolated),
@@ -342,7 +342,11 @@ mod tests {
         as_of.reached(20);
         assert_eq!(as_of.latest(), Some(asked));
         as_of.reached(30);
-        assert_eq!(as_of.latest(), Some(asked), "of the later word nothing was kept");
+        assert_eq!(
+            as_of.latest(),
+            Some(asked),
+            "nothing of the later answer was kept"
+        );
         as_of.note(30, asked + ms(120));
         as_of.reached(31);
         assert_eq!(as_of.latest(), Some(asked + ms(120)));
@@ -352,7 +356,7 @@ mod tests {
         assert_eq!(
             as_of.latest(),
             Some(asked + ms(120)),
-            "an older word takes nothing back"
+            "an older answer takes nothing back"
         );
     }
 }

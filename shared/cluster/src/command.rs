@@ -22,7 +22,7 @@ use super::session::{
 /// postcard is positional: stored entries survive an upgrade only if variants are added at the end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
-    /// A node has started. Its former life, if any, is over: sessions it still owned are given to heirs
+    /// A node has started. Its former incarnation, if any, is over: sessions it still owned go to their successors
     /// (itself among them) exactly as by `NodeLost`.
     NodeRegistered {
         id: NodeId,
@@ -106,15 +106,15 @@ pub enum Command {
         users: Vec<(String, u32, CasId)>,
         at_ms: u64,
     },
-    /// Calendars switched on or off by an administrator; `None` gives the directory's word back its weight.
+    /// Calendars switched on or off by an administrator; `None`: as the directory says.
     CalendarEnabled {
         users: Vec<String>,
         enabled: Option<bool>,
     },
     /// Callbacks for users of other nodes. Changes nothing by itself.
     CallbacksReceived { callbacks: Vec<CallbackNote> },
-    /// What calendars say now. Of each user only his owner's word counts, and only while he has a gateway and his
-    /// calendar is not switched off; `None` forgets the calendar.
+    /// What calendars say now. Of each user only what their owner reports counts, and only while they have a gateway and
+    /// their calendar is not switched off; `None` forgets the calendar.
     CalendarPresenceChanged {
         node: NodeId,
         users: Vec<(String, Option<CalendarPresence>)>,
@@ -125,9 +125,9 @@ pub enum Command {
     },
     /// A watcher subscribed, or refreshed.
     WatcherSet { record: Box<WatcherRecord> },
-    /// His subscription is over.
+    /// The watcher's subscription is over.
     WatcherRemoved { key: SessionKey, epoch: Epoch },
-    /// `to` takes the watcher over from whoever owned him at `from_epoch`.
+    /// `to` takes the watcher over from whoever owned it at `from_epoch`.
     WatcherAdopted {
         key: SessionKey,
         from_epoch: Epoch,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct Format(pub u16);
 
-/// What a state without any word of its format is written in.
+/// The format of a state that names none.
 impl Default for Format {
     fn default() -> Self {
         Self::RELEASE_0_1

@@ -1,4 +1,4 @@
-//! The set of nodes, and the one function that says who inherits a session.
+//! The set of nodes, and the one function that names a session's successor.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -50,32 +50,32 @@ pub enum NodeState {
     Live,
     /// Finishing what it has before a planned stop: takes no new session.
     Draining,
-    /// Committed as lost; its sessions have heirs.
+    /// Committed as lost; its sessions have gone to their successors.
     Lost,
 }
 
-/// One life of a node in the cluster: from its registration until it is declared lost. As a number, the upper 48 bits are
-/// its process's, drawn at random when that starts; the lower 16 count the lives that one process begins.
+/// Tells one registration of a node from the next: it stands from the registration until the node is declared lost. The upper
+/// 48 bits are those of the process, drawn at random when it starts; the lower 16 count the registrations of that process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Incarnation(u64);
 
 impl Incarnation {
-    /// The first life of a process. `random` is to be drawn by every process for itself.
+    /// The first incarnation of a process. `random` is to be drawn by every process for itself.
     #[must_use]
     pub fn first(random: u64) -> Self {
-        Self(random & !LIVES)
+        Self(random & !REGISTRATIONS)
     }
 
-    /// The next life in the same process.
+    /// The next incarnation in the same process.
     #[must_use]
     pub fn next(self) -> Self {
-        Self(self.0 & !LIVES | self.0.wrapping_add(1) & LIVES)
+        Self(self.0 & !REGISTRATIONS | self.0.wrapping_add(1) & REGISTRATIONS)
     }
 
-    /// Whether both are lives of one process: when that has ended, so have they.
+    /// Whether both belong to one process: when that has ended, so have they.
     #[must_use]
     pub fn is_of_process(self, other: Self) -> bool {
-        self.0 & !LIVES == other.0 & !LIVES
+        self.0 & !REGISTRATIONS == other.0 & !REGISTRATIONS
     }
 
     /// As it stands in commands and records.
@@ -91,7 +91,7 @@ impl From<u64> for Incarnation {
     }
 }
 
-const LIVES: u64 = 0xffff;
+const REGISTRATIONS: u64 = 0xffff;
 
 /// What the cluster knows of one node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,19 +99,19 @@ pub struct NodeRecord {
     pub id: NodeId,
     /// Where the front end reaches the node's SIP listener.
     pub sip_address: SocketAddr,
-    /// An [`Incarnation`]: a `NodeLost` about an earlier life of the node does not hit this one.
+    /// An [`Incarnation`]: a `NodeLost` about an earlier incarnation of the node does not concern this one.
     pub incarnation: u64,
     pub state: NodeState,
 }
 
-/// Who inherits `session`: rendezvous hashing, so that the loss of one node moves only that node's sessions and
+/// The node that takes `session` over: rendezvous hashing, so that the loss of one node moves only that node's sessions and
 /// spreads them evenly. One function, used by `apply` and by a front end that lags behind it.
 #[must_use]
 pub fn successor(session: &SessionKey, live: impl IntoIterator<Item = NodeId>) -> Option<NodeId> {
     heaviest(session.as_str(), live)
 }
 
-/// As [`successor`], for what belongs to a user: his calendar.
+/// As [`successor`], for what belongs to a user: their calendar.
 #[must_use]
 pub fn successor_of_user(user: &str, live: impl IntoIterator<Item = NodeId>) -> Option<NodeId> {
     heaviest(user, live)

@@ -27,7 +27,7 @@ pub struct CalendarPresence {
     pub until_ms: Option<u64>,
 }
 
-/// What a user, or somebody for him, said himself.
+/// What a user set, or somebody for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ManualState {
     Available,
@@ -44,7 +44,7 @@ pub struct ManualPresence {
     pub until_ms: Option<u64>,
 }
 
-/// All that is replicated of one user's presence. Whether he is on the phone is read from his sessions' calls.
+/// All that is replicated of one user's presence. Whether the user is on the phone is read from the calls of their sessions.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PresenceRecord {
     pub calendar: Option<CalendarPresence>,

@@ -43,7 +43,7 @@ impl fmt::Display for SessionKey {
 /// older epoch is refused, which is what keeps a former owner from acting.
 ///
 /// It is also the block of CSeq numbers that the owner may use towards the client: block `e` is
-/// `e × 2^20 + 1 ..= (e + 1) × 2^20 - 1`, so an heir's numbers always rise above its predecessor's
+/// `e × 2^20 + 1 ..= (e + 1) × 2^20 - 1`, so a successor's numbers always rise above its predecessor's
 /// (RFC 3261 §12.2.1.1 wants them to rise, not to be contiguous).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -33,11 +33,11 @@ pub struct View {
 pub enum Lead {
     /// This member.
     Own,
-    /// There was word from a leader within a lease, and its process is not known to be dead.
+    /// A leader was heard within a lease, and its process is not known to be dead.
     Heard,
     /// The leader of this term had its process seen dying; only it could have led in this term.
     Dead { term: u64 },
-    /// No word from any leader since then.
+    /// No leader has been heard since then.
     SilentSince(Instant),
 }
 
@@ -77,13 +77,13 @@ pub enum Decision {
 
 /// A node that may succeed a dead leader.
 #[derive(Debug)]
-pub struct Heir {
+pub struct Successor {
     id: NodeId,
     tried: Option<u64>,
     pending: Option<(u64, Instant)>,
 }
 
-impl Heir {
+impl Successor {
     #[must_use]
     pub fn new(id: NodeId) -> Self {
         Self {
@@ -233,24 +233,27 @@ mod tests {
     #[test]
     fn a_node_takes_over_once_when_the_leader_died() {
         let now = Instant::now();
-        let mut heir = Heir::new(NodeId(1));
+        let mut successor = Successor::new(NodeId(1));
         let dead = view(Lead::Dead { term: 3 }, &[node(2, 20)]);
-        assert_eq!(heir.handle(&view(Lead::Heard, &[]), now), None);
-        assert_eq!(heir.handle(&dead, now), Some(Decision::TakeOver));
-        assert_eq!(heir.handle(&dead, now), None);
+        assert_eq!(successor.handle(&view(Lead::Heard, &[]), now), None);
+        assert_eq!(successor.handle(&dead, now), Some(Decision::TakeOver));
+        assert_eq!(successor.handle(&dead, now), None);
         let died_again = view(Lead::Dead { term: 4 }, &[node(2, 20)]);
-        assert_eq!(heir.handle(&died_again, now), Some(Decision::TakeOver));
+        assert_eq!(successor.handle(&died_again, now), Some(Decision::TakeOver));
     }
 
     #[test]
     fn of_several_survivors_the_lowest_id_goes_first() {
         let now = Instant::now();
-        let mut heir = Heir::new(NodeId(3));
+        let mut successor = Successor::new(NodeId(3));
         let dead = view(Lead::Dead { term: 3 }, &[unreachable(node(1, 20)), node(2, 20)]);
-        assert_eq!(heir.handle(&dead, now), None);
-        assert_eq!(heir.next_deadline(), Some(now + RANK_DELAY));
-        assert_eq!(heir.handle(&dead, now + RANK_DELAY), Some(Decision::TakeOver));
-        assert_eq!(heir.next_deadline(), None);
+        assert_eq!(successor.handle(&dead, now), None);
+        assert_eq!(successor.next_deadline(), Some(now + RANK_DELAY));
+        assert_eq!(
+            successor.handle(&dead, now + RANK_DELAY),
+            Some(Decision::TakeOver)
+        );
+        assert_eq!(successor.next_deadline(), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::node::NodeId;
 use crate::state_comparison::StateMark;
 use crate::witness::LogPosition;
 
-/// What a member says of itself whenever it meets another. All but `cluster` stay the same for the life of its process.
+/// What a member says of itself whenever it meets another. All but `cluster` stay the same while its process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Introduction {
     pub id: RaftId,
@@ -211,7 +211,7 @@ pub fn judge_reach(reach: &Reach, reached: u64) -> Result<(), Stranger> {
 }
 
 impl Remembered {
-    /// The first word of a member.
+    /// What is noted of a member when it is met first.
     #[must_use]
     pub fn first(introduction: &Introduction, now_ms: u64) -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! User → Client Access Server: the rotation, and who leaves his place in it (CAL-2).
+//! User → Client Access Server: the rotation, and when a user leaves their place in it (CAL-2).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -241,9 +241,9 @@ impl ClusterState {
         self.assignments_of(users)
     }
 
-    /// A user whom nobody else can take stays where he is, epoch and all: the answer shows it, and his subscription
+    /// A user whom no other gateway can take keeps theirs, epoch and all: the answer shows it, and the subscription
     /// is tried there again. So does one whose failure is reported under an older epoch. Of a user who is named
-    /// several times the latest epoch counts, or the command applied again would move him again.
+    /// several times the latest epoch counts, or the command applied again would move the user again.
     pub(super) fn move_failed_users(
         &mut self,
         users: Vec<(String, u32)>,
@@ -264,7 +264,7 @@ impl ClusterState {
     }
 
     /// What the calendar said is forgotten with the subscription. What the user said himself stays, and so does an
-    /// administrator's word on his calendar: it would be switched on again otherwise, and a node whose directory is
+    /// administrator's switch of their calendar: it would be switched on again otherwise, and a node whose directory is
     /// behind the others' must not be able to take it away.
     pub(super) fn unassign_users(&mut self, users: &[String], changes: &mut Vec<Change>) -> Applied {
         for user in users {
@@ -276,7 +276,7 @@ impl ClusterState {
         Applied::Done
     }
 
-    /// The next eligible gateway takes the user; the one he has does not count.
+    /// The next eligible gateway takes the user; the one they have does not count.
     fn move_user(&mut self, user: String, reason: AssignmentReason, at_ms: u64, changes: &mut Vec<Change>) {
         let former = self.assignments.get(user.as_str());
         let epoch = former.map_or(0, |former| former.epoch.saturating_add(1));
@@ -639,7 +639,10 @@ mod tests {
             [Change::Calendar(CalendarChange::Gateways)]
         );
         assert_eq!(state.cas_gateways()[1].endpoint.host, "192.0.2.7");
-        assert!(!state.cas_gateways()[1].eligible, "an administrator's word stays");
+        assert!(
+            !state.cas_gateways()[1].eligible,
+            "what an administrator decided stays"
+        );
         assert_eq!((cas_of(&state, 0), cas_of(&state, 1)), ("a", "b"));
     }
 
@@ -702,7 +705,7 @@ mod tests {
         assert_eq!(
             state.assignment(&user(1)).unwrap().epoch,
             0,
-            "he was there already"
+            "the user was there already"
         );
         assert_eq!(apply_all(&mut state, [plan]), [], "said twice is said once");
         apply_all(

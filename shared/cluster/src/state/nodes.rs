@@ -28,8 +28,8 @@ impl ClusterState {
             .is_some_and(|record| record.state == NodeState::Live)
     }
 
-    /// A registration makes the node live whatever it was before. The same life registering again while it is
-    /// live changes nothing; a new life first gives up what the former one owned.
+    /// A registration makes the node live whatever it was before. The same incarnation registering again
+    /// while it is live changes nothing; a new one first gives up what the former one owned.
     pub(super) fn register_node(
         &mut self,
         id: NodeId,
@@ -69,8 +69,8 @@ impl ClusterState {
         Applied::Done
     }
 
-    /// Takes a node out of the live ones, for good (`Lost`) or for a planned stop (`Draining`). About an earlier
-    /// life of the node, or about one that is lost already, it says nothing new.
+    /// Takes a node out of the live ones, for good (`Lost`) or for a planned stop (`Draining`). For an earlier
+    /// incarnation of the node, or for one that is lost already, it changes nothing.
     pub(super) fn retire_node(
         &mut self,
         id: NodeId,
@@ -156,7 +156,7 @@ mod tests {
         apply_all(&mut state, (0..300).map(|number| opened(1 + number % 3, number)));
         let changes = apply_all(&mut state, [lost(2, 1)]);
         assert_eq!(changes[0], Change::Node(NodeId(2)));
-        let mut heirs = BTreeMap::<NodeId, u32>::new();
+        let mut successors = BTreeMap::<NodeId, u32>::new();
         let mut moved = Vec::new();
         for change in &changes[1..] {
             let Change::Session(SessionChange::Moved { key, from, to, epoch }) = change else {
@@ -166,13 +166,16 @@ mod tests {
                 (*from, *epoch, state.owner_of(key)),
                 (NodeId(2), Epoch(1), Some(*to))
             );
-            *heirs.entry(*to).or_default() += 1;
+            *successors.entry(*to).or_default() += 1;
             moved.push(key.clone());
         }
         assert!(moved.is_sorted());
         assert_eq!(moved.len(), 100);
-        assert!(heirs.keys().eq(&[NodeId(1), NodeId(3)]), "{heirs:?}");
-        assert!(heirs.values().all(|count| (30..=70).contains(count)), "{heirs:?}");
+        assert!(successors.keys().eq(&[NodeId(1), NodeId(3)]), "{successors:?}");
+        assert!(
+            successors.values().all(|count| (30..=70).contains(count)),
+            "{successors:?}"
+        );
         assert_eq!(state.session_count_of(NodeId(2)), 0);
         assert_eq!(state.moved_sessions().count(), 100);
     }
@@ -214,7 +217,7 @@ mod tests {
         let changes = apply_all(&mut state, [registered(1, 2)]);
         assert_eq!(changes.len(), 51);
         assert!(state.sessions().all(|session| session.epoch == Epoch(1)));
-        assert!(state.session_count_of(NodeId(1)) > 0, "it is an heir of itself");
+        assert!(state.session_count_of(NodeId(1)) > 0, "it may succeed itself");
         assert!(state.session_count_of(NodeId(2)) > 0);
     }
 

@@ -1,4 +1,4 @@
-//! Presence as it is replicated: calendars by their owners' word, and what users said themselves.
+//! Presence as it is replicated: calendars as their owners report them, and what users set themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -33,7 +33,7 @@ impl ClusterState {
         successor_of_user(user, self.live_nodes())
     }
 
-    /// A node that is no longer the owner of a user, or not yet, says nothing of him. A user without a gateway, or
+    /// A node that is no longer the owner of a user, or not yet, is not heard about them. A user without a gateway, or
     /// whose calendar an administrator switched off, has no calendar: what was under way when that was decided is
     /// not heard. Users for whom there is no room are left out; the others are not made to suffer for it.
     pub(super) fn change_calendar_presence(
@@ -42,7 +42,7 @@ impl ClusterState {
         users: Vec<(String, Option<CalendarPresence>)>,
         changes: &mut Vec<Change>,
     ) -> Applied {
-        // Of a user who is named several times the last word counts, or the command applied again would not rest.
+        // Of a user who is named several times the last report counts, or the command applied again would change something.
         let last: BTreeMap<String, Option<CalendarPresence>> = users.into_iter().collect();
         for (user, calendar) in last {
             if calendar.is_none() || self.may_tell_calendar(node, &user) {
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_calendar_only_its_owners_word_counts() {
+    fn of_a_calendar_only_what_its_owner_reports_counts() {
         let mut state = calendars(1);
         let owner = owner(&state, 0);
         assert_eq!(apply_all(&mut state, [says(other(owner), 0, Some(BUSY))]), []);
@@ -250,7 +250,7 @@ mod tests {
         assert_eq!(
             state.presence(&user(0)).unwrap().manual,
             Some(AWAY),
-            "what he said himself stays"
+            "what the user set stays"
         );
         assert_eq!(
             apply_all(&mut state, [says(first, 0, Some(BUSY))]),
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn his_own_word_is_taken_back_and_leaves_nothing_behind() {
+    fn what_a_user_set_is_taken_back_and_leaves_nothing_behind() {
         let mut state = cluster_of(0);
         assert_eq!(
             apply_all(&mut state, [manual(0, Some(AWAY)), manual(0, Some(AWAY))]),

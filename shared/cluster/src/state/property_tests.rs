@@ -170,7 +170,7 @@ fn follow(owners: &mut BTreeMap<SessionKey, NodeId>, change: Change) {
         }
         Change::Session(SessionChange::Closed { key, owner }) => assert_eq!(owners.remove(&key), Some(owner)),
         Change::Session(SessionChange::Updated(key)) => assert!(owners.contains_key(&key)),
-        // The first word of a watcher says whose he is.
+        // The first change of a watcher says whose it is.
         Change::Watcher(WatcherChange::Written(key)) => {
             let issuer = key.issuer().unwrap();
             owners.entry(key).or_insert(issuer);

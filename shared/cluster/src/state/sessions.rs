@@ -208,7 +208,7 @@ impl ClusterState {
         }
     }
 
-    /// The one place where an owner changes: the epoch rises with it. The owner may be the same node in a new life.
+    /// The one place where an owner changes: the epoch rises with it. The owner may be the same node in a new incarnation.
     pub(super) fn change_owner(
         &mut self,
         key: &SessionKey,

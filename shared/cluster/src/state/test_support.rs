@@ -12,7 +12,7 @@ use crate::session::{
     ConnectionId, DialogRecord, Epoch, MonitorRecord, OpeningKey, SessionKey, SessionRecord,
 };
 
-/// A state in which nodes 1 to `nodes` are live, each in its first life (incarnation 1).
+/// A state in which nodes 1 to `nodes` are live, each in incarnation 1.
 pub(super) fn cluster_of(nodes: u64) -> ClusterState {
     let mut state = ClusterState::new(small_limits());
     for id in 1..=nodes {

@@ -1,4 +1,4 @@
-//! Watchers of presence: who holds whose subscription, and who inherits it (RFC 6665).
+//! Watchers of presence: which node owns whose subscription, and which one succeeds it (RFC 6665).
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ impl ClusterState {
             .filter(move |watcher| watcher.owner == node)
     }
 
-    /// What the owner says of his watcher. Under another epoch it comes from a former owner, or about a watcher
+    /// What the owner reports of its watcher. Under another epoch it comes from a former owner, or about a watcher
     /// that has been given away since.
     pub(super) fn set_watcher(&mut self, record: WatcherRecord, changes: &mut Vec<Change>) -> Applied {
         match self.watchers.get(&record.key) {
@@ -103,8 +103,8 @@ impl ClusterState {
         }
     }
 
-    /// The one place where an owner changes. In its last epoch there is no CSeq number left for an heir: the
-    /// subscription is forgotten, and the watcher subscribes anew when a refresh is refused.
+    /// The one place where an owner changes. In its last epoch there is no CSeq number left for a successor:
+    /// the subscription is forgotten, and the watcher subscribes anew when a refresh is refused.
     fn give_watcher(&mut self, key: &SessionKey, to: NodeId, changes: &mut Vec<Change>) {
         let Some(watcher) = self.watchers.get_mut(key) else {
             return;

@@ -103,18 +103,18 @@ impl Member {
             .iter()
             .filter(|member| member.role == MemberRole::Node);
         let others = nodes.filter(|node| node.id != self.id() && node.id != number);
-        let heir = others
+        let successor = others
             .filter_map(|node| self.seat_of(node.id))
             .find(|id| self.book.takes_part(*id));
-        let Some(heir) = heir else {
+        let Some(successor) = successor else {
             return AdministrationAnswer::Blocked(format!(
                 "{number} leads, and no other node can take the lead: start one first"
             ));
         };
-        if let Err(error) = self.raft.trigger().transfer_leader(heir).await {
+        if let Err(error) = self.raft.trigger().transfer_leader(successor).await {
             tracing::warn!(%error, "openraft has stopped");
         }
-        AdministrationAnswer::Waiting(format!("handing the lead over to {heir}"))
+        AdministrationAnswer::Waiting(format!("handing the lead over to {successor}"))
     }
 
     async fn remove(&self, ids: &BTreeSet<RaftId>) -> AdministrationAnswer {

@@ -143,7 +143,7 @@ pub struct Member {
 pub struct Timings {
     pub heartbeat: Duration,
     pub election_min: Duration,
-    /// Also the lease: how long after the leader's last word a follower refuses to vote for another.
+    /// Also the lease: how long after the leader was heard last a follower refuses to vote for another.
     pub election_max: Duration,
     /// How often members ask each other how they are.
     pub status_interval: Duration,

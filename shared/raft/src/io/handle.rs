@@ -69,10 +69,10 @@ impl Cluster {
         }
         let mut tasks = JoinSet::new();
         let (events, noted) = mpsc::channel(LINK_EVENTS_WAITING_MAX);
-        let (peers, keepers) = link_peers(&config, &transport, &events);
+        let (peers, drivers) = link_peers(&config, &transport, &events);
         let member = open_member(config, directory, storage, files, metrics, peers).await?;
-        for keeper in keepers {
-            tasks.spawn(keeper.run(member.clone()));
+        for driver in drivers {
+            tasks.spawn(driver.run(member.clone()));
         }
         let maintained = transport.clone();
         let expires = member.certificate_expires.clone();
@@ -169,7 +169,7 @@ impl Cluster {
     }
 
     /// The latest moment of which the local state is known to hold everything that was committed before; `None`: it may be
-    /// as old as this member's last life. Moves on about once in a heartbeat while a leader with a majority is heard.
+    /// as old as what this member's last process knew. Moves on about once in a heartbeat while a leader with a majority is heard.
     #[must_use]
     pub fn state_as_of(&self) -> watch::Receiver<Option<std::time::Instant>> {
         self.member.state_as_of.subscribe()
@@ -208,12 +208,20 @@ impl Cluster {
                 let replication = metrics.replication.as_ref()?;
                 (*replication.get(id)?).map(|last| last.index())
             };
-            let mut heirs = nodes.clone();
-            heirs.sort_by_key(|id| std::cmp::Reverse(matched(id)));
-            let Some(heir) = heirs.get(attempt % nodes.len().max(1)) else {
+            let mut successors = nodes.clone();
+            successors.sort_by_key(|id| std::cmp::Reverse(matched(id)));
+            let Some(successor) = successors.get(attempt % nodes.len().max(1)) else {
                 return;
             };
-            if !self.leads() || self.member.raft.trigger().transfer_leader(*heir).await.is_err() {
+            if !self.leads()
+                || self
+                    .member
+                    .raft
+                    .trigger()
+                    .transfer_leader(*successor)
+                    .await
+                    .is_err()
+            {
                 return;
             }
             let mut status = self.status();

@@ -50,7 +50,7 @@ impl Link {
     }
 
     /// The peer's process is the one of this start: a connection to another one ends. Nothing else would end one on which
-    /// nothing is said, after its peer's machine was restarted without a word.
+    /// nothing is said, after its peer's machine was restarted without closing it.
     pub(super) fn renew(&self, start: Start) {
         if self.welcomed_by().is_some_and(|peer| peer.start != start) {
             self.outdated.notify_one();
@@ -69,7 +69,7 @@ impl Link {
 /// What a link learns about its peer's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LinkEvent {
-    /// Connected; the number tells one life of the process from another.
+    /// Connected; the number tells one process, and one registration, from the next.
     Connected { incarnation: u64, start: Start },
     /// An established connection ended.
     Broken,

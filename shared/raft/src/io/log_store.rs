@@ -29,7 +29,7 @@ pub(super) struct LogStore {
     synced: Arc<AtomicU64>,
     /// Since when the write takes that is under way.
     writing: Arc<Mutex<Option<Instant>>>,
-    /// Bytes of everything that was written in this life.
+    /// Bytes of everything that this process has written.
     appended_bytes: Arc<AtomicU64>,
     /// Bytes in `jobs`, and in the write that is under way.
     queued_bytes: Arc<AtomicUsize>,
@@ -95,7 +95,7 @@ impl LogStore {
         locked(&self.writing).map(|started| started.elapsed())
     }
 
-    /// Bytes of everything that was written in this life, or waits for that.
+    /// Bytes of everything that this process has written, or has waiting.
     pub(super) fn appended_bytes(&self) -> u64 {
         self.appended_bytes.load(Ordering::Relaxed)
     }

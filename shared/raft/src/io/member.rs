@@ -58,7 +58,7 @@ pub(super) struct Member {
     /// The cluster's time as a leader told it last, and when.
     pub(super) told_time: Mutex<Option<(u64, Instant)>>,
     pub(super) started: Instant,
-    /// Microseconds from `started` to the last word from a leader; 0: none yet.
+    /// Microseconds from `started` to when a leader was heard last; 0: never.
     pub(super) heard_us: AtomicU64,
 }
 

@@ -13,6 +13,7 @@ mod administration_steps;
 mod answering;
 mod changes;
 mod config;
+mod conflict;
 #[cfg(test)]
 mod crash_tests;
 mod directory;
@@ -32,7 +33,7 @@ mod guardian;
 mod handle;
 mod kept_log;
 mod link;
-mod link_keeper;
+mod link_driver;
 mod link_requests;
 mod log_scan;
 mod log_storage;

@@ -111,7 +111,7 @@ impl PeerBook {
         }
     }
 
-    /// A member's word on whether this one may take part.
+    /// What a member says on whether this one may take part.
     pub(super) fn note_told(&self, by: NodeId, stranger: Option<Stranger>) {
         let mut pages = self.pages();
         match stranger {
@@ -121,7 +121,7 @@ impl PeerBook {
     }
 
     /// Why this member itself may not take part, and who says so. A member that lags behind may not know this one yet,
-    /// and a stranger's word counts for nothing.
+    /// and what a stranger says does not count.
     pub(super) fn own_stranger(&self) -> Option<(NodeId, Stranger)> {
         let pages = self.pages();
         let mut told = pages.told.iter();

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
 
+use super::conflict::{Conflict, first_conflict};
 use super::errors::StopReason;
 use super::frame::{decode, encode};
 use super::member::Member;
@@ -71,21 +72,16 @@ impl Member {
         else {
             return Ok(());
         };
-        let within = |id: &LogId| id.index() <= committed.index();
-        for theirs in theirs.into_iter().take_while(within) {
-            let ours = match theirs.index() == committed.index() {
-                true => Some(committed),
-                false => self.log.id_at(theirs.index()),
-            };
-            if let Some(ours) = ours.filter(|ours| *ours != theirs) {
-                let text = format!(
-                    "the leader's log has {theirs} where {ours} is committed here: one of the two members has lost \
-                     acknowledged entries; compare their states before either is replaced"
-                );
-                tracing::error!(%theirs, %ours, "two members hold different entries at a committed index");
-                self.request_stop(StopReason::Failed(text.clone()));
-                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-            }
+        if let Some(Conflict { theirs, ours }) =
+            first_conflict(committed, theirs, |index| self.log.id_at(index))
+        {
+            let text = format!(
+                "the leader's log has {theirs} where {ours} is committed here: one of the two members has lost \
+                 acknowledged entries; compare their states before either is replaced"
+            );
+            tracing::error!(%theirs, %ours, "two members hold different entries at a committed index");
+            self.request_stop(StopReason::Failed(text.clone()));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         Ok(())
     }

@@ -219,7 +219,7 @@ fn unfinished_name(number: u64) -> String {
 }
 
 /// Begins to fill a file, piece by piece: the batches that somebody waits for have the same disk. Whatever fails is tried
-/// again when the file is needed. Only the handle is used apart: a later life of the member may use the name again.
+/// again when the file is needed. Only the handle is used apart: a later process of the member may use the name again.
 fn prepare(files: &dyn Files, name: &str, bytes: u64) -> Option<Prepared> {
     let file = files.create(name, 0).ok()?;
     whole_file::begin_apart(files, "raft-log-next", fill(file, bytes)).ok()

@@ -17,7 +17,7 @@ use super::config::{ClusterConfig, Member as ConfiguredMember};
 use super::directory::Directory;
 use super::errors::StartError;
 use super::link::{Link, LinkEvent};
-use super::link_keeper::{Keeper, LinkOptions, link};
+use super::link_driver::{LinkDriver, LinkOptions, link};
 use super::member::Member;
 use super::metrics::RaftMetrics;
 use super::network::{Network, PeerLinks};
@@ -34,10 +34,10 @@ pub(super) fn link_peers<T: Transport>(
     config: &ClusterConfig,
     transport: &T,
     events: &mpsc::Sender<(NodeId, LinkEvent)>,
-) -> (BTreeMap<NodeId, PeerLinks>, Vec<Keeper<T>>) {
-    let mut keepers = Vec::new();
+) -> (BTreeMap<NodeId, PeerLinks>, Vec<LinkDriver<T>>) {
+    let mut drivers = Vec::new();
     let mut open = |peer: &ConfiguredMember, silence_max: Duration, watched: bool| -> Link {
-        let (link, keeper) = link(
+        let (link, driver) = link(
             transport.clone(),
             LinkOptions {
                 to: peer.id,
@@ -47,7 +47,7 @@ pub(super) fn link_peers<T: Transport>(
                 events: watched.then(|| events.clone()),
             },
         );
-        keepers.push(keeper);
+        drivers.push(driver);
         link
     };
     let others = config.members.iter().filter(|member| member.id != config.id);
@@ -62,7 +62,7 @@ pub(super) fn link_peers<T: Transport>(
             (peer.id, links)
         })
         .collect();
-    (peers, keepers)
+    (peers, drivers)
 }
 
 pub(super) async fn open_storage(
@@ -166,7 +166,7 @@ pub(super) async fn run_until_stopped(
     finish: watch::Sender<bool>,
 ) {
     let mut stop = member.stop.subscribe();
-    // The sender lives in `member`.
+    // `member` holds the sender.
     let _ = stop.wait_for(Option::is_some).await;
     // The others see refused connections and need not wait for timeouts.
     tasks.shutdown().await;

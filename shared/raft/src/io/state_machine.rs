@@ -104,7 +104,7 @@ impl StateMachine {
         self.changes.subscribe()
     }
 
-    /// The last word of the state on the cluster's time; `None` before the first one.
+    /// The cluster's time as the state tells it; `None` before it first does.
     pub(super) fn ticked(&self) -> Option<Ticked> {
         *self.ticked.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,7 +1,7 @@
 //! What is left of a member that has stopped: it says so when it is asked, and gives nobody a majority.
 //!
 //! A node whose only companion has died must know whether anything can have been committed without it. Silence of the
-//! witness leaves that open; the witness's word that it has stopped, and how far it had come, does not.
+//! witness leaves that open; what the witness says of its own stop, and how far it had come, does not.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -62,7 +62,7 @@ impl StoppedMember {
         }
     }
 
-    /// How long after its last answer it must not take part: others rely on its word until then.
+    /// How long after its last answer it must not take part: others rely on that answer until then.
     #[must_use]
     pub fn is_relied_on_for(&self) -> Duration {
         self.relied_on

@@ -74,7 +74,7 @@ impl Guardian {
         }
     }
 
-    /// A stranger's answer is no sign of life of the member that it claims to be.
+    /// A stranger's answer is no sign of the member that it claims to be.
     pub(super) fn note_answer(&mut self, answered: Answered) {
         let (from, asked) = (answered.from, answered.asked);
         let (Some(peer), Some(status)) = (self.peers.get_mut(&from), answered.status) else {

@@ -7,7 +7,7 @@ use openraft::errors::Fatal;
 use openraft::raft::TransferLeaderRequest;
 use tokio::time::Instant;
 
-use tandem_cluster::authority::{FrontEndAnswer, FrontEndWord, Reliance};
+use tandem_cluster::authority::{FrontEndAnswer, FrontEndStanding, Reliance};
 use tandem_cluster::witness::{Decision, Lead, NodeView, View};
 use tandem_cluster::{Authority, MemberRole, NodeId, RaftId};
 
@@ -57,7 +57,7 @@ impl Guardian {
             nodes: self.node_views(metrics),
         };
         let decision = match &mut self.campaigner {
-            Campaigner::Heir(heir) => heir.handle(&view, now.into_std()),
+            Campaigner::Node(successor) => successor.handle(&view, now.into_std()),
             Campaigner::Witness(witness) => witness.handle(&view, now.into_std()),
         };
         if let Some(decision) = decision {
@@ -186,7 +186,7 @@ impl Guardian {
             .filter_map(|peer| peer.status.as_ref())
             .map(|(asked, status)| FrontEndAnswer {
                 asked: asked.into_std(),
-                word: front_end_word(&status.standing, reliance.lease),
+                standing: front_end_standing(&status.standing, reliance.lease),
             })
             .collect();
         let last = self.member.log_position();
@@ -211,14 +211,14 @@ pub(super) fn tell_if_stopped(result: Result<(), Fatal<TypeConfig>>) {
     }
 }
 
-fn front_end_word(standing: &Standing, lease: Duration) -> FrontEndWord {
+fn front_end_standing(standing: &Standing, lease: Duration) -> FrontEndStanding {
     match *standing {
         Standing::Leads { quorum_age_ms, .. } if Duration::from_millis(quorum_age_ms.into()) >= lease => {
-            FrontEndWord::HearsNone
+            FrontEndStanding::HearsNone
         }
-        Standing::Leads { .. } | Standing::Follows => FrontEndWord::HearsLeader,
-        Standing::HearsNone => FrontEndWord::HearsNone,
-        Standing::Stopped { since_ms, last } => FrontEndWord::Stopped {
+        Standing::Leads { .. } | Standing::Follows => FrontEndStanding::HearsLeader,
+        Standing::HearsNone => FrontEndStanding::HearsNone,
+        Standing::Stopped { since_ms, last } => FrontEndStanding::Stopped {
             since: Duration::from_millis(since_ms),
             last,
         },

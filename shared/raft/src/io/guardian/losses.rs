@@ -17,10 +17,10 @@ impl Guardian {
             .values()
             .filter(|node| node.state != NodeState::Lost);
         let present: BTreeMap<NodeId, u64> = present.map(|node| (node.id, node.incarnation)).collect();
-        self.lives
+        self.registered
             .retain(|id, (incarnation, _)| present.get(id) == Some(incarnation));
         for (id, incarnation) in present {
-            self.lives.entry(id).or_insert((incarnation, now));
+            self.registered.entry(id).or_insert((incarnation, now));
         }
     }
 
@@ -31,7 +31,7 @@ impl Guardian {
         let is_relied_on_no_more = self
             .led_since
             .is_some_and(|since| now > since + reliance.answer + reliance.lease);
-        for (id, (incarnation, since)) in self.lives.clone() {
+        for (id, (incarnation, since)) in self.registered.clone() {
             let silent_after = is_relied_on_no_more.then_some(silent_after);
             let gone = self
                 .peers
@@ -52,7 +52,7 @@ impl Guardian {
 
     pub(super) fn expire(&mut self, now: Instant) {
         let timings = &self.member.config.timings;
-        // The first word on the time cannot wait: until then everybody goes by their own wall clock.
+        // The first one cannot wait: until the log tells the time, every member goes by its own wall clock.
         let interval = match self.member.machine.ticked() {
             Some(_) => timings.expire_interval,
             None => FIRST_TIME_REPEATED_AFTER,

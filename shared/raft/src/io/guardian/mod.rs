@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use tandem_cluster::authority::{QuorumContact, StateAsOf};
-use tandem_cluster::witness::{Heir, ReluctantLeader};
+use tandem_cluster::witness::{ReluctantLeader, Successor};
 use tandem_cluster::{MemberRole, NodeId};
 
 use super::errors::StopReason;
@@ -49,9 +49,9 @@ pub(super) struct Guardian {
     polls: FuturesUnordered<BoxFuture<'static, Answered>>,
     campaigner: Campaigner,
     actions: JoinSet<()>,
-    /// The life in which each node stands in the state, and since when: to register is to be heard, even by a
+    /// The incarnation under which each node stands in the state, and since when: to register is to be heard, even by a
     /// leader that has not reached the node again yet.
-    lives: BTreeMap<NodeId, (u64, Instant)>,
+    registered: BTreeMap<NodeId, (u64, Instant)>,
     /// This member's last contact with a majority.
     contact: QuorumContact,
     /// Of which moment this member's state is.
@@ -72,7 +72,7 @@ pub(super) struct Guardian {
 }
 
 enum Campaigner {
-    Heir(Heir),
+    Node(Successor),
     Witness(ReluctantLeader),
 }
 
@@ -83,7 +83,7 @@ impl Guardian {
         let others = config.members.iter().filter(|peer| peer.id != config.id);
         let peers = others.map(|peer| (peer.id, Peer::new(peer.role, now))).collect();
         let campaigner = match config.role {
-            MemberRole::Node => Campaigner::Heir(Heir::new(config.id)),
+            MemberRole::Node => Campaigner::Node(Successor::new(config.id)),
             MemberRole::Witness => Campaigner::Witness(ReluctantLeader::new(config.timings.witness_patience)),
         };
         Self {
@@ -93,7 +93,7 @@ impl Guardian {
             polls: FuturesUnordered::new(),
             campaigner,
             actions: JoinSet::new(),
-            lives: BTreeMap::new(),
+            registered: BTreeMap::new(),
             contact: QuorumContact::default(),
             as_of: StateAsOf::default(),
             led_since: None,

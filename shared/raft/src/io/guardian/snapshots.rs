@@ -16,7 +16,7 @@ use super::lead::tell_if_stopped;
 pub(super) struct SnapshotWatch {
     /// The last entry in the last one.
     last: Option<LogId>,
-    /// How much of the log had been written in this life when it was made.
+    /// How much of the log this process had written when it was made.
     log_bytes: u64,
     /// As `log_bytes`, when one was asked for last, and the time.
     asked: Option<(u64, Instant)>,

@@ -32,12 +32,12 @@ pub(super) struct LinkOptions {
 }
 
 /// Makes a link, and what keeps it up once it runs.
-pub(super) fn link<T: Transport>(transport: T, options: LinkOptions) -> (Link, Keeper<T>) {
+pub(super) fn link<T: Transport>(transport: T, options: LinkOptions) -> (Link, LinkDriver<T>) {
     let (calls, queue) = mpsc::channel(CALLS_WAITING_MAX);
     let welcomed_by = WelcomedBy::default();
     let wake = Arc::<Notify>::default();
     let outdated = Arc::<Notify>::default();
-    let keeper = Keeper {
+    let driver = LinkDriver {
         transport,
         options,
         queue,
@@ -51,11 +51,11 @@ pub(super) fn link<T: Transport>(transport: T, options: LinkOptions) -> (Link, K
         wake,
         outdated,
     };
-    (link, keeper)
+    (link, driver)
 }
 
 /// Keeps one link up.
-pub(super) struct Keeper<T> {
+pub(super) struct LinkDriver<T> {
     transport: T,
     options: LinkOptions,
     queue: mpsc::Receiver<Call>,
@@ -64,7 +64,7 @@ pub(super) struct Keeper<T> {
     outdated: Arc<Notify>,
 }
 
-impl<T: Transport> Keeper<T> {
+impl<T: Transport> LinkDriver<T> {
     /// Connects again and again, in the name of `member`, until nobody can ask any more.
     pub(super) async fn run(mut self, member: Arc<Member>) {
         let mut failures = 0;
