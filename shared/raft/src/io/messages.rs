@@ -178,8 +178,8 @@ pub(super) enum SnapshotAnswer {
     Done(SnapshotResponse<TypeConfig>),
 }
 
-/// A snapshot is a few megabytes; more than this is refused before it is taken in.
-pub(super) const SNAPSHOT_BYTES_MAX: u64 = 512 << 20;
+/// A million sessions take 810 MB; more than this is refused before it is taken in.
+pub(super) const SNAPSHOT_BYTES_MAX: u64 = 2 << 30;
 
 #[cfg(test)]
 mod tests {

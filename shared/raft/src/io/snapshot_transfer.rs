@@ -119,6 +119,14 @@ mod tests {
         assert_eq!(transfer.progress(), None);
     }
 
+    #[test]
+    fn a_snapshot_of_a_million_sessions_is_taken() {
+        let mut transfer = SnapshotTransfer::default();
+        let mut first = piece(&snapshot(), 7, 0, 60);
+        first.total = 820_000_000;
+        assert_eq!(transfer.take(&first).unwrap(), Taken::GoOnAt(60));
+    }
+
     proptest! {
         /// Whatever comes, in whatever order: what is whole is the snapshot.
         #[test]
