@@ -99,7 +99,7 @@ const FOUND_BY: [(Bug, Room, &str); 32] = [
     (
         Bug::DuplicateIntentExecuted,
         INTENTS,
-        "an_heir_learns_of_the_intent_and_of_its_result",
+        "a_successor_learns_of_the_intent_and_of_its_result",
     ),
     (
         Bug::SnapshotWithoutIntents,
@@ -124,7 +124,7 @@ const FOUND_BY: [(Bug, Room, &str); 32] = [
     (
         Bug::LossOfAnyIncarnation,
         NODES,
-        "a_loss_that_is_told_of_an_earlier_life_is_ignored",
+        "a_loss_of_an_earlier_incarnation_is_ignored",
     ),
     (
         Bug::SnapshotInstalledUntold,

@@ -679,7 +679,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_life_of_a_node_knows_nothing_of_its_breakers() {
+    fn the_next_incarnation_of_a_node_knows_nothing_of_its_breakers() {
         let mut state = cluster_of(2);
         apply_all(&mut state, [gateways(&["a"]), breaker("a", 1, true)]);
         let changes = apply_all(&mut state, [registered(1, 2)]);

@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn an_heir_learns_of_the_intent_and_of_its_result() {
+    fn a_successor_learns_of_the_intent_and_of_its_result() {
         let mut state = cluster_of(2);
         apply_all(
             &mut state,

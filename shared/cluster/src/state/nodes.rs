@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_that_is_told_of_an_earlier_life_is_ignored() {
+    fn a_loss_of_an_earlier_incarnation_is_ignored() {
         let mut state = cluster_of(2);
         apply_all(&mut state, [registered(1, 2), opened(1, 1)]);
         let before = state.clone();
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_restarts_before_its_loss_was_noticed_gives_up_what_its_former_life_owned() {
+    fn a_node_that_restarts_before_its_loss_was_noticed_gives_up_what_its_former_incarnation_owned() {
         let mut state = cluster_of(2);
         apply_all(&mut state, (0..50).map(|number| opened(1, number)));
         let changes = apply_all(&mut state, [registered(1, 2)]);

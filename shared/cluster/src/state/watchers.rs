@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn watchers_of_a_lost_node_go_to_their_heirs_under_the_next_epoch() {
+    fn watchers_of_a_lost_node_go_to_their_successors_under_the_next_epoch() {
         let mut state = cluster_of(3);
         apply_all(&mut state, (0..300).map(|number| watched(1 + number % 3, number)));
         let changes = apply_all(&mut state, [lost(2, 1)]);
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nodes_new_life_does_not_go_on_with_the_numbers_of_the_former_one() {
+    fn a_nodes_new_incarnation_does_not_go_on_with_the_numbers_of_the_former_one() {
         let mut state = cluster_of(1);
         apply_all(&mut state, [watched(1, 1), registered(1, 2)]);
         let record = state.watcher(&key(1, 1)).unwrap();
