@@ -15,10 +15,7 @@ use crate::cluster::post_to;
 ///
 /// # Errors
 /// When two states differ, and when not all members have marked theirs within `patience`.
-pub(in crate::world) async fn judge(
-    asked: Option<SocketAddr>,
-    patience: Duration,
-) -> anyhow::Result<()> {
+pub(in crate::world) async fn judge(asked: Option<SocketAddr>, patience: Duration) -> anyhow::Result<()> {
     let asked = asked.context("a node has an admin listener")?;
     let end = environment::now() + patience;
     loop {
