@@ -108,13 +108,27 @@ impl Calendars {
     }
 
     fn network_failed(&mut self, id: LaneId, sent_at: Instant, now: Now) {
-        let turn = self
-            .lane_mut(id)
-            .map(|lane| lane.breaker.failed(sent_at, now.instant));
-        if turn == Some(Turn::Opened) {
+        let Some(lane) = self.lane_mut(id) else {
+            return;
+        };
+        let was_suspicious = lane.breaker.is_suspicious();
+        let turn = lane.breaker.failed(sent_at, now.instant);
+        if !was_suspicious && lane.breaker.is_suspicious() {
+            self.suspect_the_others(id);
+        }
+        if turn == Turn::Opened {
             let gateway = self.gateway_of(id);
             self.report(Report::BreakerOpened { gateway });
             self.plan_evacuations(now);
+        }
+    }
+
+    /// What goes down together must be found down together: otherwise users would move to a CAS that is down as well.
+    fn suspect_the_others(&mut self, id: LaneId) {
+        for other in self.lane_ids().filter(|other| *other != id) {
+            if let Some(lane) = self.lane_mut(other) {
+                lane.probe_wanted = true;
+            }
         }
     }
 

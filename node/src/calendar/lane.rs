@@ -34,6 +34,8 @@ pub(super) struct Lane {
     pub heard_at: Option<Instant>,
     pub probe_at: Option<Instant>,
     pub probe_in_flight: bool,
+    /// Another CAS failed, and this one may have gone down with it.
+    pub probe_wanted: bool,
     /// When the users of an open breaker begin to be moved.
     pub evacuate_at: Option<Instant>,
     /// What was proposed about the breaker since the log last reported the CAS.
@@ -98,6 +100,7 @@ impl Lane {
             heard_at: None,
             probe_at: None,
             probe_in_flight: false,
+            probe_wanted: false,
             evacuate_at: None,
             breaker_told: None,
             counters: Counters::default(),

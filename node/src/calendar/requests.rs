@@ -93,6 +93,7 @@ impl Calendars {
         let key = member.or_else(|| self.anybody())?;
         let lane = self.lane_mut(id)?;
         lane.probe_in_flight = true;
+        lane.probe_wanted = false;
         lane.probe_at = Some(now.instant + PROBE_EVERY);
         lane.breaker.probe_sent();
         Some(Job::Probe(key))
@@ -272,6 +273,9 @@ impl super::lane::Lane {
         let heard_at = self.heard_at.filter(|_| self.breaker.is_closed())?;
         if self.breaker.is_suspicious() {
             return Some(self.probe_at.map_or(heard_at, |at| at.min(heard_at + IDLE)));
+        }
+        if self.probe_wanted {
+            return Some(heard_at + PROBE_EVERY);
         }
         let is_idle = !self.members.is_empty() && self.in_flight == 0;
         is_idle.then_some(heard_at + IDLE)

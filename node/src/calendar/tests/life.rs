@@ -192,6 +192,20 @@ fn when_every_gateway_is_down_nobody_moves_and_all_heal_where_they_are() {
     assert!(world.unsubscribed_users().is_empty());
 }
 
+/// A CAS that was heard a moment ago is found to be down as soon as one that was silent for long.
+#[test]
+fn what_goes_down_together_is_found_down_together() {
+    for offset in 0..12 {
+        let mut world = settled(1, &EIGHT[..4], 40, CalendarSettings::default());
+        world.run(seconds(offset));
+        for gateway in &EIGHT[..4] {
+            world.exchange.gateway(gateway).state = GatewayState::Dead;
+        }
+        world.run(minutes(2));
+        assert_eq!(world.moves(), 0, "{offset} s later");
+    }
+}
+
 #[test]
 fn when_a_node_dies_its_heirs_take_over_at_the_same_gateways() {
     let mut world = settled(3, &EIGHT[..4], 300, CalendarSettings::default());
