@@ -105,10 +105,13 @@ pub(super) async fn start(config: &ExchangeConfig, parts: Parts<'_>) -> anyhow::
         account,
     };
     let driver = CalendarDriver {
-        id: parts.id,
         incarnation: parts.incarnation,
         calendars: calendar::Calendars::new(
-            CalendarsConfig::new(parts.id),
+            CalendarsConfig {
+                has_push: urls.is_some(),
+                initial_gateways: config.gateways.clone(),
+                ..CalendarsConfig::new(parts.id)
+            },
             config.settings.clone(),
             environment::random(),
         ),
@@ -121,8 +124,6 @@ pub(super) async fn start(config: &ExchangeConfig, parts: Parts<'_>) -> anyhow::
         presence: parts.presence,
         questions: asked,
         metrics: CalendarMetrics::register(parts.registry),
-        defaults: config.settings.clone(),
-        initial_gateways: config.gateways.clone(),
     };
     tokio::spawn(credential.follow());
     tokio::spawn(follow(trust, parts.shutdown.clone()));

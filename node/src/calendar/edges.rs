@@ -1,10 +1,9 @@
 //! When presence changes: at the edges of meetings, at each user's own second of the minute, and at once when something
 //! new is learned (CAL-4).
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tandem_cluster::{CalendarPresence, CalendarState};
+use tandem_cluster::{CalendarPresence, CalendarState, ClusterState};
 use tandem_planted::{Bug, planted};
 
 use super::output::{Output, Report};
@@ -50,16 +49,14 @@ impl Calendars {
     }
 
     /// Publishes again what the log does not hold as it was published.
-    pub(super) fn publish_again(&mut self, recorded: &BTreeMap<String, CalendarPresence>) {
+    pub(super) fn publish_again(&mut self, state: &ClusterState) {
         for (_, user) in self.users.iter() {
             let published = user.care.as_deref().and_then(|care| care.published);
             let Some(presence) = published else {
                 continue;
             };
-            let is_recorded = recorded
-                .get(&*user.id)
-                .is_some_and(|recorded| is_same(recorded, &presence));
-            if !is_recorded {
+            let recorded = state.presence(&user.id).and_then(|record| record.calendar);
+            if recorded.is_none_or(|recorded| !is_same(&recorded, &presence)) {
                 let user = user.id.to_string();
                 self.outputs.push(Output::Publish { user, presence });
             }

@@ -1,13 +1,23 @@
 //! Everything that can happen to the calendars of a node.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tandem_cluster::{Applied, Assignment, CalendarPresence, CasGateway, NodeId};
+use tandem_cluster::{Applied, Authority, Change, ClusterState};
 
-use super::output::{RequestId, StreamId};
-use super::settings::CalendarSettings;
+use super::output::{CallbackId, RequestId, StreamId};
+use crate::directory::Directory;
 use tandem_exchange::ews::{Answer, Failure, Mailbox, Notification, StreamPart};
+
+/// What the calendars look at while they handle an input.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// It may be ahead of the changes that the calendars have been told of.
+    pub state: &'a ClusterState,
+    pub directory: &'a Directory,
+    /// Under which this node registers.
+    pub incarnation: u64,
+    pub authority: Authority,
+}
 
 /// A user whose calendar shall be part of their presence.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,40 +29,23 @@ pub struct CalendarUser {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
-    /// All users of the cluster whose calendar is enabled. Users left out are unsubscribed and unassigned at once.
-    Users(Vec<CalendarUser>),
-    /// The live nodes; each user's owner is `successor` among them.
-    LiveNodes(Vec<NodeId>),
-    /// In configured order.
-    Gateways(Vec<CasGateway>),
-    /// The replicated state's assignments of these users. Comes once for all at the start, even when there are none.
-    Assignments(Vec<(String, Option<Assignment>)>),
-    /// The calendar states in the log, whichever node reported them. A node that owned users of this one meanwhile may have
-    /// reported something else, and what this node reported then was ignored.
-    Recorded(BTreeMap<String, CalendarPresence>),
-    Settings(CalendarSettings),
+    /// What the log has changed. Users who are no longer enabled are unsubscribed and unassigned at once.
+    Changes(Vec<Change>),
+    /// The state may show this node otherwise, it may have begun another incarnation, or its authority may have changed.
+    StandingChanged,
+    DirectoryChanged,
     /// The account or its password changed: whatever was paused for it may try again.
     CredentialChanged,
     /// Callbacks shall come to another URL: push subscriptions are renewed, spread over one status frequency and at
     /// most an hour. Callbacks to the old one are accepted until then.
     CallbackAddressChanged,
-    /// This node may write to the log (`Authority::Quorum` or `NoLeader`), or must start nothing.
-    AuthorityChanged {
-        may_start: bool,
-    },
     Answered {
         request: RequestId,
         result: Result<Answer, Failure>,
         latency: Duration,
     },
-    /// A push callback with a valid token, for a user of this node. `None`: the callback said that the
-    /// subscription is gone (`failure`).
-    Pushed {
-        user: String,
-        /// Of the callback URL: which attempt to subscribe this belongs to.
-        attempt: u64,
-        notification: Result<Notification, Failure>,
-    },
+    /// [`super::Output::AnswerCallback`] follows.
+    CalledBack(Callback),
     StreamPart {
         stream: StreamId,
         part: StreamPart,
@@ -68,6 +61,17 @@ pub enum Input {
         applied: Option<Applied>,
     },
     DeadlineReached,
+}
+
+/// A push callback with a valid token, for any user of the cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Callback {
+    pub id: CallbackId,
+    pub user: String,
+    /// Of the callback URL: which attempt to subscribe this belongs to.
+    pub attempt: u64,
+    /// In the order sent. A failure says that the subscription is gone.
+    pub notifications: Vec<Result<Notification, Failure>>,
 }
 
 /// Why a stream ended.

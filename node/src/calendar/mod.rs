@@ -10,11 +10,13 @@
 mod answers;
 mod breaker;
 mod bulk;
+mod callbacks;
 mod credential;
 mod edges;
 mod explain;
 mod explaining;
 mod failures;
+mod following;
 mod input;
 #[cfg(test)]
 mod invariants;
@@ -43,20 +45,23 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tandem_cluster::{CasId, NodeId};
+use tandem_cluster::{CasEndpoint, CasId, NodeId};
 
 use crate::gateway::Now;
 
 pub use explain::{
     BreakerState, CallbackVerdict, Census, DeliveryKind, Explanation, GatewayHealth, SubscriptionState,
 };
-pub use input::{CalendarUser, Input, StreamEnd};
-pub use output::{Output, Report, RequestId, StreamId};
+pub use following::enabled_users;
+pub use input::{CalendarUser, Callback, Input, StreamEnd, View};
+pub use output::{CallbackId, CallbackOutcome, Output, Report, RequestId, StreamId};
 pub use settings::{CalendarSettings, Delivery};
 pub use timeline::{Timeline, edge_offset};
 
+use callbacks::Notes;
 use credential::CredentialGate;
 use explain::Tally;
+use following::Following;
 use job::Flight;
 use lane::{Lane, LaneId};
 use proposals::Proposals;
@@ -74,9 +79,14 @@ pub struct CalendarsConfig {
     pub users_per_entry_max: usize,
     /// `MaxEntriesReturned` of a CalendarView.
     pub entries_max: u16,
+    /// Something listens for push callbacks.
+    pub has_push: bool,
+    /// For a cluster that has none.
+    pub initial_gateways: Vec<(CasId, CasEndpoint)>,
 }
 
 impl CalendarsConfig {
+    /// With a listener for callbacks, and without initial CAS.
     #[must_use]
     pub fn new(node: NodeId) -> Self {
         Self {
@@ -84,6 +94,8 @@ impl CalendarsConfig {
             users_max: 1_000_000,
             users_per_entry_max: 500,
             entries_max: 500,
+            has_push: true,
+            initial_gateways: Vec::new(),
         }
     }
 }
@@ -92,7 +104,10 @@ impl CalendarsConfig {
 #[derive(Debug)]
 pub struct Calendars {
     config: CalendarsConfig,
+    /// As in the configuration file.
+    file: CalendarSettings,
     settings: CalendarSettings,
+    following: Following,
     rng: StdRng,
     /// When the last input arrived.
     last: Option<Now>,
@@ -110,6 +125,7 @@ pub struct Calendars {
     lanes_in_order: Vec<LaneId>,
     streams: Streams,
     proposals: Proposals,
+    notes: Notes,
     credential: CredentialGate,
     requests: BTreeMap<RequestId, Flight>,
     next_request: u64,
@@ -123,11 +139,14 @@ pub struct Calendars {
 }
 
 impl Calendars {
+    /// `file`: the settings where an administrator has set nothing.
     #[must_use]
-    pub fn new(config: CalendarsConfig, settings: CalendarSettings, seed: u64) -> Self {
+    pub fn new(config: CalendarsConfig, file: CalendarSettings, seed: u64) -> Self {
         Self {
             config,
-            settings: settings.bounded(),
+            settings: file.clone().bounded(),
+            file,
+            following: Following::default(),
             rng: StdRng::seed_from_u64(seed),
             last: None,
             may_start: false,
@@ -141,6 +160,7 @@ impl Calendars {
             lanes_in_order: Vec::new(),
             streams: Streams::default(),
             proposals: Proposals::default(),
+            notes: Notes::default(),
             credential: CredentialGate::new(),
             requests: BTreeMap::new(),
             next_request: 0,
@@ -154,16 +174,16 @@ impl Calendars {
 
     /// Takes what happened and returns what to do, in order.
     #[must_use]
-    pub fn handle(&mut self, input: Input, now: Now) -> Vec<Output> {
+    pub fn handle(&mut self, input: Input, view: View<'_>, now: Now) -> Vec<Output> {
         self.notice_clock(now);
-        self.take_in(input, now);
+        self.take_in(input, view, now);
         self.publish_due_edges(now);
         self.users_due(now);
         self.groups_due(now);
         self.index_deadlines();
         self.evacuate(now);
         self.dispatch(now);
-        self.propose(now);
+        self.propose(view, now);
         self.index_deadlines();
         std::mem::take(&mut self.outputs)
     }
@@ -191,27 +211,19 @@ impl Calendars {
         .map(|at| at.max(last.instant + TICK))
     }
 
-    fn take_in(&mut self, input: Input, now: Now) {
+    fn take_in(&mut self, input: Input, view: View<'_>, now: Now) {
         match input {
-            Input::Users(users) => self.users_listed(users, now),
-            Input::LiveNodes(nodes) => self.live_nodes_changed(nodes, now),
-            Input::Gateways(gateways) => self.gateways_changed(gateways, now),
-            Input::Assignments(assignments) => self.assignments_changed(assignments, now),
-            Input::Recorded(recorded) => self.publish_again(&recorded),
-            Input::Settings(settings) => self.settings_changed(settings, now),
+            Input::Changes(changes) => self.changes_told(&changes, view, now),
+            Input::StandingChanged => self.standing_changed(view, now),
+            Input::DirectoryChanged => self.directory_changed(view, now),
             Input::CredentialChanged => self.credential_changed(now),
             Input::CallbackAddressChanged => self.renew_push_subscriptions(now),
-            Input::AuthorityChanged { may_start } => self.may_start = may_start,
             Input::Answered {
                 request,
                 result,
                 latency,
             } => self.answered(request, result, latency, now),
-            Input::Pushed {
-                user,
-                attempt,
-                notification,
-            } => self.pushed(&user, attempt, notification, now),
+            Input::CalledBack(callback) => self.called_back(callback, view, now),
             Input::StreamPart { stream, part } => self.stream_spoke(stream, part, now),
             Input::StreamEnded { stream, end } => self.stream_ended(stream, end, now),
             Input::Committed { proposal, applied } => self.committed(proposal, applied, now),

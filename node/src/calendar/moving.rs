@@ -5,11 +5,21 @@ use std::time::{Duration, Instant};
 
 use tandem_cluster::{Applied, Command};
 
+use super::input::View;
 use super::lane::{Lane, LaneId};
 use super::output::{Output, Report};
 use super::proposals::{MoveCause, Purpose};
 use super::user::{Asking, Task, UserKey};
 use super::{Calendars, Now};
+
+/// What became of an entry of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Applied,
+    Refused,
+    /// Not committed in time.
+    Unknown,
+}
 
 impl Calendars {
     /// The user's subscription failed at their CAS. Where no other takes users, it is tried again there.
@@ -109,12 +119,14 @@ impl Calendars {
     }
 
     /// One entry at a time, the most urgent first.
-    pub(super) fn propose(&mut self, now: Now) {
+    pub(super) fn propose(&mut self, view: View<'_>, now: Now) {
         if !self.may_start || !self.proposals.may_propose(now.instant) {
             return;
         }
         let proposed = self
-            .breaker_to_tell()
+            .gateways_to_offer(view, now)
+            .or_else(|| self.breaker_to_tell())
+            .or_else(|| self.callbacks_to_pass_on(now))
             .or_else(|| self.users_to_forget())
             .or_else(|| self.users_to_move(now))
             .or_else(|| self.users_to_assign(now));
@@ -248,8 +260,9 @@ impl Calendars {
         let Some(purpose) = self.proposals.finish(proposal) else {
             return;
         };
-        let is_applied = match &applied {
-            None | Some(Applied::Refused(_)) => false,
+        let outcome = match &applied {
+            None => Outcome::Unknown,
+            Some(Applied::Refused(_)) => Outcome::Refused,
             Some(
                 Applied::Done
                 | Applied::AlreadyOpened { .. }
@@ -257,18 +270,19 @@ impl Calendars {
                 | Applied::IntentKnown(_)
                 | Applied::Assignments(_)
                 | Applied::Batch(_),
-            ) => true,
+            ) => Outcome::Applied,
         };
         if let Some(Applied::Assignments(assignments)) = applied {
             self.assignments_changed(assignments, now);
         }
-        if !is_applied {
+        if outcome != Outcome::Applied {
             self.proposals.retry_later(now.instant);
         }
-        self.conclude(purpose, is_applied, now);
+        self.conclude(purpose, outcome, now);
     }
 
-    fn conclude(&mut self, purpose: Purpose, is_applied: bool, now: Now) {
+    fn conclude(&mut self, purpose: Purpose, outcome: Outcome, now: Now) {
+        let is_applied = outcome == Outcome::Applied;
         match purpose {
             Purpose::Breaker { lane, open } => {
                 if let Some(lane) = self.lane_mut(lane).filter(|_| is_applied) {
@@ -299,6 +313,12 @@ impl Calendars {
                     self.proposals.departed.extend(users);
                 }
             }
+            Purpose::Offer => {
+                if outcome != Outcome::Unknown {
+                    self.gateways_offered(is_applied);
+                }
+            }
+            Purpose::PassOn => {}
         }
     }
 
@@ -311,7 +331,8 @@ impl Calendars {
             .assign_at
             .filter(|at| *at > last && !self.proposals.assigns.is_empty());
         let others = self.proposals.next_deadline().filter(|at| *at > last);
-        [assign, others].into_iter().flatten().min()
+        let notes = self.notes.next_deadline().filter(|at| *at > last);
+        [assign, others, notes].into_iter().flatten().min()
     }
 }
 

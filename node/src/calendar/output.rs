@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use tandem_cluster::{CalendarPresence, CasId, Command};
+use tandem_cluster::{AssignmentReason, CalendarPresence, CasGateway, CasId, Command};
 
 use tandem_exchange::affinity::AffinityKey;
-use tandem_exchange::ews::{FailureClass, Mailbox, Operation, SubscriptionId};
+use tandem_exchange::ews::{FailureClass, Mailbox, Operation, SubscriptionId, SubscriptionStatus};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
@@ -61,7 +61,34 @@ pub enum Output {
         user: String,
         presence: CalendarPresence,
     },
+    /// The CAS that are configured, all of them.
+    UseGateways(Vec<CasGateway>),
+    /// Callbacks shall come to this port (`None`: the one of the configuration file); a former one is called for one more
+    /// status frequency (minutes).
+    ListenForCallbacks {
+        port: Option<u16>,
+        status_frequency: u16,
+    },
+    AnswerCallback {
+        callback: CallbackId,
+        status: SubscriptionStatus,
+    },
     Report(Report),
+}
+
+/// A callback that waits for its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallbackId(pub u64);
+
+/// What was done with a callback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallbackOutcome {
+    /// For a user of this node.
+    Taken,
+    /// For a user of another node, which learns of it through the log.
+    PassedOn,
+    /// No longer wanted: the CAS was told to unsubscribe.
+    Unsubscribed,
 }
 
 /// An event worth a log line or a metric.
@@ -144,6 +171,20 @@ pub enum Report {
     RightsMissing {
         user: String,
         reason: String,
+    },
+    /// The log assigned a CAS to a user of this node.
+    Assigned {
+        gateway: CasId,
+        reason: AssignmentReason,
+    },
+    CalledBack(CallbackOutcome),
+    /// A callback for another node's user found no room among those that wait.
+    CallbackDropped,
+    /// The CAS of the configuration file, to a cluster that had none.
+    GatewaysOffered {
+        count: usize,
+        /// Otherwise the cluster refused them.
+        is_taken: bool,
     },
     /// A change of state was due at the first time and published at the second (Unix milliseconds).
     Edge {

@@ -24,10 +24,17 @@ pub(super) struct Proposals {
 /// What the entry in flight was for.
 #[derive(Debug)]
 pub(super) enum Purpose {
-    Breaker { lane: LaneId, open: bool },
+    Breaker {
+        lane: LaneId,
+        open: bool,
+    },
     Assign(Vec<UserKey>),
     Move(Vec<(UserKey, MoveCause)>),
     Depart(Vec<String>),
+    /// The CAS of the configuration file.
+    Offer,
+    /// Callbacks for users of other nodes.
+    PassOn,
 }
 
 /// Why a user needs another CAS.

@@ -63,7 +63,8 @@ type Folded = String;
 
 impl Directory {
     /// Of users and lines that have been checked.
-    fn new(users: Vec<User>, lines: Vec<Line>) -> Self {
+    #[must_use]
+    pub fn new(users: Vec<User>, lines: Vec<Line>) -> Self {
         let mut directory = Self::default();
         for (position, user) in users.iter().enumerate() {
             directory.by_id.insert(fold(&user.id), position);

@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
-use tandem_cluster::{Assignment, AssignmentReason, CasId};
+use tandem_cluster::{AssignmentReason, CasId};
 use tandem_runtime::io::telemetry::{LATENCY_BUCKETS, Metrics};
 
 use super::gauge;
-use crate::calendar::{BreakerState, Census, DeliveryKind, GatewayHealth, Report, SubscriptionState};
+use crate::calendar::{
+    BreakerState, CallbackOutcome, Census, DeliveryKind, GatewayHealth, Report, SubscriptionState,
+};
 use tandem_exchange::ews::FailureClass;
 
 /// Cheap to clone.
@@ -139,8 +141,8 @@ impl CalendarMetrics {
         for reason in MOVE_REASONS {
             self.moves.with_label_values(&[reason_label(reason)]);
         }
-        for outcome in CallbackOutcome::ALL {
-            self.callbacks.with_label_values(&[outcome.label()]);
+        for outcome in CALLBACK_OUTCOMES {
+            self.callbacks.with_label_values(&[outcome_label(outcome)]);
         }
         for timeliness in ["on_time", "late"] {
             self.edges.with_label_values(&[timeliness]);
@@ -182,7 +184,11 @@ impl CalendarMetrics {
             Report::NotificationPortUnreachable { .. } => self.alarm("notification_port_unreachable"),
             Report::RequestRefused { .. } => self.alarm("request_refused"),
             Report::Edge { due_ms, published_ms } => self.edge(*due_ms, *published_ms),
+            Report::Assigned { gateway, reason } => self.assigned(gateway, *reason),
+            Report::CalledBack(outcome) => self.callbacks.with_label_values(&[outcome_label(*outcome)]).inc(),
+            Report::CallbackDropped => self.notes_dropped.inc(),
             Report::Subscribed { .. }
+            | Report::GatewaysOffered { .. }
             | Report::Unsubscribed { .. }
             | Report::CredentialRefusedByOne { .. }
             | Report::Moving { .. }
@@ -202,13 +208,10 @@ impl CalendarMetrics {
             .observe(Duration::from_millis(late_ms).as_secs_f64());
     }
 
-    /// A user of this node was assigned to a CAS by the log.
-    pub fn assigned(&self, assignment: &Assignment) {
-        self.assigned.with_label_values(&[&assignment.cas.0]).inc();
-        if assignment.reason != AssignmentReason::RoundRobin {
-            self.moves
-                .with_label_values(&[reason_label(assignment.reason)])
-                .inc();
+    fn assigned(&self, gateway: &CasId, reason: AssignmentReason) {
+        self.assigned.with_label_values(&[&gateway.0]).inc();
+        if reason != AssignmentReason::RoundRobin {
+            self.moves.with_label_values(&[reason_label(reason)]).inc();
         }
     }
 
@@ -221,14 +224,6 @@ impl CalendarMetrics {
 
     pub fn published(&self) {
         self.published.inc();
-    }
-
-    pub fn called_back(&self, outcome: CallbackOutcome) {
-        self.callbacks.with_label_values(&[outcome.label()]).inc();
-    }
-
-    pub fn note_dropped(&self) {
-        self.notes_dropped.inc();
     }
 
     pub fn show_census(&self, census: &Census) {
@@ -335,26 +330,11 @@ impl GatewayMetrics {
     }
 }
 
-/// The outcome of a callback.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CallbackOutcome {
-    /// For a user of this node.
-    Taken,
-    /// For a user of another node, which learns of it through the log.
-    PassedOn,
-    /// No longer wanted: the CAS was told to unsubscribe.
-    Unsubscribed,
-}
-
-impl CallbackOutcome {
-    const ALL: [Self; 3] = [Self::Taken, Self::PassedOn, Self::Unsubscribed];
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::Taken => "taken",
-            Self::PassedOn => "passed_on",
-            Self::Unsubscribed => "unsubscribed",
-        }
+fn outcome_label(outcome: CallbackOutcome) -> &'static str {
+    match outcome {
+        CallbackOutcome::Taken => "taken",
+        CallbackOutcome::PassedOn => "passed_on",
+        CallbackOutcome::Unsubscribed => "unsubscribed",
     }
 }
 
@@ -368,6 +348,11 @@ pub(crate) fn reason_label(reason: AssignmentReason) -> &'static str {
     }
 }
 
+const CALLBACK_OUTCOMES: [CallbackOutcome; 3] = [
+    CallbackOutcome::Taken,
+    CallbackOutcome::PassedOn,
+    CallbackOutcome::Unsubscribed,
+];
 const MOVE_REASONS: [AssignmentReason; 3] = [
     AssignmentReason::Failed,
     AssignmentReason::Removed,

@@ -17,8 +17,8 @@ use crate::cti::{ConnectionStatus, CtiConnectionId, LinkFailure};
 use crate::gateway::{Census, EndOfSubscription, EndReason, Report, WatcherReport};
 use crate::presence::publication::PublishOutcome;
 
+pub use calendar::CalendarMetrics;
 pub(crate) use calendar::reason_label;
-pub use calendar::{CalendarMetrics, CallbackOutcome};
 
 /// Every metric of this process except Raft's. Cheap to clone.
 #[derive(Debug, Clone)]

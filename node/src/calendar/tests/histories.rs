@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tandem_cluster::NodeId;
+use tandem_cluster::{Authority, NodeId};
 
 use super::exchange::{GatewayState, busy, code};
 use super::life::{minutes, seconds, with};
@@ -124,10 +124,8 @@ fn perform(world: &mut World, act: &Act) {
         Act::BlockPush(is_blocked) => world.exchange.push_is_blocked = *is_blocked,
         Act::Remove(gone) => world.set_users((0..USERS).filter(|number| number != gone).map(user).collect()),
         Act::Return => world.set_users((0..USERS).map(user).collect()),
-        Act::Authority(may_start) => {
-            let may_start = *may_start;
-            world.input_all(|_| Input::AuthorityChanged { may_start });
-        }
+        Act::Authority(true) => world.change_authority(Authority::Quorum),
+        Act::Authority(false) => world.change_authority(Authority::Isolated),
         Act::Log(is_there) => world.no_log = !is_there,
         Act::RestartNode => world.restart_node(2),
         Act::Nonsense(number) => {
@@ -160,7 +158,7 @@ fn heal(world: &mut World) {
         mailbox.failures.clear();
     }
     world.set_users((0..USERS).map(user).collect());
-    world.input_all(|_| Input::AuthorityChanged { may_start: true });
+    world.change_authority(Authority::Quorum);
     world.input_all(|_| Input::CredentialChanged);
 }
 
@@ -173,6 +171,7 @@ proptest! {
         acts in prop::collection::vec(act(), 0..60),
     ) {
         let mut world = World::new(2, &THREE, USERS, with(delivery));
+        world.calls_any_node = true;
         world.start();
         for act in &acts {
             perform(&mut world, act);

@@ -1,9 +1,8 @@
 //! What a cluster's calendars do on good days and on bad ones.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tandem_cluster::{CalendarPresence, CalendarState, Command};
+use tandem_cluster::{Authority, CalendarPresence, CalendarState, Change, Command, NodeId};
 
 use super::exchange::GatewayState;
 use super::world::{World, address, meeting, minute, name, user};
@@ -68,12 +67,17 @@ fn what_the_log_does_not_hold_as_it_was_published_is_said_again_by_its_owner_alo
     let mut world = settled(2, &EIGHT, 20, CalendarSettings::default());
     let said = |world: &World, number| world.published[&name(number)].clone();
     let last = |number| said(&world, number).last().unwrap().1;
-    let mut recorded: BTreeMap<String, CalendarPresence> =
-        (0..20).map(|number| (name(number), last(number))).collect();
-    recorded.remove(&name(3));
-    recorded.get_mut(&name(4)).unwrap().until_ms = Some(1);
+    let another = CalendarPresence {
+        until_ms: Some(1),
+        ..last(4)
+    };
+    for (number, recorded) in [(3, None), (4, Some(another))] {
+        let node = world.state.calendar_owner(&name(number)).unwrap();
+        let users = vec![(name(number), recorded)];
+        world.apply(Command::CalendarPresenceChanged { node, users });
+    }
     let before: Vec<_> = (0..20).map(|number| said(&world, number)).collect();
-    world.input_all(|_| Input::Recorded(recorded.clone()));
+    world.input_all(|_| Input::Changes(vec![Change::Node(NodeId(2))]));
     for (number, mut expected) in before.into_iter().enumerate() {
         if [3, 4].contains(&number) {
             expected.push((world.unix_ms, expected.last().unwrap().1));
@@ -222,7 +226,7 @@ fn when_a_node_dies_its_heirs_take_over_at_the_same_gateways() {
 #[test]
 fn a_node_without_authority_starts_nothing_and_goes_on_publishing() {
     let mut world = settled(1, &EIGHT[..2], 20, CalendarSettings::default());
-    world.input_all(|_| Input::AuthorityChanged { may_start: false });
+    world.change_authority(Authority::Isolated);
     let (requests, entries) = (world.requests.len(), world.proposals.len());
     world.exchange.gateway("cas-1").state = GatewayState::Dead;
     world.run(minutes(40));
@@ -318,7 +322,7 @@ fn a_removed_user_is_unsubscribed_and_forgotten_at_once() {
         assert_eq!(world.state.assignment(&name(0)), None);
         assert!(world.proposals.iter().any(|command| match command {
             Command::Batch(commands) => commands.contains(&Command::CalendarPresenceChanged {
-                node: tandem_cluster::NodeId(1),
+                node: NodeId(1),
                 users: vec![(name(0), None)],
             }),
             _ => false,
@@ -563,12 +567,9 @@ fn a_window_that_holds_too_much_is_halved() {
 #[test]
 fn changed_settings_hold_at_once() {
     let mut world = settled(1, &EIGHT[..2], 20, CalendarSettings::default());
-    world.change_settings(CalendarSettings {
-        delivery: Delivery::StreamingOnly,
-        spread_secs: 0,
-        concurrency_max: 2,
-        ..CalendarSettings::default()
-    });
+    world.change_setting("calendar_delivery", "streaming_only");
+    world.change_setting("calendar_spread_secs", "0");
+    world.change_setting("exchange_threads_max", "2");
     world.run(minutes(6));
     assert_eq!(world.census().deliveries.get(&DeliveryKind::Streaming), Some(&20));
     assert_eq!(

@@ -6,6 +6,7 @@
 
 mod edges;
 mod exchange;
+mod following;
 mod histories;
 mod life;
 mod rows;

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use tandem_cluster::CasId;
+use tandem_cluster::{Authority, CasId};
 
 use super::exchange::{busy, code};
 use super::life::{minutes, seconds, settled, with};
 use super::world::{World, address, meeting, minute, name};
-use crate::calendar::{CalendarSettings, Delivery, Input, Report, StreamId, SubscriptionState};
+use crate::calendar::{
+    CalendarSettings, Callback, CallbackId, Delivery, Input, Report, StreamId, SubscriptionState,
+};
 use tandem_exchange::ews::{Failure, FreeBusyStatus, StreamPart, SubscriptionId};
 
 const THREE: [&str; 3] = ["cas-1", "cas-2", "cas-3"];
@@ -23,6 +25,16 @@ fn change(world: &mut World) {
         0,
         vec![meeting(minute(0), minute(400), FreeBusyStatus::OutOfOffice)],
     );
+}
+
+/// The first user's subscription is gone, says Exchange.
+fn called_back(attempt: u64, failure: Failure) -> Input {
+    Input::CalledBack(Callback {
+        id: CallbackId(0),
+        user: name(0),
+        attempt,
+        notifications: vec![Err(failure)],
+    })
 }
 
 fn broken(world: &mut World, failure: Failure) {
@@ -48,11 +60,7 @@ fn lost_subscriptions_are_made_anew_at_another_gateway_and_the_last_presence_sta
         world.published.clear();
         let reads = world.exchange.count("find_item");
         let attempt = world.push_attempt(0);
-        world.input_all(|_| Input::Pushed {
-            user: name(0),
-            attempt,
-            notification: Err(code(lost)),
-        });
+        world.input_all(|_| called_back(attempt, code(lost)));
         world.run(seconds(5));
         assert_eq!(world.epoch_of(0), 1, "{lost}");
         assert_eq!(world.explain(0).subscription, SubscriptionState::Live);
@@ -72,11 +80,7 @@ fn after_a_loss_equal_change_stamps_spare_the_read() {
     let reads = world.exchange.count("find_item");
     for expected in [reads, reads + 1] {
         let attempt = world.push_attempt(0);
-        world.input_all(|_| Input::Pushed {
-            user: name(0),
-            attempt,
-            notification: Err(code("ErrorSubscriptionNotFound")),
-        });
+        world.input_all(|_| called_back(attempt, code("ErrorSubscriptionNotFound")));
         world.run(seconds(40));
         assert_eq!(world.exchange.count("find_item"), expected);
         world
@@ -352,7 +356,7 @@ fn stale_callbacks_are_told_to_end_and_those_of_others_are_kept() {
         Unsubscribe,
         "nobody of this name"
     );
-    world.input_all(|_| Input::AuthorityChanged { may_start: false });
+    world.change_authority(Authority::Isolated);
     assert_eq!(
         verdict(&world, 0, attempt - 1, &id),
         Keep,

@@ -3,7 +3,6 @@
 //! Owns sockets, TLS and tokens. Does not own SOAP ([`tandem_exchange::ews`]), nor what is requested, when and how often
 //! ([`crate::calendar`]). What always holds: every wait, buffer and table is bounded; no secret is ever logged.
 
-mod callbacks;
 pub mod cas_rebalancing;
 pub mod certificate_import;
 pub mod certificate_probe;
@@ -24,7 +23,6 @@ mod push_callback;
 pub mod push_listener;
 #[cfg(test)]
 mod push_listener_tests;
-mod replicated;
 mod reports;
 pub mod routes;
 #[cfg(test)]

@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
+use tandem_cluster::Command;
+use tandem_raft::Cluster;
 use tokio::task::{Id, JoinError};
 use tracing::{debug, error};
 
-use crate::calendar::{Input, Output, Report, RequestId};
+use crate::calendar::{Input, Output, Report, RequestId, View};
 use crate::io::clock;
 use tandem_exchange::affinity::AffinityKey;
 use tandem_exchange::ews::{Failure, Operation};
 
 use super::client::{OpenStream, PerformRequest};
-use super::driver::Running;
-use super::replicated;
+use super::driver::{CalendarDriver, Running};
 
 /// Requests that must be answered even if their task panics.
 #[derive(Clone, Copy)]
@@ -23,11 +24,20 @@ pub(super) enum Awaited {
 
 impl Running {
     pub(super) fn take_in(&mut self, input: Input) {
-        for output in self
-            .driver
-            .calendars
-            .handle(input, clock::now(&self.driver.cluster))
-        {
+        let CalendarDriver {
+            calendars,
+            cluster,
+            directory,
+            incarnation,
+            ..
+        } = &mut self.driver;
+        let view = View {
+            state: &cluster.state(),
+            directory: &directory.borrow().clone(),
+            incarnation: *incarnation.borrow(),
+            authority: self.status.borrow().authority,
+        };
+        for output in calendars.handle(input, view, clock::now(cluster)) {
             self.perform(output);
         }
     }
@@ -99,13 +109,28 @@ impl Running {
             }
             Output::CloseStream { stream } => drop(self.streams.remove(&stream)),
             Output::Propose { proposal, command } => {
-                let task = replicated::propose(self.driver.cluster.clone(), proposal, command);
+                let task = propose(self.driver.cluster.clone(), proposal, command);
                 let id = self.tasks.spawn(task).id();
                 self.awaited.insert(id, Awaited::Proposal(proposal));
             }
             Output::Publish { user, presence } => {
                 self.driver.metrics.published();
                 self.driver.presence.publish(user, presence);
+            }
+            Output::UseGateways(gateways) => self.driver.client.set_gateways(&gateways),
+            Output::ListenForCallbacks {
+                port,
+                status_frequency,
+            } => {
+                if let Some(push) = &self.driver.push {
+                    push.move_to(port, Duration::from_secs(u64::from(status_frequency) * 60));
+                }
+            }
+            Output::AnswerCallback { callback, status } => {
+                if let Some(asker) = self.callbacks.remove(&callback) {
+                    // The CAS may have closed the connection.
+                    let _ = asker.send(status);
+                }
             }
             Output::Report(report) => self.report(&report),
         }
@@ -173,3 +198,20 @@ impl Running {
         }
     }
 }
+
+/// The outcome is reported in any case.
+async fn propose(cluster: Cluster, proposal: u64, command: Command) -> Input {
+    let applied = match cluster.propose(command, PROPOSE_TIMEOUT).await {
+        Ok(applied) => Some(applied),
+        Err(error) => {
+            debug!(%error, "a calendar proposal was not committed in time");
+            // A proposal that failed immediately is not retried immediately.
+            tokio::time::sleep(PROPOSE_PAUSE).await;
+            None
+        }
+    };
+    Input::Committed { proposal, applied }
+}
+
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
+const PROPOSE_PAUSE: Duration = Duration::from_millis(200);

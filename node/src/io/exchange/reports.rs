@@ -90,6 +90,26 @@ impl Reports {
                 error!(user, %gateway, reason, "CAS rejected a request of this node as invalid");
             }
             Report::CredentialAccepted => info!("Exchange accepts the service account"),
+            Report::Assigned { gateway, reason } => debug!(%gateway, ?reason, "a user was assigned"),
+            Report::CalledBack(outcome) => debug!(?outcome, "push callback"),
+            Report::CallbackDropped => {
+                debug!("too many callbacks wait to be passed on; one was dropped");
+            }
+            Report::GatewaysOffered {
+                count,
+                is_taken: true,
+            } => {
+                info!(count, "the cluster took the gateways of the configuration file");
+            }
+            Report::GatewaysOffered {
+                count,
+                is_taken: false,
+            } => {
+                warn!(
+                    count,
+                    "the cluster refused the gateways of the configuration file"
+                );
+            }
             Report::UsersLeftOut { count } => {
                 error!(count, "more calendars are enabled than this cluster can follow");
             }

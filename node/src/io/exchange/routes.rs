@@ -11,7 +11,7 @@ use tandem_runtime::io::admin::{AdminRequest, AdminResponse, StatusCode};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
-use crate::calendar::Explanation;
+use crate::calendar::{Explanation, enabled_users};
 use crate::config::is_host;
 use crate::directory::Directory;
 use crate::io::admin_routes::refused;
@@ -21,7 +21,6 @@ use super::cas_rebalancing::{CasRebalancing, PER_SECOND_MAX};
 use super::certificate_routes::{CertificateRoutes, RouteError};
 use super::driver::{GatewaysAnswer, Question};
 use super::probe::{Asked, Prober};
-use super::replicated;
 use super::views::{self, AccountView, GatewayView, StatusView, UserView};
 
 /// What the routes need to answer. Cheap to clone.
@@ -82,7 +81,7 @@ impl ExchangeRoutes {
     }
 
     fn asked(&self, state: &ClusterState, known: &GatewaysAnswer) -> Asked {
-        let users = replicated::calendar_users(state, &self.directory.borrow());
+        let users = enabled_users(state, &self.directory.borrow());
         let at = |cas: &CasId| {
             let mut at_it = users.iter().filter(|user| {
                 state

@@ -1,20 +1,23 @@
 //! A hundred thousand users in simulated time: the machine that decides, and nothing around it. Exchange is a function
-//! of the user's number, so what is held in memory is the machine's.
+//! of the user's number, and the replicated state is a real one without a log.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use tandem_cluster::{
-    Applied, Assignment, AssignmentReason, CalendarState, CasEndpoint, CasGateway, CasId, Command, NodeId,
+    Applied, Authority, CalendarState, CasEndpoint, CasId, ClusterState, Command, NodeId, StateLimits,
 };
 use tandem_exchange::ews::{
     Answer, CalendarItem, ChangeStamp, Event, EventKind, Failure, FreeBusyStatus, Mailbox, Notification,
     Operation, SubscriptionId, TimeWindow,
 };
 use tandem_node::calendar::{
-    CalendarSettings, CalendarUser, Calendars, CalendarsConfig, Input, Output, RequestId, SubscriptionState,
+    CalendarSettings, Calendars, CalendarsConfig, Callback, CallbackId, Input, Output, RequestId,
+    SubscriptionState, View,
 };
+use tandem_node::directory::{Directory, RemoteCallControl, User};
 use tandem_node::gateway::Now;
 use tandem_tests::figures::Figures;
 
@@ -24,7 +27,6 @@ use crate::allocation::bytes_held;
 pub(crate) fn run(users: usize, cas: usize, figures: &mut Figures) -> anyhow::Result<()> {
     println!("\n{users} users of one node in simulated time");
     figures.count("simulated_users", users);
-    let held_before = bytes_held();
     let mut world = World::new(users, cas);
     let cpu_before = cpu_time()?;
     world.start();
@@ -37,8 +39,11 @@ pub(crate) fn run(users: usize, cas: usize, figures: &mut Figures) -> anyhow::Re
         "simulated_start_cpu_seconds",
         cpu_time()?.saturating_sub(cpu_before),
     );
-    figures.count("simulated_bytes_per_user", (bytes_held() - held_before) / users);
-    peak(&mut world, figures)
+    peak(&mut world, figures)?;
+    let held = bytes_held();
+    drop(world.calendars);
+    figures.count("simulated_bytes_per_user", (held - bytes_held()) / users);
+    Ok(())
 }
 
 /// Half of all users switch in the same minute.
@@ -78,8 +83,9 @@ fn peak(world: &mut World, figures: &mut Figures) -> anyhow::Result<()> {
 
 struct World {
     users: usize,
-    cas: usize,
     calendars: Calendars,
+    state: ClusterState,
+    directory: Directory,
     start: Instant,
     unix_ms: u64,
     happenings: BTreeMap<(u64, u64), Input>,
@@ -94,10 +100,15 @@ struct World {
 impl World {
     fn new(users: usize, cas: usize) -> Self {
         let config = CalendarsConfig::new(NODE);
-        Self {
+        let limits = StateLimits {
+            users_assigned_max: users,
+            ..StateLimits::default()
+        };
+        let mut world = Self {
             users,
-            cas,
             calendars: Calendars::new(config, CalendarSettings::default(), 1),
+            state: ClusterState::new(limits),
+            directory: Directory::new((0..users).map(user).collect(), Vec::new()),
             start: Instant::now(),
             unix_ms: START_MS,
             happenings: BTreeMap::new(),
@@ -106,28 +117,22 @@ impl World {
             seen: vec![false; users],
             switches: None,
             slowest: Duration::ZERO,
-        }
+        };
+        let gateways = (0..cas).map(cas_id);
+        world.apply(Command::CasGatewaysConfigured {
+            gateways: gateways.map(|id| (id.clone(), CasEndpoint::of(&id))).collect(),
+            at_ms: START_MS,
+        });
+        world.apply(Command::NodeRegistered {
+            id: NODE,
+            sip_address: SocketAddr::from((Ipv4Addr::LOCALHOST, 5060)),
+            incarnation: INCARNATION,
+        });
+        world
     }
 
     fn start(&mut self) {
-        let user = |number| CalendarUser {
-            id: name(number),
-            mailbox: Mailbox(address(number)),
-        };
-        let gateway = |number| {
-            let id = cas_id(number);
-            CasGateway {
-                endpoint: CasEndpoint::of(&id),
-                id,
-                eligible: true,
-                broken_for: BTreeSet::new(),
-            }
-        };
-        self.input(Input::Gateways((0..self.cas).map(gateway).collect()));
-        self.input(Input::Users((0..self.users).map(user).collect()));
-        self.input(Input::Assignments(Vec::new()));
-        self.input(Input::LiveNodes(vec![NODE]));
-        self.input(Input::AuthorityChanged { may_start: true });
+        self.input(Input::StandingChanged);
     }
 
     fn run_until_all(
@@ -184,8 +189,14 @@ impl World {
             unix_ms: self.unix_ms,
             cluster_ms: self.unix_ms,
         };
+        let view = View {
+            state: &self.state,
+            directory: &self.directory,
+            incarnation: INCARNATION,
+            authority: Authority::Quorum,
+        };
         let begun = Instant::now();
-        let outputs = self.calendars.handle(input, now);
+        let outputs = self.calendars.handle(input, view, now);
         self.slowest = self.slowest.max(begun.elapsed());
         for output in outputs {
             self.perform(output);
@@ -216,20 +227,26 @@ impl World {
                 ..
             } => {
                 self.answer_later(request, Ok(subscribed(&user, attempt)));
-                let notification = Ok(status_event(&user, attempt));
-                let callback = Input::Pushed {
+                let notifications = vec![Ok(status_event(&user, attempt))];
+                let callback = Callback {
+                    id: CallbackId(0),
                     user,
                     attempt,
-                    notification,
+                    notifications,
                 };
-                self.later(LATENCY_MS + 20, callback);
+                self.later(LATENCY_MS + 20, Input::CalledBack(callback));
             }
             Output::Propose { proposal, command } => {
                 let applied = Some(self.apply(command));
                 self.later(5, Input::Committed { proposal, applied });
             }
             Output::Publish { user, presence } => self.publish(&user, presence.state),
-            Output::OpenStream { .. } | Output::CloseStream { .. } | Output::Report(_) => {}
+            Output::OpenStream { .. }
+            | Output::CloseStream { .. }
+            | Output::UseGateways(_)
+            | Output::ListenForCallbacks { .. }
+            | Output::AnswerCallback { .. }
+            | Output::Report(_) => {}
         }
     }
 
@@ -245,21 +262,11 @@ impl World {
         );
     }
 
-    /// Round robin, as the replicated state has it.
-    fn apply(&self, command: Command) -> Applied {
-        let Command::CasAssign { users, at_ms } = command else {
-            return Applied::Done;
-        };
-        let assigned = users.into_iter().map(|user| {
-            let assignment = Assignment {
-                cas: cas_id(number_of(&user) % self.cas),
-                epoch: 0,
-                since_ms: at_ms,
-                reason: AssignmentReason::RoundRobin,
-            };
-            (user, Some(assignment))
-        });
-        Applied::Assignments(assigned.collect())
+    /// As the log does: the machine hears of the changes a little later.
+    fn apply(&mut self, command: Command) -> Applied {
+        let (applied, changes) = self.state.apply(command);
+        self.later(5, Input::Changes(changes));
+        applied
     }
 
     fn publish(&mut self, user: &str, state: CalendarState) {
@@ -274,6 +281,17 @@ impl World {
         {
             switches.push((number, self.unix_ms));
         }
+    }
+}
+
+fn user(number: usize) -> User {
+    User {
+        id: name(number),
+        mail: Some(address(number)),
+        ocs_primary_address: None,
+        display_name: None,
+        remote_call_control: RemoteCallControl::Enabled,
+        calendar: true,
     }
 }
 
@@ -373,6 +391,7 @@ fn cpu_time() -> anyhow::Result<Duration> {
 }
 
 const NODE: NodeId = NodeId(1);
+const INCARNATION: u64 = 1;
 const LATENCY_MS: u64 = 40;
 
 /// 2026-11-23T00:00:00Z.

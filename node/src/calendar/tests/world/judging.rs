@@ -1,5 +1,7 @@
 //! What judges ask a world.
 
+use tandem_cluster::successor_of_user;
+
 use super::*;
 
 impl World {
@@ -12,13 +14,26 @@ impl World {
     }
 
     pub(in crate::calendar) fn set_users(&mut self, users: Vec<CalendarUser>) {
-        self.users = users;
-        self.input_all(|world| Input::Users(world.users.clone()));
+        self.list(users);
+        self.input_all(|_| Input::DirectoryChanged);
     }
 
-    pub(in crate::calendar) fn change_settings(&mut self, settings: CalendarSettings) {
-        self.settings = settings;
-        self.input_all(|world| Input::Settings(world.settings.clone()));
+    pub(in crate::calendar) fn change_setting(&mut self, name: &str, value: &str) {
+        let (name, value) = (name.to_owned(), Some(value.to_owned()));
+        let applied = self.apply(Command::SettingChanged { name, value });
+        assert_eq!(applied, Applied::Done);
+    }
+
+    pub(in crate::calendar) fn change_authority(&mut self, authority: Authority) {
+        self.authority = authority;
+        self.input_all(|_| Input::StandingChanged);
+    }
+
+    pub(in crate::calendar) fn owned_by(&self, node: NodeId) -> usize {
+        let numbers = 0..self.users.len();
+        numbers
+            .filter(|number| successor_of_user(&name(*number), [NodeId(1), NodeId(2)]) == Some(node))
+            .count()
     }
 
     pub(in crate::calendar) fn user_list(&self) -> Vec<CalendarUser> {

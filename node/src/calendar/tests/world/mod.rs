@@ -2,6 +2,7 @@
 
 mod judging;
 mod people;
+mod telling;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,20 +11,24 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tandem_cluster::{
-    Applied, Assignment, CalendarChange, CalendarPresence, CalendarState, CasEndpoint, CasId, Change,
-    ClusterState, Command, NodeId, StateLimits,
+    Applied, Authority, CalendarPresence, CalendarState, CasEndpoint, CasId, ClusterState, Command, NodeId,
+    StateLimits,
 };
 
 use super::super::{
-    CalendarSettings, CalendarUser, Calendars, CalendarsConfig, CallbackVerdict, Input, Output, Report,
-    RequestId, StreamEnd, StreamId, Timeline,
+    CalendarSettings, CalendarUser, Calendars, CalendarsConfig, CallbackId, CallbackVerdict, Input, Output,
+    Report, RequestId, StreamEnd, StreamId, Timeline, View,
 };
 use super::exchange::{Exchange, GatewayState, Told};
+use crate::directory::Directory;
 use crate::gateway::Now;
 use tandem_exchange::affinity::AffinityKey;
 use tandem_exchange::ews::{
     Answer, CalendarItem, Failure, FreeBusyStatus, Mailbox, Operation, StreamPart, SubscriptionId,
+    SubscriptionStatus,
 };
+
+use people::entry;
 
 pub(super) use people::{address, meeting, minute, name, user};
 
@@ -37,6 +42,8 @@ pub(super) struct World {
     pub state: ClusterState,
     pub exchange: Exchange,
     users: Vec<CalendarUser>,
+    directory: Directory,
+    authority: Authority,
     settings: CalendarSettings,
     queue: BTreeMap<(u64, u64), Happening>,
     sequence: u64,
@@ -48,6 +55,12 @@ pub(super) struct World {
     pub in_flight_max: usize,
     /// Every request: when, which node, where, what.
     pub requests: Vec<(u64, NodeId, CasId, &'static str)>,
+    /// Exchange calls back at a node of its choice, not at the owner of the user.
+    pub calls_any_node: bool,
+    /// No node hears of changes.
+    pub is_deaf: bool,
+    /// Subscriptions of which a callback told, until it is answered.
+    calling: BTreeMap<CallbackId, SubscriptionId>,
     /// How often each machine was called within the present millisecond.
     calls: (u64, u32),
     pub no_log: bool,
@@ -90,7 +103,9 @@ impl World {
                 users_assigned_max: 200_000,
             }),
             exchange: Exchange::with(gateways),
-            users: (0..users).map(user).collect(),
+            users: Vec::new(),
+            directory: Directory::default(),
+            authority: Authority::Quorum,
             settings,
             queue: BTreeMap::new(),
             sequence: 0,
@@ -101,10 +116,14 @@ impl World {
             in_flight: BTreeMap::new(),
             in_flight_max: 0,
             requests: Vec::new(),
+            calls_any_node: false,
+            is_deaf: false,
+            calling: BTreeMap::new(),
             calls: (0, 0),
             no_log: false,
             clock_offset_ms: 0,
         };
+        world.list((0..users).map(user).collect());
         for node in 1..=nodes {
             world.register(node);
         }
@@ -158,21 +177,12 @@ impl World {
     }
 
     pub(super) fn start_node(&mut self, node: NodeId) {
-        self.input(node, Input::Users(self.users.clone()));
-        self.input(node, Input::Gateways(self.state.cas_gateways().to_vec()));
-        self.input(node, Input::Assignments(self.all_assignments()));
-        self.input(node, Input::LiveNodes(self.live_nodes()));
-        self.input(node, Input::AuthorityChanged { may_start: true });
+        self.input(node, Input::StandingChanged);
     }
 
-    fn all_assignments(&self) -> Vec<(String, Option<Assignment>)> {
-        let all = self.state.assignments().iter();
-        all.map(|(user, assignment)| (user.to_string(), Some(Assignment::clone(assignment))))
-            .collect()
-    }
-
-    fn live_nodes(&self) -> Vec<NodeId> {
-        self.state.live_nodes().collect()
+    fn list(&mut self, users: Vec<CalendarUser>) {
+        self.directory = Directory::new(users.iter().map(entry).collect(), Vec::new());
+        self.users = users;
     }
 
     pub(super) fn now(&self) -> Now {
@@ -278,69 +288,10 @@ impl World {
         }
     }
 
-    fn tell(&mut self, told: Told) {
-        match told {
-            Told::Callback {
-                user,
-                attempt,
-                notification,
-            } if !self.exchange.push_is_blocked => {
-                let owner = self.state.calendar_owner(&user).unwrap();
-                let Some(calendars) = self.nodes.get(&owner) else {
-                    return;
-                };
-                let id = notification.subscription.clone();
-                match calendars.callback_verdict(&user, attempt, &id) {
-                    CallbackVerdict::Keep => {
-                        let notification = Ok(notification);
-                        self.input(
-                            owner,
-                            Input::Pushed {
-                                user,
-                                attempt,
-                                notification,
-                            },
-                        );
-                    }
-                    CallbackVerdict::Unsubscribe => drop(self.exchange.subscriptions.remove(&id.0)),
-                }
-            }
-            Told::Callback { .. } => {}
-            Told::Stream {
-                node,
-                stream,
-                notification,
-            } => {
-                let part = StreamPart::Notifications(vec![notification]);
-                self.input(NodeId(node), Input::StreamPart { stream, part });
-            }
-        }
-    }
-
     pub(super) fn apply(&mut self, command: Command) -> Applied {
         let (applied, changes) = self.state.apply(command);
-        let mut assignments = BTreeSet::new();
-        let (mut gateways, mut nodes) = (false, false);
-        for change in changes {
-            match change {
-                Change::Calendar(CalendarChange::Assigned { user }) => drop(assignments.insert(user)),
-                Change::Calendar(CalendarChange::Gateways) => gateways = true,
-                Change::Node(_) => nodes = true,
-                _ => {}
-            }
-        }
-        let assignments: Vec<_> = assignments
-            .into_iter()
-            .map(|user| (user.clone(), self.state.assignment(&user).cloned()))
-            .collect();
-        if gateways {
-            self.input_all(|world| Input::Gateways(world.state.cas_gateways().to_vec()));
-        }
-        if !assignments.is_empty() {
-            self.input_all(|_| Input::Assignments(assignments.clone()));
-        }
-        if nodes {
-            self.input_all(|world| Input::LiveNodes(world.live_nodes()));
+        if !self.is_deaf {
+            self.input_all(|_| Input::Changes(changes.clone()));
         }
         applied
     }
@@ -359,7 +310,13 @@ impl World {
         let Some(calendars) = self.nodes.get_mut(&node) else {
             return;
         };
-        let outputs = calendars.handle(input, now);
+        let view = View {
+            state: &self.state,
+            directory: &self.directory,
+            incarnation: node.0,
+            authority: self.authority,
+        };
+        let outputs = calendars.handle(input, view, now);
         calendars.check_invariants();
         for output in outputs {
             self.perform(node, output);
@@ -437,11 +394,23 @@ impl World {
                 );
             }
             Output::Publish { user, presence } => {
+                // It concerns no calendar.
+                self.state.apply(Command::CalendarPresenceChanged {
+                    node,
+                    users: vec![(user.clone(), Some(presence))],
+                });
                 self.published
                     .entry(user)
                     .or_default()
                     .push((self.unix_ms, presence));
             }
+            Output::AnswerCallback { callback, status } => {
+                let subscription = self.calling.remove(&callback);
+                if let (SubscriptionStatus::Unsubscribe, Some(id)) = (status, subscription) {
+                    self.exchange.subscriptions.remove(&id.0);
+                }
+            }
+            Output::UseGateways(_) | Output::ListenForCallbacks { .. } => {}
             Output::Report(report) => self.reports.push((self.unix_ms, report)),
         }
     }
