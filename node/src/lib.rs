@@ -3,7 +3,7 @@
 //! Pure: [`gateway`] decides, with [`sip`] (dialogs, session timer), [`csta`] (services and events), [`cti`] (the links
 //! to the CTI managers) and [`directory`] (who may control which phone); [`calendar`] keeps the subscriptions of
 //! [`tandem_exchange`], and [`presence`] is made of both; [`following`] reads off the replicated state what concerns this node,
-//! and [`settings`] what holds for each part of it. [`io`] moves the bytes, [`app`] puts the parts
+//! and [`settings`] what holds for each part of it; [`rebalancing`] evens out shares. [`io`] moves the bytes, [`app`] puts the parts
 //! together, [`config`] says how, [`metrics`] counts.
 
 pub mod app;
@@ -17,5 +17,6 @@ pub mod gateway;
 pub mod io;
 pub mod metrics;
 pub mod presence;
+pub mod rebalancing;
 pub mod settings;
 pub mod sip;

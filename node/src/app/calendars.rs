@@ -17,7 +17,6 @@ use crate::calendar::{self, CalendarsConfig};
 use crate::config::{ConnectionLimits, ExchangeConfig};
 use crate::directory::Directory;
 use crate::io::exchange::AccountView;
-use crate::io::exchange::cas_rebalancing::CasRebalancing;
 use crate::io::exchange::certificate_import::ImportOptions;
 use crate::io::exchange::certificate_routes::CertificateRoutes;
 use crate::io::exchange::client::{ClientOptions, EwsClient, Transport};
@@ -29,7 +28,9 @@ use crate::io::exchange::push_listener::PushMetrics;
 use crate::io::exchange::routes::ExchangeRoutes;
 use crate::io::exchange::trust::GatewayTrust;
 use crate::io::presence::PresenceOut;
+use crate::io::rebalancing::Rebalancing;
 use crate::metrics::CalendarMetrics;
+use crate::rebalancing::Share;
 
 /// What calendars need of the rest of the node.
 pub(super) struct Parts<'a> {
@@ -96,7 +97,7 @@ pub(super) async fn start(config: &ExchangeConfig, parts: Parts<'_>) -> anyhow::
         directory: parts.directory.clone(),
         questions: questions.clone(),
         prober: Prober::new(client.clone(), trust.clone(), credential.changes()),
-        rebalancing: CasRebalancing::default(),
+        rebalancing: Rebalancing::new(Share::UsersOfCas, parts.id),
         certificates: CertificateRoutes {
             store: trust.clone(),
             identity,

@@ -46,6 +46,7 @@ use crate::io::reports::Reporter;
 use crate::io::sip_connection::ConnectionContext;
 use crate::io::sip_listener::{self, PairIds};
 use crate::metrics::NodeMetrics;
+use crate::rebalancing::Share;
 use crate::settings::GatewaySettings;
 
 use calendars::Calendars;
@@ -107,7 +108,7 @@ pub async fn serve(config: Config) -> anyhow::Result<ExitStatus> {
         None => None,
     };
 
-    let rebalancing = Rebalancing::default();
+    let rebalancing = Rebalancing::new(Share::SessionsOfNodes, config.id);
     let routes = Routes {
         id: config.id,
         cluster: cluster.clone(),

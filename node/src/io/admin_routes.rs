@@ -15,7 +15,8 @@ use tandem_runtime::io::admin::{AdminRequest, AdminResponse, Router, StatusCode}
 use super::clock;
 use super::exchange::routes::ExchangeRoutes;
 use super::presence::PresenceRoutes;
-use super::rebalancing::{PER_SECOND_MAX, Rebalancing, RunState};
+use super::rebalancing::Rebalancing;
+use crate::rebalancing::{RunState, Share};
 
 /// What the routes answer from.
 #[derive(Clone)]
@@ -229,8 +230,9 @@ impl Routes {
     /// Begins to even out the nodes' shares, and answers how many sessions will move.
     async fn rebalance(&self, request: &AdminRequest) -> Result<AdminResponse, AdminResponse> {
         let RebalanceBody { per_second } = request.json()?;
-        if !(1..=PER_SECOND_MAX).contains(&per_second) {
-            let message = format!("per_second must be between 1 and {PER_SECOND_MAX}");
+        let most = Share::SessionsOfNodes.per_second_max();
+        if !(1..=most).contains(&per_second) {
+            let message = format!("per_second must be between 1 and {most}");
             return Err(AdminResponse::error(StatusCode::BAD_REQUEST, &message));
         }
         let progress = self.rebalancing.progress();

@@ -178,8 +178,9 @@ impl Driver {
             } => self.place.left(standing, incarnation),
             Step::TakeInSettings => self.take_in_settings(),
             Step::Rebalance { per_second } => {
-                let (id, events) = (self.place.id(), &self.context.events);
-                self.rebalancing.start(id, &self.cluster, events, per_second);
+                let events = Some(&self.context.events);
+                // One that goes on is not begun anew.
+                let _ = self.rebalancing.start(&self.cluster, events, per_second);
             }
         }
     }

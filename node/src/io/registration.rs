@@ -45,10 +45,6 @@ pub struct Place {
 }
 
 impl Place {
-    pub(super) fn id(&self) -> NodeId {
-        self.identity.id
-    }
-
     pub(super) fn identity(&self) -> Identity {
         self.identity.clone()
     }

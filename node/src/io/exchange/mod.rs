@@ -3,7 +3,6 @@
 //! Owns sockets, TLS and tokens. Does not own SOAP ([`tandem_exchange::ews`]), nor what is requested, when and how often
 //! ([`crate::calendar`]). What always holds: every wait, buffer and table is bounded; no secret is ever logged.
 
-pub mod cas_rebalancing;
 pub mod certificate_import;
 pub mod certificate_probe;
 pub mod certificate_routes;

@@ -16,8 +16,9 @@ use crate::config::is_host;
 use crate::directory::Directory;
 use crate::io::admin_routes::refused;
 use crate::io::clock;
+use crate::io::rebalancing::Rebalancing;
+use crate::rebalancing::Share;
 
-use super::cas_rebalancing::{CasRebalancing, PER_SECOND_MAX};
 use super::certificate_routes::{CertificateRoutes, RouteError};
 use super::driver::{GatewaysAnswer, Question};
 use super::probe::{Asked, Prober};
@@ -31,7 +32,8 @@ pub struct ExchangeRoutes {
     pub directory: watch::Receiver<Arc<Directory>>,
     pub questions: mpsc::Sender<Question>,
     pub prober: Prober,
-    pub rebalancing: CasRebalancing,
+    /// Of users between CAS.
+    pub rebalancing: Rebalancing,
     pub certificates: CertificateRoutes,
     /// For the status page; without the password.
     pub account: AccountView,
@@ -131,10 +133,11 @@ impl ExchangeRoutes {
 
     fn rebalance(&self, request: &AdminRequest) -> Answer {
         let RebalanceBody { per_second } = request.json()?;
-        if !(1..=PER_SECOND_MAX).contains(&per_second) {
-            return Err(bad(&format!("per_second must be between 1 and {PER_SECOND_MAX}")));
+        let most = Share::UsersOfCas.per_second_max();
+        if !(1..=most).contains(&per_second) {
+            return Err(bad(&format!("per_second must be between 1 and {most}")));
         }
-        match self.rebalancing.start(&self.cluster, per_second) {
+        match self.rebalancing.start(&self.cluster, None, per_second) {
             Some(moves) => Ok(ok(&json!({ "moves": moves }))),
             None => Err(AdminResponse::error(
                 StatusCode::CONFLICT,
