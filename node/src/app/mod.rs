@@ -39,13 +39,14 @@ use crate::io::directory_watch::DirectoryFile;
 use crate::io::driver::{Driver, DriverEvent};
 use crate::io::outbound::OutboundRoute;
 use crate::io::pair_senders::PairSenders;
-use crate::io::presence::{PresenceChanged, PresenceMetrics, PresenceOut, PresenceRoutes, PresenceView};
+use crate::io::presence::{PresenceMetrics, PresenceOut, PresenceRoutes, PresenceView};
 use crate::io::rebalancing::Rebalancing;
 use crate::io::registration::{self, Identity, Place, REGISTRATION};
 use crate::io::reports::Reporter;
 use crate::io::sip_connection::ConnectionContext;
 use crate::io::sip_listener::{self, PairIds};
 use crate::metrics::NodeMetrics;
+use crate::presence::PresenceChanged;
 use crate::rebalancing::Share;
 use crate::settings::GatewaySettings;
 

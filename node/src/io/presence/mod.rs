@@ -1,7 +1,7 @@
 //! Transport of presence: calendar states into the log, and composed presence out to its consumers (CAL-11).
 //!
-//! Owns the batches of calendar states ([`PresenceOut`]), the one place that knows when a user's presence has changed
-//! ([`PresenceView`]), and the JSON API with its live stream ([`PresenceRoutes`]). Does not decide what presence is
+//! Owns the task that writes calendar states ([`PresenceOut`]), the one that tells of changes ([`PresenceView`]), and the
+//! JSON API with its live stream ([`PresenceRoutes`]). Does not decide what presence is, or what has changed
 //! ([`crate::presence`]). What always holds: the latest state of a calendar reaches the log, however many changes there
 //! were; a consumer that has lost a change is told so.
 
@@ -18,4 +18,4 @@ pub(in crate::io) use calendar_view::CalendarView;
 pub use metrics::PresenceMetrics;
 pub use out::PresenceOut;
 pub use routes::PresenceRoutes;
-pub use view::{PresenceChanged, PresenceView};
+pub use view::PresenceView;

@@ -16,7 +16,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::routes::ComposedView;
-use super::view::{PresenceChanged, PresenceView};
+use super::view::PresenceView;
+use crate::presence::PresenceChanged;
 
 /// The streams that are open on this node. Clones share them.
 #[derive(Clone)]

@@ -28,10 +28,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::stream::Streams;
-use super::{PresenceChanged, PresenceMetrics, PresenceOut, PresenceRoutes, PresenceView};
+use super::{PresenceMetrics, PresenceOut, PresenceRoutes, PresenceView};
 use crate::io::clock;
 use crate::io::directory_watch::DirectoryFile;
-use crate::presence::{Availability, Composed};
+use crate::presence::{Availability, Composed, PresenceChanged};
 
 const NODE: NodeId = NodeId(1);
 const PATIENCE: Duration = Duration::from_secs(30);
