@@ -26,6 +26,7 @@ mod membership;
 mod moving;
 mod output;
 mod pace;
+pub mod probing;
 mod proposals;
 mod reading;
 mod requests;

@@ -11,9 +11,13 @@ mod chain;
 mod diagnosis;
 mod explanation;
 mod handshake;
+mod offer;
+mod report;
 mod verification;
 
 pub use chain::{ElementStatus, Source};
 pub use diagnosis::{ChainElement, Diagnosis, diagnose, lacks_issuer};
 pub use handshake::{NetworkTrouble, explain_handshake};
+pub use offer::{FetchFrom, Offered, offered};
+pub use report::{Met, ProbeReport, Reachability, Session, Trouble};
 pub use verification::{Presented, Refusal, SENT_MAX, verify};

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::json;
-use tandem_cluster::{Applied, CasEndpoint, CasId, ClusterState, Command, NodeId};
+use tandem_cluster::{Applied, CasEndpoint, CasId, Command, NodeId};
 use tandem_raft::Cluster;
 use tandem_runtime::io::admin::{AdminRequest, AdminResponse, StatusCode};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
-use crate::calendar::{Explanation, enabled_users};
+use crate::calendar::Explanation;
+use crate::calendar::probing::Asked;
 use crate::config::is_host;
 use crate::directory::Directory;
 use crate::io::admin_routes::refused;
@@ -21,7 +22,7 @@ use crate::rebalancing::Share;
 
 use super::certificate_routes::{CertificateRoutes, RouteError};
 use super::driver::{GatewaysAnswer, Question};
-use super::probe::{Asked, Prober};
+use super::probe::Prober;
 use super::views::{self, AccountView, GatewayView, StatusView, UserView};
 
 /// What the routes need to answer. Cheap to clone.
@@ -70,7 +71,8 @@ impl ExchangeRoutes {
 
     async fn status(&self) -> Answer {
         let known = self.known().await?;
-        let asked = self.asked(&self.cluster.state(), &known);
+        let directory = self.directory.borrow().clone();
+        let asked = Asked::of(&self.cluster.state(), &directory, known.credential_refused);
         let probed = self.prober.look(asked).await;
         let state = self.cluster.state();
         let view = StatusView {
@@ -80,30 +82,6 @@ impl ExchangeRoutes {
             gateways: views::gateways_with_status(&state, &known.gateways, probed),
         };
         Ok(ok(&view))
-    }
-
-    fn asked(&self, state: &ClusterState, known: &GatewaysAnswer) -> Asked {
-        let users = enabled_users(state, &self.directory.borrow());
-        let at = |cas: &CasId| {
-            let mut at_it = users.iter().filter(|user| {
-                state
-                    .assignment(&user.id)
-                    .is_some_and(|assignment| assignment.cas == *cas)
-            });
-            at_it
-                .next()
-                .or_else(|| users.first())
-                .map(|user| user.mailbox.clone())
-        };
-        let gateways = state.cas_gateways();
-        Asked {
-            gateways: gateways
-                .iter()
-                .map(|gateway| (gateway.id.clone(), gateway.endpoint.clone()))
-                .collect(),
-            mailboxes: gateways.iter().map(|gateway| at(&gateway.id)).collect(),
-            credential_refused: known.credential_refused,
-        }
     }
 
     fn gateways(&self) -> AdminResponse {

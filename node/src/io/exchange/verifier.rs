@@ -1,6 +1,6 @@
 //! Checks the certificate of a CAS in every handshake.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -12,7 +12,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tandem_certificate::{AlgorithmPolicy, Status, Trusted};
 use thiserror::Error;
 
-use tandem_exchange::certificate::{Presented, diagnose, verify};
+use tandem_exchange::certificate::{Presented, SENT_MAX, diagnose, verify};
 
 /// For connections to this host, with the current trust.
 pub(super) fn client_config(host: &str, trusted: Arc<Trusted>, policy: AlgorithmPolicy) -> Arc<ClientConfig> {
@@ -107,6 +107,74 @@ impl ServerCertVerifier for GatewayVerifier {
             Ok(()) => Ok(ServerCertVerified::assertion()),
             Err(_) => Err(self.refuse(presented, now)),
         }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.policy.signature_algorithms(),
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.policy.signature_algorithms(),
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.policy.signature_algorithms().supported_schemes()
+    }
+}
+
+/// Records what the server sent and accepts it.
+#[derive(Debug)]
+pub(super) struct Witness {
+    policy: AlgorithmPolicy,
+    sent: OnceLock<Vec<CertificateDer<'static>>>,
+}
+
+impl Witness {
+    pub(super) fn new(policy: AlgorithmPolicy) -> Self {
+        let sent = OnceLock::new();
+        Self { policy, sent }
+    }
+
+    /// The server's own certificate first; empty where none was sent.
+    pub(super) fn sent(&self) -> Vec<CertificateDer<'static>> {
+        self.sent.get().cloned().unwrap_or_default()
+    }
+}
+
+impl ServerCertVerifier for Witness {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let mut sent = vec![end_entity.clone().into_owned()];
+        let others = intermediates.iter().take(SENT_MAX);
+        sent.extend(others.map(|certificate| certificate.clone().into_owned()));
+        self.sent.get_or_init(|| sent);
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

@@ -10,7 +10,7 @@ use crate::directory::Directory;
 use crate::io::presence::CalendarView;
 use crate::metrics::reason_label;
 
-use super::probe::ProbedGateway;
+use crate::calendar::probing::ProbedGateway;
 
 /// `GET /exchange/status`.
 #[derive(Debug, Serialize)]
