@@ -13,10 +13,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
+use crate::admin::exchange::AccountView;
 use crate::calendar::{self, CalendarsConfig};
 use crate::config::{ConnectionLimits, ExchangeConfig};
 use crate::directory::Directory;
-use crate::io::exchange::AccountView;
 use crate::io::exchange::certificate_import::ImportOptions;
 use crate::io::exchange::certificate_routes::CertificateRoutes;
 use crate::io::exchange::client::{ClientOptions, EwsClient, Transport};

@@ -5,6 +5,7 @@
 //! channel is bounded, and the loop waits for nobody.
 
 pub mod admin_routes;
+mod answering;
 pub mod clock;
 pub mod command_line;
 pub mod cti_link;

@@ -31,6 +31,3 @@ pub mod streaming;
 mod token_source;
 pub mod trust;
 mod verifier;
-mod views;
-
-pub use views::AccountView;

@@ -3,19 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::json;
-use tandem_cluster::{Applied, CasEndpoint, CasId, Command, NodeId};
+use tandem_cluster::NodeId;
 use tandem_raft::Cluster;
 use tandem_runtime::io::admin::{AdminRequest, AdminResponse, StatusCode};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
+use crate::admin::exchange::{self, AccountView, EligibleBody, GatewaysBody, StatusView, UserView};
+use crate::admin::sessions::RebalanceBody;
 use crate::calendar::Explanation;
 use crate::calendar::probing::Asked;
-use crate::config::is_host;
 use crate::directory::Directory;
-use crate::io::admin_routes::refused;
+use crate::io::answering::{Answer, decoded, denied, ok, propose};
 use crate::io::clock;
 use crate::io::rebalancing::Rebalancing;
 use crate::rebalancing::Share;
@@ -23,7 +23,6 @@ use crate::rebalancing::Share;
 use super::certificate_routes::{CertificateRoutes, RouteError};
 use super::driver::{GatewaysAnswer, Question};
 use super::probe::Prober;
-use super::views::{self, AccountView, GatewayView, StatusView, UserView};
 
 /// What the routes need to answer. Cheap to clone.
 #[derive(Clone)]
@@ -40,8 +39,6 @@ pub struct ExchangeRoutes {
     pub account: AccountView,
 }
 
-type Answer = Result<AdminResponse, AdminResponse>;
-
 impl ExchangeRoutes {
     /// Everything below `/exchange/`.
     pub async fn answer(&self, request: &AdminRequest) -> AdminResponse {
@@ -52,7 +49,7 @@ impl ExchangeRoutes {
                 self.certificate(method, path, request).await
             }
             ("GET", "status") => self.status().await,
-            ("GET", "gateways") => Ok(self.gateways()),
+            ("GET", "gateways") => Ok(ok(&exchange::gateways(&self.cluster.state()))),
             ("POST", "gateways") => self.configure(request).await,
             ("POST", "gateways/eligible") => self.set_eligible(request).await,
             ("GET", "rebalance") => Ok(ok(&self.rebalancing.progress())),
@@ -79,42 +76,28 @@ impl ExchangeRoutes {
             node: self.id.to_string(),
             account: self.account.clone(),
             credential_refused: known.credential_refused,
-            gateways: views::gateways_with_status(&state, &known.gateways, probed),
+            gateways: exchange::gateways_with_status(&state, &known.gateways, probed),
         };
         Ok(ok(&view))
     }
 
-    fn gateways(&self) -> AdminResponse {
-        let views: Vec<GatewayView> = views::gateways(&self.cluster.state());
-        ok(&views)
-    }
-
     async fn configure(&self, request: &AdminRequest) -> Answer {
         let body: GatewaysBody = request.json()?;
-        let gateways: Vec<_> = body
-            .gateways
-            .into_iter()
-            .map(GatewayBody::checked)
-            .collect::<Result<_, _>>()?;
-        let (count, at_ms) = (gateways.len(), clock::unix_ms());
-        self.propose(Command::CasGatewaysConfigured { gateways, at_ms })
-            .await?;
+        let count = body.count();
+        let command = body.command(clock::unix_ms()).map_err(denied)?;
+        propose(&self.cluster, command).await?;
         Ok(ok(&json!({ "gateways": count })))
     }
 
     async fn set_eligible(&self, request: &AdminRequest) -> Answer {
-        let EligibleBody { name, eligible } = request.json()?;
-        let cas = CasId(name);
-        self.propose(Command::CasEligible { cas, eligible }).await?;
+        let body: EligibleBody = request.json()?;
+        propose(&self.cluster, body.command()).await?;
         Ok(ok(&json!({})))
     }
 
     fn rebalance(&self, request: &AdminRequest) -> Answer {
-        let RebalanceBody { per_second } = request.json()?;
-        let most = Share::UsersOfCas.per_second_max();
-        if !(1..=most).contains(&per_second) {
-            return Err(bad(&format!("per_second must be between 1 and {most}")));
-        }
+        let body: RebalanceBody = request.json()?;
+        let per_second = body.per_second(Share::UsersOfCas).map_err(denied)?;
         match self.rebalancing.start(&self.cluster, None, per_second) {
             Some(moves) => Ok(ok(&json!({ "moves": moves }))),
             None => Err(AdminResponse::error(
@@ -189,107 +172,6 @@ impl ExchangeRoutes {
             )
         })
     }
-
-    async fn propose(&self, command: Command) -> Result<(), AdminResponse> {
-        match self.cluster.propose(command, PROPOSE_TIMEOUT).await {
-            Ok(Applied::Refused(refusal)) => Err(refused(refusal)),
-            Ok(_) => Ok(()),
-            Err(error) => Err(AdminResponse::error(
-                StatusCode::SERVICE_UNAVAILABLE,
-                &error.to_string(),
-            )),
-        }
-    }
-}
-
-fn ok(value: &impl serde::Serialize) -> AdminResponse {
-    AdminResponse::json(StatusCode::OK, value)
-}
-
-fn bad(message: &str) -> AdminResponse {
-    AdminResponse::error(StatusCode::BAD_REQUEST, message)
-}
-
-fn decoded(segment: &str) -> Result<String, AdminResponse> {
-    let decoded = percent_encoding::percent_decode_str(segment).decode_utf8();
-    let decoded = decoded.map_err(|_| bad("the user's name is not UTF-8"))?;
-    Ok(decoded.into_owned())
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct GatewaysBody {
-    gateways: Vec<GatewayBody>,
-}
-
-/// As `[[exchange.gateway]]`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct GatewayBody {
-    name: String,
-    host: Option<String>,
-    #[serde(default = "default_port")]
-    port: u16,
-    #[serde(default)]
-    description: String,
-    #[serde(default = "default_channel_binding")]
-    channel_binding: bool,
-    #[serde(default)]
-    legacy_algorithms: bool,
-}
-
-impl GatewayBody {
-    fn checked(self) -> Result<(CasId, CasEndpoint), AdminResponse> {
-        let host = self.host.unwrap_or_else(|| self.name.clone());
-        if self.name.is_empty() || self.name.len() > NAME_BYTES_MAX {
-            return Err(bad(&format!(
-                "a gateway's name must have 1 to {NAME_BYTES_MAX} bytes"
-            )));
-        }
-        if !is_host(&host) || self.port == 0 {
-            let wanted = "a host name or an IP address without brackets, and a port from 1";
-            return Err(bad(&format!(
-                "{}: {host:?} port {} is not {wanted}",
-                self.name, self.port
-            )));
-        }
-        let endpoint = CasEndpoint {
-            host,
-            port: self.port,
-            description: self.description,
-            channel_binding: self.channel_binding,
-            legacy_algorithms: self.legacy_algorithms,
-        };
-        Ok((CasId(self.name), endpoint))
-    }
-}
-
-fn default_port() -> u16 {
-    443
-}
-
-fn default_channel_binding() -> bool {
-    true
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct EligibleBody {
-    name: String,
-    eligible: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RebalanceBody {
-    #[serde(default = "default_per_second")]
-    per_second: u32,
-}
-
-fn default_per_second() -> u32 {
-    50
 }
 
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
-const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
-const NAME_BYTES_MAX: usize = 253;

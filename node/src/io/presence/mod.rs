@@ -5,7 +5,6 @@
 //! ([`crate::presence`]). What always holds: the latest state of a calendar reaches the log, however many changes there
 //! were; a consumer that has lost a change is told so.
 
-mod calendar_view;
 mod metrics;
 mod out;
 mod routes;
@@ -14,7 +13,6 @@ mod stream;
 mod tests;
 mod view;
 
-pub(in crate::io) use calendar_view::CalendarView;
 pub use metrics::PresenceMetrics;
 pub use out::PresenceOut;
 pub use routes::PresenceRoutes;

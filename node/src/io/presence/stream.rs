@@ -15,8 +15,8 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::routes::ComposedView;
 use super::view::PresenceView;
+use crate::admin::presence::ComposedView;
 use crate::presence::PresenceChanged;
 
 /// The streams that are open on this node. Clones share them.

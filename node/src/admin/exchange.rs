@@ -1,27 +1,29 @@
-//! JSON views of the Exchange routes.
+//! `/exchange/…`: the configured CAS with their health, and explanations of users' assignments.
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
-use tandem_cluster::{Assignment, CasGateway, CasId, ClusterState, NodeId};
+use serde::{Deserialize, Serialize};
+use tandem_cluster::{Assignment, CasEndpoint, CasGateway, CasId, ClusterState, Command, NodeId};
 
-use crate::calendar::{BreakerState, Explanation, GatewayHealth};
-use crate::directory::Directory;
-use crate::io::presence::CalendarView;
-use crate::metrics::reason_label;
-
+use super::Denied;
+use super::presence::CalendarView;
 use crate::calendar::probing::ProbedGateway;
+use crate::calendar::{BreakerState, Explanation, GatewayHealth};
+use crate::config::is_host;
+use crate::directory::Directory;
+use crate::metrics::reason_label;
 
 /// `GET /exchange/status`.
 #[derive(Debug, Serialize)]
-pub(super) struct StatusView {
-    pub(super) node: String,
-    pub(super) account: AccountView,
+pub struct StatusView {
+    pub node: String,
+    pub account: AccountView,
     /// All traffic is stopped, except for one probe per minute.
-    pub(super) credential_refused: bool,
-    pub(super) gateways: Vec<GatewayStatusView>,
+    pub credential_refused: bool,
+    pub gateways: Vec<GatewayStatusView>,
 }
 
+/// The service account, without its password.
 #[derive(Debug, Clone, Serialize)]
 pub struct AccountView {
     pub name: String,
@@ -30,7 +32,7 @@ pub struct AccountView {
 
 /// One gateway as it is configured; an element of `GET /exchange/gateways`.
 #[derive(Debug, Serialize)]
-pub(super) struct GatewayView {
+pub struct GatewayView {
     name: String,
     host: String,
     port: u16,
@@ -45,8 +47,9 @@ pub(super) struct GatewayView {
     users: usize,
 }
 
+/// One gateway and how it fares; an element of [`StatusView`].
 #[derive(Debug, Serialize)]
-pub(super) struct GatewayStatusView {
+pub struct GatewayStatusView {
     #[serde(flatten)]
     gateway: GatewayView,
     /// Everything that was checked works, and no breaker is open.
@@ -107,7 +110,9 @@ impl HealthView {
     }
 }
 
-pub(super) fn gateways(state: &ClusterState) -> Vec<GatewayView> {
+/// Every gateway, in configured order.
+#[must_use]
+pub fn gateways(state: &ClusterState) -> Vec<GatewayView> {
     let mut users: BTreeMap<&CasId, usize> = BTreeMap::new();
     for assignment in state.assignments().values() {
         *users.entry(&assignment.cas).or_default() += 1;
@@ -135,7 +140,8 @@ fn gateway_view(gateway: &CasGateway, users: usize) -> GatewayView {
 }
 
 /// A gateway that was removed or added since the check is left out.
-pub(super) fn gateways_with_status(
+#[must_use]
+pub fn gateways_with_status(
     state: &ClusterState,
     health: &[GatewayHealth],
     probed: Vec<ProbedGateway>,
@@ -160,7 +166,7 @@ pub(super) fn gateways_with_status(
 
 /// `GET /exchange/users/USER`: the user's assignment with its reason, and the state of the calendar.
 #[derive(Debug, Serialize)]
-pub(super) struct UserView {
+pub struct UserView {
     user: String,
     mail: Option<String>,
     /// The calendar is part of the user's presence.
@@ -208,7 +214,8 @@ struct ExplanationView {
 
 impl UserView {
     /// `None` if the user is unknown.
-    pub(super) fn of(
+    #[must_use]
+    pub fn of(
         state: &ClusterState,
         directory: &Directory,
         here: NodeId,
@@ -274,6 +281,137 @@ impl ExplanationView {
             trouble: explanation.trouble.map(|class| class.label()),
             push_unreachable: explanation.push_unreachable,
             moves: explanation.moves,
+        }
+    }
+}
+
+/// `POST /exchange/gateways`: the complete list.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewaysBody {
+    gateways: Vec<GatewayBody>,
+}
+
+impl GatewaysBody {
+    /// `at_ms`: now, in Unix milliseconds.
+    ///
+    /// # Errors
+    /// If one of them has no usable name, host or port.
+    pub fn command(self, at_ms: u64) -> Result<Command, Denied> {
+        let checked = self.gateways.into_iter().map(GatewayBody::checked);
+        let gateways = checked.collect::<Result<_, _>>()?;
+        Ok(Command::CasGatewaysConfigured { gateways, at_ms })
+    }
+
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.gateways.len()
+    }
+}
+
+/// As `[[exchange.gateway]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GatewayBody {
+    name: String,
+    host: Option<String>,
+    #[serde(default = "default_port")]
+    port: u16,
+    #[serde(default)]
+    description: String,
+    #[serde(default = "default_channel_binding")]
+    channel_binding: bool,
+    #[serde(default)]
+    legacy_algorithms: bool,
+}
+
+impl GatewayBody {
+    fn checked(self) -> Result<(CasId, CasEndpoint), Denied> {
+        let host = self.host.unwrap_or_else(|| self.name.clone());
+        if self.name.is_empty() || self.name.len() > NAME_BYTES_MAX {
+            return Err(Denied::bad_request(format!(
+                "a gateway's name must have 1 to {NAME_BYTES_MAX} bytes"
+            )));
+        }
+        if !is_host(&host) || self.port == 0 {
+            let wanted = "a host name or an IP address without brackets, and a port from 1";
+            return Err(Denied::bad_request(format!(
+                "{}: {host:?} port {} is not {wanted}",
+                self.name, self.port
+            )));
+        }
+        let endpoint = CasEndpoint {
+            host,
+            port: self.port,
+            description: self.description,
+            channel_binding: self.channel_binding,
+            legacy_algorithms: self.legacy_algorithms,
+        };
+        Ok((CasId(self.name), endpoint))
+    }
+}
+
+fn default_port() -> u16 {
+    443
+}
+
+fn default_channel_binding() -> bool {
+    true
+}
+
+/// `POST /exchange/gateways/eligible`: whether the cluster gives users to it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EligibleBody {
+    name: String,
+    eligible: bool,
+}
+
+impl EligibleBody {
+    #[must_use]
+    pub fn command(self) -> Command {
+        Command::CasEligible {
+            cas: CasId(self.name),
+            eligible: self.eligible,
+        }
+    }
+}
+
+const NAME_BYTES_MAX: usize = 253;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn configured(body: &str) -> Result<Command, Denied> {
+        serde_json::from_str::<GatewaysBody>(body).unwrap().command(7)
+    }
+
+    #[test]
+    fn a_gateway_is_reached_under_its_name_unless_it_has_a_host() {
+        let command =
+            configured(r#"{"gateways": [{"name": "cas-1"}, {"name": "b", "host": "cas2.lab.test"}]}"#);
+        let Ok(Command::CasGatewaysConfigured { gateways, at_ms: 7 }) = command else {
+            panic!("{command:?}")
+        };
+        let hosts: Vec<_> = gateways
+            .iter()
+            .map(|(_, endpoint)| endpoint.host.as_str())
+            .collect();
+        assert_eq!(hosts, ["cas-1", "cas2.lab.test"]);
+        assert!(gateways.iter().all(|(_, endpoint)| endpoint.port == 443));
+    }
+
+    #[test]
+    fn a_gateway_that_cannot_be_reached_is_refused() {
+        for body in [
+            r#"{"gateways": [{"name": ""}]}"#,
+            r#"{"gateways": [{"name": "cas 1"}]}"#,
+            r#"{"gateways": [{"name": "cas-1", "port": 0}]}"#,
+            r#"{"gateways": [{"name": "cas-1", "host": "[::1]"}]}"#,
+        ] {
+            let denied = configured(body).unwrap_err();
+            assert_eq!(denied.fault, crate::admin::Fault::BadRequest, "{body}");
         }
     }
 }
