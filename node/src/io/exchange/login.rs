@@ -4,28 +4,19 @@ use std::time::Duration;
 use tandem_runtime::io::environment;
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, USER_AGENT, WWW_AUTHENTICATE,
-};
-use hyper::{Request, Response, StatusCode};
+use hyper::header::WWW_AUTHENTICATE;
+use hyper::{Response, StatusCode};
 
 use super::connection::{Broken, read_body};
 use super::counters::ClientCounters;
 use super::gateway::{Gateway, Pooled};
+use super::post::Post;
 use tandem_exchange::authorization::{Offers, Scheme, basic_authorization};
 use tandem_exchange::credential::{Authentication, NtlmVersions};
-use tandem_exchange::ews::{self, Failure};
+use tandem_exchange::ews::Failure;
 use tandem_exchange::ntlm::{self, FileTime, Proof, Service};
 use tandem_exchange::oauth::Token;
-
-/// The request, however often it is sent.
-pub(super) struct Post {
-    /// In addition to those that all requests have.
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
-}
 
 /// Why there was no answer.
 #[derive(Debug)]
@@ -81,7 +72,11 @@ impl Login<'_> {
         token: &Token,
     ) -> Result<Response<Incoming>, Trouble> {
         self.counters.logins.inc();
-        let request = self.request(post, Some(&token.authorization()), post.body.clone());
+        let request = post.request(
+            &self.gateway.host_header(),
+            Some(&token.authorization()),
+            post.body.clone(),
+        );
         let response = pooled.connection.send(request).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             return Err(self.refusal(pooled, "the token"));
@@ -96,7 +91,11 @@ impl Login<'_> {
         let credential = &identity.credential;
         let authorization = basic_authorization(&credential.account, &credential.password);
         self.counters.logins.inc();
-        let request = self.request(post, Some(&authorization), post.body.clone());
+        let request = post.request(
+            &self.gateway.host_header(),
+            Some(&authorization),
+            post.body.clone(),
+        );
         let response = pooled.connection.send(request).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             // The CAS may require another scheme by now.
@@ -117,7 +116,7 @@ impl Login<'_> {
         schemes: &[Scheme],
     ) -> Result<Response<Incoming>, Trouble> {
         if pooled.authenticated {
-            let request = self.request(post, None, post.body.clone());
+            let request = post.request(&self.gateway.host_header(), None, post.body.clone());
             let response = pooled.connection.send(request).await?;
             if response.status() != StatusCode::UNAUTHORIZED {
                 return Ok(response);
@@ -164,12 +163,12 @@ impl Login<'_> {
         scheme: Scheme,
     ) -> Result<Negotiated, Trouble> {
         let authorization = scheme.authorization(&ntlm::negotiate());
-        let request = self.request(post, Some(&authorization), Bytes::new());
+        let request = post.request(&self.gateway.host_header(), Some(&authorization), Bytes::new());
         let response = pooled.connection.send(request).await?;
         if response.status().is_success() {
             drain(response).await?;
             pooled.authenticated = true;
-            let request = self.request(post, None, post.body.clone());
+            let request = post.request(&self.gateway.host_header(), None, post.body.clone());
             let response = pooled.connection.send(request).await?;
             if response.status() == StatusCode::UNAUTHORIZED {
                 return Err(refused("the CAS required no login and then refused the request"));
@@ -200,7 +199,11 @@ impl Login<'_> {
         let _turn = turn.map_err(Trouble::Failed)?;
         let authorization = scheme.authorization(&self.proof(pooled, versions, challenge)?);
         self.counters.logins.inc();
-        let request = self.request(post, Some(&authorization), post.body.clone());
+        let request = post.request(
+            &self.gateway.host_header(),
+            Some(&authorization),
+            post.body.clone(),
+        );
         let response = pooled.connection.send(request).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             return Err(self.refusal(pooled, scheme.as_str()));
@@ -230,25 +233,6 @@ impl Login<'_> {
         };
         ntlm::authenticate(&proof, &ntlm::negotiate(), challenge)
             .map_err(|error| refused(&format!("{}: {error}", self.gateway.authority())))
-    }
-
-    fn request(&self, post: &Post, authorization: Option<&str>, body: Bytes) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = hyper::Method::POST;
-        *request.uri_mut() = hyper::Uri::from_static(ews::PATH);
-        let headers = request.headers_mut();
-        headers.extend(post.headers.clone());
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(ews::CONTENT_TYPE));
-        headers.insert(ACCEPT, HeaderValue::from_static("text/xml"));
-        headers.insert(USER_AGENT, HeaderValue::from_static(OUR_NAME));
-        if let Ok(host) = HeaderValue::from_str(&self.gateway.host_header()) {
-            headers.insert(HOST, host);
-        }
-        if let Some(Ok(mut value)) = authorization.map(HeaderValue::from_str) {
-            value.set_sensitive(true);
-            headers.insert(AUTHORIZATION, value);
-        }
-        request
     }
 
     fn refusal(&self, pooled: &Pooled, how: &str) -> Trouble {
@@ -308,5 +292,4 @@ pub(super) fn since_1970() -> Duration {
 
 const NTLM_ALONE: [Scheme; 2] = [Scheme::Ntlm, Scheme::Negotiate];
 const NTLM_OR_BASIC: [Scheme; 3] = [Scheme::Ntlm, Scheme::Negotiate, Scheme::Basic];
-const OUR_NAME: &str = concat!("Tandem/", env!("CARGO_PKG_VERSION"));
 const REFUSAL_BYTES_MAX: usize = 256 << 10;

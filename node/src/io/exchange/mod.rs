@@ -7,6 +7,7 @@ pub mod certificate_import;
 pub mod certificate_probe;
 pub mod certificate_routes;
 pub mod client;
+pub mod client_options;
 #[cfg(test)]
 mod client_tests;
 mod connection;
@@ -16,9 +17,11 @@ pub mod driver;
 mod gateway;
 mod login;
 mod performing;
+mod post;
 pub mod probe;
 pub mod push;
 mod push_callback;
+mod push_connections;
 pub mod push_listener;
 #[cfg(test)]
 mod push_listener_tests;
@@ -26,6 +29,7 @@ mod reports;
 pub mod routes;
 #[cfg(test)]
 mod scripted_gateway;
+mod sending;
 pub mod signing;
 pub mod streaming;
 mod token_source;

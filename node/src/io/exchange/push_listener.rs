@@ -4,31 +4,25 @@
 //! verdict is the answer; the server is never kept waiting for it, since a callback is charged to the mailbox while it
 //! runs.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use prometheus::{IntCounterVec, IntGauge};
 use rustls::ServerConfig;
-use tandem_runtime::io::environment::net::{TcpListener, TcpStream};
+use tandem_runtime::io::environment::net::TcpListener;
 use tandem_runtime::io::shutdown::{Shutdown, Stage};
-use tandem_runtime::io::telemetry::Metrics;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::{Instant, timeout, timeout_at};
-use tokio_rustls::TlsAcceptor;
-use tracing::{debug, info, warn};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::{Instant, timeout_at};
+use tracing::{info, warn};
 
 use super::push_callback::CallbackService;
+use super::push_connections::Connections;
 use tandem_exchange::callback::CallbackKey;
 
 pub use super::push_callback::CallbackArrived;
+pub use super::push_connections::PushMetrics;
 
 #[derive(Debug, Clone)]
 pub struct PushListenerOptions {
@@ -54,51 +48,11 @@ impl Default for PushListenerOptions {
     }
 }
 
-#[derive(Debug, Clone)]
-pub struct PushMetrics {
-    callbacks: IntCounterVec,
-    connections: IntGauge,
-    refused: IntCounterVec,
-}
-
-impl PushMetrics {
-    #[must_use]
-    pub fn register(metrics: &Metrics) -> Self {
-        Self {
-            callbacks: metrics.counters(
-                "tandem_node_exchange_callbacks_total",
-                "Push callbacks, by answer.",
-                &["answer"],
-            ),
-            connections: metrics.gauge(
-                "tandem_node_exchange_callback_connections",
-                "Connections to the push listener.",
-            ),
-            refused: metrics.counters(
-                "tandem_node_exchange_callback_connections_refused_total",
-                "Connections to the push listener that were closed unanswered.",
-                &["reason"],
-            ),
-        }
-    }
-}
-
 /// The open callback ports. Dropping it closes them.
 #[derive(Debug)]
 pub struct PushListener {
-    shared: Arc<Shared>,
+    shared: Arc<Connections>,
     ports: Vec<Port>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    service: CallbackService,
-    /// `None`: plain HTTP.
-    tls: Option<Arc<ArcSwap<ServerConfig>>>,
-    header_timeout: Duration,
-    metrics: PushMetrics,
-    slots: Arc<Semaphore>,
-    shutdown: Shutdown,
 }
 
 #[derive(Debug)]
@@ -130,7 +84,7 @@ impl PushListener {
             verdict_timeout: options.verdict_timeout,
             counter: metrics.callbacks.clone(),
         };
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(Connections {
             service,
             tls,
             header_timeout: options.header_timeout,
@@ -205,7 +159,11 @@ impl PushListener {
     }
 }
 
-async fn accept(listener: TcpListener, mut retired: watch::Receiver<Option<Instant>>, shared: Arc<Shared>) {
+async fn accept(
+    listener: TcpListener,
+    mut retired: watch::Receiver<Option<Instant>>,
+    shared: Arc<Connections>,
+) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -213,7 +171,7 @@ async fn accept(listener: TcpListener, mut retired: watch::Receiver<Option<Insta
             () = retirement(&mut retired) => return,
         };
         match accepted {
-            Ok((stream, peer)) => shared.clone().start_connection(stream, peer),
+            Ok((stream, peer)) => shared.clone().start(stream, peer),
             Err(error) => {
                 warn!(%error, "cannot accept a push callback");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -239,88 +197,6 @@ async fn retirement(retired: &mut watch::Receiver<Option<Instant>>) {
     }
 }
 
-/// A slot among the connections.
-struct Slot {
-    _permit: OwnedSemaphorePermit,
-    connections: IntGauge,
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.connections.dec();
-    }
-}
-
-impl Shared {
-    fn start_connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
-        let Some(slot) = self.take_slot() else {
-            return self.count_refused("too_many");
-        };
-        let shutdown = self.shutdown.clone();
-        shutdown.spawn("push callback", async move {
-            self.serve(stream, peer).await;
-            drop(slot);
-        });
-    }
-
-    fn take_slot(&self) -> Option<Slot> {
-        let permit = self.slots.clone().try_acquire_owned().ok()?;
-        let connections = self.metrics.connections.clone();
-        connections.inc();
-        Some(Slot {
-            _permit: permit,
-            connections,
-        })
-    }
-
-    async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
-        let Some(tls) = &self.tls else {
-            return self.serve_http(stream, peer).await;
-        };
-        let handshake = TlsAcceptor::from(tls.load_full()).accept(stream);
-        match timeout(self.header_timeout, handshake).await {
-            Ok(Ok(stream)) => self.serve_http(stream, peer).await,
-            Ok(Err(error)) => {
-                debug!(%peer, %error, "TLS handshake with a push client failed");
-                self.count_refused("tls");
-            }
-            Err(_) => self.count_refused("tls"),
-        }
-    }
-
-    /// After `StopAccepting` a request under way is still answered.
-    async fn serve_http(self: &Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin, peer: SocketAddr) {
-        let service = service_fn(|request| {
-            let shared = self.clone();
-            async move { Ok::<_, Infallible>(shared.service.answer(request).await) }
-        });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.header_timeout)
-            .max_buf_size(HEADER_BYTES_MAX)
-            .serve_connection(TokioIo::new(stream), service);
-        let mut connection = std::pin::pin!(connection);
-        let served = tokio::select! {
-            served = connection.as_mut() => served,
-            () = self.shutdown.reached(Stage::StopAccepting) => {
-                connection.as_mut().graceful_shutdown();
-                tokio::select! {
-                    served = connection.as_mut() => served,
-                    () = self.shutdown.reached(Stage::Close) => return,
-                }
-            }
-        };
-        if let Err(error) = served {
-            debug!(%peer, %error, "a push connection ended early");
-        }
-    }
-
-    fn count_refused(&self, reason: &str) {
-        self.metrics.refused.with_label_values(&[reason]).inc();
-    }
-}
-
 /// The port in use, and former ones that are still called.
 pub const PORTS_MAX: usize = 8;
-const HEADER_BYTES_MAX: usize = 16 << 10;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

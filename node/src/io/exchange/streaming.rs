@@ -9,9 +9,11 @@ use hyper::body::Incoming;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::client::{Envelope, OpenStream, Repetition, Shared, needs_streaming, retry_after};
+use super::client::OpenStream;
 use super::connection::read_body;
 use super::gateway::{Gateway, Pooled};
+use super::post::Repetition;
+use super::sending::{Envelope, Shared, needs_streaming, retry_after};
 use crate::calendar::{Input, StreamEnd};
 use tandem_exchange::ews::{
     Failure, FailureClass, Operation, SchemaVersion, SplitError, StreamPart, StreamSplitter, parse_answer,

@@ -12,10 +12,11 @@ use tandem_runtime::io::environment;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::client::{Transport, retry_after};
+use super::client::Transport;
 use super::connection::{Broken, Dialer, read_body};
 use super::counters::ClientCounters;
 use super::gateway::Identity;
+use super::sending::retry_after;
 use tandem_exchange::credential::OAuthClient;
 use tandem_exchange::ews::Failure;
 use tandem_exchange::oauth::{TOKEN_ANSWER_BYTES_MAX, Token, write_token_request};
