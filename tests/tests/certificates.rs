@@ -14,7 +14,7 @@ use tandem_node::io::exchange::certificate_probe::{ProbeOptions, ProbeReport, Re
 use tandem_node::io::exchange::certificate_routes::{
     CertificateRoutes, EndpointBody, ImportBody, ImportView,
 };
-use tandem_node::io::exchange::trust::{GatewayTrust, connection_failure, server_name};
+use tandem_node::io::exchange::trust::{CasTrust, connection_failure, server_name};
 use tandem_runtime::io::certificates::{RemoveBody, UploadedFile};
 use tandem_tests::peers::authority::{Chain, issuer_at, self_signed, serve_http};
 use tandem_tests::peers::openssl::{OpensslServer, openssl};
@@ -285,7 +285,7 @@ async fn trust_changes_in_a_running_store_by_its_own_hand_and_by_others() {
     let chain = Chain::new();
     let server = chain.issue("cas", &[HOST]).serve(&[]).await;
     let directory = TempDir::new().unwrap();
-    let store = GatewayTrust::open(directory.path()).unwrap();
+    let store = CasTrust::open(directory.path()).unwrap();
     let status = async || look(&store, HOST, server.address).await.diagnosis.status;
     assert_eq!(status().await, Status::CertificateMissingFromChain);
 
@@ -488,11 +488,11 @@ async fn an_administrator_finds_every_step_under_one_roof() {
 }
 
 /// Diagnoses, connects as a gateway would, and sees that both say the same.
-async fn look(store: &GatewayTrust, host: &str, address: SocketAddr) -> ProbeReport {
+async fn look(store: &CasTrust, host: &str, address: SocketAddr) -> ProbeReport {
     look_at(store, &endpoint(host), address).await
 }
 
-async fn look_at(store: &GatewayTrust, endpoint: &CasEndpoint, address: SocketAddr) -> ProbeReport {
+async fn look_at(store: &CasTrust, endpoint: &CasEndpoint, address: SocketAddr) -> ProbeReport {
     let options = ProbeOptions {
         via: Some(address),
         ..ProbeOptions::default()
@@ -510,7 +510,7 @@ async fn look_at(store: &GatewayTrust, endpoint: &CasEndpoint, address: SocketAd
     report
 }
 
-async fn connect(store: &GatewayTrust, endpoint: &CasEndpoint, address: SocketAddr) -> std::io::Result<()> {
+async fn connect(store: &CasTrust, endpoint: &CasEndpoint, address: SocketAddr) -> std::io::Result<()> {
     let stream = TcpStream::connect(address).await?;
     let connector = TlsConnector::from(store.client_config(endpoint));
     let name = server_name(endpoint).unwrap();
@@ -548,14 +548,14 @@ fn import_options(via: SocketAddr, from: FetchFrom) -> ImportOptions {
 
 /// A store whose directory lasts as long as it.
 struct Store {
-    store: GatewayTrust,
+    store: CasTrust,
     _directory: TempDir,
 }
 
 impl Deref for Store {
-    type Target = GatewayTrust;
+    type Target = CasTrust;
 
-    fn deref(&self) -> &GatewayTrust {
+    fn deref(&self) -> &CasTrust {
         &self.store
     }
 }
@@ -563,7 +563,7 @@ impl Deref for Store {
 fn empty_store() -> Store {
     let directory = TempDir::new().unwrap();
     Store {
-        store: GatewayTrust::open(directory.path()).unwrap(),
+        store: CasTrust::open(directory.path()).unwrap(),
         _directory: directory,
     }
 }

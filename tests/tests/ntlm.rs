@@ -13,7 +13,7 @@ use tandem_exchange::credential::{Account, Authentication, Credential, NtlmVersi
 use tandem_exchange::ews::{Answer, Failure, Operation, SubscriptionId};
 use tandem_exchange::ntlm::{self, FileTime, Proof};
 use tandem_node::io::exchange::client::{ClientOptions, EwsClient, PerformRequest, Transport};
-use tandem_node::io::exchange::trust::GatewayTrust;
+use tandem_node::io::exchange::trust::CasTrust;
 use tandem_tests::peers::apache::{Apache, Visit};
 use tandem_tests::peers::authority::Chain;
 use tempfile::TempDir;
@@ -195,7 +195,7 @@ impl World {
         authentication: Authentication,
         password: &str,
     ) -> EwsClient {
-        let store = GatewayTrust::open(self.trust.path()).unwrap();
+        let store = CasTrust::open(self.trust.path()).unwrap();
         store
             .add(&read_bundle(self.chain.root.pem.as_bytes()).unwrap())
             .unwrap();
@@ -213,7 +213,7 @@ impl World {
             Arc::new(store),
             Arc::new(ArcSwap::from_pointee(credential)),
         );
-        client.set_gateways(&[CasGateway {
+        client.set_cas(&[CasGateway {
             id: cas(),
             eligible: true,
             broken_for: Default::default(),
@@ -232,7 +232,7 @@ impl World {
 
 async fn perform(client: &EwsClient) -> Result<Answer, Failure> {
     let request = PerformRequest {
-        gateway: cas(),
+        cas: cas(),
         operation: Operation::Unsubscribe {
             subscription: SubscriptionId("JgB".to_owned()),
         },

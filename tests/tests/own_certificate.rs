@@ -8,7 +8,7 @@ use tandem_certificate::{Status, read_bundle};
 use tandem_cluster::{CasEndpoint, CasId};
 use tandem_node::io::exchange::certificate_probe::{ProbeOptions, ProbeReport, probe};
 use tandem_node::io::exchange::signing::ServingIdentity;
-use tandem_node::io::exchange::trust::GatewayTrust;
+use tandem_node::io::exchange::trust::CasTrust;
 use tandem_runtime::io::certificates::{Completeness, IdentityFiles};
 use tandem_tests::peers::authority::Chain;
 use tandem_tests::peers::openssl::openssl;
@@ -125,7 +125,7 @@ async fn serve(identity: &ServingIdentity) -> SocketAddr {
 
 async fn look(chain: &Chain, address: SocketAddr) -> ProbeReport {
     let directory = TempDir::new().unwrap();
-    let store = GatewayTrust::open(directory.path()).unwrap();
+    let store = CasTrust::open(directory.path()).unwrap();
     store
         .add(&read_bundle(chain.root.pem.as_bytes()).unwrap())
         .unwrap();

@@ -47,8 +47,8 @@ impl CookieJars {
     }
 
     /// The value of `Cookie`; `None` while there is none.
-    pub fn header(&mut self, gateway: &CasId, affinity: &AffinityKey) -> Option<String> {
-        let owner = (gateway.clone(), affinity.clone());
+    pub fn header(&mut self, cas: &CasId, affinity: &AffinityKey) -> Option<String> {
+        let owner = (cas.clone(), affinity.clone());
         if !self.jars.contains_key(&owner) {
             return None;
         }
@@ -63,14 +63,14 @@ impl CookieJars {
     /// Keeps the cookies that an answer set, except for [`AffinityKey::None`], and those that no header can carry.
     pub fn keep<'a>(
         &mut self,
-        gateway: &CasId,
+        cas: &CasId,
         affinity: &AffinityKey,
         set_cookies: impl IntoIterator<Item = &'a str>,
     ) {
         if *affinity == AffinityKey::None {
             return;
         }
-        let owner = (gateway.clone(), affinity.clone());
+        let owner = (cas.clone(), affinity.clone());
         for set_cookie in set_cookies.into_iter().filter_map(SetCookie::parse) {
             let jar = self.use_jar(owner.clone());
             if set_cookie.is_deletion {
@@ -81,13 +81,13 @@ impl CookieJars {
             }
         }
         if self.jars.get(&owner).is_some_and(|jar| jar.cookies.is_empty()) {
-            self.forget(gateway, affinity);
+            self.forget(cas, affinity);
         }
         self.make_room();
     }
 
-    pub fn forget(&mut self, gateway: &CasId, affinity: &AffinityKey) {
-        if let Some(jar) = self.jars.remove(&(gateway.clone(), affinity.clone())) {
+    pub fn forget(&mut self, cas: &CasId, affinity: &AffinityKey) {
+        if let Some(jar) = self.jars.remove(&(cas.clone(), affinity.clone())) {
             self.uses.remove(&jar.used);
         }
     }
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_group_is_given_back_what_its_gateway_set() {
+    fn a_group_is_given_back_what_its_cas_set() {
         let mut jars = CookieJars::new(10);
         let group = AffinityKey::Group(1);
         assert_eq!(jars.header(&cas("a"), &group), None);

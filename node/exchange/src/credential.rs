@@ -1,11 +1,11 @@
-//! The account that is used at all presence gateways (CAL-1): one for the whole pool.
+//! The account that is used at all presence CAS (CAL-1): one for the whole pool.
 
 use std::fmt;
 
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-/// The account and how it authenticates. A change applies to every gateway.
+/// The account and how it authenticates. A change applies to every CAS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credential {
     pub account: Account,
@@ -13,13 +13,13 @@ pub struct Credential {
     pub authentication: Authentication,
 }
 
-/// How requests authenticate to a gateway.
+/// How requests authenticate to a CAS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Authentication {
     /// Sent with the first request; `UTF-8`.
     Basic,
     Ntlm(NtlmVersions),
-    /// NTLM where a gateway offers it (as `NTLM` or as `Negotiate`), else Basic.
+    /// NTLM where a CAS offers it (as `NTLM` or as `Negotiate`), else Basic.
     Negotiated(NtlmVersions),
     /// A token in place of account and password.
     OAuth(OAuthClient),
@@ -43,9 +43,9 @@ impl Authentication {
 pub enum NtlmVersions {
     #[default]
     V2Only,
-    /// Version 1 for gateways whose challenge has no target information, which rules out version 2.
+    /// Version 1 for CAS whose challenge has no target information, which rules out version 2.
     V1Allowed,
-    /// For gateways that are known to accept nothing better.
+    /// For CAS that are known to accept nothing better.
     V1Only,
 }
 

@@ -7,8 +7,8 @@ use tandem_cluster::{Assignment, CasEndpoint, CasGateway, CasId, ClusterState, C
 
 use super::Denied;
 use super::presence::CalendarView;
-use crate::calendar::probing::ProbedGateway;
-use crate::calendar::{BreakerState, Explanation, GatewayHealth};
+use crate::calendar::probing::ProbedCas;
+use crate::calendar::{BreakerState, CasHealth, Explanation};
 use crate::config::is_host;
 use crate::directory::Directory;
 use crate::metrics::reason_label;
@@ -20,7 +20,7 @@ pub struct StatusView {
     pub account: AccountView,
     /// All traffic is stopped, except for one probe per minute.
     pub credential_refused: bool,
-    pub gateways: Vec<GatewayStatusView>,
+    pub gateways: Vec<CasStatusView>,
 }
 
 /// The service account, without its password.
@@ -30,9 +30,9 @@ pub struct AccountView {
     pub authentication: &'static str,
 }
 
-/// One gateway as it is configured; an element of `GET /exchange/gateways`.
+/// One CAS as it is configured; an element of `GET /exchange/gateways`.
 #[derive(Debug, Serialize)]
-pub struct GatewayView {
+pub struct CasView {
     name: String,
     host: String,
     port: u16,
@@ -47,19 +47,19 @@ pub struct GatewayView {
     users: usize,
 }
 
-/// One gateway and how it fares; an element of [`StatusView`].
+/// One CAS and how it fares; an element of [`StatusView`].
 #[derive(Debug, Serialize)]
-pub struct GatewayStatusView {
+pub struct CasStatusView {
     #[serde(flatten)]
-    gateway: GatewayView,
+    cas: CasView,
     /// Everything that was checked works, and no breaker is open.
     well: bool,
-    probe: ProbedGateway,
+    probe: ProbedCas,
     /// How this node sees it.
     here: Option<HealthView>,
 }
 
-/// [`GatewayHealth`], without what is shown elsewhere.
+/// [`CasHealth`], without what is shown elsewhere.
 #[derive(Debug, Serialize)]
 struct HealthView {
     users: usize,
@@ -84,7 +84,7 @@ struct HealthView {
 }
 
 impl HealthView {
-    fn of(health: &GatewayHealth) -> Self {
+    fn of(health: &CasHealth) -> Self {
         let latency = health.last_latency.map(|latency| latency.as_millis());
         Self {
             users: health.users,
@@ -110,58 +110,58 @@ impl HealthView {
     }
 }
 
-/// Every gateway, in configured order.
+/// Every CAS, in configured order.
 #[must_use]
-pub fn gateways(state: &ClusterState) -> Vec<GatewayView> {
+pub fn cas_list(state: &ClusterState) -> Vec<CasView> {
     let mut users: BTreeMap<&CasId, usize> = BTreeMap::new();
     for assignment in state.assignments().values() {
         *users.entry(&assignment.cas).or_default() += 1;
     }
-    let gateways = state.cas_gateways().iter();
-    gateways
-        .map(|gateway| gateway_view(gateway, users.get(&gateway.id).copied().unwrap_or(0)))
+    let cas_list = state.cas_gateways().iter();
+    cas_list
+        .map(|cas| cas_view(cas, users.get(&cas.id).copied().unwrap_or(0)))
         .collect()
 }
 
-fn gateway_view(gateway: &CasGateway, users: usize) -> GatewayView {
-    let endpoint = &gateway.endpoint;
-    GatewayView {
-        name: gateway.id.to_string(),
+fn cas_view(cas: &CasGateway, users: usize) -> CasView {
+    let endpoint = &cas.endpoint;
+    CasView {
+        name: cas.id.to_string(),
         host: endpoint.host.clone(),
         port: endpoint.port,
         description: endpoint.description.clone(),
         channel_binding: endpoint.channel_binding,
         legacy_algorithms: endpoint.legacy_algorithms,
-        eligible: gateway.eligible,
-        takes_users: gateway.takes_users(),
-        broken_for: gateway.broken_for.iter().map(NodeId::to_string).collect(),
+        eligible: cas.eligible,
+        takes_users: cas.takes_users(),
+        broken_for: cas.broken_for.iter().map(NodeId::to_string).collect(),
         users,
     }
 }
 
-/// A gateway that was removed or added since the check is left out.
+/// A CAS that was removed or added since the check is left out.
 #[must_use]
-pub fn gateways_with_status(
+pub fn cas_with_status(
     state: &ClusterState,
-    health: &[GatewayHealth],
-    probed: Vec<ProbedGateway>,
-) -> Vec<GatewayStatusView> {
-    let mut probed: BTreeMap<String, ProbedGateway> = probed
+    health: &[CasHealth],
+    probed: Vec<ProbedCas>,
+) -> Vec<CasStatusView> {
+    let mut probed: BTreeMap<String, ProbedCas> = probed
         .into_iter()
         .map(|probe| (probe.name.clone(), probe))
         .collect();
-    let with_status = |gateway: GatewayView| {
-        let probe = probed.remove(&gateway.name)?;
-        let here = health.iter().find(|health| health.gateway.0 == gateway.name);
+    let with_status = |cas: CasView| {
+        let probe = probed.remove(&cas.name)?;
+        let here = health.iter().find(|health| health.cas.0 == cas.name);
         let closed = here.is_none_or(|health| health.breaker == BreakerState::Closed);
-        Some(GatewayStatusView {
-            well: probe.is_well() && closed && gateway.broken_for.is_empty(),
+        Some(CasStatusView {
+            well: probe.is_well() && closed && cas.broken_for.is_empty(),
             probe,
             here: here.map(HealthView::of),
-            gateway,
+            cas,
         })
     };
-    gateways(state).into_iter().filter_map(with_status).collect()
+    cas_list(state).into_iter().filter_map(with_status).collect()
 }
 
 /// `GET /exchange/users/USER`: the user's assignment with its reason, and the state of the calendar.
@@ -173,7 +173,7 @@ pub struct UserView {
     enabled: bool,
     /// Who decided that.
     enabled_by: &'static str,
-    /// Absent for a user without a gateway.
+    /// Absent for a user without a CAS.
     #[serde(flatten)]
     assignment: Option<AssignmentView>,
     /// The node that owns the calendar.
@@ -288,17 +288,17 @@ impl ExplanationView {
 /// `POST /exchange/gateways`: the complete list.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct GatewaysBody {
-    gateways: Vec<GatewayBody>,
+pub struct CasListBody {
+    gateways: Vec<CasBody>,
 }
 
-impl GatewaysBody {
+impl CasListBody {
     /// `at_ms`: now, in Unix milliseconds.
     ///
     /// # Errors
     /// If one of them has no usable name, host or port.
     pub fn command(self, at_ms: u64) -> Result<Command, Denied> {
-        let checked = self.gateways.into_iter().map(GatewayBody::checked);
+        let checked = self.gateways.into_iter().map(CasBody::checked);
         let gateways = checked.collect::<Result<_, _>>()?;
         Ok(Command::CasGatewaysConfigured { gateways, at_ms })
     }
@@ -312,7 +312,7 @@ impl GatewaysBody {
 /// As `[[exchange.gateway]]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct GatewayBody {
+struct CasBody {
     name: String,
     host: Option<String>,
     #[serde(default = "default_port")]
@@ -325,7 +325,7 @@ struct GatewayBody {
     legacy_algorithms: bool,
 }
 
-impl GatewayBody {
+impl CasBody {
     fn checked(self) -> Result<(CasId, CasEndpoint), Denied> {
         let host = self.host.unwrap_or_else(|| self.name.clone());
         if self.name.is_empty() || self.name.len() > NAME_BYTES_MAX {
@@ -384,11 +384,11 @@ mod tests {
     use super::*;
 
     fn configured(body: &str) -> Result<Command, Denied> {
-        serde_json::from_str::<GatewaysBody>(body).unwrap().command(7)
+        serde_json::from_str::<CasListBody>(body).unwrap().command(7)
     }
 
     #[test]
-    fn a_gateway_is_reached_under_its_name_unless_it_has_a_host() {
+    fn a_cas_is_reached_under_its_name_unless_it_has_a_host() {
         let command =
             configured(r#"{"gateways": [{"name": "cas-1"}, {"name": "b", "host": "cas2.lab.test"}]}"#);
         let Ok(Command::CasGatewaysConfigured { gateways, at_ms: 7 }) = command else {
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_that_cannot_be_reached_is_refused() {
+    fn a_cas_that_cannot_be_reached_is_refused() {
         for body in [
             r#"{"gateways": [{"name": ""}]}"#,
             r#"{"gateways": [{"name": "cas 1"}]}"#,

@@ -26,7 +26,7 @@ use crate::io::exchange::probe::Prober;
 use crate::io::exchange::push::Push;
 use crate::io::exchange::push_listener::PushMetrics;
 use crate::io::exchange::routes::ExchangeRoutes;
-use crate::io::exchange::trust::GatewayTrust;
+use crate::io::exchange::trust::CasTrust;
 use crate::io::presence::PresenceOut;
 use crate::io::rebalancing::Rebalancing;
 use crate::metrics::CalendarMetrics;
@@ -59,7 +59,7 @@ impl Calendars {
 
 pub(super) async fn start(config: &ExchangeConfig, parts: Parts<'_>) -> anyhow::Result<Calendars> {
     let credential = CredentialSource::open(config).context("reading the credential for Exchange")?;
-    let trust = GatewayTrust::open(&config.trust_directory).context("opening exchange.trust_directory")?;
+    let trust = CasTrust::open(&config.trust_directory).context("opening exchange.trust_directory")?;
     let account = {
         let current = credential.current();
         let current = current.load();
@@ -110,7 +110,7 @@ pub(super) async fn start(config: &ExchangeConfig, parts: Parts<'_>) -> anyhow::
         calendars: calendar::Calendars::new(
             CalendarsConfig {
                 has_push: urls.is_some(),
-                initial_gateways: config.gateways.clone(),
+                initial_cas: config.cas_list.clone(),
                 ..CalendarsConfig::new(parts.id)
             },
             config.settings.clone(),
@@ -152,7 +152,7 @@ fn client_options(limits: &ConnectionLimits, concurrency_max: usize) -> ClientOp
 }
 
 /// An administrator may put certificates into the directory by hand.
-async fn follow(trust: GatewayTrust, shutdown: Shutdown) {
+async fn follow(trust: CasTrust, shutdown: Shutdown) {
     let mut looks = interval(TRUST_INTERVAL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

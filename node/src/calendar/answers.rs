@@ -33,29 +33,29 @@ impl Calendars {
         }
         match result {
             Ok(answer) => {
-                self.gateway_succeeded(flight.lane, flight.sent_at, latency, now);
+                self.cas_succeeded(flight.lane, flight.sent_at, latency, now);
                 self.succeeded(flight, answer, now);
             }
             Err(failure) => {
                 let class = failure.class();
-                self.gateway_failed(flight.lane, flight.operation, flight.sent_at, &failure, now);
+                self.cas_failed(flight.lane, flight.operation, flight.sent_at, &failure, now);
                 self.job_failed(flight, &failure, class, now);
             }
         }
     }
 
-    fn gateway_succeeded(&mut self, id: LaneId, sent_at: Instant, latency: Duration, now: Now) {
+    fn cas_succeeded(&mut self, id: LaneId, sent_at: Instant, latency: Duration, now: Now) {
         if let Some(lane) = self.lane_mut(id) {
             lane.pace.succeeded();
             lane.counters.last_success_ms = Some(now.unix_ms);
             lane.counters.last_latency = Some(latency);
         }
         self.account_accepted(id, sent_at, now);
-        self.gateway_answered(id, sent_at, now);
+        self.cas_answered(id, sent_at, now);
     }
 
     /// Counts the failure, and slows the CAS down, stops the account or opens the breaker as the failure requires.
-    pub(super) fn gateway_failed(
+    pub(super) fn cas_failed(
         &mut self,
         id: LaneId,
         operation: &'static str,
@@ -64,46 +64,46 @@ impl Calendars {
         now: Now,
     ) {
         let class = failure.class();
-        let gateway = self.gateway_of(id);
+        let cas = self.cas_of(id);
         if let Some(lane) = self.lane_mut(id) {
             lane.counters.failures += 1;
             lane.counters.last_failure = Some((now.unix_ms, failure.to_string()));
         }
         self.report(Report::Failed {
-            gateway,
+            cas,
             operation,
             class,
         });
         self.judge_account(id, sent_at, failure, class, now);
         match class == FailureClass::Throttled {
-            true => self.gateway_throttled(id, sent_at, failure, now),
+            true => self.cas_throttled(id, sent_at, failure, now),
             false if is_of_the_network(failure) => self.network_failed(id, sent_at, now),
-            false => self.gateway_answered(id, sent_at, now),
+            false => self.cas_answered(id, sent_at, now),
         }
     }
 
-    fn gateway_throttled(&mut self, id: LaneId, sent_at: Instant, failure: &Failure, now: Now) {
+    fn cas_throttled(&mut self, id: LaneId, sent_at: Instant, failure: &Failure, now: Now) {
         let asked = failure.back_off().unwrap_or_default();
         let wait = asked.max(THROTTLE_WAIT_MIN) + self.jitter(THROTTLE_JITTER);
-        let gateway = self.gateway_of(id);
+        let cas = self.cas_of(id);
         if let Some(lane) = self.lane_mut(id) {
             lane.counters.throttled += 1;
             lane.pace.throttled(sent_at, wait, now.instant);
         }
-        self.report(Report::Throttled { gateway, for_: wait });
-        self.gateway_answered(id, sent_at, now);
+        self.report(Report::Throttled { cas, for_: wait });
+        self.cas_answered(id, sent_at, now);
     }
 
-    fn gateway_answered(&mut self, id: LaneId, sent_at: Instant, now: Now) {
+    fn cas_answered(&mut self, id: LaneId, sent_at: Instant, now: Now) {
         let turn = self
             .lane_mut(id)
             .map(|lane| lane.breaker.answered(sent_at, now.instant));
         if turn == Some(Turn::Closed) {
-            let gateway = self.gateway_of(id);
+            let cas = self.cas_of(id);
             if let Some(lane) = self.lane_mut(id) {
                 lane.evacuate_at = None;
             }
-            self.report(Report::BreakerClosed { gateway });
+            self.report(Report::BreakerClosed { cas });
         }
     }
 
@@ -117,8 +117,8 @@ impl Calendars {
             self.suspect_the_others(id);
         }
         if turn == Turn::Opened {
-            let gateway = self.gateway_of(id);
-            self.report(Report::BreakerOpened { gateway });
+            let cas = self.cas_of(id);
+            self.report(Report::BreakerOpened { cas });
             self.plan_evacuations(now);
         }
     }
@@ -184,7 +184,7 @@ impl Calendars {
 
     /// One CAS refuses what the others accept: only that one is paused.
     fn refused_by_one(&mut self, id: LaneId, refusal: Refusal, reason: String, now: Now) {
-        let gateway = self.gateway_of(id);
+        let cas = self.cas_of(id);
         if let Some(lane) = self.lane_mut(id) {
             lane.refusal = Some(Refusal {
                 probe_at: now.instant + probe_wait(refusal.times),
@@ -192,7 +192,7 @@ impl Calendars {
             });
         }
         if refusal.times == 0 {
-            self.report(Report::CredentialRefusedByOne { gateway, reason });
+            self.report(Report::CredentialRefusedByOne { cas, reason });
         }
     }
 
@@ -201,8 +201,8 @@ impl Calendars {
         if let Some(refusal) = self.lane(id).and_then(|lane| lane.refusal) {
             self.refused_by_one(id, refusal, reason, now);
         } else if self.credential.refused(id, sent_at, now.instant) {
-            let gateway = self.gateway_of(id);
-            self.report(Report::CredentialRefused { gateway, reason });
+            let cas = self.cas_of(id);
+            self.report(Report::CredentialRefused { cas, reason });
         }
     }
 

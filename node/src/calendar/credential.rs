@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn another_gateway_gets_the_probe_and_what_was_sent_before_proves_nothing() {
+    fn another_cas_gets_the_probe_and_what_was_sent_before_proves_nothing() {
         let start = Instant::now();
         let mut gate = CredentialGate::new();
         gate.sent(start);

@@ -123,8 +123,8 @@ impl BreakerState {
 
 /// How this node sees one CAS. Times are Unix milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GatewayHealth {
-    pub gateway: CasId,
+pub struct CasHealth {
+    pub cas: CasId,
     /// `false`: removed, and its users have not all left yet.
     pub configured: bool,
     /// The rotation stops here.

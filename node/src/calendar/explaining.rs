@@ -5,7 +5,7 @@ use std::time::Instant;
 use tandem_cluster::{Assignment, CasGateway};
 
 use super::Calendars;
-use super::explain::{Census, Explanation, GatewayHealth};
+use super::explain::{CasHealth, Census, Explanation};
 use super::lane::{Lane, LaneId};
 use super::user::{Asking, Care, Placement, Source, Task, User, UserKey};
 
@@ -77,7 +77,7 @@ impl Calendars {
 
     fn assignment_of(&self, placement: Placement) -> Assignment {
         Assignment {
-            cas: self.gateway_of(placement.lane),
+            cas: self.cas_of(placement.lane),
             epoch: placement.epoch,
             since_ms: placement.since_ms,
             reason: placement.reason,
@@ -99,7 +99,7 @@ impl Calendars {
 
     /// In configured order, then those that are no longer configured and still have users.
     #[must_use]
-    pub fn gateway_statuses(&self) -> Vec<GatewayHealth> {
+    pub fn cas_statuses(&self) -> Vec<CasHealth> {
         let configured = self.lanes_in_order.iter().copied();
         let leftover = self.lane_ids().filter(|id| {
             self.lane(*id)
@@ -111,14 +111,14 @@ impl Calendars {
             .collect()
     }
 
-    fn health_of(&self, id: LaneId, lane: &Lane) -> GatewayHealth {
+    fn health_of(&self, id: LaneId, lane: &Lane) -> CasHealth {
         let care = |key: &UserKey| self.users.care(*key);
         let unreachable = lane.members.iter().filter_map(care);
         let last = self.last.map(|last| last.instant);
-        GatewayHealth {
-            gateway: lane.id.clone(),
+        CasHealth {
+            cas: lane.id.clone(),
             configured: lane.is_configured(),
-            takes_users: lane.gateway.as_ref().is_some_and(CasGateway::takes_users),
+            takes_users: lane.cas.as_ref().is_some_and(CasGateway::takes_users),
             breaker: lane.breaker.state(),
             breaker_since_ms: lane.breaker.open_since().and_then(|at| self.unix_ms_of(at)),
             refuses_account: lane.refusal.is_some(),

@@ -92,7 +92,7 @@ impl Calendars {
             FailureClass::Throttled => self.throttled(key, work, now),
             FailureClass::Transient => self.failed_transiently(key, work, now),
             FailureClass::Credential => self.again_at_once(key, work, now),
-            FailureClass::RightsOfServer => self.denied_by_gateway(key, work, failure, now),
+            FailureClass::RightsOfServer => self.denied_by_cas(key, work, failure, now),
             FailureClass::RightsOfUser => self.denied_for_user(key, work, failure, now),
             FailureClass::Version => self.too_old(key, work, now),
             FailureClass::TooMuch => self.too_much(key, work, now),
@@ -207,7 +207,7 @@ impl Calendars {
     }
 
     /// Exchange 2007 grants the right per CAS: another one is tried, once.
-    fn denied_by_gateway(&mut self, key: UserKey, work: Work, failure: &Failure, now: Now) {
+    fn denied_by_cas(&mut self, key: UserKey, work: Work, failure: &Failure, now: Now) {
         let Some(care) = self.users.care_mut(key) else {
             return;
         };
@@ -269,13 +269,9 @@ impl Calendars {
             return self.again_at_once(key, work, now);
         }
         let user = self.name_of(key);
-        let gateway = self.gateway_of(self.lane_of(key).unwrap_or(LaneId(0)));
+        let cas = self.cas_of(self.lane_of(key).unwrap_or(LaneId(0)));
         let reason = failure.to_string();
-        let refused = Report::RequestRefused {
-            user,
-            gateway,
-            reason,
-        };
+        let refused = Report::RequestRefused { user, cas, reason };
         self.report_once(key, FailureClass::Request, refused);
         self.retry_slowly(key, work, now);
     }

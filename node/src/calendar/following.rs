@@ -28,7 +28,7 @@ pub(super) struct Following {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Looks<'a> {
     settings: bool,
-    gateways: bool,
+    cas_list: bool,
     users: bool,
     /// All assignments; otherwise those of `assigned`.
     assignments: bool,
@@ -42,7 +42,7 @@ struct Looks<'a> {
 impl<'a> Looks<'a> {
     const EVERYTHING: Self = Self {
         settings: true,
-        gateways: true,
+        cas_list: true,
         users: true,
         assignments: true,
         assigned: Vec::new(),
@@ -74,7 +74,7 @@ impl<'a> Looks<'a> {
 
     fn add(&mut self, change: &'a CalendarChange) {
         match change {
-            CalendarChange::Gateways => self.gateways = true,
+            CalendarChange::Gateways => self.cas_list = true,
             CalendarChange::Enabled { .. } => self.users = true,
             CalendarChange::Assigned { user } => self.assigned.push(user),
             CalendarChange::CallbacksReceived { callbacks } => self.callbacks.extend(callbacks),
@@ -130,8 +130,8 @@ impl Calendars {
         if looks.settings {
             self.look_at_settings(view, now);
         }
-        if looks.gateways {
-            self.look_at_gateways(view, now);
+        if looks.cas_list {
+            self.look_at_cas(view, now);
         }
         self.look_at_live_nodes(view, now);
         if looks.users {
@@ -168,10 +168,10 @@ impl Calendars {
         self.settings_changed(settings, now);
     }
 
-    fn look_at_gateways(&mut self, view: View<'_>, now: Now) {
-        let gateways = view.state.cas_gateways().to_vec();
-        self.outputs.push(Output::UseGateways(gateways.clone()));
-        self.gateways_changed(gateways, now);
+    fn look_at_cas(&mut self, view: View<'_>, now: Now) {
+        let cas_list = view.state.cas_gateways().to_vec();
+        self.outputs.push(Output::UseCas(cas_list.clone()));
+        self.cas_changed(cas_list, now);
     }
 
     fn look_at_users(&mut self, view: View<'_>, now: Now) {
@@ -189,8 +189,8 @@ impl Calendars {
             if let Some(assignment) = view.state.assignment(user)
                 && self.owns(user, view.state)
             {
-                let (gateway, reason) = (assignment.cas.clone(), assignment.reason);
-                self.report(Report::Assigned { gateway, reason });
+                let (cas, reason) = (assignment.cas.clone(), assignment.reason);
+                self.report(Report::Assigned { cas, reason });
             }
         }
         if looks.assignments {
@@ -210,19 +210,19 @@ impl Calendars {
     }
 
     /// Those of the configuration file are offered to a cluster that has none, until it has some.
-    pub(super) fn gateways_to_offer(&mut self, view: View<'_>, now: Now) -> Option<(Purpose, Command)> {
+    pub(super) fn cas_to_offer(&mut self, view: View<'_>, now: Now) -> Option<(Purpose, Command)> {
         if !view.state.cas_gateways().is_empty() {
-            self.config.initial_gateways.clear();
+            self.config.initial_cas.clear();
         }
-        let gateways = self.config.initial_gateways.clone();
+        let gateways = self.config.initial_cas.clone();
         let at_ms = now.unix_ms;
         (!gateways.is_empty()).then_some((Purpose::Offer, Command::CasGatewaysConfigured { gateways, at_ms }))
     }
 
     /// `is_taken`: the cluster has them now; otherwise it refused them.
-    pub(super) fn gateways_offered(&mut self, is_taken: bool) {
-        let count = std::mem::take(&mut self.config.initial_gateways).len();
-        self.report(Report::GatewaysOffered { count, is_taken });
+    pub(super) fn cas_offered(&mut self, is_taken: bool) {
+        let count = std::mem::take(&mut self.config.initial_cas).len();
+        self.report(Report::CasOffered { count, is_taken });
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) struct LaneId(pub u16);
 pub(super) struct Lane {
     pub id: CasId,
     /// `None`: named by an assignment, and not configured (any more).
-    pub gateway: Option<CasGateway>,
+    pub cas: Option<CasGateway>,
     /// This node's users here.
     pub members: BTreeSet<UserKey>,
     pub subscribed: usize,
@@ -87,7 +87,7 @@ impl Lane {
     pub(super) fn new(id: CasId, settings: &CalendarSettings) -> Self {
         Self {
             id,
-            gateway: None,
+            cas: None,
             members: BTreeSet::new(),
             subscribed: 0,
             queues: Default::default(),
@@ -108,13 +108,13 @@ impl Lane {
     }
 
     /// A CAS with a new address is tried at once.
-    pub(super) fn configure(&mut self, gateway: CasGateway, now: Instant) {
-        let endpoint = self.gateway.as_ref().map(|known| &known.endpoint);
-        if endpoint != Some(&gateway.endpoint) {
+    pub(super) fn configure(&mut self, cas: CasGateway, now: Instant) {
+        let endpoint = self.cas.as_ref().map(|known| &known.endpoint);
+        if endpoint != Some(&cas.endpoint) {
             self.breaker.probe_soon(now);
             self.refusal = None;
         }
-        self.gateway = Some(gateway);
+        self.cas = Some(cas);
         self.breaker_told = None;
     }
 
@@ -148,12 +148,12 @@ impl Lane {
     }
 
     pub(super) fn is_configured(&self) -> bool {
-        self.gateway.is_some()
+        self.cas.is_some()
     }
 
     /// Whether the cluster may give users to it, as far as this node knows.
     pub(super) fn takes_users(&self) -> bool {
-        self.gateway.as_ref().is_some_and(CasGateway::takes_users) && self.breaker.is_closed()
+        self.cas.as_ref().is_some_and(CasGateway::takes_users) && self.breaker.is_closed()
     }
 
     /// Nothing refers to it any more.

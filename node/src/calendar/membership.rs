@@ -261,20 +261,20 @@ impl Calendars {
         }
     }
 
-    pub(super) fn gateways_changed(&mut self, gateways: Vec<CasGateway>, now: Now) {
-        let listed: BTreeSet<&CasId> = gateways.iter().map(|gateway| &gateway.id).collect();
+    pub(super) fn cas_changed(&mut self, cas_list: Vec<CasGateway>, now: Now) {
+        let listed: BTreeSet<&CasId> = cas_list.iter().map(|cas| &cas.id).collect();
         for lane in &mut self.lanes {
             if !listed.contains(&lane.id) {
-                lane.gateway = None;
+                lane.cas = None;
                 self.proposals.assigns.extend(&lane.members);
             }
         }
         self.lanes_in_order.clear();
-        for gateway in gateways {
-            let lane = self.lane_named(&gateway.id);
+        for cas in cas_list {
+            let lane = self.lane_named(&cas.id);
             self.lanes_in_order.push(lane);
             if let Some(lane) = self.lane_mut(lane) {
-                lane.configure(gateway, now.instant);
+                lane.configure(cas, now.instant);
             }
         }
         self.plan_evacuations(now);

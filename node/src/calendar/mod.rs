@@ -51,7 +51,7 @@ use tandem_cluster::{CasEndpoint, CasId, NodeId};
 use crate::gateway::Now;
 
 pub use explain::{
-    BreakerState, CallbackVerdict, Census, DeliveryKind, Explanation, GatewayHealth, SubscriptionState,
+    BreakerState, CallbackVerdict, CasHealth, Census, DeliveryKind, Explanation, SubscriptionState,
 };
 pub use following::enabled_users;
 pub use input::{CalendarUser, Callback, Input, StreamEnd, View};
@@ -83,7 +83,7 @@ pub struct CalendarsConfig {
     /// Something listens for push callbacks.
     pub has_push: bool,
     /// For a cluster that has none.
-    pub initial_gateways: Vec<(CasId, CasEndpoint)>,
+    pub initial_cas: Vec<(CasId, CasEndpoint)>,
 }
 
 impl CalendarsConfig {
@@ -96,7 +96,7 @@ impl CalendarsConfig {
             users_per_entry_max: 500,
             entries_max: 500,
             has_push: true,
-            initial_gateways: Vec::new(),
+            initial_cas: Vec::new(),
         }
     }
 }
@@ -317,7 +317,7 @@ impl Calendars {
         (0..count).map(LaneId)
     }
 
-    fn gateway_of(&self, lane: LaneId) -> CasId {
+    fn cas_of(&self, lane: LaneId) -> CasId {
         self.lane(lane)
             .map_or_else(|| CasId(String::new()), |lane| lane.id.clone())
     }

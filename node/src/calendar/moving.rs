@@ -44,7 +44,7 @@ impl Calendars {
     }
 
     fn queue_move(&mut self, key: UserKey, lane: LaneId, cause: MoveCause) {
-        let (user, gateway) = (self.name_of(key), self.gateway_of(lane));
+        let (user, cas) = (self.name_of(key), self.cas_of(lane));
         if let Some(care) = self.users.care_mut(key) {
             care.asking = Asking::Moving;
             if matches!(care.reading.task, Task::Waiting(_)) {
@@ -55,7 +55,7 @@ impl Calendars {
         *self.tally.moves_by_cause.entry(cause.as_str()).or_default() += 1;
         self.report(Report::Moving {
             user,
-            gateway,
+            cas,
             cause: cause.as_str(),
         });
         self.touch(key);
@@ -124,7 +124,7 @@ impl Calendars {
             return;
         }
         let proposed = self
-            .gateways_to_offer(view, now)
+            .cas_to_offer(view, now)
             .or_else(|| self.breaker_to_tell())
             .or_else(|| self.callbacks_to_pass_on(now))
             .or_else(|| self.users_to_forget())
@@ -144,7 +144,7 @@ impl Calendars {
         }
         self.lane_ids().find_map(|id| {
             let lane = self.lane(id)?;
-            let told = lane.gateway.as_ref()?.broken_for.contains(&node);
+            let told = lane.cas.as_ref()?.broken_for.contains(&node);
             let open = !lane.breaker.is_closed();
             let is_news = open != told && lane.breaker_told != Some(open);
             let cas = lane.id.clone();
@@ -315,7 +315,7 @@ impl Calendars {
             }
             Purpose::Offer => {
                 if outcome != Outcome::Unknown {
-                    self.gateways_offered(is_applied);
+                    self.cas_offered(is_applied);
                 }
             }
             Purpose::PassOn => {}

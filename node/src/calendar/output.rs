@@ -18,7 +18,7 @@ pub enum Output {
     /// `Input::Answered` follows in any case.
     Request {
         request: RequestId,
-        gateway: CasId,
+        cas: CasId,
         operation: Operation,
         impersonate: Option<Mailbox>,
         affinity: AffinityKey,
@@ -27,7 +27,7 @@ pub enum Output {
     /// As `SubscribePush`, whose URL the shell makes of the user and the attempt. `Input::Answered` follows.
     SubscribePush {
         request: RequestId,
-        gateway: CasId,
+        cas: CasId,
         user: String,
         mailbox: Mailbox,
         attempt: u64,
@@ -38,7 +38,7 @@ pub enum Output {
     /// `Input::StreamEnded` follows in any case.
     OpenStream {
         stream: StreamId,
-        gateway: CasId,
+        cas: CasId,
         subscriptions: Vec<SubscriptionId>,
         /// Whom to impersonate: the connection is charged to this mailbox.
         anchor: Mailbox,
@@ -62,7 +62,7 @@ pub enum Output {
         presence: CalendarPresence,
     },
     /// The CAS that are configured, all of them.
-    UseGateways(Vec<CasGateway>),
+    UseCas(Vec<CasGateway>),
     /// Callbacks shall come to this port (`None`: the one of the configuration file); a former one is called for one more
     /// status frequency (minutes).
     ListenForCallbacks {
@@ -96,12 +96,12 @@ pub enum CallbackOutcome {
 pub enum Report {
     Subscribed {
         user: String,
-        gateway: CasId,
+        cas: CasId,
     },
     /// Why a subscription was lost, by class; `None`: it was silent for too long.
     SubscriptionLost {
         user: String,
-        gateway: CasId,
+        cas: CasId,
         class: Option<FailureClass>,
     },
     Unsubscribed {
@@ -109,23 +109,23 @@ pub enum Report {
     },
     /// A request failed.
     Failed {
-        gateway: CasId,
+        cas: CasId,
         operation: &'static str,
         class: FailureClass,
     },
     Throttled {
-        gateway: CasId,
+        cas: CasId,
         for_: Duration,
     },
     BreakerOpened {
-        gateway: CasId,
+        cas: CasId,
     },
     BreakerClosed {
-        gateway: CasId,
+        cas: CasId,
     },
     /// One alarm, not one per user.
     CredentialRefused {
-        gateway: CasId,
+        cas: CasId,
         reason: String,
     },
     CredentialAccepted,
@@ -136,23 +136,23 @@ pub enum Report {
     /// No push callback came, and no other delivery is allowed: the CAS cannot reach the notification port.
     NotificationPortUnreachable {
         user: String,
-        gateway: CasId,
+        cas: CasId,
     },
     /// Only one CAS refuses the account that others accept.
     CredentialRefusedByOne {
-        gateway: CasId,
+        cas: CasId,
         reason: String,
     },
     /// A request was not understood or not accepted: a bug, or a mistake in the configuration.
     RequestRefused {
         user: String,
-        gateway: CasId,
+        cas: CasId,
         reason: String,
     },
     /// Another CAS was requested.
     Moving {
         user: String,
-        gateway: CasId,
+        cas: CasId,
         cause: &'static str,
     },
     /// More users are enabled than can be followed.
@@ -162,7 +162,7 @@ pub enum Report {
     /// Events stopped coming although the calendar changed: the mailbox has moved, or the subscription is stale.
     Deaf {
         user: String,
-        gateway: CasId,
+        cas: CasId,
     },
     MailboxUnavailable {
         user: String,
@@ -174,14 +174,14 @@ pub enum Report {
     },
     /// The log assigned a CAS to a user of this node.
     Assigned {
-        gateway: CasId,
+        cas: CasId,
         reason: AssignmentReason,
     },
     CalledBack(CallbackOutcome),
     /// A callback for another node's user found no room among those that wait.
     CallbackDropped,
     /// The CAS of the configuration file, to a cluster that had none.
-    GatewaysOffered {
+    CasOffered {
         count: usize,
         /// Otherwise the cluster refused them.
         is_taken: bool,

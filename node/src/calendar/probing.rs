@@ -17,8 +17,8 @@ use tandem_exchange::ews::{Failure, FailureClass, Mailbox};
 /// What the result depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
-    pub gateways: Vec<(CasId, CasEndpoint)>,
-    /// The user to impersonate at each gateway: one of its users, or any enabled user.
+    pub cas_list: Vec<(CasId, CasEndpoint)>,
+    /// The user to impersonate at each CAS: one of its users, or any enabled user.
     pub mailboxes: Vec<Option<Mailbox>>,
     /// The calendars have already stopped all traffic.
     pub credential_refused: bool,
@@ -37,13 +37,13 @@ impl Asked {
             let own = users.iter().find(|user| reads_at(&user.id, cas));
             own.or_else(|| users.first()).map(|user| user.mailbox.clone())
         };
-        let gateways = state.cas_gateways().iter();
+        let cas_list = state.cas_gateways().iter();
         Self {
-            gateways: gateways
+            cas_list: cas_list
                 .clone()
-                .map(|gateway| (gateway.id.clone(), gateway.endpoint.clone()))
+                .map(|cas| (cas.id.clone(), cas.endpoint.clone()))
                 .collect(),
-            mailboxes: gateways.map(|gateway| mailbox_at(&gateway.id)).collect(),
+            mailboxes: cas_list.map(|cas| mailbox_at(&cas.id)).collect(),
             credential_refused,
         }
     }
@@ -76,9 +76,9 @@ impl Lockout {
     }
 }
 
-/// The result for one gateway.
+/// The result for one CAS.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ProbedGateway {
+pub struct ProbedCas {
     pub name: String,
     /// Unix milliseconds.
     pub checked_at_ms: u64,
@@ -102,7 +102,7 @@ pub enum AccountStatus {
     Refused,
     /// An earlier step failed, or the account was refused elsewhere.
     NotTried,
-    /// The gateway failed before checking it.
+    /// The CAS failed before checking it.
     Unknown,
 }
 
@@ -116,8 +116,8 @@ pub enum ImpersonationStatus {
     Unknown,
 }
 
-impl ProbedGateway {
-    /// Nothing needs to be fixed. A user without a mailbox does not count against the gateway.
+impl ProbedCas {
+    /// Nothing needs to be fixed. A user without a mailbox does not count against the CAS.
     #[must_use]
     pub fn is_well(&self) -> bool {
         self.reachability == Reachability::Pingable
@@ -156,7 +156,7 @@ impl ProbedGateway {
             Some(FailureClass::RightsOfServer | FailureClass::RightsOfUser) => {
                 (Account::Accepted, Impersonation::Denied)
             }
-            // The gateway looked at the mailbox, so it had accepted the account.
+            // The CAS looked at the mailbox, so it had accepted the account.
             Some(
                 FailureClass::Gone
                 | FailureClass::Identity
@@ -224,7 +224,7 @@ mod tests {
     use super::*;
     use tandem_exchange::ews::ResponseCode;
 
-    fn judged(code: Option<&str>, mailbox: Option<&str>) -> ProbedGateway {
+    fn judged(code: Option<&str>, mailbox: Option<&str>) -> ProbedCas {
         let failure = code.map(|code| Failure::Response {
             code: ResponseCode(code.to_owned()),
             message: "as the server says".to_owned(),
@@ -232,38 +232,38 @@ mod tests {
             primary_address: None,
             inner: None,
         });
-        let mut gateway = ProbedGateway {
+        let mut cas = ProbedCas {
             reachability: Reachability::Pingable,
             ssl_status: Status::Verified,
-            ..ProbedGateway::of(&CasId("cas-1".to_owned()), 0)
+            ..ProbedCas::of(&CasId("cas-1".to_owned()), 0)
         };
         let mailbox = mailbox.map(|mailbox| Mailbox(mailbox.to_owned()));
-        gateway.judge(mailbox.as_ref(), failure.as_ref());
-        gateway
+        cas.judge(mailbox.as_ref(), failure.as_ref());
+        cas
     }
 
     #[test]
-    fn a_gateway_that_answers_for_a_user_is_well() {
-        let gateway = judged(None, Some("ana@lab.test"));
-        assert!(gateway.is_well(), "{gateway:?}");
-        assert_eq!(gateway.explanations, Vec::<String>::new());
+    fn a_cas_that_answers_for_a_user_is_well() {
+        let cas = judged(None, Some("ana@lab.test"));
+        assert!(cas.is_well(), "{cas:?}");
+        assert_eq!(cas.explanations, Vec::<String>::new());
     }
 
     #[test]
     fn an_account_without_the_right_to_impersonate_is_accepted_all_the_same() {
-        let gateway = judged(Some("ErrorImpersonateUserDenied"), Some("ana@lab.test"));
+        let cas = judged(Some("ErrorImpersonateUserDenied"), Some("ana@lab.test"));
         assert_eq!(
-            (gateway.account, gateway.impersonation),
+            (cas.account, cas.impersonation),
             (AccountStatus::Accepted, ImpersonationStatus::Denied)
         );
-        assert!(gateway.explanations[0].contains("ApplicationImpersonation"));
+        assert!(cas.explanations[0].contains("ApplicationImpersonation"));
     }
 
     #[test]
     fn a_mailbox_that_is_elsewhere_says_nothing_against_the_account() {
-        let gateway = judged(Some("ErrorNonExistentMailbox"), Some("ana@lab.test"));
+        let cas = judged(Some("ErrorNonExistentMailbox"), Some("ana@lab.test"));
         assert_eq!(
-            (gateway.account, gateway.impersonation),
+            (cas.account, cas.impersonation),
             (AccountStatus::Accepted, ImpersonationStatus::Unknown)
         );
     }
@@ -271,16 +271,16 @@ mod tests {
     #[test]
     fn where_nobody_is_enabled_nobody_is_impersonated() {
         for code in [None, Some("ErrorNonExistentMailbox")] {
-            let gateway = judged(code, None);
+            let cas = judged(code, None);
             assert_eq!(
-                (gateway.account, gateway.impersonation),
+                (cas.account, cas.impersonation),
                 (AccountStatus::Accepted, ImpersonationStatus::NotTried)
             );
-            assert_eq!(gateway.explanations.len(), 1, "{gateway:?}");
+            assert_eq!(cas.explanations.len(), 1, "{cas:?}");
         }
-        let mut gateway = judged(None, None);
-        gateway.judge(None, Some(&Failure::Unauthorized("wrong".to_owned())));
-        assert_eq!(gateway.account, AccountStatus::Refused);
+        let mut cas = judged(None, None);
+        cas.judge(None, Some(&Failure::Unauthorized("wrong".to_owned())));
+        assert_eq!(cas.account, AccountStatus::Refused);
     }
 
     #[test]

@@ -219,8 +219,8 @@ impl Calendars {
         let Some(lane) = self.lane_of(key) else {
             return;
         };
-        let (user, gateway) = (self.name_of(key), self.gateway_of(lane));
-        self.report(Report::Deaf { user, gateway });
+        let (user, cas) = (self.name_of(key), self.cas_of(lane));
+        self.report(Report::Deaf { user, cas });
         self.avoid_group(key, now);
         self.resubscribe(key, Duration::ZERO, Parting::Unsubscribe, now);
     }

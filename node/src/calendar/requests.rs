@@ -110,7 +110,7 @@ impl Calendars {
         };
         self.next_request += 1;
         let request = RequestId(self.next_request);
-        let gateway = self.gateway_of(lane);
+        let cas = self.cas_of(lane);
         let operation = match &order.ask {
             Ask::Operation(operation) => operation.label(),
             Ask::SubscribePush { .. } => "subscribe_push",
@@ -135,7 +135,7 @@ impl Calendars {
         let output = match order.ask {
             Ask::Operation(operation) => Output::Request {
                 request,
-                gateway,
+                cas,
                 operation,
                 impersonate: order.impersonate,
                 affinity: order.affinity,
@@ -143,7 +143,7 @@ impl Calendars {
             },
             Ask::SubscribePush { user, mailbox } => Output::SubscribePush {
                 request,
-                gateway,
+                cas,
                 user,
                 mailbox,
                 attempt: order.attempt,

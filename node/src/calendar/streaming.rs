@@ -80,7 +80,7 @@ impl Calendars {
         let minutes = self.jittered(Duration::from_secs(CONNECTION_MINUTES)).as_secs();
         self.outputs.push(Output::OpenStream {
             stream,
-            gateway: self.gateway_of(lane),
+            cas: self.cas_of(lane),
             subscriptions,
             anchor,
             affinity: AffinityKey::Group(id.0),
@@ -213,9 +213,9 @@ impl Calendars {
         } else if is_first && self.shares_group(key) {
             // The group may be the reason: its mailbox server may be another one. The user gets a stream of their own first.
             let lane = self.lane_of(key).unwrap_or(LaneId(0));
-            let (user, gateway) = (self.name_of(key), self.gateway_of(lane));
+            let (user, cas) = (self.name_of(key), self.cas_of(lane));
             let class = Some(class);
-            self.report(Report::SubscriptionLost { user, gateway, class });
+            self.report(Report::SubscriptionLost { user, cas, class });
             self.resubscribe(key, Duration::ZERO, Parting::Quiet, now);
         } else {
             self.lost(key, Some(class), now);
@@ -242,7 +242,7 @@ impl Calendars {
             StreamEnd::Silent => self.stream_failed(id, &Failure::TimedOut, now),
             StreamEnd::Failed(failure) => {
                 if let Some(lane) = self.streams.get(id).map(|group| group.lane) {
-                    self.gateway_failed(lane, "get_streaming_events", now.instant, &failure, now);
+                    self.cas_failed(lane, "get_streaming_events", now.instant, &failure, now);
                 }
                 self.stream_failed(id, &failure, now);
             }

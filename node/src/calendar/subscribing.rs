@@ -119,9 +119,9 @@ impl Calendars {
             lane.subscribed += 1;
         }
         if !had_one {
-            let gateway = self.gateway_of(lane);
+            let cas = self.cas_of(lane);
             let user = self.name_of(key);
-            self.report(Report::Subscribed { user, gateway });
+            self.report(Report::Subscribed { user, cas });
             self.read_after_subscribe(key, lane, now);
         }
         self.touch(key);
@@ -239,14 +239,14 @@ impl Calendars {
         if let Some(care) = self.users.care_mut(key) {
             care.push_unreachable = true;
         }
-        let (user, gateway) = (self.name_of(key), self.gateway_of(lane));
+        let (user, cas) = (self.name_of(key), self.cas_of(lane));
         match may_stream {
             true => {
                 self.report(Report::FellBackToStreaming { user });
                 self.want_subscription(key, now);
             }
             false => {
-                self.report(Report::NotificationPortUnreachable { user, gateway });
+                self.report(Report::NotificationPortUnreachable { user, cas });
                 self.subscribe_at(key, now.instant + wait);
             }
         }
@@ -257,8 +257,8 @@ impl Calendars {
         let Some(lane) = self.lane_of(key) else {
             return;
         };
-        let (user, gateway) = (self.name_of(key), self.gateway_of(lane));
-        self.report(Report::SubscriptionLost { user, gateway, class });
+        let (user, cas) = (self.name_of(key), self.cas_of(lane));
+        self.report(Report::SubscriptionLost { user, cas, class });
         self.release(key, Parting::Quiet);
         self.mark_missed(key);
         if let Some(care) = self.users.care_mut(key) {

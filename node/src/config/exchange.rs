@@ -14,14 +14,14 @@ use crate::calendar::CalendarSettings;
 /// `[exchange]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExchangeConfig {
-    /// CAL-1: one for all gateways.
+    /// CAL-1: one for all CAS.
     pub account: ServiceAccount,
     /// The certificates that are trusted, and what was made or imported beside them. The node writes here.
     pub trust_directory: PathBuf,
     /// `None`: nothing listens for callbacks, so changes are streamed.
     pub push: Option<PushConfig>,
-    /// The gateways of a cluster that has none yet, in order.
-    pub gateways: Vec<(CasId, CasEndpoint)>,
+    /// The CAS of a cluster that has none yet, in order.
+    pub cas_list: Vec<(CasId, CasEndpoint)>,
     /// What holds while the cluster's settings say nothing else.
     pub settings: CalendarSettings,
     pub connections: ConnectionLimits,
@@ -69,11 +69,11 @@ pub struct OAuthConfig {
     pub scope: String,
 }
 
-/// `[exchange.push]`: where the gateways post their callbacks.
+/// `[exchange.push]`: where the CAS post their callbacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PushConfig {
     pub listen: SocketAddr,
-    /// `https://host:port`, as the gateways reach the listener; `http` on loopback alone.
+    /// `https://host:port`, as the CAS reach the listener; `http` on loopback alone.
     pub advertise: String,
     /// `None`: plain HTTP.
     pub certificate: Option<PushCertificate>,
@@ -97,7 +97,7 @@ pub struct PushLimits {
     pub waiting_max: usize,
 }
 
-/// Bounds of the connections to each gateway.
+/// Bounds of the connections to each CAS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionLimits {
     pub connect_timeout: Duration,
@@ -172,7 +172,7 @@ pub(super) fn read(section: &mut Section, calendar: &mut Section) -> Option<Exch
     let mut settings = calendar::read(calendar, has_push);
     calendar::read_patience(section, &mut settings);
     let connections = read_connection_limits(section);
-    let gateways = read_gateways(section);
+    let cas_list = read_cas_list(section);
     if has_push && push.is_none() {
         return None;
     }
@@ -180,7 +180,7 @@ pub(super) fn read(section: &mut Section, calendar: &mut Section) -> Option<Exch
         account: account?,
         trust_directory: trust_directory?,
         push,
-        gateways,
+        cas_list,
         settings,
         connections,
     })
@@ -380,14 +380,14 @@ fn read_connection_limits(section: &mut Section) -> ConnectionLimits {
     }
 }
 
-fn read_gateways(section: &mut Section) -> Vec<(CasId, CasEndpoint)> {
-    let gateways: Vec<(CasId, CasEndpoint)> = section
+fn read_cas_list(section: &mut Section) -> Vec<(CasId, CasEndpoint)> {
+    let cas_list: Vec<(CasId, CasEndpoint)> = section
         .sections("gateway")
         .iter_mut()
-        .filter_map(read_gateway)
+        .filter_map(read_cas)
         .collect();
-    for (position, (id, _)) in gateways.iter().enumerate() {
-        if gateways[..position].iter().any(|(earlier, _)| earlier == id) {
+    for (position, (id, _)) in cas_list.iter().enumerate() {
+        if cas_list[..position].iter().any(|(earlier, _)| earlier == id) {
             section.problem(
                 "gateway",
                 format!("{:?} is there twice", id.0),
@@ -395,10 +395,10 @@ fn read_gateways(section: &mut Section) -> Vec<(CasId, CasEndpoint)> {
             );
         }
     }
-    gateways
+    cas_list
 }
 
-fn read_gateway(section: &mut Section) -> Option<(CasId, CasEndpoint)> {
+fn read_cas(section: &mut Section) -> Option<(CasId, CasEndpoint)> {
     let name = section.text("name");
     let host = section.optional_text("host").or_else(|| name.clone());
     if let Some(host) = &host
@@ -519,8 +519,8 @@ mod tests {
         let push = config.push.unwrap();
         assert_eq!(push.advertise, "https://n1.lab.test:8643");
         assert_eq!(push.callback_key_file, Path::new("/etc/tandem/callback.key"));
-        let [(first, near), (second, far)] = &config.gateways[..] else {
-            panic!("{:?}", config.gateways);
+        let [(first, near), (second, far)] = &config.cas_list[..] else {
+            panic!("{:?}", config.cas_list);
         };
         assert_eq!(
             (first.0.as_str(), near.port, near.channel_binding),
@@ -618,7 +618,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_is_named_once_and_its_host_has_no_port() {
+    fn a_cas_is_named_once_and_its_host_has_no_port() {
         let text = PUSH
             .replace("name = \"cas-2\"", "name = \"cas-1\"")
             .replace("cas1.lab.test", "cas1.lab.test:443");

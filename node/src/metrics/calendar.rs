@@ -9,7 +9,7 @@ use tandem_runtime::io::telemetry::{LATENCY_BUCKETS, Metrics};
 
 use super::gauge;
 use crate::calendar::{
-    BreakerState, CallbackOutcome, Census, DeliveryKind, GatewayHealth, Report, SubscriptionState,
+    BreakerState, CallbackOutcome, CasHealth, Census, DeliveryKind, Report, SubscriptionState,
 };
 use tandem_exchange::ews::FailureClass;
 
@@ -33,12 +33,12 @@ pub struct CalendarMetrics {
     callbacks: IntCounterVec,
     notes_dropped: IntCounter,
     credential_refused: IntGauge,
-    gateway: GatewayMetrics,
+    cas: CasMetrics,
 }
 
 /// By CAS.
 #[derive(Debug, Clone)]
-struct GatewayMetrics {
+struct CasMetrics {
     request_seconds: HistogramVec,
     request_failures: IntCounterVec,
     throttled: IntCounterVec,
@@ -130,7 +130,7 @@ impl CalendarMetrics {
                 "tandem_node_exchange_credential_refused",
                 "1 while Exchange rejects the service account; only one probe per minute is sent.",
             ),
-            gateway: GatewayMetrics::register(&metrics),
+            cas: CasMetrics::register(&metrics),
         };
         this.show_all_labels();
         this
@@ -151,44 +151,39 @@ impl CalendarMetrics {
 
     pub fn record(&self, report: &Report) {
         match report {
-            Report::SubscriptionLost { gateway, class, .. } => {
+            Report::SubscriptionLost { cas, class, .. } => {
                 let class = class.map_or("silent", FailureClass::label);
                 self.subscription_failures
-                    .with_label_values(&[gateway.0.as_str(), class])
+                    .with_label_values(&[cas.0.as_str(), class])
                     .inc();
             }
             Report::Failed {
-                gateway,
+                cas,
                 operation,
                 class,
             } => self
-                .gateway
+                .cas
                 .request_failures
-                .with_label_values(&[gateway.0.as_str(), *operation, class.label()])
+                .with_label_values(&[cas.0.as_str(), *operation, class.label()])
                 .inc(),
-            Report::Throttled { gateway, .. } => {
-                self.gateway.throttled.with_label_values(&[&gateway.0]).inc()
-            }
-            Report::BreakerOpened { gateway } | Report::BreakerClosed { gateway } => {
-                self.gateway
-                    .breaker_changes
-                    .with_label_values(&[&gateway.0])
-                    .inc();
+            Report::Throttled { cas, .. } => self.cas.throttled.with_label_values(&[&cas.0]).inc(),
+            Report::BreakerOpened { cas } | Report::BreakerClosed { cas } => {
+                self.cas.breaker_changes.with_label_values(&[&cas.0]).inc();
             }
             Report::CredentialRefused { .. } => self.credential_refused.set(1),
             Report::CredentialAccepted => self.credential_refused.set(0),
-            Report::Deaf { gateway, .. } => self.deaf.with_label_values(&[&gateway.0]).inc(),
+            Report::Deaf { cas, .. } => self.deaf.with_label_values(&[&cas.0]).inc(),
             Report::MailboxUnavailable { .. } => self.alarm("mailbox_unavailable"),
             Report::RightsMissing { .. } => self.alarm("rights_missing"),
             Report::FellBackToStreaming { .. } => self.alarm("fell_back_to_streaming"),
             Report::NotificationPortUnreachable { .. } => self.alarm("notification_port_unreachable"),
             Report::RequestRefused { .. } => self.alarm("request_refused"),
             Report::Edge { due_ms, published_ms } => self.edge(*due_ms, *published_ms),
-            Report::Assigned { gateway, reason } => self.assigned(gateway, *reason),
+            Report::Assigned { cas, reason } => self.assigned(cas, *reason),
             Report::CalledBack(outcome) => self.callbacks.with_label_values(&[outcome_label(*outcome)]).inc(),
             Report::CallbackDropped => self.notes_dropped.inc(),
             Report::Subscribed { .. }
-            | Report::GatewaysOffered { .. }
+            | Report::CasOffered { .. }
             | Report::Unsubscribed { .. }
             | Report::CredentialRefusedByOne { .. }
             | Report::Moving { .. }
@@ -208,17 +203,17 @@ impl CalendarMetrics {
             .observe(Duration::from_millis(late_ms).as_secs_f64());
     }
 
-    fn assigned(&self, gateway: &CasId, reason: AssignmentReason) {
-        self.assigned.with_label_values(&[&gateway.0]).inc();
+    fn assigned(&self, cas: &CasId, reason: AssignmentReason) {
+        self.assigned.with_label_values(&[&cas.0]).inc();
         if reason != AssignmentReason::RoundRobin {
             self.moves.with_label_values(&[reason_label(reason)]).inc();
         }
     }
 
-    pub fn requested(&self, gateway: &CasId, operation: &'static str, latency: Duration) {
-        self.gateway
+    pub fn requested(&self, cas: &CasId, operation: &'static str, latency: Duration) {
+        self.cas
             .request_seconds
-            .with_label_values(&[gateway.0.as_str(), operation])
+            .with_label_values(&[cas.0.as_str(), operation])
             .observe(latency.as_secs_f64());
     }
 
@@ -243,11 +238,11 @@ impl CalendarMetrics {
         self.credential_refused.set(i64::from(census.credential_refused));
     }
 
-    pub fn show_gateway(&self, health: &GatewayHealth) {
-        let name = &[health.gateway.0.as_str()];
+    pub fn show_cas(&self, health: &CasHealth) {
+        let name = &[health.cas.0.as_str()];
         self.assignments.with_label_values(name).set(gauge(health.users));
         self.assigned.with_label_values(name);
-        let metrics = &self.gateway;
+        let metrics = &self.cas;
         metrics
             .in_flight
             .with_label_values(name)
@@ -263,8 +258,8 @@ impl CalendarMetrics {
     }
 
     /// Removes the series of a CAS that is gone: they would stay for ever.
-    pub fn forget_gateways(&self, gone: &BTreeSet<CasId>) {
-        let metrics = &self.gateway;
+    pub fn forget_cas(&self, gone: &BTreeSet<CasId>) {
+        let metrics = &self.cas;
         for cas in gone {
             let name = &[cas.0.as_str()];
             for gauges in [
@@ -281,7 +276,7 @@ impl CalendarMetrics {
     }
 }
 
-impl GatewayMetrics {
+impl CasMetrics {
     fn register(metrics: &Metrics) -> Self {
         let label = &["cas"];
         Self {

@@ -14,7 +14,7 @@ pub struct Diagnosis {
     pub status: Status,
     /// What is wrong and what to do, in sentences; also filled in if nothing is wrong.
     pub explanation: String,
-    /// Accepted only because this gateway is allowed RSA-1024 and SHA-1.
+    /// Accepted only because this CAS is allowed RSA-1024 and SHA-1.
     pub relies_on_legacy_algorithms: bool,
     /// From the server's own certificate to the root, as far as known.
     pub chain: Vec<ChainElement>,

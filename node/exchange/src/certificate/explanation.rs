@@ -37,7 +37,7 @@ fn verified(host: &str, chain: &Chain, relies_on_legacy_algorithms: bool) -> Str
     );
     if relies_on_legacy_algorithms {
         text.push_str(
-            " That is so only because legacy algorithms (RSA-1024, SHA-1) are switched on for this gateway: \
+            " That is so only because legacy algorithms (RSA-1024, SHA-1) are switched on for this cas: \
              have a certificate with 2048 bits and SHA-256 issued, then switch them off.",
         );
     }
@@ -57,7 +57,7 @@ fn about_link(link: &Link) -> Option<String> {
         }
         ElementStatus::Unsupported => {
             "have it issued with RSA of 2048 bits or more and SHA-256, or switch legacy_algorithms on for this \
-             gateway (RSA-1024 and SHA-1, TLS 1.2 only)."
+             cas (RSA-1024 and SHA-1, TLS 1.2 only)."
         }
     };
     Some(format!("Bad certificate \"{name}\": {remark}; {advice}"))
@@ -146,7 +146,7 @@ fn about_name(host: &str, chain: &Chain, refusal: &Refusal) -> Option<String> {
     }
     leaf.names.matching(host).err()?;
     Some(format!(
-        "The gateway is configured as {host}, and the certificate is for {}: configure the gateway by a name that the \
+        "The cas is configured as {host}, and the certificate is for {}: configure the cas by a name that the \
          certificate has, or have one issued for {host}. A wildcard stands for one label only.",
         names_of(leaf)
     ))

@@ -66,7 +66,7 @@ fn a_read_that_finds_nothing_new_publishes_nothing_and_hurries_no_edge() {
 #[test]
 fn beyond_the_window_nothing_is_known() {
     let mut world = settled(1, &["cas-1"], 2, CalendarSettings::default());
-    world.exchange.gateway("cas-1").state = super::exchange::GatewayState::Dead;
+    world.exchange.cas("cas-1").state = super::exchange::CasState::Dead;
     world.run(Duration::from_secs(35 * 3600));
     assert_eq!(world.shown(0), Some(CalendarState::Free));
     world.run(Duration::from_secs(2 * 3600));

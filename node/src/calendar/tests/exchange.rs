@@ -1,4 +1,4 @@
-//! A model of Exchange: gateways over one store of mailboxes, with everything that can go wrong with them.
+//! A model of Exchange: CAS over one store of mailboxes, with everything that can go wrong with them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tandem_exchange::ews::{
 
 #[derive(Debug, Default)]
 pub(super) struct Exchange {
-    pub gateways: BTreeMap<CasId, Gateway>,
+    pub cas_list: BTreeMap<CasId, Cas>,
     pub mailboxes: BTreeMap<String, MailboxState>,
     pub subscriptions: BTreeMap<String, Subscription>,
     next_subscription: u64,
@@ -22,19 +22,19 @@ pub(super) struct Exchange {
     /// Requests that came with a wrong password.
     pub refusals: usize,
     pub push_is_blocked: bool,
-    /// Every operation that was asked, by gateway and label.
+    /// Every operation that was asked, by CAS and label.
     pub asked: BTreeMap<(CasId, &'static str), usize>,
 }
 
 #[derive(Debug)]
-pub(super) struct Gateway {
-    pub state: GatewayState,
+pub(super) struct Cas {
+    pub state: CasState,
     pub latency: Duration,
     pub refuses_account: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum GatewayState {
+pub(super) enum CasState {
     Up,
     /// Nobody listens.
     Dead,
@@ -49,9 +49,9 @@ pub(super) enum GatewayState {
 pub(super) struct MailboxState {
     pub items: Vec<CalendarItem>,
     pub version: u64,
-    /// What the next operations of a kind fail with, at any gateway.
+    /// What the next operations of a kind fail with, at any CAS.
     pub failures: BTreeMap<&'static str, VecDeque<Failure>>,
-    /// What all operations fail with, at any gateway or at one.
+    /// What all operations fail with, at any CAS or at one.
     pub broken: Option<(Option<CasId>, Failure)>,
     pub primary: Option<String>,
     /// FindItem returns no more than this many items.
@@ -60,7 +60,7 @@ pub(super) struct MailboxState {
 
 #[derive(Debug, Clone)]
 pub(super) struct Subscription {
-    pub gateway: CasId,
+    pub cas: CasId,
     pub mailbox: String,
     pub delivery: Delivery,
     pub is_deaf: bool,
@@ -92,23 +92,23 @@ pub(super) enum Told {
 }
 
 impl Exchange {
-    pub(super) fn with(gateways: &[&str]) -> Self {
-        let gateway = || Gateway {
-            state: GatewayState::Up,
+    pub(super) fn with(cas_list: &[&str]) -> Self {
+        let cas = || Cas {
+            state: CasState::Up,
             latency: Duration::from_millis(40),
             refuses_account: false,
         };
         Self {
-            gateways: gateways
+            cas_list: cas_list
                 .iter()
-                .map(|name| (CasId((*name).to_owned()), gateway()))
+                .map(|name| (CasId((*name).to_owned()), cas()))
                 .collect(),
             ..Self::default()
         }
     }
 
-    pub(super) fn gateway(&mut self, name: &str) -> &mut Gateway {
-        self.gateways.get_mut(&CasId(name.to_owned())).unwrap()
+    pub(super) fn cas(&mut self, name: &str) -> &mut Cas {
+        self.cas_list.get_mut(&CasId(name.to_owned())).unwrap()
     }
 
     pub(super) fn mailbox(&mut self, address: &str) -> &mut MailboxState {
@@ -123,17 +123,14 @@ impl Exchange {
     /// The answer, and how long it takes.
     pub(super) fn perform(
         &mut self,
-        gateway: &CasId,
+        cas: &CasId,
         operation: &Operation,
         impersonate: Option<&Mailbox>,
         push: Option<(String, u64)>,
         timeout: Duration,
     ) -> (Result<Answer, Failure>, Duration) {
-        *self
-            .asked
-            .entry((gateway.clone(), operation.label()))
-            .or_default() += 1;
-        let Some(state) = self.gateways.get(gateway) else {
+        *self.asked.entry((cas.clone(), operation.label())).or_default() += 1;
+        let Some(state) = self.cas_list.get(cas) else {
             return (
                 Err(Failure::Unreachable("no such host".to_owned())),
                 Duration::ZERO,
@@ -141,24 +138,24 @@ impl Exchange {
         };
         let latency = state.latency;
         match &state.state {
-            GatewayState::Dead => {
+            CasState::Dead => {
                 let refused = Failure::Unreachable("connection refused".to_owned());
                 return (Err(refused), Duration::from_millis(1));
             }
-            GatewayState::Silent => return (Err(Failure::TimedOut), timeout),
-            GatewayState::Busy { back_off } => return (Err(busy(*back_off)), latency),
-            GatewayState::Up => {}
+            CasState::Silent => return (Err(Failure::TimedOut), timeout),
+            CasState::Busy { back_off } => return (Err(busy(*back_off)), latency),
+            CasState::Up => {}
         }
         if self.password_is_wrong || state.refuses_account {
             self.refusals += 1;
             return (Err(Failure::Unauthorized("wrong password".to_owned())), latency);
         }
-        (self.answer(gateway, operation, impersonate, push), latency)
+        (self.answer(cas, operation, impersonate, push), latency)
     }
 
     fn answer(
         &mut self,
-        gateway: &CasId,
+        cas: &CasId,
         operation: &Operation,
         impersonate: Option<&Mailbox>,
         push: Option<(String, u64)>,
@@ -169,16 +166,16 @@ impl Exchange {
             return Ok(Answer::Availability(mailboxes.iter().map(free_busy).collect()));
         }
         let address = impersonate.unwrap().0.clone();
-        self.refuse(gateway, &address, operation.label())?;
+        self.refuse(cas, &address, operation.label())?;
         match operation {
             Operation::SubscribePush { .. } => {
                 let (user, attempt) = push.unwrap();
-                Ok(self.subscribe(gateway, address, Delivery::Push { user, attempt }))
+                Ok(self.subscribe(cas, address, Delivery::Push { user, attempt }))
             }
             Operation::SubscribeStreaming => {
-                Ok(self.subscribe(gateway, address, Delivery::Stream { open: None }))
+                Ok(self.subscribe(cas, address, Delivery::Stream { open: None }))
             }
-            Operation::SubscribePull { .. } => Ok(self.subscribe(gateway, address, Delivery::Pull)),
+            Operation::SubscribePull { .. } => Ok(self.subscribe(cas, address, Delivery::Pull)),
             Operation::GetEvents { subscription, .. } => self.events_of(subscription),
             Operation::Unsubscribe { subscription } => {
                 let known = self.subscriptions.remove(&subscription.0);
@@ -195,10 +192,10 @@ impl Exchange {
         }
     }
 
-    fn refuse(&mut self, gateway: &CasId, address: &str, operation: &'static str) -> Result<(), Failure> {
+    fn refuse(&mut self, cas: &CasId, address: &str, operation: &'static str) -> Result<(), Failure> {
         let mailbox = self.mailbox(address);
         if let Some((at, failure)) = &mailbox.broken
-            && at.as_ref().is_none_or(|at| at == gateway)
+            && at.as_ref().is_none_or(|at| at == cas)
         {
             return Err(failure.clone());
         }
@@ -239,7 +236,7 @@ impl Exchange {
         Answer::Items { items, complete }
     }
 
-    fn subscribe(&mut self, gateway: &CasId, mailbox: String, delivery: Delivery) -> Answer {
+    fn subscribe(&mut self, cas: &CasId, mailbox: String, delivery: Delivery) -> Answer {
         self.next_subscription += 1;
         let id = format!("S{}", self.next_subscription);
         let watermark = match delivery {
@@ -249,7 +246,7 @@ impl Exchange {
         self.subscriptions.insert(
             id.clone(),
             Subscription {
-                gateway: gateway.clone(),
+                cas: cas.clone(),
                 mailbox,
                 delivery,
                 is_deaf: false,
@@ -278,10 +275,10 @@ impl Exchange {
         let mailbox = self.mailbox(address);
         mailbox.items = items;
         mailbox.version += 1;
-        let gateways = &self.gateways;
+        let cas_list = &self.cas_list;
         let mut told = Vec::new();
         for (id, subscription) in &mut self.subscriptions {
-            let is_up = gateways[&subscription.gateway].state == GatewayState::Up;
+            let is_up = cas_list[&subscription.cas].state == CasState::Up;
             if subscription.mailbox == address && !subscription.is_deaf && is_up {
                 told.extend(subscription.tell(id, EventKind::Modified));
             }
@@ -293,7 +290,7 @@ impl Exchange {
     pub(super) fn status_event(&mut self, id: &str) -> Option<Told> {
         let is_blocked = self.push_is_blocked;
         let subscription = self.subscriptions.get_mut(id)?;
-        let is_up = self.gateways[&subscription.gateway].state == GatewayState::Up;
+        let is_up = self.cas_list[&subscription.cas].state == CasState::Up;
         match is_up && !is_blocked {
             true => subscription.tell(id, EventKind::Status),
             false => None,
@@ -336,10 +333,10 @@ impl Exchange {
         }
     }
 
-    /// The gateway was restarted: it knows no subscription any more.
-    pub(super) fn forget_subscriptions(&mut self, gateway: &str) {
+    /// The CAS was restarted: it knows no subscription any more.
+    pub(super) fn forget_subscriptions(&mut self, cas: &str) {
         self.subscriptions
-            .retain(|_, subscription| subscription.gateway.0 != gateway);
+            .retain(|_, subscription| subscription.cas.0 != cas);
     }
 
     pub(super) fn subscribed_mailboxes(&self) -> BTreeSet<&str> {
@@ -354,8 +351,8 @@ impl Exchange {
         counts.map(|(_, count)| count).sum()
     }
 
-    pub(super) fn asked_at(&self, gateway: &str) -> usize {
-        let counts = self.asked.iter().filter(|((cas, _), _)| cas.0 == gateway);
+    pub(super) fn asked_at(&self, cas: &str) -> usize {
+        let counts = self.asked.iter().filter(|((asked, _), _)| asked.0 == cas);
         counts.map(|(_, count)| count).sum()
     }
 }

@@ -95,15 +95,15 @@ fn the_spread_follows_the_number_of_nodes() {
 }
 
 #[test]
-fn the_gateways_of_the_file_are_offered_to_a_cluster_that_has_none() {
+fn the_cas_of_the_file_are_offered_to_a_cluster_that_has_none() {
     let id = CasId("cas-of-the-file".to_owned());
     let config = CalendarsConfig {
-        initial_gateways: vec![(id.clone(), CasEndpoint::of(&id))],
+        initial_cas: vec![(id.clone(), CasEndpoint::of(&id))],
         ..CalendarsConfig::new(NodeId(1))
     };
     for has_some in [false, true] {
-        let gateways: &[&str] = if has_some { &TWO } else { &[] };
-        let world = World::new(1, gateways, 0, CalendarSettings::default());
+        let cas_list: &[&str] = if has_some { &TWO } else { &[] };
+        let world = World::new(1, cas_list, 0, CalendarSettings::default());
         let mut calendars = Calendars::new(config.clone(), CalendarSettings::default(), 1);
         let directory = Directory::default();
         let view = View {
@@ -130,7 +130,7 @@ fn the_gateways_of_the_file_are_offered_to_a_cluster_that_has_none() {
         let applied = Some(Applied::Done);
         let outputs = calendars.handle(Input::Committed { proposal, applied }, view, world.now());
         assert_eq!(offered(&outputs), None, "once");
-        let told = Report::GatewaysOffered {
+        let told = Report::CasOffered {
             count: 1,
             is_taken: true,
         };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tandem_cluster::{Authority, NodeId};
 
-use super::exchange::{GatewayState, busy, code};
+use super::exchange::{CasState, busy, code};
 use super::life::{minutes, seconds, with};
 use super::world::{World, address, meeting, minute, user};
 use crate::calendar::{Delivery, Input, Report, StreamEnd, StreamId};
@@ -19,7 +19,7 @@ enum Act {
     Wait(u64),
     Change(usize, i64),
     ChangeUntold(usize, i64),
-    Gateway(usize, GatewayState),
+    Cas(usize, CasState),
     Forget(usize),
     EndStreams(usize, bool),
     Fail(usize, &'static str, &'static str),
@@ -38,10 +38,10 @@ enum Act {
 
 fn act() -> impl Strategy<Value = Act> {
     let state = prop::sample::select(vec![
-        GatewayState::Up,
-        GatewayState::Dead,
-        GatewayState::Silent,
-        GatewayState::Busy {
+        CasState::Up,
+        CasState::Dead,
+        CasState::Silent,
+        CasState::Busy {
             back_off: Duration::from_secs(3),
         },
     ]);
@@ -70,9 +70,9 @@ fn act() -> impl Strategy<Value = Act> {
         4 => (0..400_u64).prop_map(Act::Wait),
         4 => (0..USERS, 1..300_i64).prop_map(|(user, end)| Act::Change(user, end)),
         1 => (0..USERS, 1..300_i64).prop_map(|(user, end)| Act::ChangeUntold(user, end)),
-        2 => (0..3_usize, state).prop_map(|(gateway, state)| Act::Gateway(gateway, state)),
+        2 => (0..3_usize, state).prop_map(|(cas, state)| Act::Cas(cas, state)),
         1 => (0..3_usize).prop_map(Act::Forget),
-        1 => (0..3_usize, any::<bool>()).prop_map(|(gateway, clean)| Act::EndStreams(gateway, clean)),
+        1 => (0..3_usize, any::<bool>()).prop_map(|(cas, clean)| Act::EndStreams(cas, clean)),
         2 => (0..USERS, operations, codes.clone()).prop_map(|(user, what, code)| Act::Fail(user, what, code)),
         1 => (0..USERS, codes).prop_map(|(user, code)| Act::Break(user, code)),
         2 => (0..USERS).prop_map(Act::Mend),
@@ -103,19 +103,19 @@ fn perform(world: &mut World, act: &Act) {
         Act::Wait(secs) => world.run(seconds(*secs)),
         Act::Change(user, end) => world.change(*user, busy_until(*end)),
         Act::ChangeUntold(user, end) => world.change_untold(*user, busy_until(*end)),
-        Act::Gateway(gateway, state) => world.exchange.gateway(THREE[*gateway]).state = state.clone(),
+        Act::Cas(cas, state) => world.exchange.cas(THREE[*cas]).state = state.clone(),
         // As a restart does it: its connections break, too.
-        Act::Forget(gateway) => {
-            world.end_streams(THREE[*gateway], &StreamEnd::Silent);
-            world.exchange.forget_subscriptions(THREE[*gateway]);
+        Act::Forget(cas) => {
+            world.end_streams(THREE[*cas], &StreamEnd::Silent);
+            world.exchange.forget_subscriptions(THREE[*cas]);
         }
-        Act::EndStreams(gateway, is_clean) => {
+        Act::EndStreams(cas, is_clean) => {
             let end = if *is_clean {
                 StreamEnd::Closed
             } else {
                 StreamEnd::Silent
             };
-            world.end_streams(THREE[*gateway], &end);
+            world.end_streams(THREE[*cas], &end);
         }
         Act::Fail(user, operation, name) => world.exchange.fail_next(&address(*user), operation, code(name)),
         Act::Break(user, name) => world.exchange.mailbox(&address(*user)).broken = Some((None, code(name))),
@@ -149,8 +149,8 @@ fn heal(world: &mut World) {
     world.no_log = false;
     world.exchange.password_is_wrong = false;
     world.exchange.push_is_blocked = false;
-    for gateway in THREE {
-        world.exchange.gateway(gateway).state = GatewayState::Up;
+    for cas in THREE {
+        world.exchange.cas(cas).state = CasState::Up;
     }
     for number in 0..USERS {
         let mailbox = world.exchange.mailbox(&address(number));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tandem_cluster::{Authority, CalendarPresence, CalendarState, Change, Command, NodeId};
 
-use super::exchange::GatewayState;
+use super::exchange::CasState;
 use super::world::{World, address, meeting, minute, name, user};
 use crate::calendar::{
     CalendarSettings, Delivery, DeliveryKind, Input, Report, StreamEnd, SubscriptionState,
@@ -31,8 +31,8 @@ pub(super) fn with(delivery: Delivery) -> CalendarSettings {
 }
 
 /// A world that has come to rest.
-pub(super) fn settled(nodes: u64, gateways: &[&str], users: usize, settings: CalendarSettings) -> World {
-    let mut world = World::new(nodes, gateways, users, settings);
+pub(super) fn settled(nodes: u64, cas_list: &[&str], users: usize, settings: CalendarSettings) -> World {
+    let mut world = World::new(nodes, cas_list, users, settings);
     world.start();
     world.run(seconds(60));
     assert!(world.unsubscribed_users().is_empty());
@@ -103,10 +103,10 @@ fn a_change_between_the_first_load_and_the_subscription_is_not_missed() {
 }
 
 #[test]
-fn when_a_gateway_dies_its_users_go_to_the_others_evenly_and_nobody_else_moves() {
+fn when_a_cas_dies_its_users_go_to_the_others_evenly_and_nobody_else_moves() {
     let mut world = settled(2, &EIGHT, 1000, CalendarSettings::default());
     let before: Vec<String> = (0..1000).map(|number| world.cas_of(number)).collect();
-    world.exchange.gateway("cas-3").state = GatewayState::Dead;
+    world.exchange.cas("cas-3").state = CasState::Dead;
     world.exchange.forget_subscriptions("cas-3");
     world.run(seconds(60));
     for (number, cas) in before.iter().enumerate() {
@@ -119,31 +119,25 @@ fn when_a_gateway_dies_its_users_go_to_the_others_evenly_and_nobody_else_moves()
     );
     assert!(world.unsubscribed_users().is_empty());
     assert!(world.wrong_users().is_empty());
-    world.exchange.gateway("cas-3").state = GatewayState::Up;
+    world.exchange.cas("cas-3").state = CasState::Up;
     world.run(minutes(5));
     assert_eq!(
         world.spread(),
         spread,
         "who has left does not come back by itself"
     );
-    assert!(
-        world
-            .state
-            .cas_gateways()
-            .iter()
-            .all(|gateway| gateway.takes_users())
-    );
+    assert!(world.state.cas_gateways().iter().all(|cas| cas.takes_users()));
 }
 
 #[test]
-fn what_waits_to_be_read_at_a_gateway_that_fails_is_read_at_the_next_one() {
+fn what_waits_to_be_read_at_a_cas_that_fails_is_read_at_the_next_one() {
     let mut world = settled(1, &EIGHT[..3], 60, CalendarSettings::default());
     let busy = vec![meeting(minute(0), minute(600), FreeBusyStatus::Busy)];
     for number in 0..60 {
         world.change(number, busy.clone());
     }
     // Subscriptions outlive it: what they told waits for its turn when nothing is answered any more.
-    world.exchange.gateway("cas-1").state = GatewayState::Dead;
+    world.exchange.cas("cas-1").state = CasState::Dead;
     world.run(seconds(60));
     assert!(!world.spread().contains_key("cas-1"), "{:?}", world.spread());
     assert!(world.unsubscribed_users().is_empty());
@@ -151,22 +145,22 @@ fn what_waits_to_be_read_at_a_gateway_that_fails_is_read_at_the_next_one() {
 }
 
 #[test]
-fn a_gateway_that_swallows_requests_is_found_out_and_left_within_a_minute() {
+fn a_cas_that_swallows_requests_is_found_out_and_left_within_a_minute() {
     let mut world = settled(1, &EIGHT[..4], 100, CalendarSettings::default());
-    world.exchange.gateway("cas-2").state = GatewayState::Silent;
+    world.exchange.cas("cas-2").state = CasState::Silent;
     world.run(seconds(60));
     assert!(!world.spread().contains_key("cas-2"), "{:?}", world.spread());
 }
 
 #[test]
-fn users_of_a_dead_gateway_move_at_the_bounded_rate_in_few_entries() {
+fn users_of_a_dead_cas_move_at_the_bounded_rate_in_few_entries() {
     let settings = CalendarSettings {
         moves_per_second: 10,
         ..CalendarSettings::default()
     };
     let mut world = settled(1, &EIGHT[..2], 200, settings);
     let entries = world.proposals.len();
-    world.exchange.gateway("cas-1").state = GatewayState::Dead;
+    world.exchange.cas("cas-1").state = CasState::Dead;
     world.run(minutes(2));
     let moved: Vec<usize> = world.proposals[entries..]
         .iter()
@@ -180,16 +174,16 @@ fn users_of_a_dead_gateway_move_at_the_bounded_rate_in_few_entries() {
 }
 
 #[test]
-fn when_every_gateway_is_down_nobody_moves_and_all_heal_where_they_are() {
+fn when_every_cas_is_down_nobody_moves_and_all_heal_where_they_are() {
     let mut world = settled(1, &EIGHT[..4], 100, CalendarSettings::default());
     let before = world.state.assignments().clone();
-    for gateway in &EIGHT[..4] {
-        world.exchange.gateway(gateway).state = GatewayState::Dead;
+    for cas in &EIGHT[..4] {
+        world.exchange.cas(cas).state = CasState::Dead;
     }
     world.run(minutes(3));
     assert_eq!(world.state.assignments(), &before);
-    for gateway in &EIGHT[..4] {
-        world.exchange.gateway(gateway).state = GatewayState::Up;
+    for cas in &EIGHT[..4] {
+        world.exchange.cas(cas).state = CasState::Up;
     }
     world.run(minutes(3));
     assert_eq!(world.state.assignments(), &before);
@@ -202,8 +196,8 @@ fn what_goes_down_together_is_found_down_together() {
     for offset in 0..12 {
         let mut world = settled(1, &EIGHT[..4], 40, CalendarSettings::default());
         world.run(seconds(offset));
-        for gateway in &EIGHT[..4] {
-            world.exchange.gateway(gateway).state = GatewayState::Dead;
+        for cas in &EIGHT[..4] {
+            world.exchange.cas(cas).state = CasState::Dead;
         }
         world.run(minutes(2));
         assert_eq!(world.moves(), 0, "{offset} s later");
@@ -211,7 +205,7 @@ fn what_goes_down_together_is_found_down_together() {
 }
 
 #[test]
-fn when_a_node_dies_its_heirs_take_over_at_the_same_gateways() {
+fn when_a_node_dies_its_heirs_take_over_at_the_same_cas() {
     let mut world = settled(3, &EIGHT[..4], 300, CalendarSettings::default());
     let before = world.state.assignments().clone();
     world.kill_node(2);
@@ -228,7 +222,7 @@ fn a_node_without_authority_starts_nothing_and_goes_on_publishing() {
     let mut world = settled(1, &EIGHT[..2], 20, CalendarSettings::default());
     world.change_authority(Authority::Isolated);
     let (requests, entries) = (world.requests.len(), world.proposals.len());
-    world.exchange.gateway("cas-1").state = GatewayState::Dead;
+    world.exchange.cas("cas-1").state = CasState::Dead;
     world.run(minutes(40));
     assert_eq!((world.requests.len(), world.proposals.len()), (requests, entries));
     assert!(
@@ -241,7 +235,7 @@ fn a_node_without_authority_starts_nothing_and_goes_on_publishing() {
 fn throttling_moves_nobody_and_lets_fewer_requests_out() {
     let mut world = settled(1, &EIGHT[..4], 400, CalendarSettings::default());
     let before = world.state.assignments().clone();
-    world.exchange.gateway("cas-1").state = GatewayState::Busy { back_off: seconds(7) };
+    world.exchange.cas("cas-1").state = CasState::Busy { back_off: seconds(7) };
     let asked = world.exchange.asked_at("cas-1");
     for number in 0..400 {
         world.change(
@@ -255,7 +249,7 @@ fn throttling_moves_nobody_and_lets_fewer_requests_out() {
     let health = world.health("cas-1");
     assert_eq!(health.concurrency, 1);
     assert!(health.throttled > 0 && health.back_off_until_ms.is_some());
-    world.exchange.gateway("cas-1").state = GatewayState::Up;
+    world.exchange.cas("cas-1").state = CasState::Up;
     world.run(minutes(12));
     assert!(world.wrong_users().is_empty());
     assert_eq!(world.state.assignments(), &before);
@@ -293,9 +287,9 @@ fn a_password_that_is_good_again_is_found_by_a_probe() {
 }
 
 #[test]
-fn one_gateway_that_alone_refuses_the_account_does_not_stop_the_others() {
+fn one_cas_that_alone_refuses_the_account_does_not_stop_the_others() {
     let mut world = settled(1, &EIGHT[..3], 60, CalendarSettings::default());
-    world.exchange.gateway("cas-1").refuses_account = true;
+    world.exchange.cas("cas-1").refuses_account = true;
     for round in 0..20 {
         for number in 0..60 {
             let end = minute(600 + round);
@@ -521,7 +515,7 @@ fn a_burst_of_events_is_one_read() {
 }
 
 #[test]
-fn a_deaf_subscription_is_found_by_the_sweep_and_replaced_at_the_same_gateway() {
+fn a_deaf_subscription_is_found_by_the_sweep_and_replaced_at_the_same_cas() {
     let mut world = settled(1, &EIGHT[..2], 40, CalendarSettings::default());
     let cas = world.cas_of(5);
     for subscription in world.exchange.subscriptions.values_mut() {

@@ -46,7 +46,7 @@ fn healed(world: &mut World) {
 }
 
 #[test]
-fn lost_subscriptions_are_made_anew_at_another_gateway_and_the_last_presence_stays_meanwhile() {
+fn lost_subscriptions_are_made_anew_at_another_cas_and_the_last_presence_stays_meanwhile() {
     for lost in [
         "ErrorSubscriptionNotFound",
         "ErrorInvalidSubscription",
@@ -94,7 +94,7 @@ fn after_a_loss_equal_change_stamps_spare_the_read() {
 }
 
 #[test]
-fn a_subscription_that_somebody_else_streams_is_made_anew_at_the_same_gateway() {
+fn a_subscription_that_somebody_else_streams_is_made_anew_at_the_same_cas() {
     let mut world = settled(1, &THREE, 6, with(Delivery::StreamingOnly));
     let subscription = world.subscription_of(0);
     let cas = world.cas_of(0);
@@ -121,7 +121,7 @@ fn a_subscription_that_somebody_else_streams_is_made_anew_at_the_same_gateway() 
 }
 
 #[test]
-fn a_store_that_is_down_is_given_time_and_after_the_second_failure_another_gateway_is_asked() {
+fn a_store_that_is_down_is_given_time_and_after_the_second_failure_another_cas_is_asked() {
     for moved in [
         "ErrorMailboxMoveInProgress",
         "ErrorMailboxStoreUnavailable",
@@ -143,7 +143,7 @@ fn a_store_that_is_down_is_given_time_and_after_the_second_failure_another_gatew
 }
 
 #[test]
-fn a_mailbox_that_is_not_there_is_no_fault_of_its_gateway() {
+fn a_mailbox_that_is_not_there_is_no_fault_of_its_cas() {
     for gone in [
         "ErrorNonExistentMailbox",
         "ErrorNoCalendar",
@@ -185,7 +185,7 @@ fn the_primary_address_is_adopted_and_tried_once() {
 }
 
 #[test]
-fn a_throttled_user_is_tried_again_at_the_same_gateway() {
+fn a_throttled_user_is_tried_again_at_the_same_cas() {
     let mut world = six();
     for _ in 0..12 {
         world
@@ -199,7 +199,7 @@ fn a_throttled_user_is_tried_again_at_the_same_gateway() {
 }
 
 #[test]
-fn a_passing_trouble_is_met_by_three_tries_and_then_counts_against_the_gateway() {
+fn a_passing_trouble_is_met_by_three_tries_and_then_counts_against_the_cas() {
     let mut world = six();
     for _ in 0..2 {
         world
@@ -238,7 +238,7 @@ fn an_expired_password_stops_the_credential_and_moves_nobody() {
 }
 
 #[test]
-fn impersonation_denied_by_one_gateway_is_tried_at_another_once() {
+fn impersonation_denied_by_one_cas_is_tried_at_another_once() {
     let mut world = World::new(1, &THREE, 3, CalendarSettings::default());
     broken(&mut world, code("ErrorImpersonationDenied"));
     world.start();
@@ -321,8 +321,8 @@ fn too_much_is_asked_for_less() {
 #[test]
 fn the_answer_to_a_subscribe_that_nobody_waits_for_is_taken_back() {
     let mut world = World::new(1, &THREE, 3, with(Delivery::StreamingOnly));
-    for gateway in THREE {
-        world.exchange.gateway(gateway).latency = seconds(2);
+    for cas in THREE {
+        world.exchange.cas(cas).latency = seconds(2);
     }
     world.start();
     world.run(seconds(5));

@@ -21,16 +21,16 @@ pub(super) struct Arguments {
 pub(super) enum Command {
     Status,
     User { user: String },
-    Gateways,
-    GatewayAdd { gateway: NewGateway },
-    GatewayRemove { name: String },
-    GatewayEligible { name: String, eligible: bool },
+    CasList,
+    CasAdd { cas: NewCas },
+    CasRemove { name: String },
+    CasEligible { name: String, eligible: bool },
     Rebalance { per_second: u32 },
     Certificate(CertificateCommand),
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct NewGateway {
+pub(super) struct NewCas {
     pub(super) name: String,
     pub(super) host: Host,
     pub(super) description: String,
@@ -140,7 +140,7 @@ impl Given {
             "user" => Command::User {
                 user: words.next("the user's id")?,
             },
-            "gateways" => self.gateways(&mut words)?,
+            "gateways" => self.cas_list(&mut words)?,
             "rebalance" => Command::Rebalance {
                 per_second: self.per_second.unwrap_or(PER_SECOND),
             },
@@ -153,14 +153,14 @@ impl Given {
         }
     }
 
-    fn gateways(self, words: &mut Words) -> Result<Command, ArgumentError> {
+    fn cas_list(self, words: &mut Words) -> Result<Command, ArgumentError> {
         let Some(verb) = words.0.next() else {
-            return Ok(Command::Gateways);
+            return Ok(Command::CasList);
         };
         Ok(match verb.as_str() {
-            "list" => Command::Gateways,
-            "add" => Command::GatewayAdd {
-                gateway: NewGateway {
+            "list" => Command::CasList,
+            "add" => Command::CasAdd {
+                cas: NewCas {
                     name: words.next("the gateway's name")?,
                     host: Host::parse(&words.next("HOST or HOST:PORT")?)?,
                     description: self.description,
@@ -168,10 +168,10 @@ impl Given {
                     legacy_algorithms: self.legacy_algorithms,
                 },
             },
-            "remove" => Command::GatewayRemove {
+            "remove" => Command::CasRemove {
                 name: words.next("the gateway's name")?,
             },
-            "eligible" => Command::GatewayEligible {
+            "eligible" => Command::CasEligible {
                 name: words.next("the gateway's name")?,
                 eligible: yes_or_no(&words.next("yes or no")?)?,
             },
@@ -270,13 +270,13 @@ const PER_SECOND: u32 = 50;
 
 pub(super) const USAGE: &str = "\
 usage: tandem-node exchange COMMAND [--admin ADDRESS:PORT | --config FILE] [--json]
-  status                          every gateway: reachable, certificate, account, impersonation, users
-  user USER                       which gateway, since when, why, and what his calendar says
-  gateways                        the gateways in order
-  gateways add NAME HOST[:PORT]   [--description TEXT] [--no-channel-binding] [--legacy-algorithms]
-  gateways remove NAME            its users move on
-  gateways eligible NAME yes|no   whether it is given users; those it has stay
-  rebalance [--per-second N]      evens the users out between the gateways
+  status                          every cas: reachable, certificate, account, impersonation, users
+  user USER                       which cas, since when, why, and what his calendar says
+  cas_list                        the cas_list in order
+  cas_list add NAME HOST[:PORT]   [--description TEXT] [--no-channel-binding] [--legacy-algorithms]
+  cas_list remove NAME            its users move on
+  cas_list eligible NAME yes|no   whether it is given users; those it has stay
+  rebalance [--per-second N]      evens the users out between the cas_list
   certificate list                what is trusted, and our own certificate
   certificate diagnose HOST[:PORT]  [--legacy-algorithms] the chain of a host, and what is wrong with it
   certificate import HOST[:PORT]  shows what the host offers; with --accept FINGERPRINT (or recommended) trusts it
@@ -318,16 +318,16 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_is_added_with_its_host_and_port() {
+    fn a_cas_is_added_with_its_host_and_port() {
         let line = "gateways add cas-1 [2001:db8::1]:8443 --description second --no-channel-binding";
-        let gateway = NewGateway {
+        let cas = NewCas {
             name: "cas-1".to_owned(),
             host: host("2001:db8::1", 8443),
             description: "second".to_owned(),
             channel_binding: false,
             legacy_algorithms: false,
         };
-        assert_eq!(parsed(line).unwrap().command, Command::GatewayAdd { gateway });
+        assert_eq!(parsed(line).unwrap().command, Command::CasAdd { cas });
         for (text, wanted) in [
             ("cas.lab.test", host("cas.lab.test", 443)),
             ("cas.lab.test:8443", host("cas.lab.test", 8443)),

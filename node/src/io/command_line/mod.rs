@@ -5,9 +5,9 @@
 //! status says whether everything is in order (0), something is not (1), or no node could be asked (2).
 
 mod arguments;
+mod cas;
 mod certificates;
 mod cluster;
-mod gateways;
 mod user;
 
 use std::ffi::OsString;
@@ -40,13 +40,13 @@ fn perform(arguments: &Arguments) -> Result<Outcome, ClientError> {
     let client = AdminClient::new(arguments.admin)?;
     let json = arguments.json;
     match &arguments.command {
-        Command::Status => gateways::status(&client, json),
+        Command::Status => cas::status(&client, json),
         Command::User { user } => user::explain(&client, user, json),
-        Command::Gateways => gateways::list(&client, json),
-        Command::GatewayAdd { gateway } => gateways::add(&client, gateway),
-        Command::GatewayRemove { name } => gateways::remove(&client, name),
-        Command::GatewayEligible { name, eligible } => gateways::set_eligible(&client, name, *eligible),
-        Command::Rebalance { per_second } => gateways::rebalance(&client, *per_second),
+        Command::CasList => cas::list(&client, json),
+        Command::CasAdd { cas } => cas::add(&client, cas),
+        Command::CasRemove { name } => cas::remove(&client, name),
+        Command::CasEligible { name, eligible } => cas::set_eligible(&client, name, *eligible),
+        Command::Rebalance { per_second } => cas::rebalance(&client, *per_second),
         Command::Certificate(command) => certificates::perform(&client, command, json),
     }
 }

@@ -24,7 +24,7 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 use super::certificate_probe::{ProbeOptions, ProbeReport, meet, resolve};
-use super::trust::GatewayTrust;
+use super::trust::CasTrust;
 use tandem_exchange::certificate::{Met, lacks_issuer, offered};
 
 pub use tandem_exchange::certificate::{FetchFrom, Offered};
@@ -58,7 +58,7 @@ pub struct Offer {
 }
 
 /// Shows what could be installed.
-pub async fn show(store: &GatewayTrust, endpoint: &CasEndpoint, options: ImportOptions) -> Offer {
+pub async fn show(store: &CasTrust, endpoint: &CasEndpoint, options: ImportOptions) -> Offer {
     let met = meet(endpoint, options.probe).await;
     let (fetched, notes) = fetch_missing(store, endpoint, &met, options).await;
     let trusted = store.trusted();
@@ -75,7 +75,7 @@ pub async fn show(store: &GatewayTrust, endpoint: &CasEndpoint, options: ImportO
 /// # Errors
 /// If one of them is no longer offered, or the store cannot be changed; then none is installed.
 pub async fn accept(
-    store: &GatewayTrust,
+    store: &CasTrust,
     endpoint: &CasEndpoint,
     fingerprints: &[Fingerprint],
     options: ImportOptions,
@@ -108,7 +108,7 @@ pub enum ImportError {
 
 /// Upwards from where the chain breaks, until it is complete or no further issuer is known.
 async fn fetch_missing(
-    store: &GatewayTrust,
+    store: &CasTrust,
     endpoint: &CasEndpoint,
     met: &Met,
     options: ImportOptions,

@@ -14,7 +14,7 @@ use tandem_runtime::io::environment::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::trust::{GatewayTrust, server_name};
+use super::trust::{CasTrust, server_name};
 use super::verifier::{Witness, config_with};
 use tandem_exchange::certificate::{Met, NetworkTrouble, Session, Trouble};
 
@@ -41,7 +41,7 @@ impl Default for ProbeOptions {
 }
 
 /// Connects to the CAS and says what is wrong, in [`Diagnosis::status`] and its explanation.
-pub async fn probe(store: &GatewayTrust, endpoint: &CasEndpoint, options: ProbeOptions) -> ProbeReport {
+pub async fn probe(store: &CasTrust, endpoint: &CasEndpoint, options: ProbeOptions) -> ProbeReport {
     let met = meet(endpoint, options).await;
     met.report(endpoint, &[], &store.trusted(), UnixTime::now())
 }

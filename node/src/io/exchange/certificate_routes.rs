@@ -16,13 +16,13 @@ use thiserror::Error;
 use super::certificate_import::{self, FetchFrom, ImportError, ImportOptions, Offered};
 use super::certificate_probe::{ProbeReport, probe};
 use super::signing::ServingIdentity;
-use super::trust::GatewayTrust;
+use super::trust::CasTrust;
 use tandem_exchange::certificate::Source;
 
 /// What the routes work on.
 #[derive(Debug, Clone)]
 pub struct CertificateRoutes {
-    pub store: GatewayTrust,
+    pub store: CasTrust,
     /// Absent while callbacks come over plain HTTP.
     pub identity: Option<ServingIdentity>,
     pub options: ImportOptions,

@@ -10,8 +10,8 @@ use tandem_runtime::io::environment;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::cas::lock;
 use super::counters::ClientCounters;
-use super::gateway::lock;
 use super::sending::Shared;
 use super::streaming::{self, StreamHandle};
 use crate::calendar::{Input, StreamId};
@@ -24,7 +24,7 @@ pub use super::client_options::{ClientOptions, TlsConfigs, Transport};
 /// One operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PerformRequest {
-    pub gateway: CasId,
+    pub cas: CasId,
     /// Anything but `GetStreamingEvents`, which [`EwsClient::open_stream`] is for.
     pub operation: Operation,
     pub impersonate: Option<Mailbox>,
@@ -47,7 +47,7 @@ pub struct Performed {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenStream {
     pub stream: StreamId,
-    pub gateway: CasId,
+    pub cas: CasId,
     /// At most 200.
     pub subscriptions: Vec<SubscriptionId>,
     /// Whom to impersonate.
@@ -85,8 +85,8 @@ impl EwsClient {
     }
 
     /// Takes the complete list. Idle connections to a CAS that is gone or has a new address are closed.
-    pub fn set_gateways(&self, gateways: &[CasGateway]) {
-        self.shared.set_gateways(gateways);
+    pub fn set_cas(&self, cas_list: &[CasGateway]) {
+        self.shared.set_cas(cas_list);
     }
 
     /// Completes within `request.timeout`, whatever the outcome.
@@ -111,8 +111,8 @@ impl EwsClient {
     }
 
     /// Drops the cookies of this key: its next operation may reach another mailbox server.
-    pub fn forget_affinity(&self, gateway: &CasId, affinity: &AffinityKey) {
-        lock(&self.shared.jars).forget(gateway, affinity);
+    pub fn forget_affinity(&self, cas: &CasId, affinity: &AffinityKey) {
+        lock(&self.shared.jars).forget(cas, affinity);
     }
 }
 

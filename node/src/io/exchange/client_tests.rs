@@ -1,4 +1,4 @@
-//! The client against a scripted gateway: what a real one does only now and then.
+//! The client against a scripted CAS: what a real one does only now and then.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::client::{ClientOptions, EwsClient, OpenStream, PerformRequest, Transport};
-use super::scripted_gateway::{
+use super::scripted_cas::{
     CUT, HANG, Reply, Scripted, Then, challenge, challenge_as, fault, refusal, reply, stream_document,
     unsubscribed,
 };
@@ -25,7 +25,7 @@ async fn an_account_is_proved_once_for_a_connection() {
     let mut world = World::new(NTLM, vec![vec![challenge(), unsubscribed(), unsubscribed()]]).await;
     world.succeeds().await;
     world.succeeds().await;
-    let [first, proof, second] = world.gateway.take();
+    let [first, proof, second] = world.cas.take();
     assert_eq!((first.message_type(), first.body.len()), (Some(1), 0));
     assert_eq!(proof.message_type(), Some(3));
     assert!(proof.body.contains("Unsubscribe"));
@@ -59,7 +59,7 @@ async fn a_connection_that_was_forgotten_is_proved_again() {
     let mut world = World::new(NTLM, vec![script]).await;
     world.succeeds().await;
     world.succeeds().await;
-    let types = world.gateway.take::<5>().map(|seen| seen.message_type());
+    let types = world.cas.take::<5>().map(|seen| seen.message_type());
     assert_eq!(types, [Some(1), Some(3), None, Some(1), Some(3)]);
 }
 
@@ -73,7 +73,7 @@ async fn a_refused_account_is_told_and_not_tried_again() {
         reason.contains("CONTOSO\\svc") && !reason.contains(PASSWORD),
         "{reason}"
     );
-    assert_eq!(world.gateway.take::<2>()[1].message_type(), Some(3));
+    assert_eq!(world.cas.take::<2>()[1].message_type(), Some(3));
     assert_eq!(world.client.counters().logins_refused.get(), 1);
 }
 
@@ -99,7 +99,7 @@ async fn negotiate_is_taken_where_ntlm_is_not_offered_and_basic_where_that_is_al
     let script = vec![only_negotiate, challenge_as("Negotiate"), unsubscribed()];
     let mut world = World::new(NTLM, vec![script]).await;
     world.succeeds().await;
-    let [_, second, third] = world.gateway.take();
+    let [_, second, third] = world.cas.take();
     for seen in [second, third] {
         assert!(seen.field("authorization").unwrap().starts_with("Negotiate "));
     }
@@ -109,7 +109,7 @@ async fn negotiate_is_taken_where_ntlm_is_not_offered_and_basic_where_that_is_al
     let mut world = World::new(NEGOTIATED, vec![script]).await;
     world.succeeds().await;
     world.succeeds().await;
-    let [_, second, third] = world.gateway.take();
+    let [_, second, third] = world.cas.take();
     for seen in [second, third] {
         assert!(seen.field("authorization").unwrap().starts_with("Basic "));
     }
@@ -123,7 +123,7 @@ async fn negotiate_is_taken_where_ntlm_is_not_offered_and_basic_where_that_is_al
 }
 
 #[tokio::test]
-async fn trouble_in_front_of_the_gateway_is_not_the_accounts() {
+async fn trouble_in_front_of_the_cas_is_not_the_accounts() {
     let busy = reply(503, "Retry-After: 7", "");
     let world = World::new(NTLM, vec![vec![busy]]).await;
     let expected = Failure::Http {
@@ -157,9 +157,9 @@ async fn cookies_stay_with_their_group_until_they_are_forgotten() {
     for affinity in [group.clone(), group.clone(), AffinityKey::None] {
         world.perform(unsubscribe(), affinity).await.unwrap();
     }
-    world.client.forget_affinity(&cas(), &group);
+    world.client.forget_affinity(&cas_id(), &group);
     world.perform(unsubscribe(), group).await.unwrap();
-    let seen = world.gateway.take::<4>();
+    let seen = world.cas.take::<4>();
     let cookies = seen.each_ref().map(|seen| seen.field("cookie"));
     assert_eq!(cookies, [None, Some("X-BackEndOverrideCookie=mbx1"), None, None]);
     let prefers = seen
@@ -174,12 +174,12 @@ async fn cookies_stay_with_their_group_until_they_are_forgotten() {
 }
 
 #[tokio::test]
-async fn an_old_gateway_is_asked_in_its_own_words() {
+async fn an_old_cas_is_asked_in_its_own_words() {
     let script = vec![fault("ErrorInvalidServerVersion"), unsubscribed(), unsubscribed()];
     let mut world = World::new(Authentication::Basic, vec![script]).await;
     world.succeeds().await;
     world.succeeds().await;
-    let seen = world.gateway.take::<3>();
+    let seen = world.cas.take::<3>();
     let has = |version: &str| seen.each_ref().map(|seen| seen.body.contains(version));
     assert_eq!(has("\"Exchange2013\""), [true, false, false]);
     assert_eq!(has("\"Exchange2010_SP2\""), [false, true, true]);
@@ -208,14 +208,14 @@ async fn another_credential_never_uses_the_connections_of_the_former() {
     world.succeeds().await;
     world.credential.store(Arc::new(credential(NTLM)));
     world.succeeds().await;
-    let connections = world.gateway.take::<4>().map(|seen| seen.connection);
+    let connections = world.cas.take::<4>().map(|seen| seen.connection);
     assert_eq!(connections, [0, 0, 1, 1]);
 }
 
 #[tokio::test]
-async fn a_gateway_that_is_gone_answers_nothing() {
+async fn a_cas_that_is_gone_answers_nothing() {
     let world = World::new(Authentication::Basic, vec![]).await;
-    world.client.set_gateways(&[]);
+    world.client.set_cas(&[]);
     assert!(matches!(world.fails().await, Failure::Unreachable(_)));
 }
 
@@ -241,7 +241,7 @@ async fn a_token_is_fetched_once_and_again_after_it_was_refused() {
     world.succeeds().await;
     assert!(matches!(world.fails().await, Failure::Unauthorized(_)));
     world.succeeds().await;
-    let shown = world.gateway.take::<4>();
+    let shown = world.cas.take::<4>();
     let shown = shown.each_ref().map(|seen| seen.field("authorization"));
     let (first, second) = (Some("Bearer first"), Some("Bearer second"));
     assert_eq!(shown, [first, first, first, second]);
@@ -268,14 +268,14 @@ async fn a_refusing_issuer_is_not_asked_by_every_request() {
 }
 
 #[tokio::test]
-async fn a_stream_is_forwarded_part_by_part_until_the_gateway_closes_it() {
+async fn a_stream_is_forwarded_part_by_part_until_the_cas_closes_it() {
     let documents = [stream_document("OK"), stream_document("Closed")].concat();
     let mut world = World::new(Authentication::Basic, vec![vec![reply(200, "", &documents)]]).await;
     let mut stream = world.open_stream();
     assert_eq!(stream.next().await, part(StreamPart::Opened));
     assert_eq!(stream.next().await, part(StreamPart::Closed));
     assert_eq!(stream.next().await, ended(StreamEnd::Closed));
-    assert!(world.gateway.take::<1>()[0].body.contains("GetStreamingEvents"));
+    assert!(world.cas.take::<1>()[0].body.contains("GetStreamingEvents"));
 }
 
 #[tokio::test]
@@ -330,16 +330,16 @@ async fn a_stream_that_is_refused_says_why() {
     assert_eq!(code.0, "ErrorServerBusy");
 }
 
-/// A client and the gateway it knows.
+/// A client and the CAS it knows.
 struct World {
     client: EwsClient,
     credential: Arc<ArcSwap<Credential>>,
-    gateway: Scripted,
+    cas: Scripted,
 }
 
 impl World {
     async fn new(authentication: Authentication, scripts: Vec<Vec<Reply>>) -> Self {
-        let gateway = Scripted::start(scripts).await;
+        let cas = Scripted::start(scripts).await;
         let credential = Arc::new(ArcSwap::from_pointee(credential(authentication)));
         let options = ClientOptions {
             transport: Transport::Plain,
@@ -347,20 +347,20 @@ impl World {
             ..ClientOptions::default()
         };
         let client = EwsClient::new(options, Arc::new(no_tls), credential.clone());
-        client.set_gateways(&[CasGateway {
-            id: cas(),
+        client.set_cas(&[CasGateway {
+            id: cas_id(),
             eligible: true,
             broken_for: Default::default(),
             endpoint: CasEndpoint {
                 host: "127.0.0.1".to_owned(),
-                port: gateway.port,
-                ..CasEndpoint::of(&cas())
+                port: cas.port,
+                ..CasEndpoint::of(&cas_id())
             },
         }]);
         Self {
             client,
             credential,
-            gateway,
+            cas,
         }
     }
 
@@ -382,7 +382,7 @@ impl World {
 
     fn request(&self, operation: Operation, affinity: AffinityKey) -> PerformRequest {
         PerformRequest {
-            gateway: cas(),
+            cas: cas_id(),
             operation,
             impersonate: Some(Mailbox("ana@lab.test".to_owned())),
             affinity,
@@ -398,7 +398,7 @@ impl World {
         let (sender, inputs) = mpsc::channel(8);
         let open = OpenStream {
             stream: STREAM,
-            gateway: cas(),
+            cas: cas_id(),
             subscriptions: vec![SubscriptionId("JgB".to_owned())],
             anchor: Mailbox("ana@lab.test".to_owned()),
             affinity: AffinityKey::None,
@@ -445,7 +445,7 @@ fn credential(authentication: Authentication) -> Credential {
     }
 }
 
-fn cas() -> CasId {
+fn cas_id() -> CasId {
     CasId("cas-1".to_owned())
 }
 

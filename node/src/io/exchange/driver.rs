@@ -11,7 +11,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
 use tracing::info;
 
-use crate::calendar::{Calendars, Callback, CallbackId, Explanation, GatewayHealth, Input, StreamId};
+use crate::calendar::{Calendars, Callback, CallbackId, CasHealth, Explanation, Input, StreamId};
 use crate::directory::Directory;
 use crate::io::presence::PresenceOut;
 use crate::metrics::CalendarMetrics;
@@ -48,16 +48,16 @@ pub enum Question {
         user: String,
         answer: oneshot::Sender<Option<Explanation>>,
     },
-    Gateways {
-        answer: oneshot::Sender<GatewaysAnswer>,
+    CasList {
+        answer: oneshot::Sender<CasAnswer>,
     },
     /// The node's users have other owners: the loop ends when the work under way is done, or soon after.
     Stop,
 }
 
 #[derive(Debug, Clone)]
-pub struct GatewaysAnswer {
-    pub gateways: Vec<GatewayHealth>,
+pub struct CasAnswer {
+    pub cas_list: Vec<CasHealth>,
     pub credential_refused: bool,
 }
 
@@ -171,8 +171,8 @@ impl Running {
         // The caller may be gone.
         match question {
             Question::Explain { user, answer } => drop(answer.send(calendars.explain(&user))),
-            Question::Gateways { answer } => drop(answer.send(GatewaysAnswer {
-                gateways: calendars.gateway_statuses(),
+            Question::CasList { answer } => drop(answer.send(CasAnswer {
+                cas_list: calendars.cas_statuses(),
                 credential_refused: calendars.census().credential_refused,
             })),
             Question::Stop => {}
@@ -187,12 +187,12 @@ impl Running {
     fn show_metrics(&mut self) {
         let (metrics, calendars) = (&self.driver.metrics, &self.driver.calendars);
         metrics.show_census(&calendars.census());
-        let statuses = calendars.gateway_statuses();
+        let statuses = calendars.cas_statuses();
         for health in &statuses {
-            metrics.show_gateway(health);
+            metrics.show_cas(health);
         }
-        let shown: BTreeSet<CasId> = statuses.into_iter().map(|health| health.gateway).collect();
-        metrics.forget_gateways(&self.shown.difference(&shown).cloned().collect());
+        let shown: BTreeSet<CasId> = statuses.into_iter().map(|health| health.cas).collect();
+        metrics.forget_cas(&self.shown.difference(&shown).cloned().collect());
         self.shown = shown;
     }
 

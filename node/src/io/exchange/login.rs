@@ -8,9 +8,9 @@ use hyper::body::Incoming;
 use hyper::header::WWW_AUTHENTICATE;
 use hyper::{Response, StatusCode};
 
+use super::cas::{Cas, Pooled};
 use super::connection::{Broken, read_body};
 use super::counters::ClientCounters;
-use super::gateway::{Gateway, Pooled};
 use super::post::Post;
 use tandem_exchange::authorization::{Offers, Scheme, basic_authorization};
 use tandem_exchange::credential::{Authentication, NtlmVersions};
@@ -39,7 +39,7 @@ impl From<Broken> for Trouble {
 
 /// One request of one identity at one CAS.
 pub(super) struct Login<'a> {
-    pub(super) gateway: &'a Gateway,
+    pub(super) cas: &'a Cas,
     pub(super) workstation: &'a str,
     pub(super) counters: &'a ClientCounters,
     /// Of the identity, when the request was made.
@@ -73,7 +73,7 @@ impl Login<'_> {
     ) -> Result<Response<Incoming>, Trouble> {
         self.counters.logins.inc();
         let request = post.request(
-            &self.gateway.host_header(),
+            &self.cas.host_header(),
             Some(&token.authorization()),
             post.body.clone(),
         );
@@ -86,20 +86,16 @@ impl Login<'_> {
 
     async fn send_basic(&self, pooled: &mut Pooled, post: &Post) -> Result<Response<Incoming>, Trouble> {
         let identity = pooled.identity.clone();
-        let turn = self.gateway.turn_of(&identity, self.refusals_seen).await;
+        let turn = self.cas.turn_of(&identity, self.refusals_seen).await;
         let _turn = turn.map_err(Trouble::Failed)?;
         let credential = &identity.credential;
         let authorization = basic_authorization(&credential.account, &credential.password);
         self.counters.logins.inc();
-        let request = post.request(
-            &self.gateway.host_header(),
-            Some(&authorization),
-            post.body.clone(),
-        );
+        let request = post.request(&self.cas.host_header(), Some(&authorization), post.body.clone());
         let response = pooled.connection.send(request).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             // The CAS may require another scheme by now.
-            self.gateway.remember_scheme(None);
+            self.cas.remember_scheme(None);
             return Err(self.refusal(pooled, "Basic"));
         }
         if says_who_we_are(response.status()) {
@@ -116,7 +112,7 @@ impl Login<'_> {
         schemes: &[Scheme],
     ) -> Result<Response<Incoming>, Trouble> {
         if pooled.authenticated {
-            let request = post.request(&self.gateway.host_header(), None, post.body.clone());
+            let request = post.request(&self.cas.host_header(), None, post.body.clone());
             let response = pooled.connection.send(request).await?;
             if response.status() != StatusCode::UNAUTHORIZED {
                 return Ok(response);
@@ -136,7 +132,7 @@ impl Login<'_> {
         schemes: &[Scheme],
     ) -> Result<Response<Incoming>, Trouble> {
         let mut untried = schemes.to_vec();
-        let mut scheme = self.gateway.scheme(schemes);
+        let mut scheme = self.cas.scheme(schemes);
         loop {
             untried.retain(|other| *other != scheme);
             if scheme == Scheme::Basic {
@@ -151,7 +147,7 @@ impl Login<'_> {
             };
             let next = untried.iter().find(|other| offers.has(**other));
             scheme = *next.ok_or_else(|| self.no_common_scheme(schemes, &offers))?;
-            self.gateway.remember_scheme(Some(scheme));
+            self.cas.remember_scheme(Some(scheme));
         }
     }
 
@@ -163,12 +159,12 @@ impl Login<'_> {
         scheme: Scheme,
     ) -> Result<Negotiated, Trouble> {
         let authorization = scheme.authorization(&ntlm::negotiate());
-        let request = post.request(&self.gateway.host_header(), Some(&authorization), Bytes::new());
+        let request = post.request(&self.cas.host_header(), Some(&authorization), Bytes::new());
         let response = pooled.connection.send(request).await?;
         if response.status().is_success() {
             drain(response).await?;
             pooled.authenticated = true;
-            let request = post.request(&self.gateway.host_header(), None, post.body.clone());
+            let request = post.request(&self.cas.host_header(), None, post.body.clone());
             let response = pooled.connection.send(request).await?;
             if response.status() == StatusCode::UNAUTHORIZED {
                 return Err(refused("the CAS required no login and then refused the request"));
@@ -195,15 +191,11 @@ impl Login<'_> {
         challenge: &[u8],
     ) -> Result<Response<Incoming>, Trouble> {
         let identity = pooled.identity.clone();
-        let turn = self.gateway.turn_of(&identity, self.refusals_seen).await;
+        let turn = self.cas.turn_of(&identity, self.refusals_seen).await;
         let _turn = turn.map_err(Trouble::Failed)?;
         let authorization = scheme.authorization(&self.proof(pooled, versions, challenge)?);
         self.counters.logins.inc();
-        let request = post.request(
-            &self.gateway.host_header(),
-            Some(&authorization),
-            post.body.clone(),
-        );
+        let request = post.request(&self.cas.host_header(), Some(&authorization), post.body.clone());
         let response = pooled.connection.send(request).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             return Err(self.refusal(pooled, scheme.as_str()));
@@ -216,7 +208,7 @@ impl Login<'_> {
     }
 
     fn proof(&self, pooled: &Pooled, versions: NtlmVersions, challenge: &[u8]) -> Result<Vec<u8>, Trouble> {
-        let endpoint = &self.gateway.endpoint;
+        let endpoint = &self.cas.endpoint;
         let service = Service {
             host: &endpoint.host,
             binding: pooled.connection.binding,
@@ -232,22 +224,22 @@ impl Login<'_> {
             now: FileTime::from_unix(since_1970()),
         };
         ntlm::authenticate(&proof, &ntlm::negotiate(), challenge)
-            .map_err(|error| refused(&format!("{}: {error}", self.gateway.authority())))
+            .map_err(|error| refused(&format!("{}: {error}", self.cas.authority())))
     }
 
     fn refusal(&self, pooled: &Pooled, how: &str) -> Trouble {
         pooled.identity.refused();
         self.counters.logins_refused.inc();
         let account = &pooled.identity.credential.account;
-        refused(&format!("{} refused {account} ({how})", self.gateway.authority()))
+        refused(&format!("{} refused {account} ({how})", self.cas.authority()))
     }
 
     fn no_common_scheme(&self, schemes: &[Scheme], offers: &Offers) -> Trouble {
-        self.gateway.remember_scheme(None);
+        self.cas.remember_scheme(None);
         let wanted: Vec<_> = schemes.iter().map(|scheme| scheme.as_str()).collect();
         refused(&format!(
             "{} takes {}, not {}",
-            self.gateway.authority(),
+            self.cas.authority(),
             offers.describe(),
             wanted.join(" or ")
         ))

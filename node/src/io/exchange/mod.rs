@@ -3,6 +3,7 @@
 //! Owns sockets, TLS and tokens. Does not own SOAP ([`tandem_exchange::ews`]), nor what is requested, when and how often
 //! ([`crate::calendar`]). What always holds: every wait, buffer and table is bounded; no secret is ever logged.
 
+mod cas;
 pub mod certificate_import;
 pub mod certificate_probe;
 pub mod certificate_routes;
@@ -14,7 +15,6 @@ mod connection;
 pub mod counters;
 pub mod credential_source;
 pub mod driver;
-mod gateway;
 mod login;
 mod performing;
 mod post;
@@ -28,7 +28,7 @@ mod push_listener_tests;
 mod reports;
 pub mod routes;
 #[cfg(test)]
-mod scripted_gateway;
+mod scripted_cas;
 mod sending;
 pub mod signing;
 pub mod streaming;

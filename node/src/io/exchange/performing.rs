@@ -46,14 +46,14 @@ impl Running {
         match output {
             Output::Request {
                 request,
-                gateway,
+                cas,
                 operation,
                 impersonate,
                 affinity,
                 timeout,
             } => {
                 let asked = PerformRequest {
-                    gateway,
+                    cas,
                     operation,
                     impersonate,
                     affinity,
@@ -63,7 +63,7 @@ impl Running {
             }
             Output::SubscribePush {
                 request,
-                gateway,
+                cas,
                 user,
                 mailbox,
                 attempt,
@@ -75,7 +75,7 @@ impl Running {
                     return self.refuse_push(request);
                 };
                 let asked = PerformRequest {
-                    gateway,
+                    cas,
                     operation: Operation::SubscribePush {
                         callback_url,
                         status_frequency,
@@ -88,7 +88,7 @@ impl Running {
             }
             Output::OpenStream {
                 stream,
-                gateway,
+                cas,
                 subscriptions,
                 anchor,
                 affinity,
@@ -97,7 +97,7 @@ impl Running {
             } => {
                 let open = OpenStream {
                     stream,
-                    gateway,
+                    cas,
                     subscriptions,
                     anchor,
                     affinity,
@@ -117,7 +117,7 @@ impl Running {
                 self.driver.metrics.published();
                 self.driver.presence.publish(user, presence);
             }
-            Output::UseGateways(gateways) => self.driver.client.set_gateways(&gateways),
+            Output::UseCas(cas_list) => self.driver.client.set_cas(&cas_list),
             Output::ListenForCallbacks {
                 port,
                 status_frequency,
@@ -138,9 +138,9 @@ impl Running {
 
     /// A lost subscription may be requested again at another mailbox server.
     fn report(&mut self, report: &Report) {
-        if let Report::SubscriptionLost { user, gateway, .. } | Report::Deaf { user, gateway } = report {
+        if let Report::SubscriptionLost { user, cas, .. } | Report::Deaf { user, cas } = report {
             let affinity = AffinityKey::User(user.clone());
-            self.driver.client.forget_affinity(gateway, &affinity);
+            self.driver.client.forget_affinity(cas, &affinity);
         }
         self.reports.report(report);
     }
@@ -148,9 +148,9 @@ impl Running {
     fn request(&mut self, request: RequestId, asked: PerformRequest) {
         let (client, metrics) = (self.driver.client.clone(), self.driver.metrics.clone());
         let id = self.tasks.spawn(async move {
-            let (gateway, operation) = (asked.gateway.clone(), asked.operation.label());
+            let (cas, operation) = (asked.cas.clone(), asked.operation.label());
             let performed = client.perform(asked).await;
-            metrics.requested(&gateway, operation, performed.latency);
+            metrics.requested(&cas, operation, performed.latency);
             Input::Answered {
                 request,
                 result: performed.result,

@@ -33,36 +33,36 @@ impl Reports {
     pub(super) fn report(&mut self, report: &Report) {
         self.metrics.record(report);
         match report {
-            Report::Subscribed { user, gateway } => {
-                self.sums(gateway).subscribed += 1;
-                debug!(user, %gateway, "subscribed");
+            Report::Subscribed { user, cas } => {
+                self.sums(cas).subscribed += 1;
+                debug!(user, %cas, "subscribed");
             }
-            Report::SubscriptionLost { user, gateway, class } => {
-                self.sums(gateway).lost += 1;
-                debug!(user, %gateway, ?class, "subscription lost");
+            Report::SubscriptionLost { user, cas, class } => {
+                self.sums(cas).lost += 1;
+                debug!(user, %cas, ?class, "subscription lost");
             }
-            Report::Moving { user, gateway, cause } => {
-                self.sums(gateway).moving += 1;
-                debug!(user, %gateway, cause, "another CAS requested");
+            Report::Moving { user, cas, cause } => {
+                self.sums(cas).moving += 1;
+                debug!(user, %cas, cause, "another CAS requested");
             }
             Report::Unsubscribed { user } => debug!(user, "unsubscribed"),
             Report::Failed {
-                gateway,
+                cas,
                 operation,
                 class,
-            } => debug!(%gateway, operation, ?class, "request to the CAS failed"),
+            } => debug!(%cas, operation, ?class, "request to the CAS failed"),
             Report::Edge { due_ms, published_ms } => debug!(due_ms, published_ms, "calendar state changed"),
-            Report::Throttled { gateway, for_ } => {
-                info!(%gateway, ?for_, "CAS throttles requests");
+            Report::Throttled { cas, for_ } => {
+                info!(%cas, ?for_, "CAS throttles requests");
             }
             Report::FellBackToStreaming { user } => {
                 info!(user, "no push callback came; falling back to streaming")
             }
-            Report::Deaf { user, gateway } => {
-                info!(user, %gateway, "stale subscription: the calendar changed but no notification arrived");
+            Report::Deaf { user, cas } => {
+                info!(user, %cas, "stale subscription: the calendar changed but no notification arrived");
             }
-            Report::NotificationPortUnreachable { user, gateway } => {
-                warn!(user, %gateway, "no push callback came: check that the CAS can reach exchange.push.advertise");
+            Report::NotificationPortUnreachable { user, cas } => {
+                warn!(user, %cas, "no push callback came: check that the CAS can reach exchange.push.advertise");
             }
             Report::MailboxUnavailable { user, reason } => {
                 warn!(user, reason, "mailbox unavailable")
@@ -70,38 +70,34 @@ impl Reports {
             Report::RightsMissing { user, reason } => {
                 warn!(user, reason, "the service account may not read this calendar");
             }
-            Report::BreakerOpened { gateway } => {
-                warn!(%gateway, "CAS circuit breaker opened; reassigning its users")
+            Report::BreakerOpened { cas } => {
+                warn!(%cas, "CAS circuit breaker opened; reassigning its users")
             }
-            Report::BreakerClosed { gateway } => {
-                info!(%gateway, "CAS circuit breaker closed; it answers again")
+            Report::BreakerClosed { cas } => {
+                info!(%cas, "CAS circuit breaker closed; it answers again")
             }
-            Report::CredentialRefused { gateway, reason } => {
-                error!(%gateway, reason, "Exchange rejected the service account; retrying once a minute");
+            Report::CredentialRefused { cas, reason } => {
+                error!(%cas, reason, "Exchange rejected the service account; retrying once a minute");
             }
-            Report::CredentialRefusedByOne { gateway, reason } => {
-                error!(%gateway, reason, "only this CAS rejects the service account");
+            Report::CredentialRefusedByOne { cas, reason } => {
+                error!(%cas, reason, "only this CAS rejects the service account");
             }
-            Report::RequestRefused {
-                user,
-                gateway,
-                reason,
-            } => {
-                error!(user, %gateway, reason, "CAS rejected a request of this node as invalid");
+            Report::RequestRefused { user, cas, reason } => {
+                error!(user, %cas, reason, "CAS rejected a request of this node as invalid");
             }
             Report::CredentialAccepted => info!("Exchange accepts the service account"),
-            Report::Assigned { gateway, reason } => debug!(%gateway, ?reason, "a user was assigned"),
+            Report::Assigned { cas, reason } => debug!(%cas, ?reason, "a user was assigned"),
             Report::CalledBack(outcome) => debug!(?outcome, "push callback"),
             Report::CallbackDropped => {
                 debug!("too many callbacks wait to be passed on; one was dropped");
             }
-            Report::GatewaysOffered {
+            Report::CasOffered {
                 count,
                 is_taken: true,
             } => {
                 info!(count, "the cluster took the gateways of the configuration file");
             }
-            Report::GatewaysOffered {
+            Report::CasOffered {
                 count,
                 is_taken: false,
             } => {
@@ -118,17 +114,17 @@ impl Reports {
 
     /// The summary lines.
     pub(super) fn summarize(&mut self) {
-        for (gateway, sums) in std::mem::take(&mut self.since_last) {
+        for (cas, sums) in std::mem::take(&mut self.since_last) {
             let Sums {
                 subscribed,
                 lost,
                 moving,
             } = sums;
-            info!(%gateway, subscribed, lost, moving, "subscriptions");
+            info!(%cas, subscribed, lost, moving, "subscriptions");
         }
     }
 
-    fn sums(&mut self, gateway: &CasId) -> &mut Sums {
-        self.since_last.entry(gateway.clone()).or_default()
+    fn sums(&mut self, cas: &CasId) -> &mut Sums {
+        self.since_last.entry(cas.clone()).or_default()
     }
 }

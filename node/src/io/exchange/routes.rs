@@ -1,4 +1,4 @@
-//! `/exchange/…` of the admin listener: gateways, their health, and explanations of users' assignments.
+//! `/exchange/…` of the admin listener: CAS, their health, and explanations of users' assignments.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tandem_runtime::io::admin::{AdminRequest, AdminResponse, StatusCode};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
-use crate::admin::exchange::{self, AccountView, EligibleBody, GatewaysBody, StatusView, UserView};
+use crate::admin::exchange::{self, AccountView, CasListBody, EligibleBody, StatusView, UserView};
 use crate::admin::sessions::RebalanceBody;
 use crate::calendar::Explanation;
 use crate::calendar::probing::Asked;
@@ -21,7 +21,7 @@ use crate::io::rebalancing::Rebalancing;
 use crate::rebalancing::Share;
 
 use super::certificate_routes::{CertificateRoutes, RouteError};
-use super::driver::{GatewaysAnswer, Question};
+use super::driver::{CasAnswer, Question};
 use super::probe::Prober;
 
 /// What the routes need to answer. Cheap to clone.
@@ -49,7 +49,7 @@ impl ExchangeRoutes {
                 self.certificate(method, path, request).await
             }
             ("GET", "status") => self.status().await,
-            ("GET", "gateways") => Ok(ok(&exchange::gateways(&self.cluster.state()))),
+            ("GET", "gateways") => Ok(ok(&exchange::cas_list(&self.cluster.state()))),
             ("POST", "gateways") => self.configure(request).await,
             ("POST", "gateways/eligible") => self.set_eligible(request).await,
             ("GET", "rebalance") => Ok(ok(&self.rebalancing.progress())),
@@ -76,13 +76,13 @@ impl ExchangeRoutes {
             node: self.id.to_string(),
             account: self.account.clone(),
             credential_refused: known.credential_refused,
-            gateways: exchange::gateways_with_status(&state, &known.gateways, probed),
+            gateways: exchange::cas_with_status(&state, &known.cas_list, probed),
         };
         Ok(ok(&view))
     }
 
     async fn configure(&self, request: &AdminRequest) -> Answer {
-        let body: GatewaysBody = request.json()?;
+        let body: CasListBody = request.json()?;
         let count = body.count();
         let command = body.command(clock::unix_ms()).map_err(denied)?;
         propose(&self.cluster, command).await?;
@@ -133,8 +133,8 @@ impl ExchangeRoutes {
         self.ask(|answer| Question::Explain { user, answer }).await
     }
 
-    async fn known(&self) -> Result<GatewaysAnswer, AdminResponse> {
-        self.ask(|answer| Question::Gateways { answer }).await
+    async fn known(&self) -> Result<CasAnswer, AdminResponse> {
+        self.ask(|answer| Question::CasList { answer }).await
     }
 
     async fn certificate(&self, method: &str, path: &str, request: &AdminRequest) -> Answer {

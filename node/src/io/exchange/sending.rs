@@ -12,11 +12,11 @@ use hyper::body::Incoming;
 use hyper::header::{COOKIE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, SET_COOKIE};
 use tandem_cluster::{CasGateway, CasId};
 
+use super::cas::{Cas, Identity, Pooled, lock};
 use super::client::PerformRequest;
 use super::client_options::{ClientOptions, TlsConfigs};
 use super::connection::{Dialer, read_body};
 use super::counters::ClientCounters;
-use super::gateway::{Gateway, Identity, Pooled, lock};
 use super::login::{Login, Trouble, since_1970};
 use super::post::{Post, Repetition};
 use super::token_source::TokenSource;
@@ -35,13 +35,13 @@ pub(super) struct Shared {
     dialer: Dialer,
     credential: Arc<ArcSwap<Credential>>,
     identity: Mutex<Arc<Identity>>,
-    gateways: ArcSwap<BTreeMap<CasId, Arc<Gateway>>>,
+    cas_list: ArcSwap<BTreeMap<CasId, Arc<Cas>>>,
     tokens: TokenSource,
 }
 
 /// The user and the group of the request.
 pub(super) struct Envelope<'a> {
-    pub(super) gateway: &'a CasId,
+    pub(super) cas: &'a CasId,
     pub(super) impersonate: Option<&'a Mailbox>,
     pub(super) affinity: &'a AffinityKey,
 }
@@ -67,7 +67,7 @@ impl Shared {
             identity: Mutex::new(Arc::new(Identity::new(credential.load_full()))),
             jars: Mutex::new(CookieJars::new(options.cookie_jars_max)),
             tokens: TokenSource::new(dialer.clone()),
-            gateways: ArcSwap::default(),
+            cas_list: ArcSwap::default(),
             counters: ClientCounters::new(),
             credential,
             dialer,
@@ -75,41 +75,41 @@ impl Shared {
         }
     }
 
-    pub(super) fn set_gateways(&self, gateways: &[CasGateway]) {
-        let former = self.gateways.load_full();
+    pub(super) fn set_cas(&self, cas_list: &[CasGateway]) {
+        let former = self.cas_list.load_full();
         let mut kept = BTreeMap::new();
-        for CasGateway { id, endpoint, .. } in gateways {
+        for CasGateway { id, endpoint, .. } in cas_list {
             let unchanged = former.get(id).filter(|known| known.endpoint == *endpoint);
-            let gateway = unchanged
+            let cas = unchanged
                 .cloned()
-                .unwrap_or_else(|| Arc::new(Gateway::new(endpoint.clone(), &self.options)));
-            kept.insert(id.clone(), gateway);
+                .unwrap_or_else(|| Arc::new(Cas::new(endpoint.clone(), &self.options)));
+            kept.insert(id.clone(), cas);
         }
         let kept = Arc::new(kept);
-        self.gateways.store(kept.clone());
-        for (id, gateway) in former.iter() {
-            if !kept.get(id).is_some_and(|still| Arc::ptr_eq(still, gateway)) {
-                gateway.close();
+        self.cas_list.store(kept.clone());
+        for (id, cas) in former.iter() {
+            if !kept.get(id).is_some_and(|still| Arc::ptr_eq(still, cas)) {
+                cas.close();
             }
         }
     }
 
     pub(super) async fn perform(&self, request: &PerformRequest) -> Result<Parsed, Failure> {
-        let gateway = self.gateway(&request.gateway)?;
+        let cas = self.cas(&request.cas)?;
         let asker = self.asker();
-        let _permit = gateway
+        let _permit = cas
             .connections
             .acquire()
             .await
             .map_err(|_| Failure::Unreachable("the CAS was removed".to_owned()))?;
         loop {
-            let version = gateway.version();
-            let parsed = self.perform_as(version, &gateway, &asker, request).await?;
+            let version = cas.version();
+            let parsed = self.perform_as(version, &cas, &asker, request).await?;
             let refused = parsed
                 .result
                 .as_ref()
                 .is_err_and(|failure| failure.class() == FailureClass::Version);
-            if !refused || gateway.version_refused(version).is_none() {
+            if !refused || cas.version_refused(version).is_none() {
                 return Ok(parsed);
             }
         }
@@ -118,7 +118,7 @@ impl Shared {
     async fn perform_as(
         &self,
         version: SchemaVersion,
-        gateway: &Arc<Gateway>,
+        cas: &Arc<Cas>,
         asker: &Asker,
         request: &PerformRequest,
     ) -> Result<Parsed, Failure> {
@@ -127,26 +127,24 @@ impl Shared {
             return Err(needs_streaming());
         }
         let envelope = Envelope {
-            gateway: &request.gateway,
+            cas: &request.cas,
             impersonate: request.impersonate.as_ref(),
             affinity: &request.affinity,
         };
         let body = ews::write_request(operation, version, envelope.impersonate);
         let post = self.post(&envelope, body);
-        let (pooled, response) = self
-            .send(gateway, asker, &post, Repetition::of(operation))
-            .await?;
+        let (pooled, response) = self.send(cas, asker, &post, Repetition::of(operation)).await?;
         self.keep_cookies(&envelope, response.headers());
         let status = response.status().as_u16();
         let retry_after = retry_after(response.headers());
         let body = read_body(response.into_body(), self.options.answer_bytes_max).await?;
-        gateway.put_idle(pooled);
+        cas.put_idle(pooled);
         Ok(ews::parse_answer(operation, status, retry_after, &body))
     }
 
-    pub(super) fn gateway(&self, id: &CasId) -> Result<Arc<Gateway>, Failure> {
-        let gateway = self.gateways.load().get(id).cloned();
-        gateway.ok_or_else(|| Failure::Unreachable(format!("no such CAS: {id}")))
+    pub(super) fn cas(&self, id: &CasId) -> Result<Arc<Cas>, Failure> {
+        let cas = self.cas_list.load().get(id).cloned();
+        cas.ok_or_else(|| Failure::Unreachable(format!("no such CAS: {id}")))
     }
 
     pub(super) fn post(&self, envelope: &Envelope<'_>, body: bytes::Bytes) -> Post {
@@ -162,7 +160,7 @@ impl Shared {
         if *envelope.affinity != AffinityKey::None {
             add(PREFER_SERVER_AFFINITY, "true");
         }
-        if let Some(cookies) = lock(&self.jars).header(envelope.gateway, envelope.affinity) {
+        if let Some(cookies) = lock(&self.jars).header(envelope.cas, envelope.affinity) {
             add(COOKIE, &cookies);
         }
         Post { headers, body }
@@ -171,26 +169,26 @@ impl Shared {
     pub(super) fn keep_cookies(&self, envelope: &Envelope<'_>, headers: &HeaderMap) {
         let cookies = headers.get_all(SET_COOKIE).iter();
         let cookies = cookies.filter_map(|cookie| cookie.to_str().ok());
-        lock(&self.jars).keep(envelope.gateway, envelope.affinity, cookies);
+        lock(&self.jars).keep(envelope.cas, envelope.affinity, cookies);
     }
 
     /// Uses an idle connection if there is one. Opens at most two new ones.
     pub(super) async fn send(
         &self,
-        gateway: &Arc<Gateway>,
+        cas: &Arc<Cas>,
         asker: &Asker,
         post: &Post,
         repetition: Repetition,
     ) -> Result<(Pooled, Response<Incoming>), Failure> {
         let identity = &asker.identity;
         let login = Login {
-            gateway,
+            cas,
             workstation: &self.options.workstation,
             counters: &self.counters,
             refusals_seen: asker.refusals_seen,
             token: self.token(identity).await?,
         };
-        let mut idle = gateway.take_idle(identity);
+        let mut idle = cas.take_idle(identity);
         let mut opened = 0;
         loop {
             let is_reused = idle.is_some();
@@ -198,7 +196,7 @@ impl Shared {
                 Some(pooled) => pooled,
                 None => {
                     opened += 1;
-                    self.open(gateway, identity).await?
+                    self.open(cas, identity).await?
                 }
             };
             match login.send(&mut pooled, post).await {
@@ -211,7 +209,7 @@ impl Shared {
                 }
                 Err(Trouble::Reconnect) => {
                     if opened == CONNECTIONS_PER_REQUEST_MAX {
-                        return Err(closes_too_soon(gateway));
+                        return Err(closes_too_soon(cas));
                     }
                 }
             }
@@ -219,8 +217,8 @@ impl Shared {
         }
     }
 
-    async fn open(&self, gateway: &Gateway, identity: &Arc<Identity>) -> Result<Pooled, Failure> {
-        let connection = self.dialer.open(&gateway.endpoint).await?;
+    async fn open(&self, cas: &Cas, identity: &Arc<Identity>) -> Result<Pooled, Failure> {
+        let connection = self.dialer.open(&cas.endpoint).await?;
         self.counters.connections_opened.inc();
         Ok(Pooled::new(connection, identity.clone()))
     }
@@ -260,10 +258,10 @@ pub(super) fn needs_streaming() -> Failure {
     }
 }
 
-fn closes_too_soon(gateway: &Gateway) -> Failure {
+fn closes_too_soon(cas: &Cas) -> Failure {
     Failure::Unreachable(format!(
         "{} closes connections before a request can be sent",
-        gateway.authority()
+        cas.authority()
     ))
 }
 

@@ -9,9 +9,9 @@ use hyper::body::Incoming;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::cas::{Cas, Pooled};
 use super::client::OpenStream;
 use super::connection::read_body;
-use super::gateway::{Gateway, Pooled};
 use super::post::Repetition;
 use super::sending::{Envelope, Shared, needs_streaming, retry_after};
 use crate::calendar::{Input, StreamEnd};
@@ -60,11 +60,11 @@ impl StreamReader {
     }
 
     async fn read_to_end(&self) -> Result<StreamEnd, Failure> {
-        let gateway = self.shared.gateway(&self.open.gateway)?;
+        let cas = self.shared.cas(&self.open.cas)?;
         let too_many = || Failure::Unreachable("too many streams at this CAS".to_owned());
-        let _permit = gateway.streams.try_acquire().map_err(|_| too_many())?;
-        let version = gateway.version();
-        let end = match timeout(self.open.read_timeout, self.ask(&gateway, version)).await {
+        let _permit = cas.streams.try_acquire().map_err(|_| too_many())?;
+        let version = cas.version();
+        let end = match timeout(self.open.read_timeout, self.ask(&cas, version)).await {
             Ok(asked) => match asked? {
                 (_pooled, response) if response.status().is_success() => self.read(response).await,
                 (_pooled, response) => Err(self.failure_of(response).await),
@@ -75,18 +75,18 @@ impl StreamReader {
             && failure.class() == FailureClass::Version
         {
             // The next attempt uses the next lower version.
-            let _ = gateway.version_refused(version);
+            let _ = cas.version_refused(version);
         }
         end
     }
 
     async fn ask(
         &self,
-        gateway: &Arc<Gateway>,
+        cas: &Arc<Cas>,
         version: SchemaVersion,
     ) -> Result<(Pooled, Response<Incoming>), Failure> {
         let envelope = Envelope {
-            gateway: &self.open.gateway,
+            cas: &self.open.cas,
             impersonate: Some(&self.open.anchor),
             affinity: &self.open.affinity,
         };
@@ -97,7 +97,7 @@ impl StreamReader {
         let post = self.shared.post(&envelope, body);
         let answered = self
             .shared
-            .send(gateway, &self.shared.asker(), &post, Repetition::Harmless)
+            .send(cas, &self.shared.asker(), &post, Repetition::Harmless)
             .await?;
         self.shared.keep_cookies(&envelope, answered.1.headers());
         Ok(answered)

@@ -12,10 +12,10 @@ use tandem_runtime::io::environment;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use super::cas::Identity;
 use super::client::Transport;
 use super::connection::{Broken, Dialer, read_body};
 use super::counters::ClientCounters;
-use super::gateway::Identity;
 use super::sending::retry_after;
 use tandem_exchange::credential::OAuthClient;
 use tandem_exchange::ews::Failure;

@@ -21,12 +21,12 @@ use tandem_exchange::ews::Failure;
 
 /// A trust store, and the TLS configurations made from its content. Clones share both.
 #[derive(Debug, Clone)]
-pub struct GatewayTrust {
+pub struct CasTrust {
     store: TrustStore,
     configs: Arc<Mutex<Configs>>,
 }
 
-impl GatewayTrust {
+impl CasTrust {
     /// Reads the directory, and creates it if it does not exist.
     ///
     /// # Errors
@@ -50,7 +50,7 @@ impl GatewayTrust {
     }
 }
 
-impl Deref for GatewayTrust {
+impl Deref for CasTrust {
     type Target = TrustStore;
 
     fn deref(&self) -> &TrustStore {
@@ -58,7 +58,7 @@ impl Deref for GatewayTrust {
     }
 }
 
-impl TlsConfigs for GatewayTrust {
+impl TlsConfigs for CasTrust {
     fn client_config(&self, endpoint: &CasEndpoint) -> Arc<ClientConfig> {
         Self::client_config(self, endpoint)
     }
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn a_configuration_lasts_until_the_store_changes() {
         let directory = tempfile::tempdir().unwrap();
-        let store = GatewayTrust::open(directory.path().join("trust")).unwrap();
+        let store = CasTrust::open(directory.path().join("trust")).unwrap();
         let first = store.client_config(&endpoint("cas1"));
         assert!(Arc::ptr_eq(&first, &store.client_config(&endpoint("cas1"))));
         assert!(!Arc::ptr_eq(&first, &store.client_config(&endpoint("cas2"))));

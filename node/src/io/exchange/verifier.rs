@@ -16,7 +16,7 @@ use tandem_exchange::certificate::{Presented, SENT_MAX, diagnose, verify};
 
 /// For connections to this host, with the current trust.
 pub(super) fn client_config(host: &str, trusted: Arc<Trusted>, policy: AlgorithmPolicy) -> Arc<ClientConfig> {
-    let verifier = GatewayVerifier {
+    let verifier = CasVerifier {
         host: host.to_owned(),
         trusted,
         policy,
@@ -50,7 +50,7 @@ fn versions(policy: AlgorithmPolicy) -> &'static [&'static SupportedProtocolVers
 }
 
 #[derive(Debug)]
-struct GatewayVerifier {
+struct CasVerifier {
     host: String,
     trusted: Arc<Trusted>,
     policy: AlgorithmPolicy,
@@ -77,7 +77,7 @@ impl CertificateRefused {
     }
 }
 
-impl GatewayVerifier {
+impl CasVerifier {
     /// Diagnosed only here, so that a successful handshake pays for the verdict alone.
     fn refuse(&self, presented: Presented<'_>, now: UnixTime) -> rustls::Error {
         let diagnosis = diagnose(presented, &[], &self.trusted, self.policy, now);
@@ -89,7 +89,7 @@ impl GatewayVerifier {
     }
 }
 
-impl ServerCertVerifier for GatewayVerifier {
+impl ServerCertVerifier for CasVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,

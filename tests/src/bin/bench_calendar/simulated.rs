@@ -243,7 +243,7 @@ impl World {
             Output::Publish { user, presence } => self.publish(&user, presence.state),
             Output::OpenStream { .. }
             | Output::CloseStream { .. }
-            | Output::UseGateways(_)
+            | Output::UseCas(_)
             | Output::ListenForCallbacks { .. }
             | Output::AnswerCallback { .. }
             | Output::Report(_) => {}

@@ -56,10 +56,10 @@ impl World {
         self.nodes[&owner].explain(&name(number)).unwrap()
     }
 
-    pub(in crate::calendar) fn health(&self, gateway: &str) -> crate::calendar::GatewayHealth {
+    pub(in crate::calendar) fn health(&self, cas: &str) -> crate::calendar::CasHealth {
         let node = self.nodes.values().next().unwrap();
-        let mut all = node.gateway_statuses().into_iter();
-        all.find(|health| health.gateway.0 == gateway).unwrap()
+        let mut all = node.cas_statuses().into_iter();
+        all.find(|health| health.cas.0 == cas).unwrap()
     }
 
     pub(in crate::calendar) fn census(&self) -> crate::calendar::Census {

@@ -19,7 +19,7 @@ use super::super::{
     CalendarSettings, CalendarUser, Calendars, CalendarsConfig, CallbackId, CallbackVerdict, Input, Output,
     Report, RequestId, StreamEnd, StreamId, Timeline, View,
 };
-use super::exchange::{Exchange, GatewayState, Told};
+use super::exchange::{CasState, Exchange, Told};
 use crate::directory::Directory;
 use crate::gateway::Now;
 use tandem_exchange::affinity::AffinityKey;
@@ -90,7 +90,7 @@ impl Happening {
 }
 
 impl World {
-    pub(super) fn new(nodes: u64, gateways: &[&str], users: usize, settings: CalendarSettings) -> Self {
+    pub(super) fn new(nodes: u64, cas_list: &[&str], users: usize, settings: CalendarSettings) -> Self {
         let mut world = Self {
             start: an_instant(),
             unix_ms: START_MS,
@@ -102,7 +102,7 @@ impl World {
                 opening_results_max: 1,
                 users_assigned_max: 200_000,
             }),
-            exchange: Exchange::with(gateways),
+            exchange: Exchange::with(cas_list),
             users: Vec::new(),
             directory: Directory::default(),
             authority: Authority::Quorum,
@@ -127,7 +127,7 @@ impl World {
         for node in 1..=nodes {
             world.register(node);
         }
-        let configured = gateways.iter().map(|name| CasId((*name).to_owned()));
+        let configured = cas_list.iter().map(|name| CasId((*name).to_owned()));
         let configured = configured.map(|id| (id.clone(), CasEndpoint::of(&id))).collect();
         world.apply(Command::CasGatewaysConfigured {
             gateways: configured,
@@ -252,8 +252,8 @@ impl World {
 
     fn happen(&mut self, happening: Happening) {
         match happening {
-            Happening::Answer(node, request, gateway, result, latency) => {
-                if let Some(count) = self.in_flight.get_mut(&(node, gateway)) {
+            Happening::Answer(node, request, cas, result, latency) => {
+                if let Some(count) = self.in_flight.get_mut(&(node, cas)) {
                     *count -= 1;
                 }
                 self.input(
@@ -338,17 +338,17 @@ impl World {
         match output {
             Output::Request {
                 request,
-                gateway,
+                cas,
                 operation,
                 impersonate,
                 timeout,
                 ..
             } => {
-                self.ask(node, request, gateway, &operation, impersonate, None, timeout);
+                self.ask(node, request, cas, &operation, impersonate, None, timeout);
             }
             Output::SubscribePush {
                 request,
-                gateway,
+                cas,
                 user,
                 mailbox,
                 attempt,
@@ -362,7 +362,7 @@ impl World {
                 self.ask(
                     node,
                     request,
-                    gateway,
+                    cas,
                     &operation,
                     Some(mailbox),
                     Some((user, attempt)),
@@ -371,13 +371,13 @@ impl World {
             }
             Output::OpenStream {
                 stream,
-                gateway,
+                cas,
                 subscriptions,
                 affinity,
                 ..
             } => {
                 assert!(subscriptions.len() <= self.settings.stream_group_max);
-                self.open(node, stream, &gateway, &subscriptions, &affinity);
+                self.open(node, stream, &cas, &subscriptions, &affinity);
             }
             Output::CloseStream { stream } => {
                 self.exchange.close_stream(stream_key(node, stream));
@@ -410,7 +410,7 @@ impl World {
                     self.exchange.subscriptions.remove(&id.0);
                 }
             }
-            Output::UseGateways(_) | Output::ListenForCallbacks { .. } => {}
+            Output::UseCas(_) | Output::ListenForCallbacks { .. } => {}
             Output::Report(report) => self.reports.push((self.unix_ms, report)),
         }
     }
@@ -420,24 +420,24 @@ impl World {
         &mut self,
         node: NodeId,
         request: RequestId,
-        gateway: CasId,
+        cas: CasId,
         operation: &Operation,
         impersonate: Option<Mailbox>,
         push: Option<(String, u64)>,
         timeout: Duration,
     ) {
         self.requests
-            .push((self.unix_ms, node, gateway.clone(), operation.label()));
-        let count = self.in_flight.entry((node, gateway.clone())).or_default();
+            .push((self.unix_ms, node, cas.clone(), operation.label()));
+        let count = self.in_flight.entry((node, cas.clone())).or_default();
         *count += 1;
         self.in_flight_max = self.in_flight_max.max(*count);
         assert!(
             *count <= self.settings.concurrency_max + 1,
             "one probe more at most"
         );
-        let (result, latency) =
-            self.exchange
-                .perform(&gateway, operation, impersonate.as_ref(), push, timeout);
+        let (result, latency) = self
+            .exchange
+            .perform(&cas, operation, impersonate.as_ref(), push, timeout);
         if let (Operation::SubscribePush { .. }, Ok(Answer::Subscribed { subscription, .. })) =
             (operation, &result)
         {
@@ -445,7 +445,7 @@ impl World {
             self.later(Duration::from_millis(20), Happening::StatusEvent(id));
         }
         let jitter = Duration::from_millis(self.rng.random_range(0..20));
-        let answer = Happening::Answer(node, request, gateway, result, latency);
+        let answer = Happening::Answer(node, request, cas, result, latency);
         self.later(latency + jitter, answer);
     }
 
@@ -453,12 +453,12 @@ impl World {
         &mut self,
         node: NodeId,
         stream: StreamId,
-        gateway: &CasId,
+        cas: &CasId,
         ids: &[SubscriptionId],
         affinity: &AffinityKey,
     ) {
         let wait = Duration::from_millis(30);
-        if self.exchange.gateway(&gateway.0).state != GatewayState::Up {
+        if self.exchange.cas(&cas.0).state != CasState::Up {
             let refused = StreamEnd::Failed(Failure::Unreachable("refused".to_owned()));
             return self.later(wait, Happening::End(node, stream, refused));
         }
@@ -483,13 +483,13 @@ impl World {
         }
     }
 
-    /// Ends every open stream of the gateway.
-    pub(super) fn end_streams(&mut self, gateway: &str, end: &StreamEnd) {
+    /// Ends every open stream of the CAS.
+    pub(super) fn end_streams(&mut self, cas: &str, end: &StreamEnd) {
         let open = self
             .exchange
             .subscriptions
             .values()
-            .filter(|subscription| subscription.gateway.0 == gateway);
+            .filter(|subscription| subscription.cas.0 == cas);
         let streams: BTreeSet<(u64, StreamId)> = open
             .filter_map(|subscription| match subscription.delivery {
                 super::exchange::Delivery::Stream { open } => open,

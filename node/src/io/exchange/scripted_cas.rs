@@ -1,11 +1,11 @@
-//! A gateway that says what it was told to say, for the client's tests.
+//! A CAS that says what it was told to say, for the client's tests.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-/// A gateway that answers the n-th request of the n-th connection as it was told, and then closes it.
+/// A CAS that answers the n-th request of the n-th connection as it was told, and then closes it.
 pub(super) struct Scripted {
     pub(super) port: u16,
     seen: mpsc::UnboundedReceiver<Seen>,

@@ -1,16 +1,16 @@
-//! Gateways: their health, and changes to them.
+//! CAS: their health, and changes to them.
 
 use serde_json::{Value, json};
 use tandem_runtime::io::command_line::{AdminClient, ClientError, Outcome, Table, list_of, word};
 
-use super::arguments::NewGateway;
+use super::arguments::NewCas;
 
 pub(super) fn status(client: &AdminClient, json: bool) -> Result<Outcome, ClientError> {
     let status = client.get("/exchange/status")?;
-    let gateways = list_of(&status["gateways"]);
-    let is_well = |gateway: &Value| gateway["well"].as_bool() == Some(true);
-    let well = !gateways.is_empty()
-        && gateways.iter().all(is_well)
+    let cas_list = list_of(&status["gateways"]);
+    let is_well = |cas: &Value| cas["well"].as_bool() == Some(true);
+    let well = !cas_list.is_empty()
+        && cas_list.iter().all(is_well)
         && status["credential_refused"].as_bool() == Some(false);
     let text = if json {
         status.to_string()
@@ -20,7 +20,7 @@ pub(super) fn status(client: &AdminClient, json: bool) -> Result<Outcome, Client
     Ok(Outcome { text, well })
 }
 
-/// The status of every gateway (CAL-7).
+/// The status of every CAS (CAL-7).
 fn status_text(status: &Value) -> String {
     let account = &status["account"];
     let mut text = format!(
@@ -47,57 +47,57 @@ fn status_text(status: &Value) -> String {
         "throttled",
         "in flight",
     ]);
-    let gateways = list_of(&status["gateways"]);
-    for gateway in gateways {
-        let (probe, here) = (&gateway["probe"], &gateway["here"]);
+    let cas_list = list_of(&status["gateways"]);
+    for cas in cas_list {
+        let (probe, here) = (&cas["probe"], &cas["here"]);
         table.row([
-            marked(gateway),
-            format!("{}:{}", word(&gateway["host"]), word(&gateway["port"])),
+            marked(cas),
+            format!("{}:{}", word(&cas["host"]), word(&cas["port"])),
             word(&probe["reachability"]),
             word(&probe["ssl_status"]),
             word(&probe["account"]).replace('_', " "),
             word(&probe["impersonation"]).replace('_', " "),
             millis(&probe["latency_ms"]),
             word(&probe["server_version"]),
-            word(&gateway["users"]),
+            word(&cas["users"]),
             word(&here["breaker"]).replace('_', " "),
             word(&here["throttled"]),
             word(&here["in_flight"]),
         ]);
     }
     text.push_str(&table.text());
-    for gateway in gateways {
-        for explanation in list_of(&gateway["probe"]["explanations"]) {
-            text.push_str(&format!("\n{}: {}", word(&gateway["name"]), word(explanation)));
+    for cas in cas_list {
+        for explanation in list_of(&cas["probe"]["explanations"]) {
+            text.push_str(&format!("\n{}: {}", word(&cas["name"]), word(explanation)));
         }
-        let broken = list_of(&gateway["broken_for"]);
+        let broken = list_of(&cas["broken_for"]);
         if !broken.is_empty() {
             let nodes: Vec<String> = broken.iter().map(word).collect();
             text.push_str(&format!(
                 "\n{}: circuit breaker open at {}; its users are reassigned.",
-                word(&gateway["name"]),
+                word(&cas["name"]),
                 nodes.join(", ")
             ));
         }
     }
-    if gateways.is_empty() {
+    if cas_list.is_empty() {
         text.push_str("\nNo gateway is configured: tandem-node exchange gateways add NAME HOST");
     }
     text
 }
 
-fn marked(gateway: &Value) -> String {
-    let name = word(&gateway["name"]);
-    match gateway["well"].as_bool() {
+fn marked(cas: &Value) -> String {
+    let name = word(&cas["name"]);
+    match cas["well"].as_bool() {
         Some(true) => name,
         Some(false) | None => format!("{name} (!)"),
     }
 }
 
 pub(super) fn list(client: &AdminClient, json: bool) -> Result<Outcome, ClientError> {
-    let gateways = client.get("/exchange/gateways")?;
+    let cas_list = client.get("/exchange/gateways")?;
     if json {
-        return Ok(Outcome::well(gateways.to_string()));
+        return Ok(Outcome::well(cas_list.to_string()));
     }
     let mut table = Table::new(&[
         "gateway",
@@ -107,23 +107,23 @@ pub(super) fn list(client: &AdminClient, json: bool) -> Result<Outcome, ClientEr
         "users",
         "description",
     ]);
-    for gateway in list_of(&gateways) {
+    for cas in list_of(&cas_list) {
         table.row([
-            word(&gateway["name"]),
-            format!("{}:{}", word(&gateway["host"]), word(&gateway["port"])),
-            yes_or_no(&gateway["eligible"]),
-            yes_or_no(&gateway["takes_users"]),
-            word(&gateway["users"]),
-            word(&gateway["description"]),
+            word(&cas["name"]),
+            format!("{}:{}", word(&cas["host"]), word(&cas["port"])),
+            yes_or_no(&cas["eligible"]),
+            yes_or_no(&cas["takes_users"]),
+            word(&cas["users"]),
+            word(&cas["description"]),
         ]);
     }
     Ok(Outcome::well(table.text()))
 }
 
-pub(super) fn add(client: &AdminClient, new: &NewGateway) -> Result<Outcome, ClientError> {
-    let mut gateways = configured(client)?;
-    gateways.retain(|gateway| gateway["name"] != json!(new.name));
-    gateways.push(json!({
+pub(super) fn add(client: &AdminClient, new: &NewCas) -> Result<Outcome, ClientError> {
+    let mut cas_list = configured(client)?;
+    cas_list.retain(|cas| cas["name"] != json!(new.name));
+    cas_list.push(json!({
         "name": new.name,
         "host": new.host.host,
         "port": new.host.port,
@@ -131,38 +131,37 @@ pub(super) fn add(client: &AdminClient, new: &NewGateway) -> Result<Outcome, Cli
         "channel_binding": new.channel_binding,
         "legacy_algorithms": new.legacy_algorithms,
     }));
-    configure(client, &gateways)
+    configure(client, &cas_list)
 }
 
 pub(super) fn remove(client: &AdminClient, name: &str) -> Result<Outcome, ClientError> {
-    let mut gateways = configured(client)?;
-    let before = gateways.len();
-    gateways.retain(|gateway| gateway["name"] != json!(name));
-    if gateways.len() == before {
+    let mut cas_list = configured(client)?;
+    let before = cas_list.len();
+    cas_list.retain(|cas| cas["name"] != json!(name));
+    if cas_list.len() == before {
         return Err(ClientError::Refused {
             status: hyper::StatusCode::NOT_FOUND,
             message: format!("no such gateway: {name:?}"),
         });
     }
-    configure(client, &gateways)
+    configure(client, &cas_list)
 }
 
 /// The list as the route accepts it.
 fn configured(client: &AdminClient) -> Result<Vec<Value>, ClientError> {
-    let gateways = client.get("/exchange/gateways")?;
-    let settable = |gateway: &Value| {
+    let cas_list = client.get("/exchange/gateways")?;
+    let settable = |cas: &Value| {
         let keys = SETTABLE.iter();
-        keys.map(|key| ((*key).to_owned(), gateway[*key].clone()))
-            .collect()
+        keys.map(|key| ((*key).to_owned(), cas[*key].clone())).collect()
     };
-    Ok(list_of(&gateways)
+    Ok(list_of(&cas_list)
         .iter()
-        .map(|gateway| Value::Object(settable(gateway)))
+        .map(|cas| Value::Object(settable(cas)))
         .collect())
 }
 
-fn configure(client: &AdminClient, gateways: &[Value]) -> Result<Outcome, ClientError> {
-    client.post("/exchange/gateways", &json!({ "gateways": gateways }))?;
+fn configure(client: &AdminClient, cas_list: &[Value]) -> Result<Outcome, ClientError> {
+    client.post("/exchange/gateways", &json!({ "gateways": cas_list }))?;
     list(client, false)
 }
 

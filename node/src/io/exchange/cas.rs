@@ -72,7 +72,7 @@ impl Pooled {
     }
 }
 
-pub(super) struct Gateway {
+pub(super) struct Cas {
     pub(super) endpoint: CasEndpoint,
     pub(super) connections: Semaphore,
     pub(super) streams: Semaphore,
@@ -94,7 +94,7 @@ struct Idle {
     is_closed: bool,
 }
 
-impl Gateway {
+impl Cas {
     pub(super) fn new(endpoint: CasEndpoint, options: &ClientOptions) -> Self {
         Self {
             endpoint,
@@ -217,9 +217,9 @@ impl Gateway {
 }
 
 /// Ends with the last idle connection, or with the CAS.
-async fn sweep(gateway: Weak<Gateway>) {
+async fn sweep(cas: Weak<Cas>) {
     loop {
-        let Some(next) = gateway.upgrade().and_then(|gateway| gateway.close_overdue()) else {
+        let Some(next) = cas.upgrade().and_then(|cas| cas.close_overdue()) else {
             return;
         };
         tokio::time::sleep_until(next.into()).await;
