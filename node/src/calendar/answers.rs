@@ -6,12 +6,11 @@ use tandem_planted::{Bug, planted};
 
 use super::breaker::Turn;
 use super::credential::{Acceptance, probe_wait};
-use super::job::{Flight, Job};
+use super::job::{Farewell, Flight, Job};
 use super::lane::{LaneId, Refusal};
 use super::output::{Report, RequestId};
-use super::user::UserKey;
 use super::{Calendars, Now};
-use tandem_exchange::ews::{Answer, Failure, FailureClass, Notification, SubscriptionId};
+use tandem_exchange::ews::{Answer, Failure, FailureClass, SubscriptionId};
 
 impl Calendars {
     pub(super) fn answered(
@@ -222,17 +221,28 @@ impl Calendars {
                     watermark,
                 },
             ) => {
-                let given = (subscription.clone(), watermark);
-                if !self.subscribed(*key, flight.lane, flight.attempt, given, now) {
+                let user = self.one_user(*key, now);
+                let (lane, attempt) = (flight.lane, flight.attempt);
+                let is_wanted = user
+                    .is_some_and(|mut user| user.subscribed(lane, attempt, subscription.clone(), watermark));
+                if !is_wanted {
                     self.take_back(flight, subscription);
                 }
             }
             (Job::Read(key), Answer::Items { items, complete }) => {
-                self.items_read(*key, flight.window, (&items, complete), now);
+                if let Some(mut user) = self.one_user(*key, now) {
+                    user.items_read(flight.window, &items, complete);
+                }
             }
-            (Job::Read(key), Answer::ChangeStamp(stamp)) => self.stamp_read(*key, &stamp, now),
+            (Job::Read(key), Answer::ChangeStamp(stamp)) => {
+                if let Some(mut user) = self.one_user(*key, now) {
+                    user.stamp_read(&stamp);
+                }
+            }
             (Job::Events(key), Answer::Events(notification)) => {
-                self.polled(*key, flight.attempt, &notification, now);
+                if let Some(mut user) = self.one_user(*key, now) {
+                    user.polled(flight.attempt, &notification);
+                }
             }
             (Job::Availability { purpose, users }, Answer::Availability(results)) => {
                 let (purpose, users) = (*purpose, users.clone());
@@ -253,23 +263,17 @@ impl Calendars {
         if flight.operation != "subscribe_push"
             && let Some(mailbox) = flight.mailbox
         {
-            let id = subscription.0.into_boxed_str();
-            self.queue_farewell(flight.lane, id, mailbox, flight.affinity);
+            let farewell = Farewell {
+                subscription: subscription.0.into_boxed_str(),
+                mailbox,
+                affinity: flight.affinity,
+                tries: 0,
+            };
+            let queue_max = self.settings.queue_max;
+            if let Some(lane) = self.lane_mut(flight.lane) {
+                lane.queue_farewell(farewell, queue_max);
+            }
         }
-    }
-
-    fn polled(&mut self, key: UserKey, attempt: u64, notification: &Notification, now: Now) {
-        let interval = self.settings.pull_interval;
-        let live = self.users.care(key).and_then(|care| care.live.as_ref());
-        if live.is_none_or(|live| live.attempt != attempt) {
-            return;
-        }
-        self.notified(key, notification, now);
-        let wait = match notification.more_events {
-            true => Duration::ZERO,
-            false => interval,
-        };
-        self.poll_at(key, now.instant + wait);
     }
 }
 

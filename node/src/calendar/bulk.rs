@@ -6,7 +6,7 @@ use super::lane::LaneId;
 use super::reading::end_of;
 use super::timeline::Timeline;
 use super::user::{Source, User, UserKey};
-use super::{Calendars, Now};
+use super::{Calendars, Now, OneUser};
 use tandem_exchange::ews::{CalendarItem, Failure, FailureClass, Mailbox};
 
 impl Calendars {
@@ -71,49 +71,54 @@ impl Calendars {
             let result = results
                 .next()
                 .unwrap_or(Err(Failure::Malformed("a mailbox without an answer")));
-            match (purpose, result) {
-                (_, Err(failure)) => self.has_no_free_busy(*key, purpose, failure.class(), now),
-                (BulkPurpose::First, Ok(items)) => self.first_loaded(*key, &items, flight, now),
-                (BulkPurpose::Settled, Ok(items)) => self.settled_load(*key, &items, flight, now),
-                (BulkPurpose::Sweep, Ok(items)) => self.swept(*key, &items, flight, now),
+            // Whoever is gone needs no result.
+            if let Some(mut user) = self.one_user(*key, now) {
+                user.free_busy_read(purpose, result, flight);
             }
+        }
+    }
+}
+
+impl OneUser<'_> {
+    fn free_busy_read(
+        &mut self,
+        purpose: BulkPurpose,
+        result: Result<Vec<CalendarItem>, Failure>,
+        flight: &Flight,
+    ) {
+        match (purpose, result) {
+            (_, Err(failure)) => self.has_no_free_busy(purpose, failure.class()),
+            (BulkPurpose::First, Ok(items)) => self.first_loaded(&items, flight),
+            (BulkPurpose::Settled, Ok(items)) => self.settled_load(&items, flight),
+            (BulkPurpose::Sweep, Ok(items)) => self.swept(&items, flight),
         }
     }
 
     /// The failure of one mailbox. FindItem finds out where that matters: it needs other rights.
-    fn has_no_free_busy(&mut self, key: UserKey, purpose: BulkPurpose, class: FailureClass, now: Now) {
-        let Some(care) = self.users.care_mut(key) else {
-            return;
-        };
+    fn has_no_free_busy(&mut self, purpose: BulkPurpose, class: FailureClass) {
         if matches!(class, FailureClass::RightsOfUser | FailureClass::RightsOfServer) {
-            care.reading.has_no_availability = true;
+            self.care.reading.has_no_availability = true;
         }
-        if purpose == BulkPurpose::Settled && care.live.is_some() {
-            self.queue_read(key, Urgency::Changed, now);
+        if purpose == BulkPurpose::Settled && self.care.live.is_some() {
+            self.queue_read(Urgency::Changed);
         }
     }
 
-    pub(super) fn first_loaded(&mut self, key: UserKey, items: &[CalendarItem], flight: &Flight, now: Now) {
-        let Some(care) = self.users.care(key) else {
-            return;
-        };
-        match care.known.source {
+    fn first_loaded(&mut self, items: &[CalendarItem], flight: &Flight) {
+        match self.care.known.source {
             Source::Nothing | Source::Provisional => {
                 let until_ms = end_of(flight.window);
-                self.adopt(key, Timeline::of(items), Source::Provisional, until_ms, now);
+                self.adopt(Timeline::of(items), Source::Provisional, until_ms);
             }
             // A better read has finished first.
             Source::Availability | Source::View => {}
         }
     }
 
-    fn settled_load(&mut self, key: UserKey, items: &[CalendarItem], flight: &Flight, now: Now) {
-        let Some(care) = self.users.care_mut(key) else {
-            return;
-        };
-        care.trouble.tries = 0;
+    fn settled_load(&mut self, items: &[CalendarItem], flight: &Flight) {
+        self.care.trouble.tries = 0;
         let until_ms = end_of(flight.window);
-        self.adopt(key, Timeline::of(items), Source::Availability, until_ms, now);
+        self.adopt(Timeline::of(items), Source::Availability, until_ms);
     }
 }
 

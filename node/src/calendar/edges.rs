@@ -9,45 +9,9 @@ use tandem_planted::{Bug, planted};
 use super::output::{Output, Report};
 use super::timeline::edge_offset;
 use super::user::{Care, Edge, Known, UserKey};
-use super::{Calendars, Now};
+use super::{Calendars, Now, OneUser};
 
 impl Calendars {
-    /// Takes a new timeline. What it changes about the present is published at once; a change that is only waiting for its
-    /// second is not moved.
-    pub(super) fn calendar_changed(&mut self, key: UserKey, former: &Known, now: Now) {
-        let Some(care) = self.users.care_mut(key) else {
-            return;
-        };
-        let presence = care.known.at(now.unix_ms);
-        let is_pending = care.edge.is_some_and(|edge| edge.at_ms <= now.unix_ms)
-            && is_same(&presence, &former.at(now.unix_ms));
-        if is_pending {
-            return;
-        }
-        self.publish(key, presence);
-        self.schedule_edge(key, now.unix_ms);
-    }
-
-    /// `true`: it changed.
-    fn publish(&mut self, key: UserKey, presence: CalendarPresence) -> bool {
-        let Some(user) = self.users.get_mut(key) else {
-            return false;
-        };
-        let Some(care) = user.care.as_deref_mut() else {
-            return false;
-        };
-        if care
-            .published
-            .is_some_and(|published| is_same(&published, &presence))
-        {
-            return false;
-        }
-        care.published = Some(presence);
-        let user = user.id.to_string();
-        self.outputs.push(Output::Publish { user, presence });
-        true
-    }
-
     /// Publishes again what the log does not hold as it was published.
     pub(super) fn publish_again(&mut self, state: &ClusterState) {
         for (_, user) in self.users.iter() {
@@ -69,58 +33,22 @@ impl Calendars {
                 return;
             }
             self.edges.remove(&(due_ms, key));
-            let Some(care) = self.users.care_mut(key) else {
-                continue;
-            };
-            care.edge = None;
-            let presence = care.known.at(now.unix_ms);
-            if self.publish(key, presence) {
-                self.count_edge(due_ms, now.unix_ms);
+            let user = self.one_user(key, now);
+            debug_assert!(user.is_some(), "an edge is a user's of this node");
+            if let Some(mut user) = user {
+                user.publish_edge(due_ms);
             }
-            self.schedule_edge(key, now.unix_ms);
-        }
-    }
-
-    fn count_edge(&mut self, due_ms: u64, published_ms: u64) {
-        self.tally.edges_published += 1;
-        if published_ms.saturating_sub(due_ms) > LATE_MS {
-            self.tally.edges_late += 1;
-        }
-        self.report(Report::Edge { due_ms, published_ms });
-    }
-
-    /// The next one after a time up to which everything has been published.
-    fn schedule_edge(&mut self, key: UserKey, after_ms: u64) {
-        let spread_secs = self.settings.spread_secs;
-        let Some(user) = self.users.get_mut(key) else {
-            return;
-        };
-        let offset = edge_offset(&user.id, spread_secs);
-        let Some(care) = user.care.as_deref_mut() else {
-            return;
-        };
-        if let Some(former) = care.edge.take() {
-            self.edges.remove(&(former.due_ms, key));
-        }
-        if let Some(at_ms) = care.known.next_edge_after(after_ms) {
-            let east_ms = if planted(Bug::EdgeInLocalTime) {
-                3_600_000
-            } else {
-                0
-            };
-            let due_ms = due_ms(at_ms + east_ms, offset);
-            care.edge = Some(Edge { at_ms, due_ms });
-            self.edges.insert((due_ms, key));
         }
     }
 
     /// The spread changed: every pending edge gets its new second.
-    pub(super) fn reschedule_edges(&mut self) {
+    pub(super) fn reschedule_edges(&mut self, now: Now) {
         let pending: Vec<UserKey> = self.edges.iter().map(|(_, key)| *key).collect();
         for key in pending {
-            let edge = self.users.care(key).and_then(|care| care.edge);
-            if let Some(edge) = edge {
-                self.schedule_edge(key, edge.at_ms.saturating_sub(1));
+            if let Some(mut user) = self.one_user(key, now)
+                && let Some(edge) = user.care.edge
+            {
+                user.schedule_edge(edge.at_ms.saturating_sub(1));
             }
         }
     }
@@ -129,11 +57,71 @@ impl Calendars {
     pub(super) fn rederive_edges(&mut self, now: Now) {
         let keys: Vec<UserKey> = self.users.keys().collect();
         for key in keys {
-            let published = self.users.care(key).filter(|care| care.published.is_some());
-            if let Some(presence) = published.map(|care| care.known.at(now.unix_ms)) {
-                self.publish(key, presence);
-                self.schedule_edge(key, now.unix_ms);
+            if let Some(mut user) = self.one_user(key, now)
+                && user.care.published.is_some()
+            {
+                user.publish(user.care.known.at(now.unix_ms));
+                user.schedule_edge(now.unix_ms);
             }
+        }
+    }
+}
+
+impl OneUser<'_> {
+    /// Takes a new timeline. What it changes about the present is published at once; a change that is only waiting for its
+    /// second is not moved.
+    pub(super) fn calendar_changed(&mut self, former: &Known) {
+        let now_ms = self.now.unix_ms;
+        let presence = self.care.known.at(now_ms);
+        let is_pending =
+            self.care.edge.is_some_and(|edge| edge.at_ms <= now_ms) && is_same(&presence, &former.at(now_ms));
+        if !is_pending {
+            self.publish(presence);
+            self.schedule_edge(now_ms);
+        }
+    }
+
+    /// It is no longer among those that wait.
+    fn publish_edge(&mut self, due_ms: u64) {
+        let published_ms = self.now.unix_ms;
+        self.care.edge = None;
+        if self.publish(self.care.known.at(published_ms)) {
+            self.tally.edges_published += 1;
+            if published_ms.saturating_sub(due_ms) > LATE_MS {
+                self.tally.edges_late += 1;
+            }
+            self.report(Report::Edge { due_ms, published_ms });
+        }
+        self.schedule_edge(published_ms);
+    }
+
+    /// `true`: it changed.
+    fn publish(&mut self, presence: CalendarPresence) -> bool {
+        let published = &mut self.care.published;
+        if published.is_some_and(|published| is_same(&published, &presence)) {
+            return false;
+        }
+        *published = Some(presence);
+        let user = self.name();
+        self.outputs.push(Output::Publish { user, presence });
+        true
+    }
+
+    /// The next one after a time up to which everything has been published.
+    fn schedule_edge(&mut self, after_ms: u64) {
+        let offset = edge_offset(self.id, self.settings.spread_secs);
+        if let Some(former) = self.care.edge.take() {
+            self.edges.remove(&(former.due_ms, self.key));
+        }
+        if let Some(at_ms) = self.care.known.next_edge_after(after_ms) {
+            let east_ms = if planted(Bug::EdgeInLocalTime) {
+                3_600_000
+            } else {
+                0
+            };
+            let due_ms = due_ms(at_ms + east_ms, offset);
+            self.care.edge = Some(Edge { at_ms, due_ms });
+            self.edges.insert((due_ms, self.key));
         }
     }
 }

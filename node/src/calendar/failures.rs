@@ -9,7 +9,7 @@ use super::output::Report;
 use super::proposals::MoveCause;
 use super::settings::Delivery;
 use super::user::{Asking, Step, Task, UserKey};
-use super::{Calendars, LaneId, Now};
+use super::{Calendars, LaneId, Now, OneUser};
 use tandem_exchange::ews::{Failure, FailureClass, ResponseCode};
 
 /// What failed for a user.
@@ -28,26 +28,27 @@ impl Calendars {
             Job::Availability { purpose, users } => {
                 self.bulk_failed(flight.lane, purpose, &users, class, now);
             }
+            // Whoever is gone waits for nothing.
             Job::Subscribe(key) => {
-                let is_awaited = self.users.care(key).is_some_and(|care| {
-                    care.attempt == flight.attempt && matches!(care.asking, Asking::Sent { .. })
-                });
-                if is_awaited {
-                    self.user_failed(key, Work::Subscribe, failure, class, now);
+                if let Some(mut user) = self.one_user(key, now)
+                    && user.is_asking_as(flight.attempt)
+                {
+                    user.failed(Work::Subscribe, failure, class);
                 }
             }
             Job::Read(key) => {
-                if let Some(care) = self.users.care_mut(key)
-                    && care.reading.task == Task::InFlight
+                if let Some(mut user) = self.one_user(key, now)
+                    && user.care.reading.task == Task::InFlight
                 {
-                    care.reading.task = Task::Idle;
-                    self.user_failed(key, Work::Read, failure, class, now);
+                    user.care.reading.task = Task::Idle;
+                    user.failed(Work::Read, failure, class);
                 }
             }
             Job::Events(key) => {
-                let live = self.users.care(key).and_then(|care| care.live.as_ref());
-                if live.is_some_and(|live| live.attempt == flight.attempt) {
-                    self.user_failed(key, Work::Poll, failure, class, now);
+                if let Some(mut user) = self.one_user(key, now)
+                    && user.is_live_as(flight.attempt)
+                {
+                    user.failed(Work::Poll, failure, class);
                 }
             }
         }
@@ -65,224 +66,6 @@ impl Calendars {
             && let Some(lane) = self.lane_mut(lane)
         {
             drop(lane.enqueue(Job::Unsubscribe(farewell), Urgency::Farewell, queue_max));
-        }
-    }
-
-    fn user_failed(&mut self, key: UserKey, work: Work, failure: &Failure, class: FailureClass, now: Now) {
-        if let Some(care) = self.users.care_mut(key) {
-            care.trouble.class = Some(class);
-        }
-        match class {
-            FailureClass::Lost => match work {
-                Work::Subscribe | Work::Poll => self.lost(key, Some(class), now),
-                Work::Read => self.failed_transiently(key, work, now),
-            },
-            FailureClass::OtherOwner => {
-                let wait = self.jittered(OTHER_OWNER_WAIT);
-                self.resubscribe(key, wait, Parting::Quiet, now);
-            }
-            FailureClass::Moved => self.store_failed(key, work, now),
-            FailureClass::Gone => {
-                let user = self.name_of(key);
-                let reason = failure.to_string();
-                self.report_once(key, class, Report::MailboxUnavailable { user, reason });
-                self.retry_slowly(key, work, now);
-            }
-            FailureClass::Identity => self.adopt_address(key, work, failure, now),
-            FailureClass::Throttled => self.throttled(key, work, now),
-            FailureClass::Transient => self.failed_transiently(key, work, now),
-            FailureClass::Credential => self.again_at_once(key, work, now),
-            FailureClass::RightsOfServer => self.denied_by_cas(key, work, failure, now),
-            FailureClass::RightsOfUser => self.denied_for_user(key, work, failure, now),
-            FailureClass::Version => self.too_old(key, work, now),
-            FailureClass::TooMuch => self.too_much(key, work, now),
-            FailureClass::Request => self.not_understood(key, work, failure, now),
-        }
-        self.touch(key);
-    }
-
-    fn retry(&mut self, key: UserKey, work: Work, wait: Duration, now: Now) {
-        match work {
-            Work::Subscribe => self.subscribe_at(key, now.instant + wait),
-            Work::Read => self.read_at(key, wait, now),
-            Work::Poll => self.poll_at(key, now.instant + wait),
-        }
-    }
-
-    fn retry_slowly(&mut self, key: UserKey, work: Work, now: Now) {
-        let wait = SLOW_RETRY + self.jitter(SLOW_RETRY / 10);
-        self.retry(key, work, wait, now);
-    }
-
-    /// Back into the queue: something other than the user decides when its turn comes.
-    fn again_at_once(&mut self, key: UserKey, work: Work, now: Now) {
-        match work {
-            Work::Subscribe => {
-                self.give_up_reservation(key);
-                if let Some(care) = self.users.care_mut(key) {
-                    care.asking = Asking::Idle;
-                }
-                self.want_subscription(key, now);
-            }
-            Work::Read => self.queue_read(key, Urgency::Changed, now),
-            Work::Poll => self.poll_at(key, now.instant + Duration::from_secs(1)),
-        }
-    }
-
-    /// The CAS as a whole waits; a mailbox that is throttled again and again waits on its own as well.
-    fn throttled(&mut self, key: UserKey, work: Work, now: Now) {
-        let Some(care) = self.users.care_mut(key) else {
-            return;
-        };
-        care.trouble.throttled = care.trouble.throttled.saturating_add(1);
-        match care.trouble.throttled.checked_sub(THROTTLES_WITHOUT_WAIT) {
-            None | Some(0) => self.again_at_once(key, work, now),
-            Some(times) => {
-                let wait = self.jittered(exponential(THROTTLE_WAIT, times, THROTTLE_WAIT_MAX));
-                self.retry(key, work, wait, now);
-            }
-        }
-    }
-
-    /// Three tries, then it counts against the CAS.
-    fn failed_transiently(&mut self, key: UserKey, work: Work, now: Now) {
-        let Some(care) = self.users.care_mut(key) else {
-            return;
-        };
-        care.trouble.tries = care.trouble.tries.saturating_add(1);
-        let tries = care.trouble.tries;
-        if tries < TRIES_MAX {
-            let wait = self.jittered(exponential(TRANSIENT_WAIT, tries - 1, TRANSIENT_WAIT_MAX));
-            self.retry(key, work, wait, now);
-        } else {
-            self.give_up_here(key, work, MoveCause::Failed, now);
-        }
-    }
-
-    /// The store is down or the mailbox is being moved: wait, then another CAS.
-    fn store_failed(&mut self, key: UserKey, work: Work, now: Now) {
-        let Some(care) = self.users.care_mut(key) else {
-            return;
-        };
-        care.trouble.store_failures = care.trouble.store_failures.saturating_add(1);
-        let failures = care.trouble.store_failures;
-        if failures < STORE_FAILURES_MAX {
-            let wait = exponential(STORE_WAIT, failures - 1, STORE_WAIT_MAX);
-            self.retry(key, work, wait, now);
-        } else {
-            self.give_up_here(key, work, MoveCause::Store, now);
-        }
-    }
-
-    /// Requests another CAS; where there is none, the same one is tried again, with growing pauses.
-    fn give_up_here(&mut self, key: UserKey, work: Work, cause: MoveCause, now: Now) {
-        if work == Work::Read
-            && let Some(care) = self.users.care_mut(key)
-        {
-            care.reading.step = Step::Items;
-        }
-        self.ask_for_another(key, cause, now);
-    }
-
-    fn adopt_address(&mut self, key: UserKey, work: Work, failure: &Failure, now: Now) {
-        let address = primary_address(failure).map(Box::from);
-        let adopted = self.users.get_mut(key).is_some_and(|user| {
-            let first_time = user
-                .care
-                .as_ref()
-                .is_some_and(|care| !care.trouble.address_adopted);
-            let is_new = first_time && address.is_some();
-            if is_new {
-                user.primary_address = address;
-            }
-            is_new
-        });
-        if !adopted {
-            return self.denied_for_user(key, work, failure, now);
-        }
-        if let Some(care) = self.users.care_mut(key) {
-            care.trouble.address_adopted = true;
-        }
-        self.again_at_once(key, work, now);
-    }
-
-    /// Exchange 2007 grants the right per CAS: another one is tried, once.
-    fn denied_by_cas(&mut self, key: UserKey, work: Work, failure: &Failure, now: Now) {
-        let Some(care) = self.users.care_mut(key) else {
-            return;
-        };
-        if !std::mem::replace(&mut care.trouble.elsewhere_tried, true) && self.another_takes_users(key) {
-            self.ask_for_another(key, MoveCause::Denied, now);
-        } else {
-            self.denied_for_user(key, work, failure, now);
-        }
-    }
-
-    fn denied_for_user(&mut self, key: UserKey, work: Work, failure: &Failure, now: Now) {
-        let user = self.name_of(key);
-        let reason = failure.to_string();
-        self.report_once(key, failure.class(), Report::RightsMissing { user, reason });
-        self.retry_slowly(key, work, now);
-    }
-
-    /// The client has tried every version; what is left is another delivery.
-    fn too_old(&mut self, key: UserKey, work: Work, now: Now) {
-        let other_way = work == Work::Subscribe && self.settings.delivery == Delivery::StreamingFirst;
-        match self.users.care_mut(key) {
-            Some(care) if other_way && !care.streaming_refused => {
-                care.streaming_refused = true;
-                self.again_at_once(key, work, now);
-            }
-            Some(_) | None => {
-                let wait = self.jittered(VERSION_WAIT);
-                self.retry(key, work, wait, now);
-            }
-        }
-    }
-
-    fn too_much(&mut self, key: UserKey, work: Work, now: Now) {
-        let window = super::reading::window_from(now, self.settings.window, self.halvings_of(key));
-        let asks_less = work == Work::Read
-            && self
-                .users
-                .care_mut(key)
-                .is_some_and(|care| care.reading.ask_for_less(window));
-        match asks_less {
-            true => self.again_at_once(key, work, now),
-            false => self.retry_slowly(key, work, now),
-        }
-    }
-
-    fn halvings_of(&self, key: UserKey) -> u8 {
-        self.users.care(key).map_or(0, |care| care.reading.halvings)
-    }
-
-    /// For us to fix. A URL that the CAS does not accept cannot be called back.
-    fn not_understood(&mut self, key: UserKey, work: Work, failure: &Failure, now: Now) {
-        let is_url = code(failure).is_some_and(|code| code.0 == "ErrorInvalidPushSubscriptionUrl");
-        if is_url && self.settings.delivery == Delivery::PushFirst {
-            let user = self.name_of(key);
-            if let Some(care) = self.users.care_mut(key) {
-                care.push_unreachable = true;
-            }
-            self.report(Report::FellBackToStreaming { user });
-            return self.again_at_once(key, work, now);
-        }
-        let user = self.name_of(key);
-        let cas = self.cas_of(self.lane_of(key).unwrap_or(LaneId(0)));
-        let reason = failure.to_string();
-        let refused = Report::RequestRefused { user, cas, reason };
-        self.report_once(key, FailureClass::Request, refused);
-        self.retry_slowly(key, work, now);
-    }
-
-    fn report_once(&mut self, key: UserKey, class: FailureClass, report: Report) {
-        let Some(care) = self.users.care_mut(key) else {
-            return;
-        };
-        if care.trouble.reported != Some(class) {
-            care.trouble.reported = Some(class);
-            self.report(report);
         }
     }
 
@@ -328,10 +111,189 @@ impl Calendars {
             }
             (BulkPurpose::Settled, false) => {
                 for key in users {
-                    self.queue_read(*key, Urgency::Refresh, now);
+                    if let Some(mut user) = self.one_user(*key, now) {
+                        user.queue_read(Urgency::Refresh);
+                    }
                 }
             }
             (BulkPurpose::First, false) | (BulkPurpose::Sweep, _) => {}
+        }
+    }
+}
+
+impl OneUser<'_> {
+    fn is_asking_as(&self, attempt: u64) -> bool {
+        self.care.attempt == attempt && matches!(self.care.asking, Asking::Sent { .. })
+    }
+
+    fn failed(&mut self, work: Work, failure: &Failure, class: FailureClass) {
+        self.care.trouble.class = Some(class);
+        match class {
+            FailureClass::Lost => match work {
+                Work::Subscribe | Work::Poll => self.lost(Some(class)),
+                Work::Read => self.failed_transiently(work),
+            },
+            FailureClass::OtherOwner => {
+                let wait = self.jittered(OTHER_OWNER_WAIT);
+                self.resubscribe(wait, Parting::Quiet);
+            }
+            FailureClass::Moved => self.store_failed(work),
+            FailureClass::Gone => {
+                let (user, reason) = (self.name(), failure.to_string());
+                self.report_once(class, Report::MailboxUnavailable { user, reason });
+                self.retry_slowly(work);
+            }
+            FailureClass::Identity => self.adopt_address(work, failure),
+            FailureClass::Throttled => self.throttled(work),
+            FailureClass::Transient => self.failed_transiently(work),
+            FailureClass::Credential => self.again_at_once(work),
+            FailureClass::RightsOfServer => self.denied_by_cas(work, failure),
+            FailureClass::RightsOfUser => self.denied_for_user(work, failure),
+            FailureClass::Version => self.too_old(work),
+            FailureClass::TooMuch => self.too_much(work),
+            FailureClass::Request => self.not_understood(work, failure),
+        }
+    }
+
+    fn retry(&mut self, work: Work, wait: Duration) {
+        let at = self.now.instant + wait;
+        match work {
+            Work::Subscribe => self.subscribe_at(at),
+            Work::Read => self.read_at(wait),
+            Work::Poll => self.poll_at(at),
+        }
+    }
+
+    fn retry_slowly(&mut self, work: Work) {
+        let wait = SLOW_RETRY + self.jitter(SLOW_RETRY / 10);
+        self.retry(work, wait);
+    }
+
+    /// Back into the queue: something other than the user decides when its turn comes.
+    fn again_at_once(&mut self, work: Work) {
+        match work {
+            Work::Subscribe => {
+                self.give_up_reservation();
+                self.care.asking = Asking::Idle;
+                self.want_subscription();
+            }
+            Work::Read => self.queue_read(Urgency::Changed),
+            Work::Poll => self.poll_at(self.now.instant + Duration::from_secs(1)),
+        }
+    }
+
+    /// The CAS as a whole waits; a mailbox that is throttled again and again waits on its own as well.
+    fn throttled(&mut self, work: Work) {
+        let throttled = &mut self.care.trouble.throttled;
+        *throttled = throttled.saturating_add(1);
+        match throttled.checked_sub(THROTTLES_WITHOUT_WAIT) {
+            None | Some(0) => self.again_at_once(work),
+            Some(times) => {
+                let wait = self.jittered(exponential(THROTTLE_WAIT, times, THROTTLE_WAIT_MAX));
+                self.retry(work, wait);
+            }
+        }
+    }
+
+    /// Three tries, then it counts against the CAS.
+    fn failed_transiently(&mut self, work: Work) {
+        let tries = self.care.trouble.tries.saturating_add(1);
+        self.care.trouble.tries = tries;
+        if tries < TRIES_MAX {
+            let wait = self.jittered(exponential(TRANSIENT_WAIT, tries - 1, TRANSIENT_WAIT_MAX));
+            self.retry(work, wait);
+        } else {
+            self.give_up_here(work, MoveCause::Failed);
+        }
+    }
+
+    /// The store is down or the mailbox is being moved: wait, then another CAS.
+    fn store_failed(&mut self, work: Work) {
+        let failures = self.care.trouble.store_failures.saturating_add(1);
+        self.care.trouble.store_failures = failures;
+        if failures < STORE_FAILURES_MAX {
+            self.retry(work, exponential(STORE_WAIT, failures - 1, STORE_WAIT_MAX));
+        } else {
+            self.give_up_here(work, MoveCause::Store);
+        }
+    }
+
+    /// Requests another CAS; where there is none, the same one is tried again, with growing pauses.
+    fn give_up_here(&mut self, work: Work, cause: MoveCause) {
+        if work == Work::Read {
+            self.care.reading.step = Step::Items;
+        }
+        self.ask_for_another(cause);
+    }
+
+    fn adopt_address(&mut self, work: Work, failure: &Failure) {
+        let address = primary_address(failure).map(Box::from);
+        if self.care.trouble.address_adopted || address.is_none() {
+            return self.denied_for_user(work, failure);
+        }
+        *self.primary_address = address;
+        self.care.trouble.address_adopted = true;
+        self.again_at_once(work);
+    }
+
+    /// Exchange 2007 grants the right per CAS: another one is tried, once.
+    fn denied_by_cas(&mut self, work: Work, failure: &Failure) {
+        let was_tried = std::mem::replace(&mut self.care.trouble.elsewhere_tried, true);
+        if !was_tried && self.another_takes_users {
+            self.ask_for_another(MoveCause::Denied);
+        } else {
+            self.denied_for_user(work, failure);
+        }
+    }
+
+    fn denied_for_user(&mut self, work: Work, failure: &Failure) {
+        let (user, reason) = (self.name(), failure.to_string());
+        self.report_once(failure.class(), Report::RightsMissing { user, reason });
+        self.retry_slowly(work);
+    }
+
+    /// The client has tried every version; what is left is another delivery.
+    fn too_old(&mut self, work: Work) {
+        let other_way = work == Work::Subscribe && self.settings.delivery == Delivery::StreamingFirst;
+        if other_way && !self.care.streaming_refused {
+            self.care.streaming_refused = true;
+            self.again_at_once(work);
+        } else {
+            let wait = self.jittered(VERSION_WAIT);
+            self.retry(work, wait);
+        }
+    }
+
+    fn too_much(&mut self, work: Work) {
+        let reading = &mut self.care.reading;
+        let window = super::reading::window_from(self.now, self.settings.window, reading.halvings);
+        match work == Work::Read && reading.ask_for_less(window) {
+            true => self.again_at_once(work),
+            false => self.retry_slowly(work),
+        }
+    }
+
+    /// For us to fix. A URL that the CAS does not accept cannot be called back.
+    fn not_understood(&mut self, work: Work, failure: &Failure) {
+        let is_url = code(failure).is_some_and(|code| code.0 == "ErrorInvalidPushSubscriptionUrl");
+        let user = self.name();
+        if is_url && self.settings.delivery == Delivery::PushFirst {
+            self.care.push_unreachable = true;
+            self.report(Report::FellBackToStreaming { user });
+            return self.again_at_once(work);
+        }
+        let (cas, reason) = (self.cas(), failure.to_string());
+        self.report_once(
+            FailureClass::Request,
+            Report::RequestRefused { user, cas, reason },
+        );
+        self.retry_slowly(work);
+    }
+
+    fn report_once(&mut self, class: FailureClass, report: Report) {
+        if self.care.trouble.reported != Some(class) {
+            self.care.trouble.reported = Some(class);
+            self.report(report);
         }
     }
 }

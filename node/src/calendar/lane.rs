@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tandem_cluster::{CasGateway, CasId};
 
 use super::breaker::Breaker;
-use super::job::{Job, Urgency};
+use super::job::{Farewell, Job, Urgency};
 use super::pace::Pace;
 use super::settings::CalendarSettings;
 use super::user::UserKey;
@@ -128,6 +128,12 @@ impl Lane {
             queue.push_back(job);
         }
         Ok(())
+    }
+
+    /// If the queue is full, the subscription ends by itself, because its events are not fetched.
+    pub(super) fn queue_farewell(&mut self, farewell: Farewell, queue_max: usize) {
+        let job = Job::Unsubscribe(Box::new(farewell));
+        drop(self.enqueue(job, Urgency::Farewell, queue_max));
     }
 
     pub(super) fn take(&mut self, urgency: Urgency) -> Option<Job> {

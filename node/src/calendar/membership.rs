@@ -7,14 +7,14 @@ use std::time::Duration;
 use tandem_cluster::{Assignment, CasGateway, CasId, NodeId, successor_of_user};
 
 use super::input::CalendarUser;
-use super::job::{Farewell, Job, Urgency};
+use super::job::Farewell;
 use super::lane::{Lane, LaneId};
 use tandem_exchange::affinity::AffinityKey;
 
 use super::output::{Output, Report};
+use super::streams::GroupId;
 use super::user::{Asking, Live, LiveKind, Placement, Source, Task, User, UserKey};
-use super::{Calendars, Now};
-use tandem_exchange::ews::Mailbox;
+use super::{Calendars, Now, OneUser};
 
 /// Whether Exchange is told that a subscription is given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl Calendars {
             .collect();
         let gone: Vec<UserKey> = self.users.keys().filter(|key| !kept.contains(key)).collect();
         for key in gone {
-            self.remove_user(key);
+            self.remove_user(key, now);
         }
         self.give_up_strays();
     }
@@ -54,7 +54,7 @@ impl Calendars {
             // Another mailbox is another calendar.
             Some((key, user)) => {
                 let placement = user.placement;
-                self.drop_care(key, Parting::Unsubscribe);
+                self.drop_care(key, Parting::Unsubscribe, now);
                 if let Some(key) = self.users.find(&listed.id) {
                     self.users.remove(key);
                 }
@@ -76,9 +76,9 @@ impl Calendars {
         key
     }
 
-    fn remove_user(&mut self, key: UserKey) {
+    fn remove_user(&mut self, key: UserKey, now: Now) {
         let name = self.name_of(key);
-        let was_ours = self.drop_care(key, Parting::Unsubscribe);
+        let was_ours = self.drop_care(key, Parting::Unsubscribe, now);
         let Some(user) = self.users.find(&name).and_then(|key| self.users.remove(key)) else {
             return;
         };
@@ -115,7 +115,7 @@ impl Calendars {
         for key in keys {
             match (self.is_ours(key), self.users.care(key).is_some()) {
                 (true, false) => self.take_care(key, now),
-                (false, true) => drop(self.drop_care(key, Parting::Quiet)),
+                (false, true) => drop(self.drop_care(key, Parting::Quiet, now)),
                 (true, true) | (false, false) => {}
             }
         }
@@ -130,42 +130,18 @@ impl Calendars {
 
     fn take_care(&mut self, key: UserKey, now: Now) {
         self.users.begin_care(key);
-        match self.lane_of(key) {
-            Some(lane) => self.settle_at(key, lane, now),
-            None => drop(self.proposals.assigns.insert(key)),
-        }
-        self.touch(key);
-    }
-
-    /// From now on the user is read there.
-    fn settle_at(&mut self, key: UserKey, lane: LaneId, now: Now) {
-        let knows_nothing = self
-            .users
-            .care(key)
-            .is_some_and(|care| care.known.source == Source::Nothing);
-        let Some(lane) = self.lane_mut(lane) else {
-            return;
-        };
-        lane.members.insert(key);
-        if knows_nothing {
-            lane.bulk.first.insert(key);
-        }
-        if !lane.is_configured() {
-            self.proposals.assigns.insert(key);
-        }
-        let wait = self
-            .users
-            .care(key)
-            .map_or(Duration::ZERO, |care| care.trouble.wait_after_move(now.instant));
-        match wait.is_zero() {
-            true => self.want_subscription(key, now),
-            false => self.subscribe_at(key, now.instant + wait),
+        let user = self.one_user(key, now);
+        debug_assert!(user.is_some(), "this node follows the user from now on");
+        if let Some(mut user) = user {
+            user.settle();
         }
     }
 
     /// `true`: this node owned the user.
-    fn drop_care(&mut self, key: UserKey, parting: Parting) -> bool {
-        self.leave_lane(key, parting);
+    fn drop_care(&mut self, key: UserKey, parting: Parting, now: Now) -> bool {
+        if let Some(mut user) = self.one_user(key, now) {
+            user.leave_lane(parting);
+        }
         let Some(care) = self.users.end_care(key) else {
             return false;
         };
@@ -177,88 +153,6 @@ impl Calendars {
         }
         self.proposals.assigns.remove(&key);
         true
-    }
-
-    fn leave_lane(&mut self, key: UserKey, parting: Parting) {
-        self.release(key, parting);
-        self.give_up_reservation(key);
-        if let Some(care) = self.users.care_mut(key) {
-            care.asking = Asking::Idle;
-            // A read that waits in the lane's queue will find the user gone; the next lane must not wait for it.
-            if care.reading.task == Task::Queued {
-                care.reading.task = Task::Idle;
-            }
-        }
-        if let Some(lane) = self.lane_of(key).and_then(|lane| self.lane_mut(lane)) {
-            lane.members.remove(&key);
-            lane.bulk.first.remove(&key);
-            lane.bulk.settled.remove(&key);
-        }
-    }
-
-    pub(super) fn give_up_reservation(&mut self, key: UserKey) {
-        let reserved = self.users.care_mut(key).and_then(|care| care.reserved.take());
-        if let Some(group) = reserved {
-            self.leave_group(group, key);
-        }
-    }
-
-    /// Gives up the current subscription.
-    pub(super) fn release(&mut self, key: UserKey, parting: Parting) {
-        let lane = self.lane_of(key);
-        let Some(live) = self.users.care_mut(key).and_then(|care| care.live.take()) else {
-            return;
-        };
-        if let Some(lane) = lane.and_then(|lane| self.lane_mut(lane)) {
-            lane.subscribed = lane.subscribed.saturating_sub(1);
-        }
-        if let LiveKind::Streaming { group } = live.kind {
-            self.leave_group(group, key);
-        }
-        if let (Parting::Unsubscribe, Some(lane)) = (parting, lane) {
-            self.say_farewell(key, lane, live);
-        }
-        self.touch(key);
-    }
-
-    /// Push subscriptions end by the answer to their next callback.
-    fn say_farewell(&mut self, key: UserKey, lane: LaneId, live: Live) {
-        let Some(user) = self.users.get(key) else {
-            return;
-        };
-        let (mailbox, name) = (user.mailbox(), user.id.to_string());
-        let affinity = match live.kind {
-            LiveKind::Push { .. } => return,
-            LiveKind::Streaming { group } => AffinityKey::Group(group.0),
-            LiveKind::Pull { .. } => AffinityKey::User(name),
-        };
-        self.queue_farewell(lane, live.id, mailbox, affinity);
-    }
-
-    pub(super) fn queue_farewell(
-        &mut self,
-        lane: LaneId,
-        subscription: Box<str>,
-        mailbox: Mailbox,
-        affinity: AffinityKey,
-    ) {
-        let farewell = Farewell {
-            subscription,
-            mailbox,
-            affinity,
-            tries: 0,
-        };
-        let queue_max = self.settings.queue_max;
-        if let Some(lane) = self.lane_mut(lane) {
-            // If the queue is full, the subscription ends by itself, because its events are not fetched.
-            drop(lane.enqueue(Job::Unsubscribe(Box::new(farewell)), Urgency::Farewell, queue_max));
-        }
-    }
-
-    pub(super) fn leave_group(&mut self, group: super::streams::GroupId, key: UserKey) {
-        for stream in self.streams.leave(group, key) {
-            self.outputs.push(Output::CloseStream { stream });
-        }
     }
 
     pub(super) fn cas_changed(&mut self, cas_list: Vec<CasGateway>, now: Now) {
@@ -335,41 +229,125 @@ impl Calendars {
     }
 
     /// The log assigned a CAS, another CAS or none to the user.
-    pub(super) fn place(&mut self, key: UserKey, placement: Option<Placement>, now: Now) {
-        let Some(user) = self.users.get(key) else {
-            return;
-        };
-        if user.placement == placement {
+    fn place(&mut self, key: UserKey, placement: Option<Placement>, now: Now) {
+        let former = self.users.get(key).and_then(|user| user.placement);
+        if former == placement {
             return;
         }
-        self.leave_lane(key, self.parting_at_move(key));
+        if let Some(mut user) = self.one_user(key, now) {
+            let parting = user.parting_at_move();
+            user.leave_lane(parting);
+        }
         if let Some(user) = self.users.get_mut(key) {
             user.placement = placement;
         }
-        let Some(care) = self.users.care_mut(key) else {
-            return;
-        };
-        care.trouble.tries = 0;
-        care.trouble.store_failures = 0;
-        care.trouble.throttled = 0;
-        care.rejections = 0;
-        care.left_group = None;
-        match placement {
-            Some(placement) => {
-                self.proposals.assigns.remove(&key);
-                self.settle_at(key, placement.lane, now);
-            }
-            None => drop(self.proposals.assigns.insert(key)),
+        // Otherwise another node follows the user.
+        if let Some(mut user) = self.one_user(key, now) {
+            user.placed();
         }
-        self.touch(key);
     }
+}
 
+impl OneUser<'_> {
     /// A working CAS is told; one that is down is not.
-    fn parting_at_move(&self, key: UserKey) -> Parting {
-        let lane = self.lane_of(key).and_then(|lane| self.lane(lane));
+    fn parting_at_move(&self) -> Parting {
+        let lane = self.lane.as_deref();
         match lane.is_some_and(|lane| lane.is_configured() && lane.breaker.is_closed()) {
             true => Parting::Unsubscribe,
             false => Parting::Quiet,
+        }
+    }
+
+    fn placed(&mut self) {
+        let trouble = &mut self.care.trouble;
+        trouble.tries = 0;
+        trouble.store_failures = 0;
+        trouble.throttled = 0;
+        self.care.rejections = 0;
+        self.care.left_group = None;
+        self.proposals.assigns.remove(&self.key);
+        self.settle();
+    }
+
+    /// From now on the user is read at their CAS; without one, they need one.
+    fn settle(&mut self) {
+        let Some(lane) = &mut self.lane else {
+            self.proposals.assigns.insert(self.key);
+            return;
+        };
+        lane.members.insert(self.key);
+        if self.care.known.source == Source::Nothing {
+            lane.bulk.first.insert(self.key);
+        }
+        if !lane.is_configured() {
+            self.proposals.assigns.insert(self.key);
+        }
+        let wait = self.care.trouble.wait_after_move(self.now.instant);
+        match wait.is_zero() {
+            true => self.want_subscription(),
+            false => self.subscribe_at(self.now.instant + wait),
+        }
+    }
+
+    fn leave_lane(&mut self, parting: Parting) {
+        self.release(parting);
+        self.give_up_reservation();
+        self.care.asking = Asking::Idle;
+        // A read that waits in the lane's queue will find the user gone; the next lane must not wait for it.
+        if self.care.reading.task == Task::Queued {
+            self.care.reading.task = Task::Idle;
+        }
+        if let Some(lane) = &mut self.lane {
+            lane.members.remove(&self.key);
+            lane.bulk.first.remove(&self.key);
+            lane.bulk.settled.remove(&self.key);
+        }
+    }
+
+    pub(super) fn give_up_reservation(&mut self) {
+        if let Some(group) = self.care.reserved.take() {
+            self.leave_group(group);
+        }
+    }
+
+    /// Gives up the current subscription.
+    pub(super) fn release(&mut self, parting: Parting) {
+        let Some(live) = self.care.live.take() else {
+            return;
+        };
+        debug_assert!(self.lane.is_some(), "who is subscribed has a CAS");
+        if let Some(lane) = &mut self.lane {
+            lane.subscribed = lane.subscribed.saturating_sub(1);
+        }
+        if let LiveKind::Streaming { group } = live.kind {
+            self.leave_group(group);
+        }
+        if parting == Parting::Unsubscribe {
+            self.say_farewell(live);
+        }
+    }
+
+    /// Push subscriptions end by the answer to their next callback.
+    fn say_farewell(&mut self, live: Live) {
+        let affinity = match live.kind {
+            LiveKind::Push { .. } => return,
+            LiveKind::Streaming { group } => AffinityKey::Group(group.0),
+            LiveKind::Pull { .. } => AffinityKey::User(self.name()),
+        };
+        let farewell = Farewell {
+            subscription: live.id,
+            mailbox: self.mailbox(),
+            affinity,
+            tries: 0,
+        };
+        if let Some(lane) = &mut self.lane {
+            lane.queue_farewell(farewell, self.settings.queue_max);
+        }
+    }
+
+    fn leave_group(&mut self, group: GroupId) {
+        for stream in self.streams.leave(group, self.key) {
+            self.outputs.push(Output::CloseStream { stream });
         }
     }
 }

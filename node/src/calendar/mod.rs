@@ -24,6 +24,7 @@ mod job;
 mod lane;
 mod membership;
 mod moving;
+mod one_user;
 mod output;
 mod pace;
 pub mod probing;
@@ -65,9 +66,10 @@ use explain::Tally;
 use following::Following;
 use job::Flight;
 use lane::{Lane, LaneId};
+use one_user::OneUser;
 use proposals::Proposals;
 use streams::Streams;
-use user::{Care, Placement, UserKey};
+use user::{Placement, UserKey};
 use users::Users;
 
 /// Limits of one node's calendars.
@@ -255,7 +257,7 @@ impl Calendars {
                 .change_bounds(self.settings.concurrency, self.settings.concurrency_max);
         }
         if former.spread_secs != self.settings.spread_secs {
-            self.reschedule_edges();
+            self.reschedule_edges(now);
         }
         let is_subscribed_otherwise = former.status_frequency != self.settings.status_frequency;
         if former.delivery != self.settings.delivery {
@@ -272,19 +274,14 @@ impl Calendars {
                 return;
             }
             self.deadlines.remove(&(at, key));
-            if let Some(care) = self.users.care_mut(key) {
-                care.deadline = None;
+            let user = self.one_user(key, now);
+            debug_assert!(user.is_some(), "a deadline is a user's of this node");
+            if let Some(mut user) = user {
+                user.care.deadline = None;
+                user.subscription_due();
+                user.reading_due();
             }
-            self.subscription_due(key, now);
-            self.reading_due(key, now);
-            self.touch(key);
             self.index_deadlines();
-        }
-    }
-
-    fn touch(&mut self, key: UserKey) {
-        if self.touched.last() != Some(&key) {
-            self.touched.push(key);
         }
     }
 
@@ -324,13 +321,6 @@ impl Calendars {
 
     fn lane_of(&self, key: UserKey) -> Option<LaneId> {
         Some(self.users.get(key)?.placement?.lane)
-    }
-
-    /// The user, the work done for them, and the lane they are read at.
-    fn cared_for(&mut self, key: UserKey) -> Option<(&mut Care, LaneId)> {
-        let user = self.users.get_mut(key)?;
-        let lane = user.placement?.lane;
-        Some((user.care.as_deref_mut()?, lane))
     }
 
     fn name_of(&self, key: UserKey) -> String {

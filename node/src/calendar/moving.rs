@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use tandem_cluster::{Applied, Command};
 
 use super::input::View;
-use super::lane::{Lane, LaneId};
+use super::lane::Lane;
 use super::output::{Output, Report};
 use super::proposals::{MoveCause, Purpose};
 use super::user::{Asking, Task, UserKey};
-use super::{Calendars, Now};
+use super::{Calendars, Now, OneUser};
 
 /// What became of an entry of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,67 +21,87 @@ enum Outcome {
     Unknown,
 }
 
-impl Calendars {
+impl OneUser<'_> {
     /// The user's subscription failed at their CAS. Where no other takes users, it is tried again there.
-    pub(super) fn ask_for_another(&mut self, key: UserKey, cause: MoveCause, now: Now) {
-        self.give_up_reservation(key);
-        let has_another = self.another_takes_users(key);
-        let Some((care, lane)) = self.cared_for(key) else {
-            return;
-        };
-        if care.asking == Asking::Moving {
+    pub(super) fn ask_for_another(&mut self, cause: MoveCause) {
+        self.give_up_reservation();
+        if self.lane.is_none() || self.care.asking == Asking::Moving {
             return;
         }
-        care.trouble.tries = 0;
-        care.trouble.store_failures = 0;
-        care.trouble.count_move(now.instant);
-        if has_another {
-            self.queue_move(key, lane, cause);
-        } else {
-            self.stay(key, now);
+        let trouble = &mut self.care.trouble;
+        trouble.tries = 0;
+        trouble.store_failures = 0;
+        trouble.count_move(self.now.instant);
+        match self.another_takes_users {
+            true => self.queue_move(cause),
+            false => self.stay(),
         }
-        self.touch(key);
     }
 
-    fn queue_move(&mut self, key: UserKey, lane: LaneId, cause: MoveCause) {
-        let (user, cas) = (self.name_of(key), self.cas_of(lane));
-        if let Some(care) = self.users.care_mut(key) {
-            care.asking = Asking::Moving;
-            if matches!(care.reading.task, Task::Waiting(_)) {
-                care.reading.task = Task::Idle;
-            }
+    fn queue_move(&mut self, cause: MoveCause) {
+        self.care.asking = Asking::Moving;
+        if matches!(self.care.reading.task, Task::Waiting(_)) {
+            self.care.reading.task = Task::Idle;
         }
-        self.proposals.moves.push_back((key, cause));
+        self.proposals.moves.push_back((self.key, cause));
         *self.tally.moves_by_cause.entry(cause.as_str()).or_default() += 1;
-        self.report(Report::Moving {
-            user,
-            cas,
-            cause: cause.as_str(),
-        });
-        self.touch(key);
+        let (user, cas, cause) = (self.name(), self.cas(), cause.as_str());
+        self.report(Report::Moving { user, cas, cause });
+    }
+
+    /// The CAS is down: the user goes to another one, if there is one.
+    fn evacuate(&mut self) {
+        if self.care.asking != Asking::Moving && self.another_takes_users {
+            self.give_up_reservation();
+            self.queue_move(MoveCause::Breaker);
+        }
     }
 
     /// No other CAS can take the user: whatever failed is tried again here, with growing pauses.
-    fn stay(&mut self, key: UserKey, now: Now) {
-        let Some(care) = self.users.care_mut(key) else {
-            return;
-        };
-        let wait = move_back_off(care.trouble.moves.max(1).saturating_add(1));
-        let is_live = care.live.is_some();
-        care.asking = Asking::Idle;
-        let wait = self.jittered(wait);
-        match is_live {
-            true => self.read_at(key, wait, now),
-            false => self.subscribe_at(key, now.instant + wait),
+    fn stay(&mut self) {
+        let moves = self.care.trouble.moves.max(1).saturating_add(1);
+        let wait = self.jittered(move_back_off(moves));
+        self.care.asking = Asking::Idle;
+        match self.care.live.is_some() {
+            true => self.read_at(wait),
+            false => self.subscribe_at(self.now.instant + wait),
         }
     }
 
-    pub(super) fn another_takes_users(&self, key: UserKey) -> bool {
-        let own = self.lane_of(key);
-        self.lane_ids()
-            .any(|id| Some(id) != own && self.lane(id).is_some_and(Lane::takes_users))
+    /// Name and epoch. `None`: the user has moved meanwhile, or no longer needs to.
+    fn still_to_be_moved(&mut self, cause: MoveCause) -> Option<(String, u32)> {
+        let epoch = self.placement?.epoch;
+        if self.care.asking != Asking::Moving {
+            return None;
+        }
+        let lane = self.lane.as_deref();
+        let is_back = cause == MoveCause::Breaker && lane.is_some_and(|lane| lane.breaker.is_closed());
+        if is_back {
+            self.care.asking = Asking::Idle;
+            if self.care.live.is_none() {
+                self.want_subscription();
+            }
+            return None;
+        }
+        if !self.another_takes_users {
+            self.stay();
+            return None;
+        }
+        Some((self.name(), epoch))
     }
 
+    /// Whoever still wants to move was not moved.
+    fn not_moved(&mut self, cause: MoveCause, is_applied: bool) {
+        match (self.care.asking == Asking::Moving, is_applied) {
+            // The answer shows that no other CAS could take the user.
+            (true, true) => self.stay(),
+            (true, false) => self.proposals.moves.push_back((self.key, cause)),
+            (false, true | false) => {}
+        }
+    }
+}
+
+impl Calendars {
     /// The users of CAS that are down will be moved, unless all CAS soon turn out to be down: then the fault is in our own
     /// network.
     pub(super) fn plan_evacuations(&mut self, now: Now) {
@@ -106,13 +126,10 @@ impl Calendars {
             }
             let members: Vec<UserKey> = lane.members.iter().copied().collect();
             for key in members {
-                let is_moving = self
-                    .users
-                    .care(key)
-                    .is_none_or(|care| care.asking == Asking::Moving);
-                if !is_moving && self.another_takes_users(key) {
-                    self.give_up_reservation(key);
-                    self.queue_move(key, id, MoveCause::Breaker);
+                let user = self.one_user(key, now);
+                debug_assert!(user.is_some(), "the members of a lane are users of this node");
+                if let Some(mut user) = user {
+                    user.evacuate();
                 }
             }
         }
@@ -188,7 +205,8 @@ impl Calendars {
         while keys.len() < allowed
             && let Some((key, cause)) = self.proposals.moves.pop_front()
         {
-            if let Some(named) = self.still_to_be_moved(key, cause, now) {
+            let user = self.one_user(key, now);
+            if let Some(named) = user.and_then(|mut user| user.still_to_be_moved(cause)) {
                 users.push(named);
                 keys.push((key, cause));
             }
@@ -199,41 +217,6 @@ impl Calendars {
         self.proposals.moved(keys.len());
         let at_ms = now.unix_ms;
         Some((Purpose::Move(keys), Command::CasFailed { users, at_ms }))
-    }
-
-    /// Name and epoch. `None`: the user has moved meanwhile, or no longer needs to.
-    fn still_to_be_moved(&mut self, key: UserKey, cause: MoveCause, now: Now) -> Option<(String, u32)> {
-        let user = self.users.get(key)?;
-        let care = user.care.as_ref()?;
-        let placement = user.placement?;
-        if care.asking != Asking::Moving {
-            return None;
-        }
-        let named = (user.id.to_string(), placement.epoch);
-        let is_live = care.live.is_some();
-        let is_back = cause == MoveCause::Breaker
-            && self
-                .lane(placement.lane)
-                .is_some_and(|lane| lane.breaker.is_closed());
-        if is_back {
-            self.set_idle(key);
-            if !is_live {
-                self.want_subscription(key, now);
-            }
-            return None;
-        }
-        if !self.another_takes_users(key) {
-            self.stay(key, now);
-            return None;
-        }
-        Some(named)
-    }
-
-    fn set_idle(&mut self, key: UserKey) {
-        if let Some(care) = self.users.care_mut(key) {
-            care.asking = Asking::Idle;
-        }
-        self.touch(key);
     }
 
     fn users_to_assign(&mut self, now: Now) -> Option<(Purpose, Command)> {
@@ -298,13 +281,8 @@ impl Calendars {
             }
             Purpose::Move(keys) => {
                 for (key, cause) in keys {
-                    let care = self.users.care(key);
-                    if care.is_some_and(|care| care.asking == Asking::Moving) {
-                        match is_applied {
-                            // The answer shows that no other CAS could take the user.
-                            true => self.stay(key, now),
-                            false => self.proposals.moves.push_back((key, cause)),
-                        }
+                    if let Some(mut user) = self.one_user(key, now) {
+                        user.not_moved(cause, is_applied);
                     }
                 }
             }

@@ -5,119 +5,98 @@ use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use super::job::{Job, Urgency};
+use super::lane::{Lane, LaneId};
 use super::membership::Parting;
 use super::output::Report;
 use super::timeline::Timeline;
-use super::user::{Known, Reading, Source, Step, Task, UserKey};
-use super::{Calendars, LaneId, Now};
+use super::user::{Known, Reading, Source, Step, Task};
+use super::{Now, OneUser};
 use tandem_exchange::ews::{CalendarItem, ChangeStamp, Operation, TimeWindow};
 
-impl Calendars {
+impl OneUser<'_> {
     /// The read that counts: from now on nothing can be missed.
-    pub(super) fn read_after_subscribe(&mut self, key: UserKey, lane: LaneId, now: Now) {
-        let is_crowded = self.lane(lane).is_some_and(super::lane::Lane::is_crowded);
-        let Some(care) = self.users.care_mut(key) else {
-            return;
-        };
-        match is_crowded && care.reading.step == Step::Items && !care.reading.has_no_availability {
-            true => self.read_with_others(key, lane, now),
-            false => self.queue_read(key, Urgency::Changed, now),
+    pub(super) fn read_after_subscribe(&mut self) {
+        let is_crowded = self.lane.as_deref().is_some_and(Lane::is_crowded);
+        let reading = &self.care.reading;
+        match is_crowded && reading.step == Step::Items && !reading.has_no_availability {
+            true => self.read_with_others(),
+            false => self.queue_read(Urgency::Changed),
         }
     }
 
     /// Events may have been lost on the way; the subscription still works.
-    pub(super) fn read_after_gap(&mut self, key: UserKey, now: Now) {
-        let Some((care, lane)) = self.cared_for(key) else {
-            return;
-        };
-        if care.reading.has_no_availability {
-            care.reading.step = Step::StampAfterLoss;
-            self.queue_read(key, Urgency::Changed, now);
+    pub(super) fn read_after_gap(&mut self) {
+        if self.care.reading.has_no_availability {
+            self.care.reading.step = Step::StampAfterLoss;
+            self.queue_read(Urgency::Changed);
         } else {
-            self.read_with_others(key, lane, now);
+            self.read_with_others();
         }
     }
 
-    fn read_with_others(&mut self, key: UserKey, lane: LaneId, now: Now) {
-        let settle_at = now.instant + SETTLE;
-        if let Some(lane) = self.lane_mut(lane) {
-            lane.bulk.settled.insert(key);
-            lane.bulk.settle_at.get_or_insert(settle_at);
+    fn read_with_others(&mut self) {
+        if let Some(lane) = &mut self.lane {
+            lane.bulk.settled.insert(self.key);
+            lane.bulk.settle_at.get_or_insert(self.now.instant + SETTLE);
         }
     }
 
     /// An event: read soon, so that a burst of them is one read.
-    pub(super) fn calendar_told_of(&mut self, key: UserKey, now: Now) {
-        let wait = self.jittered(COALESCE);
-        let Some(care) = self.users.care_mut(key) else {
-            return;
-        };
-        care.last_event = Some(now.instant);
-        let reading = &mut care.reading;
+    pub(super) fn calendar_told_of(&mut self) {
+        let at = self.now.instant + self.jittered(COALESCE);
+        self.care.last_event = Some(self.now.instant);
+        let reading = &mut self.care.reading;
         reading.is_dirty = true;
         reading.stamp = None;
         reading.is_suspicious = false;
         reading.step = Step::Items;
-        let at = now.instant + wait;
         match reading.task {
             Task::Idle => reading.task = Task::Waiting(at),
             Task::Waiting(planned) => reading.task = Task::Waiting(planned.min(at)),
             Task::Queued | Task::InFlight => {}
         }
-        self.touch(key);
     }
 
-    pub(super) fn read_at(&mut self, key: UserKey, wait: Duration, now: Now) {
-        if let Some(care) = self.users.care_mut(key) {
-            care.reading.task = Task::Waiting(now.instant + wait);
-        }
-        self.touch(key);
+    pub(super) fn read_at(&mut self, wait: Duration) {
+        self.care.reading.task = Task::Waiting(self.now.instant + wait);
     }
 
-    pub(super) fn queue_read(&mut self, key: UserKey, urgency: Urgency, now: Now) {
+    pub(super) fn queue_read(&mut self, urgency: Urgency) {
         let wait = self.jittered(QUEUE_FULL_WAIT);
         let queue_max = self.settings.queue_max;
-        let Some(lane) = self.lane_of(key) else {
+        let Some(lane) = &mut self.lane else {
             return;
         };
-        let Some(care) = self.users.care_mut(key) else {
-            return;
-        };
-        if matches!(care.reading.task, Task::Queued | Task::InFlight) {
-            care.reading.is_dirty = true;
+        let reading = &mut self.care.reading;
+        if matches!(reading.task, Task::Queued | Task::InFlight) {
+            reading.is_dirty = true;
             return;
         }
-        let queued = self
-            .lanes
-            .get_mut(usize::from(lane.0))
-            .is_some_and(|lane| lane.enqueue(Job::Read(key), urgency, queue_max).is_ok());
-        care.reading.task = match queued {
+        let queued = lane.enqueue(Job::Read(self.key), urgency, queue_max).is_ok();
+        reading.task = match queued {
             true => Task::Queued,
-            false => Task::Waiting(now.instant + wait),
+            false => Task::Waiting(self.now.instant + wait),
         };
-        self.touch(key);
     }
 
     /// The wait for more events, a retry or the refresh is over.
-    pub(super) fn reading_due(&mut self, key: UserKey, now: Now) {
-        let Some(care) = self.users.care_mut(key) else {
-            return;
-        };
-        let reading = &mut care.reading;
+    pub(super) fn reading_due(&mut self) {
+        let (now, is_live) = (self.now.instant, self.care.live.is_some());
+        let reading = &mut self.care.reading;
         match (reading.task, reading.refresh_at) {
-            (Task::Waiting(at), _) if at <= now.instant => {
+            (Task::Waiting(at), _) if at <= now => {
                 reading.task = Task::Idle;
                 // Without a subscription there will be a read after the next one.
-                if care.live.is_some() {
-                    self.queue_read(key, Urgency::Changed, now);
+                if is_live {
+                    self.queue_read(Urgency::Changed);
                 }
             }
-            (Task::Idle, Some(at)) if at <= now.instant => {
+            (Task::Idle, Some(at)) if at <= now => {
                 reading.refresh_at = None;
-                if care.live.is_some() {
+                if is_live {
                     reading.step = Step::Stamp;
                     reading.halvings = reading.halvings.saturating_sub(1);
-                    self.queue_read(key, Urgency::Refresh, now);
+                    self.queue_read(Urgency::Refresh);
                 }
             }
             (Task::Waiting(_) | Task::Idle | Task::Queued | Task::InFlight, _) => {}
@@ -125,28 +104,23 @@ impl Calendars {
     }
 
     /// Its turn has come. `None`: it is no longer wanted, or not at this CAS.
-    pub(super) fn begin_read(
-        &mut self,
-        key: UserKey,
-        lane: LaneId,
-        now: Now,
-    ) -> Option<(Operation, TimeWindow)> {
-        let (length, entries_max) = (self.settings.window, self.config.entries_max);
-        let (care, at) = self.cared_for(key)?;
-        if at != lane || care.reading.task != Task::Queued {
+    pub(super) fn begin_read(&mut self, lane: LaneId) -> Option<(Operation, TimeWindow)> {
+        let entries_max = self.entries_max;
+        if !self.is_at(lane) || self.care.reading.task != Task::Queued {
             return None;
         }
-        if care.live.is_none() {
-            care.reading.task = Task::Idle;
-            self.touch(key);
+        let is_live = self.care.live.is_some();
+        let reading = &mut self.care.reading;
+        if !is_live {
+            reading.task = Task::Idle;
             return None;
         }
-        care.reading.task = Task::InFlight;
-        let window = window_from(now, length, care.reading.halvings);
-        let operation = match care.reading.step {
+        reading.task = Task::InFlight;
+        let window = window_from(self.now, self.settings.window, reading.halvings);
+        let operation = match reading.step {
             Step::Stamp | Step::StampAfterLoss => Operation::GetChangeStamp,
             Step::Items => {
-                care.reading.is_dirty = false;
+                reading.is_dirty = false;
                 Operation::FindCalendarItems { window, entries_max }
             }
         };
@@ -154,11 +128,8 @@ impl Calendars {
     }
 
     /// GetFolder was answered: what follows is the read, unless nothing has changed since the last one.
-    pub(super) fn stamp_read(&mut self, key: UserKey, stamp: &ChangeStamp, now: Now) {
-        let Some(care) = self.users.care_mut(key) else {
-            return;
-        };
-        let reading = &mut care.reading;
+    pub(super) fn stamp_read(&mut self, stamp: &ChangeStamp) {
+        let reading = &mut self.care.reading;
         let (former, step) = (reading.stamp, reading.step);
         reading.task = Task::Idle;
         reading.step = Step::Items;
@@ -166,103 +137,77 @@ impl Calendars {
         let is_unchanged = reading.stamp.is_some() && reading.stamp == former && !reading.is_dirty;
         match step {
             Step::StampAfterLoss if is_unchanged => {
-                care.reading.refresh_at.get_or_insert(now.instant);
-                self.touch(key);
+                reading.refresh_at.get_or_insert(self.now.instant);
             }
-            Step::StampAfterLoss => self.queue_read(key, Urgency::Changed, now),
-            Step::Stamp => self.queue_read(key, Urgency::Refresh, now),
+            Step::StampAfterLoss => self.queue_read(Urgency::Changed),
+            Step::Stamp => self.queue_read(Urgency::Refresh),
             // An event came while GetFolder was under way.
             Step::Items => {
-                if let Some(care) = self.users.care_mut(key) {
-                    care.reading.stamp = None;
-                }
-                self.queue_read(key, Urgency::Changed, now);
+                reading.stamp = None;
+                self.queue_read(Urgency::Changed);
             }
         }
     }
 
     /// FindItem was answered.
-    pub(super) fn items_read(
-        &mut self,
-        key: UserKey,
-        window: TimeWindow,
-        (items, is_complete): (&[CalendarItem], bool),
-        now: Now,
-    ) {
-        let Some(care) = self.users.care_mut(key) else {
-            return;
-        };
-        care.reading.task = Task::Idle;
-        care.trouble.settled();
-        if !is_complete && care.reading.ask_for_less(window) {
-            self.queue_read(key, Urgency::Changed, now);
+    pub(super) fn items_read(&mut self, window: TimeWindow, items: &[CalendarItem], is_complete: bool) {
+        self.care.reading.task = Task::Idle;
+        self.care.trouble.settled();
+        if !is_complete && self.care.reading.ask_for_less(window) {
+            self.queue_read(Urgency::Changed);
             return;
         }
         let timeline = Timeline::of(items);
-        let was_suspicious = std::mem::take(&mut care.reading.is_suspicious);
-        let until_ms = end_of(window);
-        let is_same =
-            care.known
-                .timeline
-                .is_same_within(&timeline, now.unix_ms, until_ms.min(care.known.until_ms));
-        self.adopt(key, timeline, Source::View, until_ms, now);
+        let was_suspicious = std::mem::take(&mut self.care.reading.is_suspicious);
+        let (known, until_ms) = (&self.care.known, end_of(window));
+        let until_both = until_ms.min(known.until_ms);
+        let is_same = known
+            .timeline
+            .is_same_within(&timeline, self.now.unix_ms, until_both);
+        self.adopt(timeline, Source::View, until_ms);
         match was_suspicious {
-            true if is_same => self.suspicion_dispelled(key),
-            true => self.found_deaf(key, now),
+            true if is_same => self.suspicion_dispelled(),
+            true => self.found_deaf(),
             false => {}
         }
-        self.read_again(key, now);
+        self.read_again();
     }
 
     /// A stale subscription: the mailbox has moved, or the server dropped it silently (docs/spec/ews.md §1.9).
-    fn found_deaf(&mut self, key: UserKey, now: Now) {
-        let Some(lane) = self.lane_of(key) else {
+    fn found_deaf(&mut self) {
+        if self.lane.is_none() {
             return;
-        };
-        let (user, cas) = (self.name_of(key), self.cas_of(lane));
+        }
+        let (user, cas) = (self.name(), self.cas());
         self.report(Report::Deaf { user, cas });
-        self.avoid_group(key, now);
-        self.resubscribe(key, Duration::ZERO, Parting::Unsubscribe, now);
+        self.avoid_group();
+        self.resubscribe(Duration::ZERO, Parting::Unsubscribe);
     }
 
     /// Takes what is known now, from any source, and plans the refresh.
-    pub(super) fn adopt(
-        &mut self,
-        key: UserKey,
-        timeline: Timeline,
-        source: Source,
-        until_ms: u64,
-        now: Now,
-    ) {
-        let until_left = Duration::from_millis(until_ms.saturating_sub(now.unix_ms) / 2);
-        let refresh = self.jittered(self.settings.refresh_interval.min(until_left).max(REFRESH_MIN));
-        let Some(care) = self.users.care_mut(key) else {
-            return;
-        };
+    pub(super) fn adopt(&mut self, timeline: Timeline, source: Source, until_ms: u64) {
+        let until_left = Duration::from_millis(until_ms.saturating_sub(self.now.unix_ms) / 2);
+        let refresh = self.settings.refresh_interval.min(until_left).max(REFRESH_MIN);
+        let refresh = self.jittered(refresh);
         let new = Known {
             timeline,
             source,
             until_ms,
-            read_at_ms: now.unix_ms,
+            read_at_ms: self.now.unix_ms,
         };
-        let former = std::mem::replace(&mut care.known, new);
-        if care.live.is_some() {
-            care.reading.refresh_at = Some(now.instant + refresh);
+        let former = std::mem::replace(&mut self.care.known, new);
+        if self.care.live.is_some() {
+            self.care.reading.refresh_at = Some(self.now.instant + refresh);
         }
-        self.calendar_changed(key, &former, now);
-        self.touch(key);
+        self.calendar_changed(&former);
     }
 
     /// Events that came while the read was under way.
-    pub(super) fn read_again(&mut self, key: UserKey, now: Now) {
+    fn read_again(&mut self) {
         let wait = self.jittered(COALESCE);
-        if let Some(care) = self.users.care_mut(key)
-            && care.reading.is_dirty
-            && care.reading.task == Task::Idle
-        {
-            care.reading.task = Task::Waiting(now.instant + wait);
+        if self.care.reading.is_dirty && self.care.reading.task == Task::Idle {
+            self.read_at(wait);
         }
-        self.touch(key);
     }
 }
 

@@ -158,13 +158,14 @@ impl Calendars {
     fn order(&mut self, lane: LaneId, job: &Job, now: Now) -> Option<Order> {
         match job {
             Job::Subscribe(key) => {
-                let order = self.begin_subscribe(*key, lane, now)?;
-                self.touch(*key);
+                let order = self.one_user(*key, now)?.begin_subscribe(lane)?;
                 self.subscribe_order(*key, order)
             }
             Job::Read(key) => {
-                let (operation, window) = self.begin_read(*key, lane, now)?;
-                let order = self.plain(operation, Some(self.users.get(*key)?.mailbox()));
+                let mut user = self.one_user(*key, now)?;
+                let (operation, window) = user.begin_read(lane)?;
+                let mailbox = user.mailbox();
+                let order = self.plain(operation, Some(mailbox));
                 Some(Order { window, ..order })
             }
             Job::Events(key) => self.poll_order(*key, lane),

@@ -6,55 +6,72 @@ use super::membership::Parting;
 use tandem_exchange::affinity::AffinityKey;
 
 use super::output::{Output, Report, StreamId};
-use super::streams::{Company, GATHER_WHILE_OPEN, GroupId};
+use super::streams::{Company, GroupId};
 use super::user::{Live, UserKey};
-use super::{Calendars, LaneId, Now, StreamEnd};
+use super::{Calendars, LaneId, Now, OneUser, StreamEnd};
 use tandem_exchange::ews::{Failure, FailureClass, Mailbox, Notification, StreamPart, SubscriptionId};
 
-impl Calendars {
+impl OneUser<'_> {
     /// A place on a stream for a user who is about to be subscribed.
-    pub(super) fn reserve_group(&mut self, key: UserKey, lane: LaneId) -> GroupId {
-        let group_max = self.settings.stream_group_max;
-        let company = match self.users.care(key) {
-            Some(care) if care.rejections >= REJECTIONS_MAX => Company::Alone,
-            Some(care) => Company::Anybody {
-                except: care.left_group,
+    pub(super) fn reserve_group(&mut self, lane: LaneId) -> GroupId {
+        let company = match self.care.rejections >= REJECTIONS_MAX {
+            true => Company::Alone,
+            false => Company::Anybody {
+                except: self.care.left_group,
             },
-            None => Company::Anybody { except: None },
         };
-        let group = self.streams.reserve(lane, key, company, group_max);
-        if let Some(care) = self.users.care_mut(key) {
-            care.reserved = Some(group);
-        }
+        let group_max = self.settings.stream_group_max;
+        let group = self.streams.reserve(lane, self.key, company, group_max);
+        self.care.reserved = Some(group);
         group
     }
 
     /// A group that did not work for the user does not get them again.
-    pub(super) fn avoid_group(&mut self, key: UserKey, now: Now) {
-        let Some(care) = self.users.care_mut(key) else {
+    pub(super) fn avoid_group(&mut self) {
+        let Some(live) = &self.care.live else {
             return;
         };
-        let Some(live) = &care.live else {
-            return;
-        };
+        let left = live.group().or(self.care.left_group);
         // A subscription that has worked does not point to the wrong group.
-        if now.unix_ms.saturating_sub(live.since_ms) > STREAMED_WELL_MS {
-            care.rejections = 0;
+        if self.now.unix_ms.saturating_sub(live.since_ms) > STREAMED_WELL_MS {
+            self.care.rejections = 0;
         }
-        care.left_group = live.group().or(care.left_group);
-        care.rejections = care.rejections.saturating_add(1);
+        self.care.left_group = left;
+        self.care.rejections = self.care.rejections.saturating_add(1);
     }
 
-    /// Adds a user: the connection is opened, or opened again with the new user, once some more have joined.
-    pub(super) fn gather(&mut self, group: GroupId, wait: Duration, now: Now) {
-        let is_open = self
-            .streams
-            .get(group)
-            .is_some_and(|group| group.stream.is_some());
-        let wait = if is_open { GATHER_WHILE_OPEN } else { wait };
-        self.streams.open_by(group, now.instant + wait);
+    /// The subscription was refused on its stream.
+    fn rejected(&mut self, failure: &Failure) {
+        let class = failure.class();
+        self.avoid_group();
+        let is_first = self.care.rejections <= REJECTIONS_MAX;
+        if class == FailureClass::OtherOwner {
+            let wait = self.jittered(OTHER_OWNER_WAIT);
+            self.resubscribe(wait, Parting::Quiet);
+        } else if is_first && self.shares_group() {
+            // The group may be the reason: its mailbox server may be another one. The user gets a stream of their own first.
+            let (user, cas, class) = (self.name(), self.cas(), Some(class));
+            self.report(Report::SubscriptionLost { user, cas, class });
+            self.resubscribe(Duration::ZERO, Parting::Quiet);
+        } else {
+            self.lost(Some(class));
+        }
     }
 
+    fn shares_group(&self) -> bool {
+        let group = self.care.live.as_ref().and_then(Live::group);
+        let group = group.and_then(|group| self.streams.get(group));
+        group.is_some_and(|group| group.members.len() > 1)
+    }
+
+    /// Streaming needs Exchange 2010 SP1.
+    fn cannot_stream(&mut self) {
+        self.care.streaming_refused = true;
+        self.resubscribe(REOPEN_WAIT, Parting::Unsubscribe);
+    }
+}
+
+impl Calendars {
     pub(super) fn groups_due(&mut self, now: Now) {
         while let Some(group) = self.streams.due(now.instant) {
             self.open_group(group, now);
@@ -155,15 +172,14 @@ impl Calendars {
             self.outputs.push(Output::CloseStream { stream });
         }
         if has_gap {
-            for key in self.live_members(id) {
-                self.read_after_gap(key, now);
-            }
+            self.each_of(&self.live_members(id), now, |user| user.read_after_gap());
         }
     }
 
     fn stream_notified(&mut self, id: GroupId, notification: &Notification, now: Now) {
-        if let Some(key) = self.member_with(id, &notification.subscription) {
-            self.notified(key, notification, now);
+        let member = self.member_with(id, &notification.subscription);
+        if let Some(mut user) = member.and_then(|key| self.one_user(key, now)) {
+            user.notified(notification);
         }
     }
 
@@ -193,41 +209,8 @@ impl Calendars {
         if let Some(stream) = self.streams.closed(id) {
             self.outputs.push(Output::CloseStream { stream });
         }
-        for key in bad {
-            self.rejected(key, failure, now);
-        }
+        self.each_of(&bad, now, |user| user.rejected(failure));
         self.reopen(id, Duration::ZERO, now);
-    }
-
-    /// A subscription was refused on its stream.
-    fn rejected(&mut self, key: UserKey, failure: &Failure, now: Now) {
-        let class = failure.class();
-        self.avoid_group(key, now);
-        let is_first = self
-            .users
-            .care(key)
-            .is_some_and(|care| care.rejections <= REJECTIONS_MAX);
-        if class == FailureClass::OtherOwner {
-            let wait = self.jittered(OTHER_OWNER_WAIT);
-            self.resubscribe(key, wait, Parting::Quiet, now);
-        } else if is_first && self.shares_group(key) {
-            // The group may be the reason: its mailbox server may be another one. The user gets a stream of their own first.
-            let lane = self.lane_of(key).unwrap_or(LaneId(0));
-            let (user, cas) = (self.name_of(key), self.cas_of(lane));
-            let class = Some(class);
-            self.report(Report::SubscriptionLost { user, cas, class });
-            self.resubscribe(key, Duration::ZERO, Parting::Quiet, now);
-        } else {
-            self.lost(key, Some(class), now);
-        }
-    }
-
-    fn shares_group(&self, key: UserKey) -> bool {
-        let live = self.users.care(key).and_then(|care| care.live.as_ref());
-        let group = live
-            .and_then(Live::group)
-            .and_then(|group| self.streams.get(group));
-        group.is_some_and(|group| group.members.len() > 1)
     }
 
     pub(super) fn stream_ended(&mut self, stream: StreamId, end: StreamEnd, now: Now) {
@@ -286,19 +269,22 @@ impl Calendars {
     }
 
     fn group_is_lost(&mut self, id: GroupId, failure: &Failure, now: Now) {
-        for key in self.live_members(id) {
-            self.rejected(key, failure, now);
+        self.each_of(&self.live_members(id), now, |user| user.rejected(failure));
+    }
+
+    /// Those whose subscription works, so they are this node's.
+    fn each_of(&mut self, members: &[UserKey], now: Now, work: impl Fn(&mut OneUser<'_>)) {
+        for key in members {
+            let user = self.one_user(*key, now);
+            debug_assert!(user.is_some(), "a group's members are users of this node");
+            if let Some(mut user) = user {
+                work(&mut user);
+            }
         }
     }
 
-    /// Streaming needs Exchange 2010 SP1.
     fn group_is_too_old(&mut self, id: GroupId, now: Now) {
-        for key in self.live_members(id) {
-            if let Some(care) = self.users.care_mut(key) {
-                care.streaming_refused = true;
-            }
-            self.resubscribe(key, REOPEN_WAIT, Parting::Unsubscribe, now);
-        }
+        self.each_of(&self.live_members(id), now, |user| user.cannot_stream());
     }
 
     fn live_members(&self, id: GroupId) -> Vec<UserKey> {

@@ -135,9 +135,17 @@ impl Streams {
     }
 
     /// Opens the group then, or earlier if that is planned.
-    pub(super) fn open_by(&mut self, id: GroupId, at: Instant) {
+    fn open_by(&mut self, id: GroupId, at: Instant) {
         let planned = self.groups.get(&id).and_then(|group| group.open_at);
         self.set_deadline(id, Some(planned.map_or(at, |planned| planned.min(at))));
+    }
+
+    /// A user was added: the connection is opened, or opened again with the new user, once some more have joined.
+    pub(super) fn gather(&mut self, id: GroupId, now: Instant) {
+        let group = self.groups.get(&id);
+        let is_open = group.is_some_and(|group| group.stream.is_some());
+        let wait = if is_open { GATHER_WHILE_OPEN } else { GATHER };
+        self.open_by(id, now + wait);
     }
 
     pub(super) fn open_not_before(&mut self, id: GroupId, at: Instant) {
@@ -205,5 +213,5 @@ pub(super) enum Company {
 }
 
 /// Users who are subscribed one after the other join the connection together.
-pub(super) const GATHER: Duration = Duration::from_secs(2);
-pub(super) const GATHER_WHILE_OPEN: Duration = Duration::from_secs(5);
+const GATHER: Duration = Duration::from_secs(2);
+const GATHER_WHILE_OPEN: Duration = Duration::from_secs(5);

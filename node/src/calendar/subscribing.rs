@@ -13,9 +13,8 @@ use tandem_exchange::affinity::AffinityKey;
 use super::output::Report;
 use super::proposals::MoveCause;
 use super::settings::Delivery;
-use super::streams::GATHER;
 use super::user::{Asking, Care, Live, LiveKind, Step, UserKey};
-use super::{Calendars, LaneId, Now};
+use super::{Calendars, LaneId, Now, OneUser};
 use tandem_exchange::ews::{EventKind, Failure, FailureClass, Notification, SubscriptionId};
 
 /// What is needed to request a subscription.
@@ -26,59 +25,46 @@ pub(super) struct SubscribeOrder {
     pub affinity: AffinityKey,
 }
 
-impl Calendars {
+impl OneUser<'_> {
     /// Queues a Subscribe at the user's CAS.
-    pub(super) fn want_subscription(&mut self, key: UserKey, now: Now) {
+    pub(super) fn want_subscription(&mut self) {
         let wait = self.jittered(QUEUE_FULL_WAIT);
-        let queue_max = self.settings.queue_max;
-        let Some(lane) = self.lane_of(key) else {
+        let Some(lane) = &mut self.lane else {
             return;
         };
-        let Some(care) = self.users.care_mut(key) else {
-            return;
-        };
-        match care.asking {
+        match self.care.asking {
             Asking::Queued | Asking::Sent { .. } | Asking::Moving => return,
             Asking::Idle | Asking::Waiting(_) => {}
         }
-        let queued = self.lanes.get_mut(usize::from(lane.0)).is_some_and(|lane| {
-            lane.enqueue(Job::Subscribe(key), Urgency::Subscribe, queue_max)
-                .is_ok()
-        });
-        care.asking = match queued {
-            true => Asking::Queued,
-            false => Asking::Waiting(now.instant + wait),
+        let job = Job::Subscribe(self.key);
+        let queued = lane.enqueue(job, Urgency::Subscribe, self.settings.queue_max);
+        self.care.asking = match queued {
+            Ok(()) => Asking::Queued,
+            Err(_) => Asking::Waiting(self.now.instant + wait),
         };
-        self.touch(key);
     }
 
-    pub(super) fn subscribe_at(&mut self, key: UserKey, at: Instant) {
-        self.give_up_reservation(key);
-        if let Some(care) = self.users.care_mut(key) {
-            care.asking = Asking::Waiting(at);
-        }
-        self.touch(key);
+    pub(super) fn subscribe_at(&mut self, at: Instant) {
+        self.give_up_reservation();
+        self.care.asking = Asking::Waiting(at);
     }
 
     /// Its turn has come. `None`: it is no longer wanted.
-    pub(super) fn begin_subscribe(&mut self, key: UserKey, lane: LaneId, now: Now) -> Option<SubscribeOrder> {
-        let delivery = self.settings.delivery;
-        let (care, at) = self.cared_for(key)?;
-        if at != lane || care.asking != Asking::Queued {
+    pub(super) fn begin_subscribe(&mut self, lane: LaneId) -> Option<SubscribeOrder> {
+        if !self.is_at(lane) || self.care.asking != Asking::Queued {
             return None;
         }
-        let kind = kind_for(delivery, care);
+        let kind = kind_for(self.settings.delivery, self.care);
         // Larger than any number of a former owner, as far as clocks agree, so that its callbacks can be told apart.
-        care.attempt = now.unix_ms.max(care.attempt + 1);
-        care.asking = Asking::Sent { kind, heard: false };
-        let attempt = care.attempt;
+        self.care.attempt = self.now.unix_ms.max(self.care.attempt + 1);
+        self.care.asking = Asking::Sent { kind, heard: false };
         let affinity = match kind {
-            DeliveryKind::Streaming => AffinityKey::Group(self.reserve_group(key, lane).0),
-            DeliveryKind::Push | DeliveryKind::Pull => AffinityKey::User(self.name_of(key)),
+            DeliveryKind::Streaming => AffinityKey::Group(self.reserve_group(lane).0),
+            DeliveryKind::Push | DeliveryKind::Pull => AffinityKey::User(self.name()),
         };
         Some(SubscribeOrder {
             kind,
-            attempt,
+            attempt: self.care.attempt,
             affinity,
         })
     }
@@ -86,70 +72,65 @@ impl Calendars {
     /// Subscribe was answered. `false`: the answer is no longer wanted.
     pub(super) fn subscribed(
         &mut self,
-        key: UserKey,
         lane: LaneId,
         attempt: u64,
-        (id, watermark): (SubscriptionId, Option<String>),
-        now: Now,
+        id: SubscriptionId,
+        watermark: Option<String>,
     ) -> bool {
-        let Some((kind, heard)) = self.expected(key, lane, attempt) else {
+        let Some((kind, heard)) = self.expected(lane, attempt) else {
             return false;
         };
         // The previous one, when this is a renewal: its callbacks are obsolete from now on.
-        let had_one = self.users.care(key).is_some_and(|care| care.live.is_some());
-        self.release(key, Parting::Unsubscribe);
-        let live = self.live_of(key, kind, heard, watermark, now);
-        let Some(care) = self.users.care_mut(key) else {
-            return false;
-        };
-        care.live = Some(Live {
+        let had_one = self.care.live.is_some();
+        self.release(Parting::Unsubscribe);
+        let kind = self.live_of(lane, kind, heard, watermark);
+        self.care.live = Some(Live {
             id: id.0.into_boxed_str(),
             attempt,
-            since_ms: now.unix_ms,
-            heard: now.instant,
-            kind: live,
+            since_ms: self.now.unix_ms,
+            heard: self.now.instant,
+            kind,
         });
-        care.asking = Asking::Idle;
-        care.trouble.tries = 0;
-        care.trouble.store_failures = 0;
-        care.trouble.throttled = 0;
-        care.trouble.class = None;
-        care.trouble.reported = None;
-        if let Some(lane) = self.lane_mut(lane) {
+        self.care.asking = Asking::Idle;
+        let trouble = &mut self.care.trouble;
+        trouble.tries = 0;
+        trouble.store_failures = 0;
+        trouble.throttled = 0;
+        trouble.class = None;
+        trouble.reported = None;
+        if let Some(lane) = &mut self.lane {
             lane.subscribed += 1;
         }
         if !had_one {
-            let cas = self.cas_of(lane);
-            let user = self.name_of(key);
+            let (user, cas) = (self.name(), self.cas());
             self.report(Report::Subscribed { user, cas });
-            self.read_after_subscribe(key, lane, now);
+            self.read_after_subscribe();
         }
-        self.touch(key);
         true
     }
 
     /// Whether this is the answer that the user waits for.
-    fn expected(&mut self, key: UserKey, lane: LaneId, attempt: u64) -> Option<(DeliveryKind, bool)> {
-        let (care, at) = self.cared_for(key)?;
-        match care.asking {
-            Asking::Sent { kind, heard } if at == lane && care.attempt == attempt => Some((kind, heard)),
+    fn expected(&self, lane: LaneId, attempt: u64) -> Option<(DeliveryKind, bool)> {
+        match self.care.asking {
+            Asking::Sent { kind, heard } if self.is_at(lane) && self.care.attempt == attempt => {
+                Some((kind, heard))
+            }
             Asking::Sent { .. } | Asking::Idle | Asking::Waiting(_) | Asking::Queued | Asking::Moving => None,
         }
     }
 
     fn live_of(
         &mut self,
-        key: UserKey,
+        lane: LaneId,
         kind: DeliveryKind,
         heard: bool,
         watermark: Option<String>,
-        now: Now,
     ) -> LiveKind {
-        let status_frequency = self.settings.status_frequency;
+        let (now, status_frequency) = (self.now.instant, self.settings.status_frequency);
         match kind {
             DeliveryKind::Push => LiveKind::Push {
                 confirmed: heard,
-                overdue_at: now.instant
+                overdue_at: now
                     + match heard {
                         true => silence_of(status_frequency),
                         false => FIRST_STATUS_WITHIN,
@@ -160,33 +141,29 @@ impl Calendars {
                 renew_at: None,
             },
             DeliveryKind::Streaming => {
-                let reserved = self.users.care_mut(key).and_then(|care| care.reserved.take());
-                let lane = self.lane_of(key).unwrap_or(LaneId(0));
-                let group = match reserved {
+                let group = match self.care.reserved.take() {
                     Some(group) => group,
-                    None => self.reserve_group(key, lane),
+                    None => self.reserve_group(lane),
                 };
-                self.gather(group, GATHER, now);
+                self.streams.gather(group, now);
                 LiveKind::Streaming { group }
             }
             DeliveryKind::Pull => LiveKind::Pull {
                 watermark: watermark.unwrap_or_default().into_boxed_str(),
-                next_at: Some(now.instant + self.jitter(self.settings.pull_interval)),
+                next_at: Some(now + self.jitter(self.settings.pull_interval)),
             },
         }
     }
 
     /// A retry, a silence, a renewal or a poll is due.
-    pub(super) fn subscription_due(&mut self, key: UserKey, now: Now) {
-        let Some((care, lane)) = self.cared_for(key) else {
-            return;
-        };
-        if let Asking::Waiting(at) = care.asking
-            && at <= now.instant
+    pub(super) fn subscription_due(&mut self) {
+        let now = self.now.instant;
+        if let Asking::Waiting(at) = self.care.asking
+            && at <= now
         {
-            self.want_subscription(key, now);
+            self.want_subscription();
         }
-        let Some(live) = self.users.care_mut(key).and_then(|care| care.live.as_mut()) else {
+        let Some(live) = &mut self.care.live else {
             return;
         };
         match &mut live.kind {
@@ -194,117 +171,172 @@ impl Calendars {
                 overdue_at,
                 confirmed,
                 ..
-            } if *overdue_at <= now.instant => match *confirmed {
-                true => self.lost(key, None, now),
-                false => self.never_called_back(key, lane, now),
+            } if *overdue_at <= now => match *confirmed {
+                true => self.lost(None),
+                false => self.never_called_back(),
             },
-            LiveKind::Push { renew_at, .. } if renew_at.is_some_and(|at| at <= now.instant) => {
+            LiveKind::Push { renew_at, .. } if renew_at.is_some_and(|at| at <= now) => {
                 *renew_at = None;
-                self.want_subscription(key, now);
+                self.want_subscription();
             }
-            LiveKind::Pull { next_at, .. } if next_at.is_some_and(|at| at <= now.instant) => {
+            LiveKind::Pull { next_at, .. } if next_at.is_some_and(|at| at <= now) => {
                 *next_at = None;
-                self.queue_poll(key, lane, now);
+                self.queue_poll();
             }
             LiveKind::Push { .. } | LiveKind::Pull { .. } | LiveKind::Streaming { .. } => {}
         }
     }
 
-    fn queue_poll(&mut self, key: UserKey, lane: LaneId, now: Now) {
-        let queue_max = self.settings.queue_max;
-        let queued = self.lane_mut(lane).is_some_and(|lane| {
-            lane.enqueue(Job::Events(key), Urgency::Changed, queue_max)
-                .is_ok()
-        });
-        if !queued {
-            self.poll_at(key, now.instant + QUEUE_FULL_WAIT);
+    fn queue_poll(&mut self) {
+        let (job, queue_max) = (Job::Events(self.key), self.settings.queue_max);
+        let lane = self.lane.as_deref_mut();
+        if lane.is_none_or(|lane| lane.enqueue(job, Urgency::Changed, queue_max).is_err()) {
+            self.poll_at(self.now.instant + QUEUE_FULL_WAIT);
         }
     }
 
-    pub(super) fn poll_at(&mut self, key: UserKey, at: Instant) {
-        if let Some(live) = self.users.care_mut(key).and_then(|care| care.live.as_mut())
+    pub(super) fn poll_at(&mut self, at: Instant) {
+        if let Some(live) = &mut self.care.live
             && let LiveKind::Pull { next_at, .. } = &mut live.kind
         {
             *next_at = Some(at);
         }
-        self.touch(key);
+    }
+
+    /// GetEvents was answered.
+    pub(super) fn polled(&mut self, attempt: u64, notification: &Notification) {
+        if !self.is_live_as(attempt) {
+            return;
+        }
+        self.notified(notification);
+        let wait = match notification.more_events {
+            true => Duration::ZERO,
+            false => self.settings.pull_interval,
+        };
+        self.poll_at(self.now.instant + wait);
+    }
+
+    /// Whether the subscription is the one that this attempt brought.
+    pub(super) fn is_live_as(&self, attempt: u64) -> bool {
+        let live = self.care.live.as_ref();
+        live.is_some_and(|live| live.attempt == attempt)
     }
 
     /// Subscribed for push, and the CAS has not called back within a minute: it cannot reach the notification port. Any later
     /// callback is answered with Unsubscribe.
-    fn never_called_back(&mut self, key: UserKey, lane: LaneId, now: Now) {
-        let may_stream = self.settings.delivery == Delivery::PushFirst;
+    fn never_called_back(&mut self) {
         let wait = self.jittered(PORT_RETRY);
-        self.release(key, Parting::Quiet);
-        if let Some(care) = self.users.care_mut(key) {
-            care.push_unreachable = true;
-        }
-        let (user, cas) = (self.name_of(key), self.cas_of(lane));
-        match may_stream {
+        self.release(Parting::Quiet);
+        self.care.push_unreachable = true;
+        let user = self.name();
+        match self.settings.delivery == Delivery::PushFirst {
             true => {
                 self.report(Report::FellBackToStreaming { user });
-                self.want_subscription(key, now);
+                self.want_subscription();
             }
             false => {
+                let cas = self.cas();
                 self.report(Report::NotificationPortUnreachable { user, cas });
-                self.subscribe_at(key, now.instant + wait);
+                self.subscribe_at(self.now.instant + wait);
             }
         }
     }
 
     /// The subscription is gone: the user gets another CAS (CAL-2); until then the last presence stays.
-    pub(super) fn lost(&mut self, key: UserKey, class: Option<FailureClass>, now: Now) {
-        let Some(lane) = self.lane_of(key) else {
-            return;
-        };
-        let (user, cas) = (self.name_of(key), self.cas_of(lane));
+    pub(super) fn lost(&mut self, class: Option<FailureClass>) {
+        let (user, cas) = (self.name(), self.cas());
         self.report(Report::SubscriptionLost { user, cas, class });
-        self.release(key, Parting::Quiet);
-        self.mark_missed(key);
-        if let Some(care) = self.users.care_mut(key) {
-            care.trouble.class = Some(FailureClass::Lost);
-        }
-        self.ask_for_another(key, MoveCause::Lost, now);
+        self.release(Parting::Quiet);
+        self.mark_missed();
+        self.care.trouble.class = Some(FailureClass::Lost);
+        self.ask_for_another(MoveCause::Lost);
     }
 
     /// Subscribes again at the same CAS, which is not at fault.
-    pub(super) fn resubscribe(&mut self, key: UserKey, wait: Duration, parting: Parting, now: Now) {
-        self.release(key, parting);
-        self.mark_missed(key);
-        self.subscribe_at(key, now.instant + wait);
+    pub(super) fn resubscribe(&mut self, wait: Duration, parting: Parting) {
+        self.release(parting);
+        self.mark_missed();
+        self.subscribe_at(self.now.instant + wait);
     }
 
     /// Notes that events may have been missed: after the next Subscribe the calendar's change stamp is compared.
-    fn mark_missed(&mut self, key: UserKey) {
-        if let Some(care) = self.users.care_mut(key) {
-            care.reading.step = match care.reading.stamp {
-                Some(_) if !care.reading.is_dirty => Step::StampAfterLoss,
-                Some(_) | None => Step::Items,
-            };
-        }
+    fn mark_missed(&mut self) {
+        let reading = &mut self.care.reading;
+        reading.step = match reading.stamp {
+            Some(_) if !reading.is_dirty => Step::StampAfterLoss,
+            Some(_) | None => Step::Items,
+        };
     }
 
     /// A push callback with a valid token.
-    pub(super) fn pushed(&mut self, user: &str, attempt: u64, told: Result<Notification, Failure>, now: Now) {
-        let Some(key) = self.users.find(user) else {
-            return;
-        };
-        let Some(care) = self.users.care_mut(key) else {
-            return;
-        };
-        if let Some(live) = care.live.as_mut().filter(|live| live.attempt == attempt) {
-            live.heard_of_push(now);
+    pub(super) fn pushed(&mut self, attempt: u64, told: Result<Notification, Failure>) {
+        if let Some(live) = self.care.live.as_mut().filter(|live| live.attempt == attempt) {
+            live.heard_of_push(self.now);
             match told {
-                Ok(notification) => self.notified(key, &notification, now),
-                Err(failure) => self.lost(key, Some(failure.class()), now),
+                Ok(notification) => self.notified(&notification),
+                Err(failure) => self.lost(Some(failure.class())),
             }
-        } else if care.attempt == attempt
-            && let Asking::Sent { heard, .. } = &mut care.asking
+        } else if self.care.attempt == attempt
+            && let Asking::Sent { heard, .. } = &mut self.care.asking
         {
             // The callback was faster than the answer to Subscribe; the read that follows the answer covers its events.
             *heard = true;
         }
-        self.touch(key);
+    }
+
+    /// Exchange reported on the user's calendar, by push, stream or pull.
+    pub(super) fn notified(&mut self, notification: &Notification) {
+        let Some(live) = &mut self.care.live else {
+            return;
+        };
+        if *live.id != *notification.subscription.0 {
+            return;
+        }
+        live.heard = self.now.instant;
+        let is_duplicate = live.is_duplicate(notification);
+        let has_gap = live.has_gap(notification);
+        live.remember_watermark(notification);
+        let tells_change = notification.events.iter().any(|event| tells_change(event.kind));
+        if !is_duplicate && (tells_change || has_gap || notification.more_events) {
+            self.calendar_told_of();
+        }
+    }
+
+    /// Renews a push subscription with the current settings, at some time within that in which it would have called.
+    fn renew_push(&mut self) {
+        let share = self.jitter(Duration::from_secs(1));
+        self.care.push_unreachable = false;
+        if let Some(live) = &mut self.care.live
+            && let LiveKind::Push {
+                status_frequency,
+                renew_at,
+                ..
+            } = &mut live.kind
+        {
+            let within = Duration::from_secs(60 * u64::from(*status_frequency)).min(RENEWED_WITHIN);
+            *renew_at = Some(self.now.instant + within.mul_f64(share.as_secs_f64()));
+        }
+    }
+
+    /// Subscribes again within some minutes if the delivery is not what it should be.
+    fn change_delivery(&mut self) {
+        let wait = self.jitter(DELIVERY_CHANGED_WITHIN);
+        self.care.push_unreachable = false;
+        let wanted = kind_for(self.settings.delivery, self.care);
+        let live = self.care.live.as_ref();
+        if live.is_some_and(|live| live.delivery() != wanted) && self.care.asking == Asking::Idle {
+            self.care.asking = Asking::Waiting(self.now.instant + wait);
+        }
+    }
+}
+
+impl Calendars {
+    /// Of whichever user of this node; another node's has been passed on.
+    pub(super) fn pushed(&mut self, user: &str, attempt: u64, told: Result<Notification, Failure>, now: Now) {
+        let key = self.users.find(user);
+        if let Some(mut user) = key.and_then(|key| self.one_user(key, now)) {
+            user.pushed(attempt, told);
+        }
     }
 
     /// Whether a callback for this user's `attempt` to subscribe is wanted. For another node's user it is, as long as the user
@@ -354,62 +386,22 @@ impl Calendars {
         }
     }
 
-    /// Exchange reported on the user's calendar, by push, stream or pull.
-    pub(super) fn notified(&mut self, key: UserKey, notification: &Notification, now: Now) {
-        let Some(live) = self.users.care_mut(key).and_then(|care| care.live.as_mut()) else {
-            return;
-        };
-        if *live.id != *notification.subscription.0 {
-            return;
-        }
-        live.heard = now.instant;
-        let is_duplicate = live.is_duplicate(notification);
-        let has_gap = live.has_gap(notification);
-        live.remember_watermark(notification);
-        let tells_change = notification.events.iter().any(|event| tells_change(event.kind));
-        if !is_duplicate && (tells_change || has_gap || notification.more_events) {
-            self.calendar_told_of(key, now);
-        }
-    }
-
     /// Renews push subscriptions with the current settings, spread over the time in which they would have called.
     pub(super) fn renew_push_subscriptions(&mut self, now: Now) {
         let keys: Vec<UserKey> = self.users.keys().collect();
         for key in keys {
-            let share = self.jitter(Duration::from_secs(1));
-            let Some(care) = self.users.care_mut(key) else {
-                continue;
-            };
-            care.push_unreachable = false;
-            if let Some(live) = &mut care.live
-                && let LiveKind::Push {
-                    status_frequency,
-                    renew_at,
-                    ..
-                } = &mut live.kind
-            {
-                let within = Duration::from_secs(60 * u64::from(*status_frequency)).min(RENEWED_WITHIN);
-                *renew_at = Some(now.instant + within.mul_f64(share.as_secs_f64()));
+            if let Some(mut user) = self.one_user(key, now) {
+                user.renew_push();
             }
-            self.touch(key);
         }
     }
 
     /// Subscribes users again whose delivery is not what it should be, spread over some minutes.
     pub(super) fn change_delivery(&mut self, now: Now) {
-        let delivery = self.settings.delivery;
         let keys: Vec<UserKey> = self.users.keys().collect();
         for key in keys {
-            let wait = self.jitter(DELIVERY_CHANGED_WITHIN);
-            let Some(care) = self.users.care_mut(key) else {
-                continue;
-            };
-            care.push_unreachable = false;
-            let wanted = kind_for(delivery, care);
-            if care.live.as_ref().is_some_and(|live| live.delivery() != wanted) && care.asking == Asking::Idle
-            {
-                care.asking = Asking::Waiting(now.instant + wait);
-                self.touch(key);
+            if let Some(mut user) = self.one_user(key, now) {
+                user.change_delivery();
             }
         }
     }

@@ -9,7 +9,7 @@ use super::lane::LaneId;
 use super::reading::end_of;
 use super::timeline::Timeline;
 use super::user::{Care, Source, Step, Task, UserKey};
-use super::{Calendars, Now};
+use super::{Calendars, Now, OneUser};
 use tandem_exchange::ews::CalendarItem;
 
 impl Calendars {
@@ -40,68 +40,66 @@ impl Calendars {
         lane.sweep.after = batch.last().copied().filter(|_| batch.len() == most);
         let users: Box<[UserKey]> = batch
             .into_iter()
-            .filter(|key| self.is_to_be_swept(*key, now))
+            .filter(|key| {
+                let user = self.one_user(*key, now);
+                user.is_some_and(|mut user| user.is_to_be_swept())
+            })
             .collect();
         (!users.is_empty()).then_some(Job::Availability {
             purpose: BulkPurpose::Sweep,
             users,
         })
     }
+}
 
-    fn is_to_be_swept(&mut self, key: UserKey, now: Now) -> bool {
-        let Some(care) = self.users.care_mut(key) else {
-            return false;
-        };
-        if care.reading.has_no_availability {
-            if care.live.is_some() && care.reading.is_quiet() {
-                care.reading.step = Step::StampAfterLoss;
-                self.queue_read(key, Urgency::Refresh, now);
+impl OneUser<'_> {
+    fn is_to_be_swept(&mut self) -> bool {
+        let is_live = self.care.live.is_some();
+        let reading = &mut self.care.reading;
+        if reading.has_no_availability {
+            if is_live && reading.is_quiet() {
+                reading.step = Step::StampAfterLoss;
+                self.queue_read(Urgency::Refresh);
             }
             return false;
         }
-        if care.reading.sweeps_to_skip > 0 {
-            care.reading.sweeps_to_skip -= 1;
+        if reading.sweeps_to_skip > 0 {
+            reading.sweeps_to_skip -= 1;
             return false;
         }
-        care.live.is_none() || care.reading.is_quiet()
+        !is_live || reading.is_quiet()
     }
 
     /// A user without a subscription depends on what sweeps find. With one, an event is given some time to explain a
     /// contradiction; then the calendar is read.
-    pub(super) fn swept(&mut self, key: UserKey, items: &[CalendarItem], flight: &Flight, now: Now) {
-        let Some(care) = self.users.care_mut(key) else {
-            return;
-        };
+    pub(super) fn swept(&mut self, items: &[CalendarItem], flight: &Flight) {
         let timeline = Timeline::of(items);
         let until_ms = end_of(flight.window);
-        if care.live.is_none() {
-            self.adopt(key, timeline, Source::Provisional, until_ms, now);
+        if self.care.live.is_none() {
+            self.adopt(timeline, Source::Provisional, until_ms);
             return;
         }
-        if !care.may_be_judged(flight) {
+        if !self.care.may_be_judged(flight) {
             return;
         }
-        let until_ms = until_ms.min(care.known.until_ms);
-        if care
-            .known
+        let known = &self.care.known;
+        let until_ms = until_ms.min(known.until_ms);
+        if known
             .timeline
-            .is_same_within(&timeline, now.unix_ms, until_ms)
+            .is_same_within(&timeline, self.now.unix_ms, until_ms)
         {
-            care.reading.false_alarms = 0;
+            self.care.reading.false_alarms = 0;
             return;
         }
-        care.reading.is_suspicious = true;
-        let patience = EVENT_MAY_COME_WITHIN.min(self.settings.sweep_interval);
-        self.read_at(key, patience, now);
+        self.care.reading.is_suspicious = true;
+        self.read_at(EVENT_MAY_COME_WITHIN.min(self.settings.sweep_interval));
     }
 
     /// FindItem returned what was known already: the two operations differ about this calendar.
-    pub(super) fn suspicion_dispelled(&mut self, key: UserKey) {
-        if let Some(care) = self.users.care_mut(key) {
-            let reading = &mut care.reading;
-            reading.false_alarms = reading.false_alarms.saturating_add(1).min(FALSE_ALARMS_MAX);
-            reading.sweeps_to_skip = (1 << reading.false_alarms) - 1;
-        }
+    pub(super) fn suspicion_dispelled(&mut self) {
+        let reading = &mut self.care.reading;
+        reading.false_alarms = reading.false_alarms.saturating_add(1).min(FALSE_ALARMS_MAX);
+        reading.sweeps_to_skip = (1 << reading.false_alarms) - 1;
     }
 }
 

@@ -222,8 +222,7 @@ impl Trouble {
 
 impl User {
     pub(super) fn mailbox(&self) -> Mailbox {
-        let address = self.primary_address.as_ref().unwrap_or(&self.configured_address);
-        Mailbox(address.to_string())
+        mailbox_of(self.primary_address.as_deref(), &self.configured_address)
     }
 
     pub(super) fn state(&self) -> SubscriptionState {
@@ -233,6 +232,11 @@ impl User {
             Some(care) => care.state(),
         }
     }
+}
+
+/// The primary address counts where it differs from the configured one.
+pub(super) fn mailbox_of(primary: Option<&str>, configured: &str) -> Mailbox {
+    Mailbox(primary.unwrap_or(configured).to_owned())
 }
 
 impl Care {
