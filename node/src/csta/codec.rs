@@ -5,12 +5,14 @@ use thiserror::Error;
 
 use super::event::{Event, EventKind, Parties};
 use super::parts::{
-    CROSS_REF_ID, SYSTEM_STATUS, auto_originate, cause, connection, connection_state, device, features,
+    CROSS_REF_ID, SYSTEM_STATUS, argument, cause, connection, connection_state, device, features,
     last_redirection, line, missing, monitored_device, seconds, session_error, snapshot, snapshot_object,
-    system_status, text, write_connection, write_device, write_features, write_last_redirection, write_line,
-    write_snapshot,
+    system_status, text, write_argument, write_connection, write_device, write_features,
+    write_last_redirection, write_line, write_snapshot,
 };
-use super::service::{Request, Response};
+use super::request::{CallRequest, MonitorRequest, Request, SnapshotRequest, SystemRequest};
+use super::response::Response;
+use super::service::{Answer, Parameters, Service};
 use super::{ApplicationSession, CstaErrorCode, CstaMessage, ErrorCategory};
 use tandem_xml::{Element, Limits, Writer, XmlError, shorten};
 
@@ -84,38 +86,34 @@ impl CstaMessage {
 }
 
 fn decode_request(root: &Element<'_>) -> Result<Request, DecodeError> {
-    Ok(match root.name {
-        "RequestSystemStatus" => Request::RequestSystemStatus { line: line(root) },
-        "GetCSTAFeatures" => Request::GetCstaFeatures { line: line(root) },
-        "MonitorStart" => Request::MonitorStart {
-            device: monitored_device(root)?,
-        },
-        "MonitorStop" => Request::MonitorStop {
-            cross_ref_id: text(root, CROSS_REF_ID)?,
-        },
-        "SnapshotDevice" => Request::SnapshotDevice {
-            device: snapshot_object(root)?,
-        },
-        "SnapshotCall" => Request::SnapshotCall {
-            call: connection(root, "snapshotObject")?,
-        },
-        "MakeCall" => Request::MakeCall {
-            calling_device: text(root, "callingDevice")?,
-            called_directory_number: text(root, "calledDirectoryNumber")?,
-            auto_originate: auto_originate(root)?,
-        },
-        "AnswerCall" => Request::AnswerCall {
-            call_to_be_answered: connection(root, "callToBeAnswered")?,
-        },
-        "ClearConnection" => Request::ClearConnection {
-            connection_to_be_cleared: connection(root, "connectionToBeCleared")?,
-        },
-        "SystemStatus" => Request::SystemStatus {
+    let Some(service) = Service::named(root.name) else {
+        return Ok(Request::Unsupported {
+            service: shorten(root.name).to_owned(),
+        });
+    };
+    Ok(match service.row().parameters {
+        Parameters::RequestSystemStatus => {
+            Request::System(SystemRequest::RequestSystemStatus { line: line(root) })
+        }
+        Parameters::GetCstaFeatures => Request::System(SystemRequest::GetCstaFeatures { line: line(root) }),
+        Parameters::SystemStatus => Request::System(SystemRequest::SystemStatus {
             status: system_status(root)?,
-        },
-        other => Request::Unsupported {
-            service: shorten(other).to_owned(),
-        },
+        }),
+        Parameters::MonitorStart => Request::Monitor(MonitorRequest::Start {
+            device: monitored_device(root)?,
+        }),
+        Parameters::MonitorStop => Request::Monitor(MonitorRequest::Stop {
+            cross_ref_id: text(root, CROSS_REF_ID)?,
+        }),
+        Parameters::SnapshotDevice => Request::Snapshot(SnapshotRequest::Device {
+            device: snapshot_object(root)?,
+        }),
+        Parameters::SnapshotCall => Request::Snapshot(SnapshotRequest::Call {
+            call: connection(root, SNAPSHOT_OBJECT)?,
+        }),
+        Parameters::Listed(parameters) => Request::Call(CallRequest::read(service, parameters, |each| {
+            argument(root, each)
+        })?),
     })
 }
 
@@ -125,99 +123,73 @@ impl Request {
         let root = if let Self::Unsupported { service } = self {
             service
         } else {
-            self.name()
+            self.label()
         };
         document(root, |writer| self.write_content(writer))
     }
 
     fn write_content(&self, writer: &mut Writer) {
         match self {
-            Self::RequestSystemStatus { line } | Self::GetCstaFeatures { line } => {
+            Self::System(
+                SystemRequest::RequestSystemStatus { line } | SystemRequest::GetCstaFeatures { line },
+            ) => {
                 if let Some(line) = line {
                     write_line(writer, line);
                 }
             }
-            Self::MonitorStart { device } => {
+            Self::System(SystemRequest::SystemStatus { status }) => {
+                writer.leaf(SYSTEM_STATUS, status.word());
+            }
+            Self::Monitor(MonitorRequest::Start { device }) => {
                 writer.element("monitorObject", |writer| writer.leaf("deviceObject", device));
             }
-            Self::MonitorStop { cross_ref_id } => writer.leaf(CROSS_REF_ID, cross_ref_id),
-            Self::SnapshotDevice { device } => writer.leaf("snapshotObject", device),
-            Self::SnapshotCall { call } => write_connection(writer, "snapshotObject", call),
-            Self::MakeCall {
-                calling_device,
-                called_directory_number,
-                auto_originate,
-            } => {
-                writer.leaf("callingDevice", calling_device);
-                writer.leaf("calledDirectoryNumber", called_directory_number);
-                writer.leaf("autoOriginate", auto_originate.word());
+            Self::Monitor(MonitorRequest::Stop { cross_ref_id }) => writer.leaf(CROSS_REF_ID, cross_ref_id),
+            Self::Snapshot(SnapshotRequest::Device { device }) => writer.leaf(SNAPSHOT_OBJECT, device),
+            Self::Snapshot(SnapshotRequest::Call { call }) => {
+                write_connection(writer, SNAPSHOT_OBJECT, call);
             }
-            Self::AnswerCall { call_to_be_answered } => {
-                write_connection(writer, "callToBeAnswered", call_to_be_answered);
-            }
-            Self::ClearConnection {
-                connection_to_be_cleared,
-            } => {
-                write_connection(writer, "connectionToBeCleared", connection_to_be_cleared);
-            }
-            Self::SystemStatus { status } => writer.leaf(SYSTEM_STATUS, status.word()),
+            Self::Call(call) => call
+                .arguments()
+                .for_each(|(parameter, argument)| write_argument(writer, parameter.element, argument)),
             Self::Unsupported { .. } => {}
         }
     }
 }
 
-fn decode_response(service: &str, root: &Element<'_>) -> Result<CstaMessage, DecodeError> {
-    Ok(CstaMessage::Response(match service {
-        "RequestSystemStatus" => Response::RequestSystemStatus {
+fn decode_response(name: &str, root: &Element<'_>) -> Result<CstaMessage, DecodeError> {
+    let Some(service) = Service::named(name) else {
+        return Ok(CstaMessage::OtherResponse {
+            name: shorten(root.name).to_owned(),
+        });
+    };
+    Ok(CstaMessage::Response(match service.row().answer {
+        Answer::Nothing => Response::Done(service),
+        Answer::NewCall(element) => Response::NewCall {
+            service,
+            call: connection(root, element)?,
+        },
+        Answer::SystemStatus => Response::RequestSystemStatus {
             status: system_status(root)?,
         },
-        "GetCSTAFeatures" => Response::GetCstaFeatures(features(root)),
-        "MonitorStart" => Response::MonitorStart {
+        Answer::Features => Response::GetCstaFeatures(features(root)),
+        Answer::MonitorCrossRefId => Response::MonitorStart {
             cross_ref_id: text(root, CROSS_REF_ID)?,
         },
-        "MonitorStop" => Response::MonitorStop,
-        "SnapshotDevice" => Response::SnapshotDevice {
+        Answer::DeviceSnapshot => Response::SnapshotDevice {
             connections: snapshot(root)?,
         },
-        "SnapshotCall" => Response::SnapshotCall {
+        Answer::CallSnapshot => Response::SnapshotCall {
             calling: device(root, "callingDevice"),
             called: device(root, "calledDevice"),
         },
-        "MakeCall" => Response::MakeCall {
-            calling_device: connection(root, "callingDevice")?,
-        },
-        "AnswerCall" => Response::AnswerCall,
-        "ClearConnection" => Response::ClearConnection,
-        "SystemStatus" => Response::SystemStatus,
-        _ => {
-            return Ok(CstaMessage::OtherResponse {
-                name: shorten(root.name).to_owned(),
-            });
-        }
     }))
 }
 
 impl Response {
-    /// The root element's name; of a fixed set, so it may label a metric.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::RequestSystemStatus { .. } => "RequestSystemStatusResponse",
-            Self::GetCstaFeatures(_) => "GetCSTAFeaturesResponse",
-            Self::MonitorStart { .. } => "MonitorStartResponse",
-            Self::MonitorStop => "MonitorStopResponse",
-            Self::SnapshotDevice { .. } => "SnapshotDeviceResponse",
-            Self::SnapshotCall { .. } => "SnapshotCallResponse",
-            Self::MakeCall { .. } => "MakeCallResponse",
-            Self::AnswerCall => "AnswerCallResponse",
-            Self::ClearConnection => "ClearConnectionResponse",
-            Self::SystemStatus => "SystemStatusResponse",
-        }
-    }
-
     #[must_use]
     pub fn encode(&self) -> String {
-        document(self.name(), |writer| match self {
+        let root = format!("{}Response", self.service().name());
+        document(&root, |writer| match self {
             Self::RequestSystemStatus { status } => writer.leaf(SYSTEM_STATUS, status.word()),
             Self::GetCstaFeatures(features) => write_features(writer, features),
             Self::MonitorStart { cross_ref_id } => writer.leaf(CROSS_REF_ID, cross_ref_id),
@@ -227,8 +199,12 @@ impl Response {
                 write_device(writer, "callingDevice", calling.as_ref());
                 write_device(writer, "calledDevice", called.as_ref());
             }
-            Self::MakeCall { calling_device } => write_connection(writer, "callingDevice", calling_device),
-            Self::MonitorStop | Self::AnswerCall | Self::ClearConnection | Self::SystemStatus => {}
+            Self::NewCall { service, call } => {
+                if let Answer::NewCall(element) = service.row().answer {
+                    write_connection(writer, element, call);
+                }
+            }
+            Self::Done(_) => {}
         })
     }
 }
@@ -398,6 +374,7 @@ fn document(root: &str, content: impl FnOnce(&mut Writer)) -> String {
     Writer::document(root, NAMESPACE, content)
 }
 
+const SNAPSHOT_OBJECT: &str = "snapshotObject";
 const NAMESPACE: &str = "http://www.ecma-international.org/standards/ecma-323/csta/ed3";
 const SESSION_NAMESPACE: &str = "http://www.ecma-international.org/standards/ecma-354/appl_session";
 /// The size is what fits one frame of ECMA-323 Annex J after its header; a SIP body may be no larger.

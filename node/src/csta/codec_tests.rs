@@ -4,9 +4,12 @@ use proptest::prelude::*;
 
 use super::codec::{DecodeError, decode};
 use super::event::{Cause, Device, Event, EventKind, RedirectionDevice};
-use super::service::{AutoOriginate, Features, Request, Response, Service, SnapshotConnection, SystemStatus};
+use super::request::{Argument, CallRequest, MonitorRequest, Request, SnapshotRequest, SystemRequest};
+use super::response::{Response, SnapshotConnection};
+use super::service::{Answer, Features, Parameter, ParameterKind, Parameters, Service};
 use super::{
-    ApplicationSession, ConnectionIdentifier, CstaErrorCode, CstaMessage, ErrorCategory, LocalConnectionState,
+    ApplicationSession, ConnectionIdentifier, CstaErrorCode, CstaMessage, ErrorCategory,
+    LocalConnectionState, SystemStatus,
 };
 use tandem_xml::XmlError;
 
@@ -42,13 +45,13 @@ fn the_line_of_an_opening_request_is_found_in_the_private_data() {
         </RequestSystemStatus>"#;
     assert_eq!(
         request(document),
-        Request::RequestSystemStatus {
+        Request::System(SystemRequest::RequestSystemStatus {
             line: Some(LINE.to_owned())
-        }
+        })
     );
     assert_eq!(
         request("<RequestSystemStatus/>"),
-        Request::RequestSystemStatus { line: None }
+        Request::System(SystemRequest::RequestSystemStatus { line: None })
     );
 }
 
@@ -59,19 +62,22 @@ fn prefix_edition_order_and_unknown_elements_mean_nothing() {
         <c:autoOriginate>prompt</c:autoOriginate><c:somethingNew><c:deeper/></c:somethingNew>
         <c:calledDirectoryNumber typeOfNumber='other'> tel:&#43;32&amp;<![CDATA[<2>]]> </c:calledDirectoryNumber>
         <c:callingDevice>tel:4711;phone-context=dialstring</c:callingDevice></c:MakeCall >";
-    let expected = Request::MakeCall {
-        calling_device: LINE.to_owned(),
-        called_directory_number: "tel:+32&<2>".to_owned(),
-        auto_originate: AutoOriginate::Prompt,
-    };
+    let expected = CallRequest::of(
+        Service::MakeCall,
+        vec![
+            Argument::Device(LINE.to_owned()),
+            Argument::Number("tel:+32&<2>".to_owned()),
+            Argument::Choice("prompt"),
+        ],
+    );
     assert_eq!(request(document), expected);
 }
 
 #[test]
 fn the_device_of_a_snapshot_may_be_wrapped() {
-    let expected = Request::SnapshotDevice {
+    let expected = Request::Snapshot(SnapshotRequest::Device {
         device: LINE.to_owned(),
-    };
+    });
     assert_eq!(request(&expected.encode()), expected);
     let wrapped = format!(
         "<SnapshotDevice><snapshotObject><deviceObject>{LINE}</deviceObject></snapshotObject></SnapshotDevice>"
@@ -105,8 +111,9 @@ fn an_unknown_event_or_response_is_told_apart() {
 
 #[test]
 fn a_make_call_response_names_the_calling_device_as_the_client_does() {
-    let document = Response::MakeCall {
-        calling_device: ConnectionIdentifier::new("c-10", "tel:1;a=\"<&>\""),
+    let document = Response::NewCall {
+        service: Service::MakeCall,
+        call: ConnectionIdentifier::new("c-10", "tel:1;a=\"<&>\""),
     }
     .encode();
     assert_eq!(
@@ -348,35 +355,60 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 fn any_request() -> impl Strategy<Value = Request> {
-    let auto_originate = prop::sample::select(vec![AutoOriginate::Prompt, AutoOriginate::DoNotPrompt]);
     prop_oneof![
-        prop::option::of(text()).prop_map(|line| Request::RequestSystemStatus { line }),
-        prop::option::of(text()).prop_map(|line| Request::GetCstaFeatures { line }),
-        text().prop_map(|device| Request::MonitorStart { device }),
-        text().prop_map(|cross_ref_id| Request::MonitorStop { cross_ref_id }),
-        text().prop_map(|device| Request::SnapshotDevice { device }),
-        (text(), text(), auto_originate).prop_map(
-            |(calling_device, called_directory_number, auto_originate)| {
-                Request::MakeCall {
-                    calling_device,
-                    called_directory_number,
-                    auto_originate,
-                }
-            }
-        ),
-        connection().prop_map(|call_to_be_answered| Request::AnswerCall { call_to_be_answered }),
-        connection().prop_map(|connection_to_be_cleared| Request::ClearConnection {
-            connection_to_be_cleared
-        }),
-        status().prop_map(|status| Request::SystemStatus { status }),
+        prop::option::of(text())
+            .prop_map(|line| Request::System(SystemRequest::RequestSystemStatus { line })),
+        prop::option::of(text()).prop_map(|line| Request::System(SystemRequest::GetCstaFeatures { line })),
+        text().prop_map(|device| Request::Monitor(MonitorRequest::Start { device })),
+        text().prop_map(|cross_ref_id| Request::Monitor(MonitorRequest::Stop { cross_ref_id })),
+        text().prop_map(|device| Request::Snapshot(SnapshotRequest::Device { device })),
+        connection().prop_map(|call| Request::Snapshot(SnapshotRequest::Call { call })),
+        call_request(),
+        status().prop_map(|status| Request::System(SystemRequest::SystemStatus { status })),
         "[A-Z][a-z]{1,20}Call".prop_map(|service| Request::Unsupported { service }),
     ]
+}
+
+/// Of any service whose arguments are listed.
+fn call_request() -> impl Strategy<Value = Request> {
+    let listed: Vec<(Service, &[Parameter])> = Service::all()
+        .filter_map(|service| {
+            if let Parameters::Listed(parameters) = service.row().parameters {
+                Some((service, parameters))
+            } else {
+                None
+            }
+        })
+        .collect();
+    prop::sample::select(listed).prop_flat_map(|(service, parameters)| {
+        let arguments: Vec<_> = parameters
+            .iter()
+            .map(|parameter| argument(&parameter.kind))
+            .collect();
+        arguments.prop_map(move |arguments| CallRequest::of(service, arguments))
+    })
+}
+
+fn argument(kind: &ParameterKind) -> BoxedStrategy<Argument> {
+    match kind {
+        ParameterKind::OwnDevice(_) => text().prop_map(Argument::Device).boxed(),
+        ParameterKind::OwnCall => connection().prop_map(Argument::Call).boxed(),
+        ParameterKind::Number(_) => text().prop_map(Argument::Number).boxed(),
+        ParameterKind::Choice(words) => prop::sample::select(words.to_vec())
+            .prop_map(Argument::Choice)
+            .boxed(),
+    }
 }
 
 fn any_response() -> impl Strategy<Value = Response> {
     let snapshot = (connection(), prop::collection::vec(state(), 0..4))
         .prop_map(|(connection, states)| SnapshotConnection { connection, states });
-    let services = prop::sample::subsequence(Service::ALL.to_vec(), 0..=Service::ALL.len());
+    let advertised: Vec<Service> = Service::advertised().map(|(service, _)| service).collect();
+    let all = advertised.len();
+    let services = prop::sample::subsequence(advertised, 0..=all);
+    let empty: Vec<Service> = Service::all()
+        .filter(|service| service.row().answer == Answer::Nothing)
+        .collect();
     let events = prop::sample::subsequence(EventKind::ALL.to_vec(), 0..=EventKind::ALL.len());
     prop_oneof![
         status().prop_map(|status| Response::RequestSystemStatus { status }),
@@ -389,13 +421,11 @@ fn any_response() -> impl Strategy<Value = Response> {
         text().prop_map(|cross_ref_id| Response::MonitorStart { cross_ref_id }),
         prop::collection::vec(snapshot, 0..5)
             .prop_map(|connections| Response::SnapshotDevice { connections }),
-        connection().prop_map(|calling_device| Response::MakeCall { calling_device }),
-        prop::sample::select(vec![
-            Response::MonitorStop,
-            Response::AnswerCall,
-            Response::ClearConnection,
-            Response::SystemStatus,
-        ]),
+        connection().prop_map(|call| Response::NewCall {
+            service: Service::MakeCall,
+            call
+        }),
+        prop::sample::select(empty).prop_map(Response::Done),
     ]
 }
 
@@ -452,8 +482,9 @@ proptest! {
 
     #[test]
     fn a_response_answers_its_request_and_no_other(request in any_request(), response in any_response()) {
-        let names_fit = response.name() == format!("{}Response", request.name());
-        prop_assert_eq!(request.is_answered_by(&response), names_fit);
+        let answers = request.service() == Some(response.service());
+        let root = format!("<{}Response ", request.label());
+        prop_assert_eq!(answers, response.encode().contains(&root));
     }
 
     #[test]

@@ -11,13 +11,19 @@ pub mod codec;
 pub mod error;
 pub mod event;
 mod parts;
+pub mod request;
+pub mod response;
 pub mod service;
+pub mod system_status;
 
 pub use application_session::ApplicationSession;
 pub use codec::{DecodeError, decode};
 pub use error::{CstaErrorCode, ErrorCategory};
 pub use event::{Cause, Device, Event, EventKind, RedirectionDevice};
-pub use service::{AutoOriginate, Features, Request, Response, Service, SnapshotConnection, SystemStatus};
+pub use request::{Argument, CallRequest, MonitorRequest, Request, SnapshotRequest, SystemRequest, label};
+pub use response::{Response, SnapshotConnection};
+pub use service::{Features, Service};
+pub use system_status::SystemStatus;
 
 /// The MIME type of a CSTA body in SIP.
 pub const CONTENT_TYPE: &str = "application/csta+xml";
@@ -105,3 +111,5 @@ impl LocalConnectionState {
 
 #[cfg(test)]
 mod codec_tests;
+#[cfg(test)]
+pub(crate) mod service_tests;

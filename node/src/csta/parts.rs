@@ -2,8 +2,10 @@
 
 use super::codec::DecodeError;
 use super::event::{Cause, Device, EventKind, RedirectionDevice};
-use super::service::{AutoOriginate, Features, Service, SnapshotConnection, SystemStatus};
-use super::{ConnectionIdentifier, LocalConnectionState};
+use super::request::Argument;
+use super::response::SnapshotConnection;
+use super::service::{Feature, Features, Parameter, ParameterKind, Service};
+use super::{ConnectionIdentifier, LocalConnectionState, SystemStatus};
 use tandem_xml::{Element, Writer, shorten};
 
 /// `extensions/privateData/private/line`: Microsoft's RCC extension.
@@ -42,11 +44,35 @@ pub(super) fn snapshot_object(root: &Element<'_>) -> Result<String, DecodeError>
     }
 }
 
-pub(super) fn auto_originate(root: &Element<'_>) -> Result<AutoOriginate, DecodeError> {
-    root.child_text("autoOriginate").map_or_else(
-        || Ok(AutoOriginate::default()),
-        |word| AutoOriginate::from_word(word).ok_or_else(|| invalid("autoOriginate", word)),
-    )
+pub(super) fn argument(root: &Element<'_>, parameter: &'static Parameter) -> Result<Argument, DecodeError> {
+    let element = parameter.element;
+    Ok(match parameter.kind {
+        ParameterKind::OwnDevice(_) => Argument::Device(text(root, element)?),
+        ParameterKind::OwnCall => Argument::Call(connection(root, element)?),
+        ParameterKind::Number(_) => Argument::Number(text(root, element)?),
+        ParameterKind::Choice(words) => Argument::Choice(choice(root, element, words)?),
+    })
+}
+
+fn choice(
+    root: &Element<'_>,
+    element: &'static str,
+    words: &[&'static str],
+) -> Result<&'static str, DecodeError> {
+    let told = root.child_text(element);
+    let known = words.iter().find(|word| told.is_none_or(|told| told == **word));
+    known
+        .copied()
+        .ok_or_else(|| told.map_or_else(|| missing(root, element), |told| invalid(element, told)))
+}
+
+pub(super) fn write_argument(writer: &mut Writer, element: &str, argument: &Argument) {
+    match argument {
+        Argument::Device(device) => writer.leaf(element, device),
+        Argument::Call(call) => write_connection(writer, element, call),
+        Argument::Number(number) => writer.leaf(element, number),
+        Argument::Choice(word) => writer.leaf(element, word),
+    }
 }
 
 pub(super) fn system_status(root: &Element<'_>) -> Result<SystemStatus, DecodeError> {
@@ -65,9 +91,9 @@ pub(super) fn features(root: &Element<'_>) -> Features {
     };
     let (services, events) = (listed("supportedServices"), listed("supportedEvents"));
     Features {
-        services: Service::ALL
-            .into_iter()
-            .filter(|service| services.contains(&service.element()))
+        services: Service::advertised()
+            .filter(|(_, feature)| services.contains(&feature.element))
+            .map(|(service, _)| service)
             .collect(),
         events: EventKind::ALL
             .into_iter()
@@ -78,11 +104,12 @@ pub(super) fn features(root: &Element<'_>) -> Features {
 
 pub(super) fn write_features(writer: &mut Writer, features: &Features) {
     writer.element("supportedServices", |writer| {
-        let mut services = features.services.iter().copied().peekable();
-        while let Some(list) = services.peek().map(|service| service.list()) {
+        let listed = features.services.iter();
+        let mut listed = listed.filter_map(|service| service.row().feature).peekable();
+        while let Some(list) = listed.peek().map(|feature| feature.list) {
             writer.element(list, |writer| {
-                while let Some(service) = services.next_if(|service| service.list() == list) {
-                    write_service(writer, service);
+                while let Some(feature) = listed.next_if(|feature| feature.list == list) {
+                    write_feature(writer, feature);
                 }
             });
         }
@@ -99,20 +126,10 @@ pub(super) fn write_features(writer: &mut Writer, features: &Features) {
     });
 }
 
-fn write_service(writer: &mut Writer, service: Service) {
-    let option = match service {
-        Service::MonitorStart => Some("monitorObjectDevice"),
-        Service::MakeCall => Some("autoOriginateDoNotPrompt"),
-        Service::GetCstaFeatures
-        | Service::RequestSystemStatus
-        | Service::MonitorStop
-        | Service::SnapshotDevice
-        | Service::AnswerCall
-        | Service::ClearConnection => None,
-    };
-    match option {
-        Some(option) => writer.element(service.element(), |writer| writer.leaf(option, "true")),
-        None => writer.empty(service.element()),
+fn write_feature(writer: &mut Writer, feature: Feature) {
+    match feature.option {
+        Some(option) => writer.element(feature.element, |writer| writer.leaf(option, "true")),
+        None => writer.empty(feature.element),
     }
 }
 

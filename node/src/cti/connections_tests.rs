@@ -9,7 +9,8 @@ use bytes::Bytes;
 use super::link_framer::{Frame, LinkFramer};
 use super::*;
 use crate::csta::{
-    self, ConnectionIdentifier, CstaErrorCode, CstaMessage, Event, EventKind, Request, Response, SystemStatus,
+    self, CallRequest, ConnectionIdentifier, CstaErrorCode, CstaMessage, Event, EventKind, MonitorRequest,
+    Request, Response, Service, SystemRequest, SystemStatus,
 };
 use tandem_xml::XmlError;
 
@@ -98,7 +99,10 @@ impl World {
 
     pub(super) fn answer_heartbeats(&mut self) {
         let (heartbeats, others): (Vec<_>, Vec<_>) = self.received.drain(..).partition(|(.., message)| {
-            matches!(message, CstaMessage::Request(Request::RequestSystemStatus { .. }))
+            matches!(
+                message,
+                CstaMessage::Request(Request::System(SystemRequest::RequestSystemStatus { .. }))
+            )
         });
         self.received = others;
         for (link, invoke_id, _) in heartbeats {
@@ -141,9 +145,7 @@ pub(super) fn link(connection: usize, incarnation: u64) -> LinkId {
 }
 
 pub(super) fn answer_call(call_id: &str) -> Request {
-    Request::AnswerCall {
-        call_to_be_answered: ConnectionIdentifier::new(call_id, "4711"),
-    }
+    CallRequest::answer_call(ConnectionIdentifier::new(call_id, "4711"))
 }
 
 pub(super) fn answered(token: u64, result: Result<Response, CtiFailure>) -> CtiOutput {
@@ -189,9 +191,9 @@ fn answers_are_matched_by_invoke_id_in_any_order() {
     world.submit(1, answer_call("c-1"));
     world.submit(
         2,
-        Request::MonitorStart {
+        Request::Monitor(MonitorRequest::Start {
             device: "4711".to_owned(),
-        },
+        }),
     );
     let received = world.received();
     let ids: Vec<u16> = received.iter().map(|(_, id, _)| *id).collect();
@@ -210,7 +212,7 @@ fn answers_are_matched_by_invoke_id_in_any_order() {
 #[test]
 fn an_answer_to_nothing_is_counted_and_disturbs_nobody() {
     let mut world = World::in_service(1, |_| {});
-    world.say(link(0, 1), 77, &Response::AnswerCall.encode());
+    world.say(link(0, 1), 77, &Response::Done(Service::AnswerCall).encode());
     world.say(link(0, 1), 9999, "<HoldCallResponse/>");
     world.say(link(0, 1), 78, "<oops");
     assert_eq!(world.outputs(), []);
@@ -225,7 +227,7 @@ fn an_answer_of_another_kind_or_without_sense_ends_the_request() {
     let mut world = World::in_service(1, |_| {});
     world.submit(1, answer_call("c-1"));
     world.submit(2, answer_call("c-2"));
-    world.say(link(0, 1), 2, &Response::ClearConnection.encode());
+    world.say(link(0, 1), 2, &Response::Done(Service::ClearConnection).encode());
     world.say(link(0, 1), 3, "");
     let empty = CtiFailure::Undecodable(DecodeError::Xml(XmlError::Empty));
     assert_eq!(
@@ -248,7 +250,7 @@ fn a_request_without_an_answer_times_out_and_a_late_answer_is_only_counted() {
     assert_eq!(world.outputs(), []);
     world.pass(Duration::from_millis(1));
     assert_eq!(world.outputs(), [answered(1, Err(CtiFailure::TimedOut))]);
-    world.say(link(0, 1), 2, &Response::AnswerCall.encode());
+    world.say(link(0, 1), 2, &Response::Done(Service::AnswerCall).encode());
     assert_eq!(world.outputs(), []);
     assert_eq!(
         (
@@ -271,8 +273,11 @@ fn outstanding_requests_are_bounded_and_so_are_those_that_wait() {
     world.submit(3, answer_call("c-3"));
     assert_eq!(world.outputs(), [answered(3, Err(CtiFailure::QueueFull))]);
     assert_eq!(world.received().len(), 1);
-    world.say(link(0, 1), 2, &Response::AnswerCall.encode());
-    assert_eq!(world.outputs(), [answered(1, Ok(Response::AnswerCall))]);
+    world.say(link(0, 1), 2, &Response::Done(Service::AnswerCall).encode());
+    assert_eq!(
+        world.outputs(),
+        [answered(1, Ok(Response::Done(Service::AnswerCall)))]
+    );
     assert_eq!(
         world.received(),
         [(link(0, 1), 3, CstaMessage::Request(answer_call("c-2")))]
@@ -305,9 +310,9 @@ fn a_request_that_fits_no_frame_is_refused_here() {
     let mut world = World::in_service(1, |_| {});
     world.submit(
         1,
-        Request::MonitorStart {
+        Request::Monitor(MonitorRequest::Start {
             device: "4".repeat(70_000),
-        },
+        }),
     );
     assert_eq!(world.outputs(), [answered(1, Err(CtiFailure::TooLarge))]);
     world.submit(2, answer_call("c-1"));
@@ -409,7 +414,7 @@ fn a_heartbeat_without_an_answer_takes_the_link_down() {
     world.submit(1, answer_call("c-1"));
     world.pass(4 * SECOND);
     world.submit(2, answer_call("c-2"));
-    world.say(link(0, 1), 2, &Response::AnswerCall.encode());
+    world.say(link(0, 1), 2, &Response::Done(Service::AnswerCall).encode());
     world.outputs();
     world.pass(3 * SECOND);
     let expected = [
@@ -438,18 +443,22 @@ fn the_requests_of_the_cti_manager_are_answered_even_under_an_invoke_id_of_ours(
     world.say(
         asked,
         2,
-        &Request::SystemStatus {
+        &Request::System(SystemRequest::SystemStatus {
             status: SystemStatus::OverloadImminent,
-        }
+        })
         .encode(),
     );
-    world.say(asked, 2, &Request::RequestSystemStatus { line: None }.encode());
     world.say(
         asked,
         2,
-        &Request::MonitorStop {
+        &Request::System(SystemRequest::RequestSystemStatus { line: None }).encode(),
+    );
+    world.say(
+        asked,
+        2,
+        &Request::Monitor(MonitorRequest::Stop {
             cross_ref_id: "m-1".to_owned(),
-        }
+        })
         .encode(),
     );
     world.say(asked, 2, &answer_call("c-9").encode());
@@ -459,9 +468,9 @@ fn the_requests_of_the_cti_manager_are_answered_even_under_an_invoke_id_of_ours(
         .map(|(_, id, message)| (id, message))
         .collect();
     let expected = [
-        (2, CstaMessage::Response(Response::SystemStatus)),
+        (2, CstaMessage::Response(Response::Done(Service::SystemStatus))),
         (2, CstaMessage::Response(NORMAL)),
-        (2, CstaMessage::Response(Response::MonitorStop)),
+        (2, CstaMessage::Response(Response::Done(Service::MonitorStop))),
         (2, CstaMessage::Error(CstaErrorCode::SERVICE_NOT_SUPPORTED)),
     ];
     assert_eq!(answers, expected);
@@ -470,8 +479,11 @@ fn the_requests_of_the_cti_manager_are_answered_even_under_an_invoke_id_of_ours(
         cross_ref_id: "m-1".to_owned(),
     };
     assert_eq!(world.outputs(), [stopped]);
-    world.say(asked, 2, &Response::AnswerCall.encode());
-    assert_eq!(world.outputs(), [answered(1, Ok(Response::AnswerCall))]);
+    world.say(asked, 2, &Response::Done(Service::AnswerCall).encode());
+    assert_eq!(
+        world.outputs(),
+        [answered(1, Ok(Response::Done(Service::AnswerCall)))]
+    );
 }
 
 #[test]
@@ -480,9 +492,9 @@ fn a_switching_function_that_is_disabled_takes_the_link_down() {
     world.say(
         link(0, 1),
         1,
-        &Request::SystemStatus {
+        &Request::System(SystemRequest::SystemStatus {
             status: SystemStatus::Disabled,
-        }
+        })
         .encode(),
     );
     let expected = [

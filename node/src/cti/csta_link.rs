@@ -10,7 +10,8 @@ use super::invocations::Invocations;
 use super::link_framer::{Frame, FrameTooLarge, LinkFramer};
 use super::{CtiFailure, CtiSettings, LinkFailure, OUTSTANDING_MAX, RequestToken};
 use crate::csta::{
-    self, ApplicationSession, CstaErrorCode, CstaMessage, DecodeError, Event, Request, Response, SystemStatus,
+    self, ApplicationSession, CstaErrorCode, CstaMessage, DecodeError, Event, MonitorRequest, Request,
+    Response, Service, SystemRequest, SystemStatus,
 };
 
 /// A link from the moment TCP stands until it fails. Whatever fails it, the owner drops it and calls
@@ -279,7 +280,7 @@ impl CstaLink {
         match self.invocations.end(invoke_id) {
             Some(Purpose::Request { token, request }) => {
                 let result = match answer {
-                    Ok(response) if request.is_answered_by(&response) => Ok(response),
+                    Ok(response) if request.service() == Some(response.service()) => Ok(response),
                     Ok(_) => Err(CtiFailure::WrongResponse),
                     Err(code) => Err(CtiFailure::Refused(code)),
                 };
@@ -452,7 +453,7 @@ impl CstaLink {
     fn send_heartbeat(&mut self, now: Instant, outputs: &mut Vec<LinkOutput>) {
         self.next_heartbeat = None;
         let deadline = now + self.settings.heartbeat_timeout;
-        let document = Request::RequestSystemStatus { line: None }.encode();
+        let document = Request::System(SystemRequest::RequestSystemStatus { line: None }).encode();
         if let Some(id) = self
             .invocations
             .begin(deadline, Purpose::Heartbeat { sent_at: now })
@@ -535,24 +536,27 @@ fn answer(invoke_id: u16, request: Request, outputs: &mut Vec<LinkOutput>) {
         status: SystemStatus::Normal,
     };
     match request {
-        Request::RequestSystemStatus { .. } => write(invoke_id, &normal.encode(), outputs),
-        Request::SystemStatus { status } => {
-            write(invoke_id, &Response::SystemStatus.encode(), outputs);
+        Request::System(SystemRequest::RequestSystemStatus { .. }) => {
+            write(invoke_id, &normal.encode(), outputs)
+        }
+        Request::System(SystemRequest::SystemStatus { status }) => {
+            write(
+                invoke_id,
+                &Response::Done(Service::SystemStatus).encode(),
+                outputs,
+            );
             if !status.is_usable() {
                 outputs.push(LinkOutput::Failed(LinkFailure::SwitchNotUsable));
             }
         }
-        Request::MonitorStop { cross_ref_id } => {
-            write(invoke_id, &Response::MonitorStop.encode(), outputs);
+        Request::Monitor(MonitorRequest::Stop { cross_ref_id }) => {
+            write(invoke_id, &Response::Done(Service::MonitorStop).encode(), outputs);
             outputs.push(LinkOutput::MonitorStopped { cross_ref_id });
         }
-        Request::GetCstaFeatures { .. }
-        | Request::MonitorStart { .. }
-        | Request::SnapshotDevice { .. }
-        | Request::SnapshotCall { .. }
-        | Request::MakeCall { .. }
-        | Request::AnswerCall { .. }
-        | Request::ClearConnection { .. }
+        Request::System(SystemRequest::GetCstaFeatures { .. })
+        | Request::Monitor(MonitorRequest::Start { .. })
+        | Request::Snapshot(_)
+        | Request::Call(_)
         | Request::Unsupported { .. } => {
             write(invoke_id, &CstaErrorCode::SERVICE_NOT_SUPPORTED.encode(), outputs);
         }

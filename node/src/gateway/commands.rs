@@ -7,7 +7,11 @@ use tandem_cluster::{
 };
 use tandem_planted::{Bug, planted};
 
-use crate::csta::{ConnectionIdentifier, CstaErrorCode, Request, Response, SnapshotConnection};
+use crate::csta::service::{Evidence, Intent, ParameterKind, Repetition};
+use crate::csta::{
+    Argument, CallRequest, ConnectionIdentifier, CstaErrorCode, Request, Response, Service,
+    SnapshotConnection, SnapshotRequest,
+};
 use crate::cti::CtiFailure;
 
 use super::links::CtiPurpose;
@@ -23,17 +27,18 @@ impl Gateway {
         &mut self,
         key: &SessionKey,
         queued: &QueuedRequest,
-        request: Request,
-        operation: IntentOperation,
+        request: CallRequest,
+        intent: Intent,
         now: Now,
     ) {
+        let service = Some(request.service());
         let Some(session) = self.session_mut(key) else {
             return;
         };
         // A place at the CTI managers comes first: without one, nothing needs to be written.
         match &session.link {
             Link::Down => {
-                return self.answer_error(key, &request, CstaErrorCode::RESOURCE_OUT_OF_SERVICE, now);
+                return self.answer_error(key, service, CstaErrorCode::RESOURCE_OUT_OF_SERVICE, now);
             }
             Link::StartingMonitor { .. } | Link::ReadingSnapshot { .. } => {
                 session.progress = Progress::WaitingForLink;
@@ -44,13 +49,13 @@ impl Gateway {
         let epoch = session.epoch();
         // Without quorum the owner goes on, but what a lost node did is not to be read then.
         if self.authority == Authority::NoLeader && !queued.resent {
-            return self.ask_cti(key, request, now);
+            return self.ask_cti(key, Request::Call(request), now);
         }
         let command = Command::Intent {
             key: key.clone(),
             epoch,
             request: queued.key(),
-            operation,
+            operation: operation(intent, &request),
             decided_at_ms: now.cluster_ms,
         };
         let deadline = now.instant + self.config.commit_timeout;
@@ -59,10 +64,10 @@ impl Gateway {
             .proposals
             .push(Waiter::Request(key.clone(), number), command, deadline)
         {
-            return self.answer_error(key, &request, CstaErrorCode::PERFORMANCE_LIMIT_EXCEEDED, now);
+            return self.answer_error(key, service, CstaErrorCode::PERFORMANCE_LIMIT_EXCEEDED, now);
         }
         if planted(Bug::CommandNotHeldForIntent) {
-            return self.ask_cti(key, request, now);
+            return self.ask_cti(key, Request::Call(request), now);
         }
         if let Some(session) = self.session_mut(key) {
             session.progress = Progress::WaitingForIntent { number, request };
@@ -72,30 +77,32 @@ impl Gateway {
     pub(super) fn intent_committed(
         &mut self,
         key: &SessionKey,
-        request: Request,
+        request: CallRequest,
         outcome: Outcome,
         view: View<'_>,
         now: Now,
     ) {
         let resent = self.first_is_resent(key);
+        let service = Some(request.service());
         match outcome {
-            Outcome::Applied(Applied::Done) => self.ask_cti(key, request, now),
+            Outcome::Applied(Applied::Done) => self.ask_cti(key, Request::Call(request), now),
             Outcome::Applied(Applied::IntentKnown(intent)) => self.intent_known(key, request, &intent, now),
             Outcome::Applied(Applied::Refused(Refusal::LimitReached)) => {
-                self.answer_error(key, &request, CstaErrorCode::RESOURCE_LIMIT_EXCEEDED, now);
+                self.answer_error(key, service, CstaErrorCode::RESOURCE_LIMIT_EXCEEDED, now);
             }
             Outcome::TimedOut if self.authority == Authority::NoLeader && !resent => {
-                self.ask_cti(key, request, now)
+                self.ask_cti(key, Request::Call(request), now)
             }
             Outcome::TimedOut | Outcome::Applied(_) => {
-                self.answer_error(key, &request, CstaErrorCode::RESOURCE_OUT_OF_SERVICE, now);
+                self.answer_error(key, service, CstaErrorCode::RESOURCE_OUT_OF_SERVICE, now);
                 self.look_up_session(key, view, now);
             }
         }
     }
 
     /// The request was begun before, perhaps by a node that is gone (ARCHITECTURE.md §4).
-    fn intent_known(&mut self, key: &SessionKey, request: Request, intent: &IntentRecord, now: Now) {
+    fn intent_known(&mut self, key: &SessionKey, request: CallRequest, intent: &IntentRecord, now: Now) {
+        let service = request.service();
         let Some(session) = self.sessions.get(key) else {
             return;
         };
@@ -104,35 +111,43 @@ impl Gateway {
             .requests
             .front()
             .is_some_and(|queued| queued.resent || queued.raw.via_branch().is_some());
-        if !same {
-            return self.ask_cti(key, request, now);
-        }
+        let evidence = match service.row().repetition {
+            Repetition::Forbidden { evidence, .. } if same => evidence,
+            Repetition::Forbidden { .. } | Repetition::Allowed => {
+                return self.ask_cti(key, Request::Call(request), now);
+            }
+        };
         self.report(Report::IntentRepeated {
-            service: request.name(),
+            service: service.name(),
             known_result: intent.result.is_some(),
         });
         if let Some(body) = &intent.result {
-            return self.answer_body(key, &request, body);
+            return self.answer_body(key, Some(service), body);
         }
         let Some(Link::Up { connection }) = self.sessions.get(key).map(|session| session.link.clone()) else {
-            return self.answer_error(key, &request, CstaErrorCode::RESOURCE_OUT_OF_SERVICE, now);
+            return self.answer_error(key, Some(service), CstaErrorCode::RESOURCE_OUT_OF_SERVICE, now);
         };
         let device = self.device_of(key);
         let token = self.ask(
             key,
             connection,
             CtiPurpose::Service,
-            Request::SnapshotDevice { device },
+            Request::Snapshot(SnapshotRequest::Device { device }),
         );
         if let Some(session) = self.session_mut(key) {
-            session.progress = Progress::WaitingForEvidence { token, request };
+            session.progress = Progress::WaitingForEvidence {
+                token,
+                request,
+                evidence,
+            };
         }
     }
 
+    /// A call was made that the client is to know of: by its number, and by the id that the client has for it.
     pub(super) fn answer_made_call(
         &mut self,
         key: &SessionKey,
-        request: &Request,
+        request: &CallRequest,
         pbx_call_id: &str,
         now: Now,
     ) {
@@ -140,20 +155,11 @@ impl Gateway {
             return;
         };
         let call_id = session.client_call_id(pbx_call_id);
-        let called = if let Request::MakeCall {
-            called_directory_number,
-            ..
-        } = request
-        {
-            dialled_number(called_directory_number)
-        } else {
-            None
-        };
         let record = CallRecord {
             pbx_call_id: pbx_call_id.to_owned(),
             state: CallState::Initiated,
             calling: directory_number(&session.record.device).to_owned(),
-            called: called.unwrap_or_default(),
+            called: request.number().and_then(dialled_number).unwrap_or_default(),
         };
         let line = session.record.line.clone();
         let over_another_connection = session.requests.front().is_some_and(|queued| queued.resent);
@@ -168,8 +174,9 @@ impl Gateway {
             session.call_expected_until = None;
         }
         // Byte for byte the line URI: a client compares it and else ignores every event of the call.
-        let calling_device = ConnectionIdentifier::new(call_id, line);
-        self.answer(key, request, &Response::MakeCall { calling_device }, now);
+        let call = ConnectionIdentifier::new(call_id, line);
+        let service = request.service();
+        self.answer(key, &Response::NewCall { service, call }, now);
         if over_another_connection && let Some(session) = self.session_mut(key) {
             session.events_not_before = Some(now.instant + ANSWER_HEAD_START);
         }
@@ -179,55 +186,42 @@ impl Gateway {
     pub(super) fn evidence_arrived(
         &mut self,
         key: &SessionKey,
-        request: &Request,
+        request: &CallRequest,
+        evidence: Evidence,
         result: Result<Response, CtiFailure>,
         now: Now,
     ) {
+        let service = request.service();
         let Ok(Response::SnapshotDevice { connections }) = result else {
-            return self.answer_error(key, request, CstaErrorCode::RESOURCE_OUT_OF_SERVICE, now);
+            return self.answer_error(key, Some(service), CstaErrorCode::RESOURCE_OUT_OF_SERVICE, now);
         };
         let Some(session) = self.sessions.get(key) else {
             return;
         };
-        let state_of = |call_id: &str| {
-            let pbx_call_id = session.pbx_call_id(call_id);
-            let found = connections
-                .iter()
-                .find(|call| call.connection.call_id == pbx_call_id);
-            found.and_then(|call| call_state(&call.states))
+        let state = request
+            .call()
+            .and_then(|call| state_of(session, &call.call_id, &connections));
+        let was_carried_out = match evidence {
+            Evidence::NewCall => {
+                return match unknown_outgoing_call(session, &connections) {
+                    Some(call_id) => self.answer_made_call(key, request, &call_id, now),
+                    None => {
+                        self.answer_error(key, Some(service), CstaErrorCode::RESOURCE_OUT_OF_SERVICE, now)
+                    }
+                };
+            }
+            Evidence::CallAnswered => matches!(state, Some(CallState::Connected | CallState::Hold)),
+            Evidence::CallGone => state.is_none(),
         };
-        match request {
-            Request::MakeCall { .. } => match unknown_outgoing_call(session, &connections) {
-                Some(call_id) => self.answer_made_call(key, request, &call_id, now),
-                None => self.answer_error(key, request, CstaErrorCode::RESOURCE_OUT_OF_SERVICE, now),
-            },
-            Request::AnswerCall { call_to_be_answered } => match state_of(&call_to_be_answered.call_id) {
-                Some(CallState::Connected | CallState::Hold) => {
-                    self.answer(key, request, &Response::AnswerCall, now)
-                }
-                Some(_) | None => {
-                    self.answer_error(key, request, CstaErrorCode::INVALID_CONNECTION_STATE, now)
-                }
-            },
-            Request::ClearConnection {
-                connection_to_be_cleared,
-            } => match state_of(&connection_to_be_cleared.call_id) {
-                None => self.answer(key, request, &Response::ClearConnection, now),
-                Some(_) => self.answer_error(key, request, CstaErrorCode::INVALID_CONNECTION_STATE, now),
-            },
-            Request::RequestSystemStatus { .. }
-            | Request::GetCstaFeatures { .. }
-            | Request::MonitorStart { .. }
-            | Request::MonitorStop { .. }
-            | Request::SnapshotDevice { .. }
-            | Request::SnapshotCall { .. }
-            | Request::SystemStatus { .. }
-            | Request::Unsupported { .. } => self.ask_cti(key, request.clone(), now),
+        if was_carried_out {
+            self.answer(key, &Response::Done(service), now);
+        } else {
+            self.answer_error(key, Some(service), CstaErrorCode::INVALID_CONNECTION_STATE, now);
         }
     }
 
-    pub(super) fn note_result(&mut self, key: &SessionKey, request: &Request, body: &str, now: Now) {
-        if !changes_pbx(request) || self.authority == Authority::NoLeader {
+    pub(super) fn note_result(&mut self, key: &SessionKey, service: Option<Service>, body: &str, now: Now) {
+        if !service.is_some_and(Service::changes_pbx) || self.authority == Authority::NoLeader {
             return;
         }
         let Some(queued) = self
@@ -260,42 +254,54 @@ impl Gateway {
     }
 }
 
-/// Whether the request may be carried out at all, and what is written of it.
-pub(super) fn check_command(session: &Session, request: &Request) -> Result<IntentOperation, CstaErrorCode> {
-    let line = &session.record.line;
-    let own = |connection: &ConnectionIdentifier| {
-        let device = connection.device_id.as_deref();
-        if device.is_none_or(|device| is_same_line(device, line)) {
-            Ok(connection.call_id.clone())
-        } else {
-            Err(CstaErrorCode::PRIVILEGE_VIOLATION)
+/// Whether the request may be carried out at all: a client commands its own line, and no other.
+pub(super) fn check_arguments(line: &str, request: &CallRequest) -> Result<(), CstaErrorCode> {
+    for (parameter, argument) in request.arguments() {
+        match (&parameter.kind, argument) {
+            (ParameterKind::OwnDevice(error), Argument::Device(device)) if !is_same_line(device, line) => {
+                return Err(error.clone());
+            }
+            (ParameterKind::Number(error), Argument::Number(number)) if dialled_number(number).is_none() => {
+                return Err(error.clone());
+            }
+            (_, Argument::Call(call)) if !is_at_line(call, line) => {
+                return Err(CstaErrorCode::PRIVILEGE_VIOLATION);
+            }
+            _ => {}
         }
-    };
-    match request {
-        Request::MakeCall { calling_device, .. } if !is_same_line(calling_device, line) => {
-            Err(CstaErrorCode::INVALID_CALLING_DEVICE)
-        }
-        Request::MakeCall {
-            called_directory_number,
-            ..
-        } => dialled_number(called_directory_number)
-            .map(|called| IntentOperation::MakeCall { called })
-            .ok_or(CstaErrorCode::INVALID_CALLED_DEVICE),
-        Request::AnswerCall { call_to_be_answered } => {
-            own(call_to_be_answered).map(|call_id| IntentOperation::AnswerCall { call_id })
-        }
-        Request::ClearConnection {
-            connection_to_be_cleared,
-        } => own(connection_to_be_cleared).map(|call_id| IntentOperation::ClearConnection { call_id }),
-        Request::RequestSystemStatus { .. }
-        | Request::GetCstaFeatures { .. }
-        | Request::MonitorStart { .. }
-        | Request::MonitorStop { .. }
-        | Request::SnapshotDevice { .. }
-        | Request::SnapshotCall { .. }
-        | Request::SystemStatus { .. }
-        | Request::Unsupported { .. } => Err(CstaErrorCode::SERVICE_NOT_SUPPORTED),
     }
+    Ok(())
+}
+
+/// A client may name the call alone.
+fn is_at_line(call: &ConnectionIdentifier, line: &str) -> bool {
+    let device = call.device_id.as_deref();
+    device.is_none_or(|device| is_same_line(device, line))
+}
+
+/// What is written of the request before it is carried out.
+fn operation(intent: Intent, request: &CallRequest) -> IntentOperation {
+    let call_id = || {
+        request
+            .call()
+            .map_or_else(String::new, |call| call.call_id.clone())
+    };
+    match intent {
+        Intent::MakeCall => IntentOperation::MakeCall {
+            called: request.number().and_then(dialled_number).unwrap_or_default(),
+        },
+        Intent::AnswerCall => IntentOperation::AnswerCall { call_id: call_id() },
+        Intent::ClearConnection => IntentOperation::ClearConnection { call_id: call_id() },
+    }
+}
+
+/// How the client's call stands in a snapshot; `None`: the device takes no part in it.
+fn state_of(session: &Session, call_id: &str, connections: &[SnapshotConnection]) -> Option<CallState> {
+    let pbx_call_id = session.pbx_call_id(call_id);
+    let found = connections
+        .iter()
+        .find(|call| call.connection.call_id == pbx_call_id);
+    found.and_then(|call| call_state(&call.states))
 }
 
 /// A call of the device's own making that the client has not heard of: what its repeated MakeCall must have made.
@@ -322,20 +328,6 @@ fn unknown_outgoing_call(session: &Session, connections: &[SnapshotConnection]) 
             });
             !incoming && told.into_iter().all(|call| call.pbx_call_id != *call_id)
         })
-}
-
-pub(super) fn changes_pbx(request: &Request) -> bool {
-    match request {
-        Request::MakeCall { .. } | Request::AnswerCall { .. } | Request::ClearConnection { .. } => true,
-        Request::RequestSystemStatus { .. }
-        | Request::GetCstaFeatures { .. }
-        | Request::MonitorStart { .. }
-        | Request::MonitorStop { .. }
-        | Request::SnapshotDevice { .. }
-        | Request::SnapshotCall { .. }
-        | Request::SystemStatus { .. }
-        | Request::Unsupported { .. } => false,
-    }
 }
 
 /// How much earlier an answer on a connection of re-sent requests leaves than an event on another one.

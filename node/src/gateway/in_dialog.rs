@@ -116,7 +116,7 @@ impl Gateway {
             let begins = match session.progress {
                 Progress::Idle => true,
                 Progress::WaitingForLink => session.link.is_settled(),
-                Progress::WaitingForMonitor(_)
+                Progress::WaitingForMonitor
                 | Progress::WaitingForIntent { .. }
                 | Progress::WaitingForCommit { .. }
                 | Progress::WaitingForCti { .. }

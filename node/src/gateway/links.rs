@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use tandem_cluster::SessionKey;
 
-use crate::csta::{ConnectionIdentifier, Request, Response};
+use crate::csta::{ConnectionIdentifier, Request, Response, SnapshotRequest};
 use crate::cti::{CtiConnectionId, CtiFailure, MonitorKey, RequestToken};
 
 use super::managers::Asked;
@@ -278,7 +278,7 @@ impl Gateway {
                     key,
                     connection,
                     CtiPurpose::ResumeParties,
-                    Request::SnapshotCall { call },
+                    Request::Snapshot(SnapshotRequest::Call { call }),
                 );
             }
             None => self.resumed(key, now),

@@ -9,7 +9,7 @@ use tandem_cluster::{Applied, Command, Epoch, MonitorRecord, OpeningKey, Session
 use tandem_planted::{Bug, planted};
 use tandem_sip::{Method, RawMessage, Request, Uri};
 
-use crate::csta::{self, CstaMessage, SystemStatus};
+use crate::csta::{self, CstaMessage, SystemRequest, SystemStatus};
 use crate::cti::CtiConnectionId;
 use crate::directory::{AuthenticationError, LineAppearance, LineError, LineUri};
 use crate::sip::dialog::{self, Caller};
@@ -475,7 +475,9 @@ fn check_extensions(request: &Request) -> Result<(), Refused> {
 fn opening_line(request: &Request) -> Result<String, Refused> {
     check_content(request)?;
     match csta::decode(&request.body) {
-        Ok(CstaMessage::Request(csta::Request::RequestSystemStatus { line: Some(line) })) => Ok(line),
+        Ok(CstaMessage::Request(csta::Request::System(SystemRequest::RequestSystemStatus {
+            line: Some(line),
+        }))) => Ok(line),
         Ok(
             CstaMessage::Request(_)
             | CstaMessage::Response(_)

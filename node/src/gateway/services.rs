@@ -4,14 +4,16 @@ use tandem_cluster::Authority;
 use tandem_cluster::command::SessionUpdate;
 use tandem_cluster::{CallRecord, Command, SessionKey};
 
+use crate::csta::service::Repetition;
 use crate::csta::{
-    ConnectionIdentifier, CstaErrorCode, CstaMessage, DecodeError, Features, Request, Response,
-    SnapshotConnection, SystemStatus, decode,
+    CallRequest, ConnectionIdentifier, CstaErrorCode, CstaMessage, DecodeError, Features, MonitorRequest,
+    Request, Response, Service, SnapshotConnection, SnapshotRequest, SystemRequest, SystemStatus, decode,
+    label,
 };
 use crate::cti::{CtiFailure, RequestToken};
 use crate::sip::transaction;
 
-use super::commands::{changes_pbx, check_command};
+use super::commands::check_arguments;
 use super::links::{CtiPurpose, CtiWaiter};
 use super::opening::is_csta;
 use super::proposals::{Outcome, RequestNumber, Waiter};
@@ -33,9 +35,7 @@ impl Gateway {
             Ok(CstaMessage::Request(request)) => self.begin_csta(key, queued, request, now),
             // Well-formed, and a request of ours but for its contents.
             Err(DecodeError::Missing { .. } | DecodeError::InvalidValue { .. }) => {
-                let service = String::new();
-                let request = Request::Unsupported { service };
-                self.answer_error(key, &request, CstaErrorCode::INVALID_PARAMETER, now);
+                self.answer_error(key, None, CstaErrorCode::INVALID_PARAMETER, now);
             }
             Ok(
                 CstaMessage::Response(_)
@@ -50,51 +50,81 @@ impl Gateway {
     }
 
     fn begin_csta(&mut self, key: &SessionKey, queued: &QueuedRequest, request: Request, now: Now) {
+        match request {
+            Request::System(request) => self.begin_system(key, &request, now),
+            Request::Monitor(request) => self.begin_monitor(key, request, now),
+            Request::Snapshot(request) => self.begin_snapshot(key, request, now),
+            Request::Call(request) => self.begin_call(key, queued, request, now),
+            Request::Unsupported { .. } => {
+                self.answer_error(key, None, CstaErrorCode::SERVICE_NOT_SUPPORTED, now);
+            }
+        }
+    }
+
+    fn begin_system(&mut self, key: &SessionKey, request: &SystemRequest, now: Now) {
+        let response = match request {
+            SystemRequest::RequestSystemStatus { .. } => Response::RequestSystemStatus {
+                status: SystemStatus::Normal,
+            },
+            SystemRequest::GetCstaFeatures { .. } => Response::GetCstaFeatures(Features::implemented()),
+            SystemRequest::SystemStatus { .. } => {
+                let error = CstaErrorCode::SERVICE_NOT_SUPPORTED;
+                return self.answer_error(key, Some(Service::SystemStatus), error, now);
+            }
+        };
+        self.answer(key, &response, now);
+    }
+
+    fn begin_monitor(&mut self, key: &SessionKey, request: MonitorRequest, now: Now) {
         let Some(session) = self.sessions.get(key) else {
             return;
         };
-        let line = &session.record.line;
         let monitor = &session.record.monitor;
         match &request {
-            Request::RequestSystemStatus { .. } => {
-                let status = SystemStatus::Normal;
-                self.answer(key, &request, &Response::RequestSystemStatus { status }, now);
+            MonitorRequest::Start { device } if !is_same_line(device, &session.record.line) => {
+                let error = CstaErrorCode::INVALID_MONITOR_OBJECT;
+                self.answer_error(key, Some(Service::MonitorStart), error, now);
             }
-            Request::GetCstaFeatures { .. } => {
-                self.answer(
-                    key,
-                    &request,
-                    &Response::GetCstaFeatures(Features::implemented()),
-                    now,
-                );
-            }
-            Request::MonitorStart { device } if !is_same_line(device, line) => {
-                self.answer_error(key, &request, CstaErrorCode::INVALID_MONITOR_OBJECT, now);
-            }
-            Request::MonitorStart { .. } if monitor.active => {
+            MonitorRequest::Start { .. } if monitor.active => {
                 let cross_ref_id = monitor.cross_ref_id.clone();
-                self.answer(key, &request, &Response::MonitorStart { cross_ref_id }, now);
+                self.answer(key, &Response::MonitorStart { cross_ref_id }, now);
             }
-            Request::MonitorStop { cross_ref_id }
+            MonitorRequest::Start { .. } => self.start_client_monitor(key, now),
+            MonitorRequest::Stop { cross_ref_id }
                 if *cross_ref_id != monitor.cross_ref_id || !monitor.active =>
             {
-                self.answer_error(key, &request, CstaErrorCode::INVALID_MONITOR_CROSS_REF_ID, now);
+                let error = CstaErrorCode::INVALID_MONITOR_CROSS_REF_ID;
+                self.answer_error(key, Some(Service::MonitorStop), error, now);
             }
-            Request::MonitorStop { .. } => self.monitor_stopped_by_client(key, &request, now),
-            Request::SnapshotDevice { device } if !is_same_line(device, line) => {
-                self.answer_error(key, &request, CstaErrorCode::INVALID_DEVICE, now);
+            MonitorRequest::Stop { .. } => self.monitor_stopped_by_client(key, now),
+        }
+    }
+
+    fn begin_snapshot(&mut self, key: &SessionKey, request: SnapshotRequest, now: Now) {
+        let Some(line) = self.sessions.get(key).map(|session| &session.record.line) else {
+            return;
+        };
+        let refused = match &request {
+            SnapshotRequest::Device { device } if is_same_line(device, line) => {
+                return self.ask_cti(key, Request::Snapshot(request), now);
             }
-            Request::MonitorStart { .. } => self.start_client_monitor(key, request, now),
-            Request::SnapshotDevice { .. } => self.ask_cti(key, request, now),
-            Request::MakeCall { .. } | Request::AnswerCall { .. } | Request::ClearConnection { .. } => {
-                match check_command(session, &request) {
-                    Ok(operation) => self.begin_command(key, queued, request, operation, now),
-                    Err(error) => self.answer_error(key, &request, error, now),
-                }
-            }
-            Request::SnapshotCall { .. } | Request::SystemStatus { .. } | Request::Unsupported { .. } => {
-                self.answer_error(key, &request, CstaErrorCode::SERVICE_NOT_SUPPORTED, now);
-            }
+            SnapshotRequest::Device { .. } => (Service::SnapshotDevice, CstaErrorCode::INVALID_DEVICE),
+            SnapshotRequest::Call { .. } => (Service::SnapshotCall, CstaErrorCode::SERVICE_NOT_SUPPORTED),
+        };
+        let (service, error) = refused;
+        self.answer_error(key, Some(service), error, now);
+    }
+
+    fn begin_call(&mut self, key: &SessionKey, queued: &QueuedRequest, request: CallRequest, now: Now) {
+        let Some(line) = self.sessions.get(key).map(|session| &session.record.line) else {
+            return;
+        };
+        if let Err(error) = check_arguments(line, &request) {
+            return self.answer_error(key, Some(request.service()), error, now);
+        }
+        match request.service().row().repetition {
+            Repetition::Allowed => self.ask_cti(key, Request::Call(request), now),
+            Repetition::Forbidden { intent, .. } => self.begin_command(key, queued, request, intent, now),
         }
     }
 
@@ -122,7 +152,7 @@ impl Gateway {
             | Progress::WaitingForCommit { .. }
             | Progress::Idle
             | Progress::WaitingForLink
-            | Progress::WaitingForMonitor(_)
+            | Progress::WaitingForMonitor
             | Progress::WaitingForCti { .. }
             | Progress::WaitingForEvidence { .. } => {}
         }
@@ -135,7 +165,8 @@ impl Gateway {
         };
         let connection = match &session.link {
             Link::Down => {
-                return self.answer_error(key, &request, CstaErrorCode::RESOURCE_OUT_OF_SERVICE, now);
+                let error = CstaErrorCode::RESOURCE_OUT_OF_SERVICE;
+                return self.answer_error(key, request.service(), error, now);
             }
             Link::StartingMonitor { .. } | Link::ReadingSnapshot { .. } => {
                 // Its intent is written; begun anew it would meet it and find out by snapshot.
@@ -166,11 +197,13 @@ impl Gateway {
             return;
         }
         match std::mem::replace(&mut session.progress, Progress::Idle) {
-            Progress::WaitingForCti { request, .. } => self.cti_result(key, request, result, now),
-            Progress::WaitingForEvidence { request, .. } => self.evidence_arrived(key, &request, result, now),
+            Progress::WaitingForCti { request, .. } => self.cti_result(key, &request, result, now),
+            Progress::WaitingForEvidence {
+                request, evidence, ..
+            } => self.evidence_arrived(key, &request, evidence, result, now),
             Progress::Idle
             | Progress::WaitingForLink
-            | Progress::WaitingForMonitor(_)
+            | Progress::WaitingForMonitor
             | Progress::WaitingForIntent { .. }
             | Progress::WaitingForCommit { .. } => {}
         }
@@ -179,34 +212,25 @@ impl Gateway {
     fn cti_result(
         &mut self,
         key: &SessionKey,
-        request: Request,
+        request: &Request,
         result: Result<Response, CtiFailure>,
         now: Now,
     ) {
-        match result {
-            Ok(Response::SnapshotDevice { connections }) => {
-                self.answer_snapshot(key, &request, connections, now)
+        match (result, request) {
+            (Ok(Response::SnapshotDevice { connections }), _) => self.answer_snapshot(key, connections, now),
+            (Ok(Response::NewCall { call, .. }), Request::Call(request)) => {
+                self.answer_made_call(key, request, &call.call_id, now);
             }
-            Ok(Response::MakeCall { calling_device }) => {
-                self.answer_made_call(key, &request, &calling_device.call_id, now);
-            }
-            Ok(
-                response @ (Response::AnswerCall
-                | Response::ClearConnection
-                | Response::MonitorStart { .. }
-                | Response::MonitorStop
-                | Response::SnapshotCall { .. }
-                | Response::SystemStatus
-                | Response::RequestSystemStatus { .. }
-                | Response::GetCstaFeatures(_)),
-            ) => self.answer(key, &request, &response, now),
+            (Ok(response), _) => self.answer(key, &response, now),
             // What only reads is asked again where the session goes on.
-            Err(CtiFailure::LinkLost | CtiFailure::NotInService) if !changes_pbx(&request) => {
+            (Err(CtiFailure::LinkLost | CtiFailure::NotInService), _)
+                if !request.service().is_some_and(Service::changes_pbx) =>
+            {
                 if let Some(session) = self.session_mut(key) {
                     session.progress = Progress::WaitingForLink;
                 }
             }
-            Err(failure) => self.answer_error(key, &request, failure.error_code(), now),
+            (Err(failure), _) => self.answer_error(key, request.service(), failure.error_code(), now),
         }
     }
 
@@ -250,13 +274,10 @@ impl Gateway {
         if !is_written {
             self.note_monitor(key, true, now);
         }
-        let request = Request::MonitorStart {
-            device: String::new(),
-        };
-        self.answer(key, &request, response, now);
+        self.answer(key, response, now);
     }
 
-    fn monitor_stopped_by_client(&mut self, key: &SessionKey, request: &Request, now: Now) {
+    fn monitor_stopped_by_client(&mut self, key: &SessionKey, now: Now) {
         let Some(session) = self.session_mut(key) else {
             return;
         };
@@ -268,7 +289,7 @@ impl Gateway {
         };
         self.unwatch(key);
         self.note_monitor(key, false, now);
-        self.answer(key, request, &Response::MonitorStop, now);
+        self.answer(key, &Response::Done(Service::MonitorStop), now);
     }
 
     fn note_monitor(&mut self, key: &SessionKey, active: bool, now: Now) {
@@ -280,13 +301,7 @@ impl Gateway {
     }
 
     /// The client knows these calls from now on.
-    fn answer_snapshot(
-        &mut self,
-        key: &SessionKey,
-        request: &Request,
-        connections: Vec<SnapshotConnection>,
-        now: Now,
-    ) {
+    fn answer_snapshot(&mut self, key: &SessionKey, connections: Vec<SnapshotConnection>, now: Now) {
         let Some(session) = self.session_mut(key) else {
             return;
         };
@@ -319,45 +334,41 @@ impl Gateway {
                 self.note_call(key, &call_id, Some(record), now);
             }
         }
-        self.answer(
-            key,
-            request,
-            &Response::SnapshotDevice { connections: shown },
-            now,
-        );
+        self.answer(key, &Response::SnapshotDevice { connections: shown }, now);
     }
 
-    pub(super) fn answer(&mut self, key: &SessionKey, request: &Request, response: &Response, now: Now) {
-        let body = response.encode();
-        self.note_result(key, request, &body, now);
-        self.answer_body(key, request, &body);
+    pub(super) fn answer(&mut self, key: &SessionKey, response: &Response, now: Now) {
+        let (service, body) = (Some(response.service()), response.encode());
+        self.note_result(key, service, &body, now);
+        self.answer_body(key, service, &body);
     }
 
+    /// `service` is `None` when it is not known which one was asked for.
     pub(super) fn answer_error(
         &mut self,
         key: &SessionKey,
-        request: &Request,
+        service: Option<Service>,
         error: CstaErrorCode,
         now: Now,
     ) {
         let body = error.encode();
-        self.note_result(key, request, &body, now);
+        self.note_result(key, service, &body, now);
         self.report(Report::CstaError {
-            service: request.name(),
+            service: label(service),
             error,
         });
-        self.answer_body(key, request, &body);
+        self.answer_body(key, service, &body);
     }
 
     /// The SIP transaction worked, whatever the service came to: 200.
-    pub(super) fn answer_body(&mut self, key: &SessionKey, request: &Request, body: &str) {
+    pub(super) fn answer_body(&mut self, key: &SessionKey, service: Option<Service>, body: &str) {
         let Some(queued) = self.take_first(key) else {
             return;
         };
         let bytes = transaction::with_csta(&queued.request, body);
         self.send_answer(&queued, bytes);
         self.report(Report::Answered {
-            service: request.name(),
+            service: label(service),
             status: 200,
         });
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tandem_cluster::{CallRecord, ConnectionId, Epoch, OpeningKey, RequestKey, SessionKey, SessionRecord};
 use tandem_sip::{RawMessage, Request};
 
-use crate::csta;
+use crate::csta::{self, service::Evidence};
 use crate::cti::{CtiConnectionId, RequestToken};
 
 use super::commands::changes_pbx;
@@ -189,11 +189,11 @@ pub(super) enum Progress {
     /// Needs the CTI manager, and the session's place there is being made.
     WaitingForLink,
     /// A MonitorStart: the device's monitor is being started, or joined.
-    WaitingForMonitor(csta::Request),
+    WaitingForMonitor,
     /// `Command::Intent` is on its way.
     WaitingForIntent {
         number: RequestNumber,
-        request: csta::Request,
+        request: csta::CallRequest,
     },
     /// The state of the monitor is being written; the answer stands ready.
     WaitingForCommit {
@@ -207,7 +207,8 @@ pub(super) enum Progress {
     /// A repeated command with an intent and no result: the snapshot tells what came of it.
     WaitingForEvidence {
         token: RequestToken,
-        request: csta::Request,
+        request: csta::CallRequest,
+        evidence: Evidence,
     },
 }
 
@@ -217,7 +218,7 @@ impl Progress {
             Self::WaitingForCti { token, .. } | Self::WaitingForEvidence { token, .. } => Some(*token),
             Self::Idle
             | Self::WaitingForLink
-            | Self::WaitingForMonitor(_)
+            | Self::WaitingForMonitor
             | Self::WaitingForIntent { .. }
             | Self::WaitingForCommit { .. } => None,
         }
@@ -239,7 +240,7 @@ impl Progress {
     pub(super) fn is_stuck(&self) -> bool {
         match self {
             Self::Idle | Self::WaitingForLink => true,
-            Self::WaitingForMonitor(_)
+            Self::WaitingForMonitor
             | Self::WaitingForIntent { .. }
             | Self::WaitingForCommit { .. }
             | Self::WaitingForCti { .. }
@@ -248,7 +249,7 @@ impl Progress {
     }
 
     pub(super) fn is_waiting_for_monitor(&self) -> bool {
-        matches!(self, Self::WaitingForMonitor(_))
+        matches!(self, Self::WaitingForMonitor)
     }
 
     pub(super) fn is_waiting_for_commit(&self) -> bool {

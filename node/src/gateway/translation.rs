@@ -2,41 +2,31 @@
 
 use tandem_sip::Uri;
 
-use crate::csta::{ConnectionIdentifier, Request};
+use crate::csta::{Argument, ConnectionIdentifier, MonitorRequest, Request, SnapshotRequest};
 
 use super::session::Session;
 
 /// The client's device and call ids, in the CTI manager's terms.
 pub(super) fn translate_request(session: &Session, request: &Request) -> Request {
-    let device = session.record.device.clone();
-    let connection = |connection: &ConnectionIdentifier| {
-        ConnectionIdentifier::new(session.pbx_call_id(&connection.call_id), device.clone())
-    };
+    let device = || session.record.device.clone();
+    let call =
+        |call: &ConnectionIdentifier| ConnectionIdentifier::new(session.pbx_call_id(&call.call_id), device());
     match request {
-        Request::MonitorStart { .. } => Request::MonitorStart { device },
-        Request::SnapshotDevice { .. } => Request::SnapshotDevice { device },
-        Request::MakeCall {
-            called_directory_number,
-            auto_originate,
-            ..
-        } => Request::MakeCall {
-            calling_device: device,
-            called_directory_number: dialled_number(called_directory_number).unwrap_or_default(),
-            auto_originate: *auto_originate,
-        },
-        Request::AnswerCall { call_to_be_answered } => Request::AnswerCall {
-            call_to_be_answered: connection(call_to_be_answered),
-        },
-        Request::ClearConnection {
-            connection_to_be_cleared,
-        } => Request::ClearConnection {
-            connection_to_be_cleared: connection(connection_to_be_cleared),
-        },
-        Request::RequestSystemStatus { .. }
-        | Request::GetCstaFeatures { .. }
-        | Request::MonitorStop { .. }
-        | Request::SnapshotCall { .. }
-        | Request::SystemStatus { .. }
+        Request::Monitor(MonitorRequest::Start { .. }) => {
+            Request::Monitor(MonitorRequest::Start { device: device() })
+        }
+        Request::Snapshot(SnapshotRequest::Device { .. }) => {
+            Request::Snapshot(SnapshotRequest::Device { device: device() })
+        }
+        Request::Call(request) => Request::Call(request.map(|argument| match argument {
+            Argument::Device(_) => Argument::Device(device()),
+            Argument::Call(named) => Argument::Call(call(named)),
+            Argument::Number(number) => Argument::Number(dialled_number(number).unwrap_or_default()),
+            Argument::Choice(word) => Argument::Choice(word),
+        })),
+        Request::System(_)
+        | Request::Monitor(MonitorRequest::Stop { .. })
+        | Request::Snapshot(SnapshotRequest::Call { .. })
         | Request::Unsupported { .. } => request.clone(),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use tandem_cluster::SessionKey;
 
-use crate::csta::{CstaErrorCode, Event, Request, Response};
+use crate::csta::{CstaErrorCode, Event, MonitorRequest, Request, Response, Service, SnapshotRequest};
 use crate::cti::monitor::MonitorFailure;
 use crate::cti::{
     CtiConnectionId, CtiFailure, MonitorInput, MonitorKey, MonitorLimits, MonitorOutput, MonitorPriority,
@@ -39,17 +39,20 @@ impl Watching {
 
 impl Gateway {
     /// The client asks for events. The CTI manager is asked for them unless another session of the device was first.
-    pub(super) fn start_client_monitor(&mut self, key: &SessionKey, request: Request, now: Now) {
+    pub(super) fn start_client_monitor(&mut self, key: &SessionKey, now: Now) {
         let Some(session) = self.session_mut(key) else {
             return;
         };
         match session.link {
-            Link::Down => self.answer_error(key, &request, CstaErrorCode::RESOURCE_OUT_OF_SERVICE, now),
+            Link::Down => {
+                let error = CstaErrorCode::RESOURCE_OUT_OF_SERVICE;
+                self.answer_error(key, Some(Service::MonitorStart), error, now);
+            }
             Link::StartingMonitor { .. } | Link::ReadingSnapshot { .. } => {
                 session.progress = Progress::WaitingForLink;
             }
             Link::Up { connection } => {
-                session.progress = Progress::WaitingForMonitor(request);
+                session.progress = Progress::WaitingForMonitor;
                 session.link = Link::StartingMonitor { connection };
                 self.watch(key, now);
             }
@@ -113,7 +116,7 @@ impl Gateway {
         self.submit(
             connection,
             Asker::MonitorStart(key),
-            Request::MonitorStart { device },
+            Request::Monitor(MonitorRequest::Start { device }),
         );
     }
 
@@ -122,7 +125,7 @@ impl Gateway {
         self.submit(
             connection,
             Asker::MonitorStop(key),
-            Request::MonitorStop { cross_ref_id },
+            Request::Monitor(MonitorRequest::Stop { cross_ref_id }),
         );
     }
 
@@ -136,13 +139,10 @@ impl Gateway {
             Response::MonitorStart { cross_ref_id } => Ok(cross_ref_id),
             Response::RequestSystemStatus { .. }
             | Response::GetCstaFeatures(_)
-            | Response::MonitorStop
             | Response::SnapshotDevice { .. }
             | Response::SnapshotCall { .. }
-            | Response::MakeCall { .. }
-            | Response::AnswerCall
-            | Response::ClearConnection
-            | Response::SystemStatus => Err(CtiFailure::WrongResponse),
+            | Response::NewCall { .. }
+            | Response::Done(_) => Err(CtiFailure::WrongResponse),
         });
         self.tell_monitors(MonitorInput::StartAnswered { key, result }, now);
     }
@@ -185,7 +185,7 @@ impl Gateway {
             found: None,
         };
         let device = session.record.device.clone();
-        let request = Request::SnapshotDevice { device };
+        let request = Request::Snapshot(SnapshotRequest::Device { device });
         self.ask(key, connection, CtiPurpose::ResumeSnapshot, request);
     }
 
@@ -199,15 +199,15 @@ impl Gateway {
         let Some(session) = self.session_mut(key) else {
             return;
         };
-        let Progress::WaitingForMonitor(request) = session.progress.clone() else {
+        if !session.progress.is_waiting_for_monitor() {
             return self.resumption_failed(key, connection, now);
-        };
+        }
         session.link = Link::Up { connection };
         let error = match failure {
             MonitorFailure::TooMany => CstaErrorCode::RESOURCE_LIMIT_EXCEEDED,
             MonitorFailure::NotStarted(failure) => failure.error_code(),
         };
-        self.answer_error(key, &request, error, now);
+        self.answer_error(key, Some(Service::MonitorStart), error, now);
     }
 
     /// The monitors fall with their connection; whoever watched is given another one by the caller.
@@ -277,7 +277,11 @@ impl Gateway {
                 connection,
                 cross_ref_id: cross_ref_id.clone(),
             };
-            self.submit(connection, asker, Request::MonitorStop { cross_ref_id });
+            self.submit(
+                connection,
+                asker,
+                Request::Monitor(MonitorRequest::Stop { cross_ref_id }),
+            );
         }
     }
 }

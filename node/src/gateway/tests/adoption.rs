@@ -3,8 +3,8 @@
 use super::bench::*;
 use super::calls::{event, happens, with_ringing_call};
 use crate::csta::{
-    ConnectionIdentifier, CstaErrorCode, CstaMessage, EventKind, LocalConnectionState, Request, Response,
-    SnapshotConnection,
+    CallRequest, ConnectionIdentifier, CstaErrorCode, CstaMessage, EventKind, LocalConnectionState,
+    MonitorRequest, Request, Response, Service, SnapshotConnection, SnapshotRequest, SystemRequest,
 };
 use crate::gateway::*;
 use tandem_cluster::{ClusterState, SessionKey};
@@ -112,9 +112,9 @@ fn the_parties_of_a_call_that_began_meanwhile_are_asked_for() {
     take_over(&mut heir, &key);
     let ringing = [LocalConnectionState::Alerting, LocalConnectionState::Connected];
     assert!(resume(&mut heir, vec![call("c-7", ringing)]).is_empty());
-    let asks = Request::SnapshotCall {
+    let asks = Request::Snapshot(SnapshotRequest::Call {
         call: ConnectionIdentifier::new("c-7", "4711"),
-    };
+    });
     assert_eq!(heir.asked(), vec![&asks]);
     let sent = heir.answer_cti(Ok(Response::SnapshotCall {
         calling: Some(crate::csta::Device::Identifier("+3299".into())),
@@ -130,7 +130,7 @@ fn a_request_that_comes_before_the_loss_is_committed_is_held_until_the_session_i
     bench.pass(Duration::from_millis(5));
     let mut other = Bench::of(2, bench.state.clone());
     other.quorum = false;
-    let features = Request::GetCstaFeatures { line: None };
+    let features = Request::System(SystemRequest::GetCstaFeatures { line: None });
     assert!(other.receive(&info(&key, 2, &features)).is_empty());
     assert_eq!(other.proposed.len(), 1);
     other.quorum = true;
@@ -201,7 +201,10 @@ fn a_repeated_command_with_a_result_gets_that_result() {
     let key = bench.sign_in_with_monitor();
     bench.receive(&info(&key, 3, &make_call()));
     let calling_device = ConnectionIdentifier::new("c-5", "4711");
-    let first = bench.answer_cti(Ok(Response::MakeCall { calling_device }));
+    let first = bench.answer_cti(Ok(Response::NewCall {
+        service: Service::MakeCall,
+        call: calling_device,
+    }));
     let mut heir = heir_of(&bench);
     take_over(&mut heir, &key);
     resume(&mut heir, vec![call("c-5", DIALLED)]);
@@ -228,9 +231,9 @@ fn a_repeated_command_with_an_intent_alone_is_answered_from_the_snapshot_before_
     assert!(heir.receive_on(2, &info(&key, 3, &make_call())).is_empty());
     assert_eq!(
         heir.asked(),
-        vec![&Request::SnapshotDevice {
+        vec![&Request::Snapshot(SnapshotRequest::Device {
             device: "4711".into()
-        }]
+        })]
     );
     let sent = heir.answer_cti(Ok(Response::SnapshotDevice {
         connections: vec![call("c-5", DIALLED)],
@@ -238,7 +241,10 @@ fn a_repeated_command_with_an_intent_alone_is_answered_from_the_snapshot_before_
     let calling_device = ConnectionIdentifier::new("c-5", LINE);
     assert_eq!(
         sent[0].csta(),
-        CstaMessage::Response(Response::MakeCall { calling_device })
+        CstaMessage::Response(Response::NewCall {
+            service: Service::MakeCall,
+            call: calling_device
+        })
     );
     heir.pass(Duration::from_millis(50));
     assert!(heir.sent.pop().unwrap().body().contains("OriginatedEvent"));
@@ -284,7 +290,7 @@ fn what_becomes_of_a_request_late_is_not_taken_for_the_next_ones_outcome() {
     }
     bench
         .asked
-        .retain(|(_, _, request)| matches!(request, Request::MonitorStart { .. }));
+        .retain(|(_, _, request)| matches!(request, Request::Monitor(MonitorRequest::Start { .. })));
     resume(&mut bench, Vec::new());
     bench.pass(Duration::from_secs(4));
     assert!(bench.receive(&info(&key, 4, &make_call())).is_empty());
@@ -297,7 +303,7 @@ fn what_becomes_of_a_request_late_is_not_taken_for_the_next_ones_outcome() {
         bench.asked()
     );
     bench.commit_all();
-    assert!(matches!(bench.asked()[..], [Request::MakeCall { .. }]));
+    assert_eq!(bench.asked(), [&CallRequest::make_call("4711", "+322222")]);
 }
 
 #[test]

@@ -10,7 +10,10 @@ use tandem_cluster::{Change, ClusterState, ConnectionId, NodeId, SessionKey, Sta
 use tandem_sip::RawMessage;
 use tandem_sip::proxy_protocol::Transport;
 
-use crate::csta::{CstaErrorCode, CstaMessage, Event, Request, Response, decode};
+use crate::csta::{
+    CallRequest, CstaErrorCode, CstaMessage, Event, MonitorRequest, Request, Response, SnapshotRequest,
+    SystemRequest, decode,
+};
 use crate::cti::link_framer::EVENT_INVOKE_ID;
 use crate::cti::{CtiConnectionId, CtiConnectionSettings, CtiInput, CtiSettings, CtiTimings};
 use crate::directory::{Directory, read_file};
@@ -257,7 +260,7 @@ impl Bench {
         self.cti_says(
             connection,
             EVENT_INVOKE_ID,
-            &Request::MonitorStop { cross_ref_id }.encode(),
+            &Request::Monitor(MonitorRequest::Stop { cross_ref_id }).encode(),
         )
     }
 
@@ -375,9 +378,9 @@ fn directory() -> Directory {
 }
 
 pub(super) fn invite(cseq: &str, user: &str) -> String {
-    let body = Request::RequestSystemStatus {
+    let body = Request::System(SystemRequest::RequestSystemStatus {
         line: Some(LINE.into()),
-    }
+    })
     .encode();
     let headers = format!(
         "Contact: <sip:{user}@10.0.0.9:5060;transport=tcp>\r\nSupported: timer\r\n\
@@ -452,19 +455,15 @@ pub(super) fn response_to(sent: &Sent, status: u16, extra: &str) -> String {
 }
 
 pub(super) fn monitor_start() -> Request {
-    Request::MonitorStart { device: LINE.into() }
+    Request::Monitor(MonitorRequest::Start { device: LINE.into() })
 }
 
 pub(super) fn snapshot_device() -> Request {
-    Request::SnapshotDevice { device: LINE.into() }
+    Request::Snapshot(SnapshotRequest::Device { device: LINE.into() })
 }
 
 pub(super) fn make_call() -> Request {
-    Request::MakeCall {
-        calling_device: LINE.into(),
-        called_directory_number: "tel:+32-2222".into(),
-        auto_originate: crate::csta::AutoOriginate::DoNotPrompt,
-    }
+    CallRequest::make_call(LINE, "tel:+32-2222")
 }
 
 const DIRECTORY: &str = r#"

@@ -2,8 +2,8 @@
 
 use super::bench::*;
 use crate::csta::{
-    Cause, ConnectionIdentifier, CstaErrorCode, CstaMessage, Device, Event, EventKind, LocalConnectionState,
-    Request, Response,
+    CallRequest, Cause, ConnectionIdentifier, CstaErrorCode, CstaMessage, Device, Event, EventKind,
+    LocalConnectionState, MonitorRequest, Request, Response, Service, SystemRequest,
 };
 use crate::cti::CtiConnectionId;
 use crate::gateway::*;
@@ -42,7 +42,7 @@ fn pipelined_requests_are_answered_in_the_order_of_their_arrival() {
     let mut bench = Bench::new();
     let key = bench.sign_in();
     assert!(bench.receive(&info(&key, 2, &monitor_start())).is_empty());
-    let features = Request::GetCstaFeatures { line: None };
+    let features = Request::System(SystemRequest::GetCstaFeatures { line: None });
     assert!(
         bench.receive(&info(&key, 3, &features)).is_empty(),
         "the monitor comes first"
@@ -144,21 +144,16 @@ fn the_answer_to_makecall_names_the_line_byte_for_byte_and_comes_before_the_call
     let mut bench = Bench::new();
     let key = bench.sign_in_with_monitor();
     assert!(bench.receive(&info(&key, 3, &make_call())).is_empty());
-    assert_eq!(
-        bench.asked(),
-        vec![&Request::MakeCall {
-            calling_device: "4711".into(),
-            called_directory_number: "+322222".into(),
-            auto_originate: crate::csta::AutoOriginate::DoNotPrompt,
-        }]
-    );
+    assert_eq!(bench.asked(), vec![&CallRequest::make_call("4711", "+322222")]);
     let originated = event(EventKind::Originated, "c-5", LocalConnectionState::Connected);
     assert!(happens(&mut bench, originated).is_empty());
-    let sent = bench.answer_cti(Ok(Response::MakeCall {
-        calling_device: ConnectionIdentifier::new("c-5", "4711"),
+    let sent = bench.answer_cti(Ok(Response::NewCall {
+        service: Service::MakeCall,
+        call: ConnectionIdentifier::new("c-5", "4711"),
     }));
-    let expected = Response::MakeCall {
-        calling_device: ConnectionIdentifier::new("c-5", LINE),
+    let expected = Response::NewCall {
+        service: Service::MakeCall,
+        call: ConnectionIdentifier::new("c-5", LINE),
     };
     assert_eq!(sent[0].csta(), CstaMessage::Response(expected));
     assert!(sent[1].body().contains("OriginatedEvent"));
@@ -177,7 +172,7 @@ fn a_phone_that_rings_is_told_while_a_makecall_is_under_way() {
 fn cseq_may_start_again_at_any_time() {
     let mut bench = Bench::new();
     let key = bench.sign_in_with_monitor();
-    let features = Request::GetCstaFeatures { line: None }.encode();
+    let features = Request::System(SystemRequest::GetCstaFeatures { line: None }).encode();
     for (cseq, branch) in [(9, "z9hG4bK-a"), (2, "z9hG4bK-b"), (2, "z9hG4bK-c")] {
         let sent = bench.receive(&info_with(&key, cseq, branch, &features));
         assert_eq!(
@@ -202,7 +197,7 @@ fn bad_requests_inside_a_dialog_get_their_answer_and_the_dialog_goes_on() {
         error_of(&status(&mut bench, "<MakeCall/>")),
         CstaErrorCode::INVALID_PARAMETER
     );
-    let features = Request::GetCstaFeatures { line: None }.encode();
+    let features = Request::System(SystemRequest::GetCstaFeatures { line: None }).encode();
     assert_eq!(status(&mut bench, &features).status(), 200);
 }
 
@@ -211,12 +206,16 @@ fn monitor_stop_and_bye_back_to_back_are_both_answered_and_free_the_monitor() {
     let mut bench = Bench::new();
     let key = bench.sign_in_with_monitor();
     let cross_ref_id = bench.record(&key).monitor.cross_ref_id.clone();
-    let stopped = bench.receive(&info(&key, 3, &Request::MonitorStop { cross_ref_id }));
+    let stopped = bench.receive(&info(
+        &key,
+        3,
+        &Request::Monitor(MonitorRequest::Stop { cross_ref_id }),
+    ));
     let bye = bench.receive(&bare("BYE", &format!(";tag={key}"), 4));
     assert_eq!((stopped[0].status(), bye[0].status()), (200, 200));
-    let stop = Request::MonitorStop {
+    let stop = Request::Monitor(MonitorRequest::Stop {
         cross_ref_id: "p-1".into(),
-    };
+    });
     assert_eq!(bench.asked(), vec![&stop]);
     assert!(bench.state.session(&key).is_none());
 }
@@ -226,13 +225,7 @@ fn a_refusal_of_the_pbx_is_a_200_with_its_error() {
     let mut bench = Bench::new();
     let key = bench.sign_in_with_monitor();
     let call = ConnectionIdentifier::new("c-1", LINE);
-    bench.receive(&info(
-        &key,
-        3,
-        &Request::AnswerCall {
-            call_to_be_answered: call,
-        },
-    ));
+    bench.receive(&info(&key, 3, &CallRequest::answer_call(call)));
     let sent = bench.answer_cti(Err(CstaErrorCode::INVALID_CONNECTION));
     assert_eq!(
         (sent[0].status(), error_of(&sent[0])),

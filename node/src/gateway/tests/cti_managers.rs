@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use crate::csta::{CstaMessage, Request, Response, SystemStatus, decode};
+use crate::csta::{CstaMessage, Request, Response, SystemRequest, SystemStatus, decode};
 use crate::cti::{CtiConnectionId, CtiInput, Frame, LinkFailure, LinkFramer, LinkId};
 
 #[derive(Debug, Default)]
@@ -51,7 +51,7 @@ impl CtiManagers {
         let received = frames
             .iter()
             .filter_map(|frame| match decode(&frame.body).unwrap() {
-                CstaMessage::Request(Request::RequestSystemStatus { .. }) => {
+                CstaMessage::Request(Request::System(SystemRequest::RequestSystemStatus { .. })) => {
                     let status = SystemStatus::Normal;
                     let well = Response::RequestSystemStatus { status }.encode();
                     let answer = self.say(link.connection, frame.invoke_id, &well);

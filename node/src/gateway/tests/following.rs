@@ -194,7 +194,10 @@ impl World {
                 let cseq = self.cseq;
                 let keys: Vec<SessionKey> = self.bench.state.sessions().map(|one| one.key.clone()).collect();
                 if let Some(key) = keys.get(number % keys.len().max(1)) {
-                    let features = crate::csta::Request::GetCstaFeatures { line: None };
+                    let features =
+                        crate::csta::Request::System(crate::csta::SystemRequest::GetCstaFeatures {
+                            line: None,
+                        });
                     self.receive(&match ends {
                         true => bare("BYE", &format!(";tag={key}"), cseq),
                         false => info(key, cseq, &features),
@@ -369,7 +372,7 @@ fn a_session_handed_over_unheard_is_not_taken_back_by_a_stray_request() {
     world.receive(&info(
         &key,
         90,
-        &crate::csta::Request::GetCstaFeatures { line: None },
+        &crate::csta::Request::System(crate::csta::SystemRequest::GetCstaFeatures { line: None }),
     ));
     // The move is committed and heard of by nobody; then a snapshot comes.
     world.apply(Command::Adopt {
@@ -389,7 +392,7 @@ fn a_session_handed_over_unheard_is_not_taken_back_by_a_stray_request() {
     let sent = world.bench.receive(&info(
         &key,
         91,
-        &crate::csta::Request::GetCstaFeatures { line: None },
+        &crate::csta::Request::System(crate::csta::SystemRequest::GetCstaFeatures { line: None }),
     ));
     assert_eq!(statuses(&sent), [503]);
     world.settle();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tandem_cluster::{Command, NodeId, SessionKey};
 
 use super::bench::*;
-use crate::csta::{Request, Response};
+use crate::csta::{MonitorRequest, Request, Response, SnapshotRequest, SystemRequest};
 use crate::gateway::*;
 
 /// Node 1 with a session at rest, in a cluster with node 2.
@@ -34,7 +34,11 @@ fn changed(bench: &mut Bench, key: &SessionKey) {
 }
 
 fn features(key: &SessionKey, cseq: u32) -> String {
-    info(key, cseq, &Request::GetCstaFeatures { line: None })
+    info(
+        key,
+        cseq,
+        &Request::System(SystemRequest::GetCstaFeatures { line: None }),
+    )
 }
 
 #[test]
@@ -44,7 +48,10 @@ fn a_session_at_rest_leaves_without_a_word_and_its_monitor_is_freed() {
     changed(&mut bench, &key);
     assert_eq!(bench.record(&key).owner, NodeId(2));
     assert!(bench.sent.is_empty());
-    assert!(matches!(bench.asked()[..], [Request::MonitorStop { .. }]));
+    assert!(matches!(
+        bench.asked()[..],
+        [Request::Monitor(MonitorRequest::Stop { .. })]
+    ));
     let rebalanced = |report: &&Report| matches!(report, Report::SessionRebalanced { .. });
     assert_eq!(bench.reports.iter().filter(rebalanced).count(), 1);
     assert!(bench.gateway.census().by_state.is_empty());
@@ -53,7 +60,7 @@ fn a_session_at_rest_leaves_without_a_word_and_its_monitor_is_freed() {
 #[test]
 fn a_busy_session_stays_until_it_is_asked_again_at_rest() {
     let (mut bench, key) = at_rest();
-    let snapshot = Request::SnapshotDevice { device: LINE.into() };
+    let snapshot = Request::Snapshot(SnapshotRequest::Device { device: LINE.into() });
     assert!(bench.receive(&info(&key, 3, &snapshot)).is_empty());
     hand_over(&mut bench, &key);
     assert!(bench.proposed.is_empty());

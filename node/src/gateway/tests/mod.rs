@@ -11,6 +11,7 @@ mod opening;
 mod pairs;
 mod publishing;
 mod resilience;
+mod services;
 mod torture;
 mod watchers;
 mod watching;

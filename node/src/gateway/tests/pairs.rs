@@ -6,7 +6,9 @@ use tandem_sip::RawMessage;
 
 use super::bench::*;
 use super::calls::{event, happens};
-use crate::csta::{ConnectionIdentifier, EventKind, LocalConnectionState, Request, Response};
+use crate::csta::{
+    ConnectionIdentifier, EventKind, LocalConnectionState, Request, Response, Service, SnapshotRequest,
+};
 use crate::gateway::*;
 use crate::sip::transaction;
 
@@ -40,8 +42,9 @@ fn each_copy_of_a_request_is_answered_where_it_came_by() {
             assert!(bench.receive_on(pair, &info(&key, 3, &make_call())).is_empty());
         }
         assert_eq!(bench.asked().len(), 1, "carried out once");
-        let sent = bench.answer_cti(Ok(Response::MakeCall {
-            calling_device: ConnectionIdentifier::new("c-1", "4711"),
+        let sent = bench.answer_cti(Ok(Response::NewCall {
+            service: Service::MakeCall,
+            call: ConnectionIdentifier::new("c-1", "4711"),
         }));
         assert_eq!(pairs(&sent), [1, 2]);
     }
@@ -68,8 +71,9 @@ fn a_client_that_has_said_all_gets_its_answers_and_no_events() {
     bench.receive(&info(&key, 3, &make_call()));
     half_close(&mut bench, 1, None);
     assert!(bench.closed.is_empty(), "an answer is due");
-    let sent = bench.answer_cti(Ok(Response::MakeCall {
-        calling_device: ConnectionIdentifier::new("c-1", "4711"),
+    let sent = bench.answer_cti(Ok(Response::NewCall {
+        service: Service::MakeCall,
+        call: ConnectionIdentifier::new("c-1", "4711"),
     }));
     assert_eq!(
         (pairs(&sent), bench.closed.as_slice()),
@@ -123,7 +127,10 @@ fn a_half_closed_connection_is_not_kept_for_ever() {
     assert!(bench.closed.is_empty());
     bench.pass(Duration::from_secs(1));
     assert_eq!(bench.closed, [PairId(1)]);
-    assert!(matches!(bench.asked[0].2, Request::SnapshotDevice { .. }));
+    assert!(matches!(
+        bench.asked[0].2,
+        Request::Snapshot(SnapshotRequest::Device { .. })
+    ));
 }
 
 /// The front end has closed its connection, and reads the next one of the same client.

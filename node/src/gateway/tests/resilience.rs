@@ -2,7 +2,9 @@
 
 use super::bench::*;
 use super::calls::{event, happens, with_ringing_call};
-use crate::csta::{CstaErrorCode, CstaMessage, EventKind, LocalConnectionState, Request, Response};
+use crate::csta::{
+    CstaErrorCode, CstaMessage, EventKind, LocalConnectionState, MonitorRequest, Request, Response, Service,
+};
 use crate::cti::CtiConnectionId;
 use crate::gateway::*;
 
@@ -18,9 +20,9 @@ fn a_session_moves_to_another_cti_connection_and_hears_what_it_missed() {
     let mut bench = Bench::new();
     let key = with_ringing_call(&mut bench);
     lose(&mut bench, 0);
-    let start = Request::MonitorStart {
+    let start = Request::Monitor(MonitorRequest::Start {
         device: "4711".into(),
-    };
+    });
     assert_eq!(bench.asked[0].0, CtiConnectionId(1));
     assert_eq!(bench.asked(), vec![&start]);
     bench.answer_cti(Ok(Response::MonitorStart {
@@ -46,7 +48,12 @@ fn a_command_on_a_connection_that_dies_is_answered_and_never_repeated() {
         sent[0].csta(),
         CstaMessage::Error(CstaErrorCode::RESOURCE_OUT_OF_SERVICE)
     );
-    assert!(bench.asked().iter().all(|request| request.name() != "MakeCall"));
+    assert!(
+        bench
+            .asked()
+            .iter()
+            .all(|request| request.service() != Some(Service::MakeCall))
+    );
 }
 
 #[test]
@@ -77,9 +84,9 @@ fn without_any_connection_commands_get_an_error_until_one_is_back() {
     bench.cti_comes_back(CtiConnectionId(1));
     assert_eq!(
         bench.asked(),
-        vec![&Request::MonitorStart {
+        vec![&Request::Monitor(MonitorRequest::Start {
             device: "4711".into()
-        }]
+        })]
     );
 }
 

@@ -3,8 +3,8 @@
 use super::bench::*;
 use super::calls::event;
 use crate::csta::{
-    ConnectionIdentifier, CstaErrorCode, CstaMessage, EventKind, LocalConnectionState, Request, Response,
-    SnapshotConnection,
+    ConnectionIdentifier, CstaErrorCode, CstaMessage, EventKind, LocalConnectionState, MonitorRequest,
+    Request, Response, Service, SnapshotConnection,
 };
 use crate::cti::CtiConnectionId;
 use crate::gateway::*;
@@ -92,7 +92,7 @@ fn expected(bench: &Bench, keys: &[SessionKey]) -> Vec<(String, String)> {
 }
 
 fn names(bench: &Bench) -> Vec<&'static str> {
-    bench.asked().iter().map(|request| request.name()).collect()
+    bench.asked().iter().map(|request| request.label()).collect()
 }
 
 #[test]
@@ -146,21 +146,25 @@ fn the_last_one_to_leave_stops_the_monitor_by_monitor_stop_or_bye() {
     let mut bench = bench();
     let [first, second] = two_monitored(&mut bench);
     let cross_ref_id = bench.record(&first).monitor.cross_ref_id.clone();
-    bench.receive(&info(&first, 3, &Request::MonitorStop { cross_ref_id }));
+    bench.receive(&info(
+        &first,
+        3,
+        &Request::Monitor(MonitorRequest::Stop { cross_ref_id }),
+    ));
     assert!(bench.asked().is_empty(), "another session still watches");
     let told = told(&happens(&mut bench, "p-1", "c-1"));
     assert_eq!(told, expected(&bench, std::slice::from_ref(&second)));
 
     bench.receive(&bare("BYE", &format!(";tag={second}"), 4));
-    let stop = Request::MonitorStop {
+    let stop = Request::Monitor(MonitorRequest::Stop {
         cross_ref_id: "p-1".into(),
-    };
+    });
     assert_eq!(bench.asked(), vec![&stop]);
     assert!(
         happens(&mut bench, "p-1", "c-2").is_empty(),
         "it is being stopped, not unknown"
     );
-    bench.answer_cti(Ok(Response::MonitorStop));
+    bench.answer_cti(Ok(Response::Done(Service::MonitorStop)));
     assert!(bench.asked().is_empty());
 }
 
@@ -264,16 +268,16 @@ fn a_monitor_that_nobody_knows_is_stopped_once_and_counted() {
     bench.asked.clear();
     happens(&mut bench, "p-9", "c-1");
     happens(&mut bench, "p-9", "c-1");
-    let stop = Request::MonitorStop {
+    let stop = Request::Monitor(MonitorRequest::Stop {
         cross_ref_id: "p-9".into(),
-    };
+    });
     assert_eq!(bench.asked(), vec![&stop]);
     let count = bench
         .reports
         .iter()
         .filter(|report| **report == Report::EventOfUnknownMonitor);
     assert_eq!(count.count(), 3);
-    bench.answer_cti(Ok(Response::MonitorStop));
+    bench.answer_cti(Ok(Response::Done(Service::MonitorStop)));
     happens(&mut bench, "p-9", "c-1");
     assert_eq!(bench.asked(), vec![&stop], "it was not heeded");
 }
