@@ -1,23 +1,14 @@
 //! Sessions that change hands: taken over from a node that is gone, or left to another one (ARCHITECTURE.md §5).
 
-use std::collections::{BTreeSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 use tandem_cluster::{Command, Epoch, SessionKey, SessionRecord};
 
-use crate::sip::transaction;
-
+use super::ownership::Verdict;
 use super::proposals::{Outcome, Waiter};
 use super::session::{Link, QueuedRequest, Session, Stage};
 use super::{AdoptionPolicy, EndReason, Gateway, KnownSession, Now, Report, View, client_key};
-
-/// Requests for a session that is not this node's yet.
-#[derive(Debug)]
-pub(super) struct Held {
-    pub(super) requests: VecDeque<QueuedRequest>,
-    pub(super) until: Instant,
-    pub(super) adopting: bool,
-}
 
 impl Gateway {
     /// A request of a dialog that is not ours: whose is it?
@@ -25,56 +16,42 @@ impl Gateway {
         if self.config.adoption == AdoptionPolicy::Disabled {
             return self.refuse_unknown(&queued);
         }
-        if self.held_requests >= self.config.requests_held_max {
-            return self.refuse_for_now(&queued);
+        match self.ownership.hold(key, queued, now.instant) {
+            Ok(true) => self.look_up_session(key, view, now),
+            Ok(false) => {}
+            Err(queued) => self.refuse_for_now(&queued),
         }
-        self.held_requests += 1;
-        if let Some(held) = self.held.get_mut(key) {
-            held.requests.push_back(queued);
-            return;
-        }
-        let held = Held {
-            requests: VecDeque::from([queued]),
-            until: now.instant + self.config.commit_timeout,
-            adopting: false,
-        };
-        self.held.insert(key.clone(), held);
-        self.look_up_session(key, view, now);
     }
 
     /// Whose the session is by the state, and what follows.
     pub(super) fn look_up_session(&mut self, key: &SessionKey, view: View<'_>, now: Now) {
-        let Some(known) = KnownSession::look_up(key, view.state) else {
-            self.release_unknown(key);
-            if self.sessions.get(key).is_some_and(Session::is_replicated) {
-                self.drop_session(key, None);
+        let known = KnownSession::look_up(key, view.state);
+        let owner = known.as_ref().map(|known| known.record.owner);
+        if let Some(known) = &known
+            && known.record.owner != self.config.node
+            && self.sessions.contains_key(key)
+        {
+            self.leave_session(key, &known.record, now);
+        }
+        match (self.ownership.verdict(key, owner, now.instant), known) {
+            (Verdict::Own, Some(known)) => self.adopt(known, now),
+            (Verdict::Claim, Some(known)) => self.propose_adoption(key, known.record.epoch, now),
+            (Verdict::SendBack, _) => self.send_held_back(key),
+            (Verdict::Leave, _) => {}
+            (Verdict::Unknown | Verdict::Own | Verdict::Claim, _) => {
+                self.release_unknown(key);
+                if self.sessions.get(key).is_some_and(Session::is_replicated) {
+                    self.drop_session(key, None);
+                }
             }
-            return;
-        };
-        if known.record.owner == self.config.node {
-            return self.adopt(known, now);
         }
-        let record = known.record;
-        if self.sessions.contains_key(key) {
-            self.leave_session(key, &record, now);
-        }
-        if self.is_anothers(key, now) {
-            return self.send_held_back(key);
-        }
-        self.propose_adoption(key, &record, now);
     }
 
     /// The front end sent the session's request here: its owner is gone, or soon will be.
-    fn propose_adoption(&mut self, key: &SessionKey, record: &SessionRecord, now: Now) {
-        let Some(held) = self.held.get_mut(key) else {
-            return;
-        };
-        if std::mem::replace(&mut held.adopting, true) {
-            return;
-        }
+    fn propose_adoption(&mut self, key: &SessionKey, from_epoch: Epoch, now: Now) {
         let command = Command::Adopt {
             key: key.clone(),
-            from_epoch: record.epoch,
+            from_epoch,
             to: self.config.node,
         };
         let deadline = now.instant + self.config.commit_timeout;
@@ -91,11 +68,8 @@ impl Gateway {
         view: View<'_>,
         now: Now,
     ) {
-        if let Some(held) = self.held.get_mut(key) {
-            held.adopting = false;
-        }
         // Ours now, or gone elsewhere after all: the state tells.
-        if self.held.contains_key(key) && outcome.says_who_owns() {
+        if self.ownership.adoption_answered(key) && outcome.says_who_owns() {
             self.look_up_session(key, view, now);
         }
     }
@@ -120,7 +94,7 @@ impl Gateway {
         {
             return;
         }
-        self.departed.came_back(&key);
+        self.ownership.came_back(&key);
         self.report(Report::SessionMovedHere {
             key: key.clone(),
             user: record.user.clone(),
@@ -143,49 +117,14 @@ impl Gateway {
     }
 
     pub(super) fn release_held(&mut self, key: &SessionKey, now: Now) {
-        let Some(held) = self.held.remove(key) else {
-            return;
-        };
-        self.held_requests -= held.requests.len();
-        for queued in held.requests {
+        for queued in self.ownership.take(key) {
             self.enqueue(key, queued, now);
         }
     }
 
     fn release_unknown(&mut self, key: &SessionKey) {
-        let Some(held) = self.held.remove(key) else {
-            return;
-        };
-        self.held_requests -= held.requests.len();
-        for queued in &held.requests {
-            self.refuse_unknown(queued);
-        }
-    }
-
-    pub(super) fn refuse_unknown(&mut self, queued: &QueuedRequest) {
-        let bytes = transaction::plain(&queued.raw, 481, "", &[]);
-        self.send_answer(queued, bytes);
-        self.report(Report::Answered {
-            service: "unknown_dialog",
-            status: 481,
-        });
-    }
-
-    pub(super) fn give_up_held(&mut self, now: Now) {
-        let overdue: Vec<SessionKey> = self
-            .held
-            .iter()
-            .filter(|(_, held)| held.until <= now.instant)
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in overdue {
-            if let Some(held) = self.held.remove(&key) {
-                self.held_requests -= held.requests.len();
-                for queued in &held.requests {
-                    self.refuse_for_now(queued);
-                }
-            }
-        }
+        let held = self.ownership.take(key);
+        self.refuse_each_unknown(held);
     }
 
     pub(super) fn session_changed(&mut self, key: SessionKey, known: Option<KnownSession>, now: Now) {
@@ -193,7 +132,7 @@ impl Gateway {
             Some(known) if known.record.owner == self.config.node => self.adopt(known, now),
             Some(known) => {
                 self.leave_session(&key, &known.record, now);
-                if self.is_anothers(&key, now) {
+                if self.ownership.is_anothers(&key, now.instant) {
                     self.send_held_back(&key);
                 }
             }
@@ -236,7 +175,7 @@ impl Gateway {
     pub(super) fn state_replaced(&mut self, sessions: Vec<KnownSession>, view: View<'_>, now: Now) {
         let owned: BTreeSet<&SessionKey> = sessions.iter().map(|known| &known.record.key).collect();
         let established = self.sessions.values().filter(|session| session.is_established());
-        let concerned = established.map(Session::key).chain(self.held.keys());
+        let concerned = established.map(Session::key).chain(self.ownership.held_keys());
         let elsewhere: BTreeSet<SessionKey> = concerned.filter(|key| !owned.contains(key)).cloned().collect();
         for known in sessions {
             self.adopt(known, now);
@@ -265,7 +204,7 @@ impl Gateway {
 
     fn leave_session(&mut self, key: &SessionKey, record: &SessionRecord, now: Now) {
         if self.sessions.get(key).is_some_and(|session| session.is_leaving) {
-            self.departed.left(key, now.instant);
+            self.ownership.left(key, now.instant);
         }
         self.drop_session(key, Some(record));
     }
@@ -283,7 +222,7 @@ impl Gateway {
         for (place, queued) in session.requests.iter().enumerate() {
             match record {
                 // For its client nothing has happened yet: the new owner carries it out.
-                Some(_) if place > 0 || !has_begun => self.send_back(key, queued),
+                Some(_) if place > 0 || !has_begun => self.send_to_owner(key, queued),
                 Some(_) | None => self.refuse_for_now(queued),
             }
         }

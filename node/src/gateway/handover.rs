@@ -3,14 +3,10 @@
 //! A session leaves at a moment when nothing is under way in it: no request, no event, no write. What comes while its
 //! move is being committed waits; afterwards its new owner has it.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use tandem_cluster::{Applied, Command, NodeId, SessionKey};
 
-use crate::sip::transaction;
-
-use super::adoption::Held;
 use super::proposals::{Outcome, Waiter};
 use super::session::{QueuedRequest, Session};
 use super::{Gateway, Now, Report};
@@ -56,44 +52,14 @@ impl Gateway {
 
     /// A request of a session that is about to be another node's.
     pub(super) fn hold_while_leaving(&mut self, key: &SessionKey, queued: QueuedRequest, now: Now) {
-        if self.held_requests >= self.config.requests_held_max {
-            return self.refuse_for_now(&queued);
+        if let Err(queued) = self.ownership.hold(key, queued, now.instant) {
+            self.refuse_for_now(&queued);
         }
-        self.held_requests += 1;
-        let until = now.instant + self.config.commit_timeout;
-        let held = self.held.entry(key.clone()).or_insert_with(|| Held {
-            requests: VecDeque::new(),
-            until,
-            adopting: false,
-        });
-        held.requests.push_back(queued);
     }
 
-    /// Left to a node that lives: a request that the front end sent here in ignorance of it goes back. One that it
-    /// sends *again* comes because the new owner cannot be reached, so the session is taken back.
-    pub(super) fn is_anothers(&self, key: &SessionKey, now: Now) -> bool {
-        let marked = |held: &Held| held.requests.iter().any(|queued| queued.resent);
-        self.departed.has_left(key, now.instant) && !self.held.get(key).is_some_and(marked)
-    }
-
-    /// 503 to the front end, which asks the owner instead; no client sees it.
     pub(super) fn send_held_back(&mut self, key: &SessionKey) {
-        let Some(held) = self.held.remove(key) else {
-            return;
-        };
-        self.held_requests -= held.requests.len();
-        for queued in &held.requests {
-            self.send_back(key, queued);
-        }
-    }
-
-    pub(super) fn send_back(&mut self, key: &SessionKey, queued: &QueuedRequest) {
-        let bytes = transaction::plain(&queued.raw, 503, key.as_str(), &[NOT_OWNER]);
-        self.send_answer(queued, bytes);
-        self.report(Report::Answered {
-            service: "not_owner",
-            status: 503,
-        });
+        let held = self.ownership.take(key);
+        self.send_each_to_owner(key, held);
     }
 }
 
@@ -111,7 +77,5 @@ impl Session {
     }
 }
 
-/// What tells this answer from any other 503.
-pub(super) const NOT_OWNER: (&str, &str) = ("Warning", "399 tandem-node \"another node owns the dialog\"");
 /// A session that is about to expire ends where it is.
 const EXPIRES_SOON: Duration = Duration::from_secs(10);

@@ -1,6 +1,6 @@
 //! Requests with a To-tag: whose they are, and in which order they are carried out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use tandem_cluster::Authority;
 use tandem_cluster::{Command, SessionKey};
@@ -203,13 +203,50 @@ impl Gateway {
         });
     }
 
-    pub(super) fn refuse_queued(&mut self, queued: &QueuedRequest, status: u16) {
-        let bytes = transaction::plain(&queued.raw, status, "", &[]);
+    pub(super) fn refuse_unknown(&mut self, queued: &QueuedRequest) {
+        self.answer_as(queued, 481, "unknown_dialog");
+    }
+
+    /// Nobody owns what these requests are for.
+    pub(super) fn refuse_each_unknown(&mut self, held: VecDeque<QueuedRequest>) {
+        for queued in &held {
+            self.refuse_unknown(queued);
+        }
+    }
+
+    pub(super) fn send_each_to_owner(&mut self, key: &SessionKey, held: VecDeque<QueuedRequest>) {
+        for queued in &held {
+            self.send_to_owner(key, queued);
+        }
+    }
+
+    /// 503 to the front end, which asks the owner instead; no client sees it.
+    pub(super) fn send_to_owner(&mut self, key: &SessionKey, queued: &QueuedRequest) {
+        let bytes = transaction::plain(&queued.raw, 503, key.as_str(), &[NOT_OWNER]);
         self.send_answer(queued, bytes);
         self.report(Report::Answered {
-            service: "in_dialog",
-            status,
+            service: "not_owner",
+            status: 503,
         });
+    }
+
+    /// Nobody has said in time who owns what these requests are for.
+    pub(super) fn give_up_held(&mut self, now: Now) {
+        let mut overdue = self.watchers.take_overdue(now.instant);
+        overdue.extend(self.ownership.take_overdue(now.instant));
+        for queued in &overdue {
+            self.refuse_for_now(queued);
+        }
+    }
+
+    pub(super) fn refuse_queued(&mut self, queued: &QueuedRequest, status: u16) {
+        self.answer_as(queued, status, "in_dialog");
+    }
+
+    fn answer_as(&mut self, queued: &QueuedRequest, status: u16, service: &'static str) {
+        let bytes = transaction::plain(&queued.raw, status, "", &[]);
+        self.send_answer(queued, bytes);
+        self.report(Report::Answered { service, status });
     }
 
     fn refuse_method(&mut self, queued: &QueuedRequest, status: u16) {
@@ -261,3 +298,6 @@ impl Gateway {
         let _ = self.proposals.push(super::Waiter::Nobody, command, deadline);
     }
 }
+
+/// What tells this answer from any other 503.
+const NOT_OWNER: (&str, &str) = ("Warning", "399 tandem-node \"another node owns the dialog\"");

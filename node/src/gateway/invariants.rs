@@ -26,11 +26,7 @@ impl Gateway {
             self.indexed_deadlines.len(),
             "deadlines and their index disagree"
         );
-        assert_eq!(
-            self.held_requests,
-            self.held.values().map(|held| held.requests.len()).sum::<usize>(),
-            "held requests are miscounted"
-        );
+        self.ownership.check_invariants();
         assert!(
             self.watching.monitors.subscribers_count() <= self.sessions.len(),
             "a session that is gone watches a device"

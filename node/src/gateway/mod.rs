@@ -11,7 +11,6 @@
 
 mod adoption;
 mod commands;
-mod departed;
 mod events;
 mod handover;
 mod in_dialog;
@@ -21,6 +20,7 @@ mod links;
 mod managers;
 mod opening;
 mod output;
+mod ownership;
 mod pairs;
 mod proposals;
 mod publishing;
@@ -56,10 +56,9 @@ pub use pairs::{Pair, PairId, PairPurpose};
 pub use publishing::PublishSettings;
 pub use watchers::{EndOfSubscription, WatcherReport, WatcherSettings, WhoMayWatch};
 
-use adoption::Held;
-use departed::Departed;
 use links::{Asker, Links};
 use managers::{Asked, CtiNews};
+use ownership::Ownership;
 use pairs::Pairs;
 use proposals::{Outcome, Proposals, Waiter};
 use publishing::Publishing;
@@ -134,9 +133,7 @@ pub struct Gateway {
     openings: BTreeMap<OpeningKey, SessionKey>,
     by_client: HashMap<ClientKey, SessionKey>,
     by_line: BTreeMap<(String, String), BTreeSet<SessionKey>>,
-    held: BTreeMap<SessionKey, Held>,
-    held_requests: usize,
-    departed: Departed,
+    ownership: Ownership,
     connections: Connections,
     /// Of this step; handed to the connections before it ends.
     cti_asked: VecDeque<Asked>,
@@ -177,13 +174,14 @@ impl Gateway {
             let tag = new_tag(config.node, &mut rng);
             Publishing::new(publish, tag)
         });
+        let ownership = || Ownership::new(config.node, config.requests_held_max, config.commit_timeout);
         Self {
             connections: Connections::new(cti),
             cti_asked: VecDeque::new(),
             cti_news: VecDeque::new(),
             links: Links::new(config.cti_connections.len()),
             watching: Watching::new(&config),
-            watchers: Watchers::default(),
+            watchers: Watchers::new(ownership()),
             publishing,
             proposals: Proposals::new(config.proposals_max),
             directory,
@@ -198,9 +196,7 @@ impl Gateway {
             openings: BTreeMap::new(),
             by_client: HashMap::new(),
             by_line: BTreeMap::new(),
-            held: BTreeMap::new(),
-            held_requests: 0,
-            departed: Departed::default(),
+            ownership: ownership(),
             cti_requests: HashMap::new(),
             next_cti_request: 0,
             pathless: BTreeSet::new(),
@@ -227,7 +223,7 @@ impl Gateway {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         let session = self.deadlines.first().map(|(at, _)| *at);
-        let held = self.held.values().map(|held| held.until).min();
+        let held = self.ownership.next_deadline();
         let redial = self.outbound.values().filter_map(Outbound::retry_at).min();
         let (watchers, proposals) = (self.watchers.next_deadline(), self.proposals.next_deadline());
         let publishing = self.publishing.as_ref().and_then(Publishing::next_deadline);

@@ -159,7 +159,7 @@ impl World {
         assert_eq!(self.standing(), Standing::Live);
         assert!(self.is_ready);
         assert_eq!(self.held(), self.given());
-        assert!(self.bench.gateway.held.is_empty());
+        assert!(self.bench.gateway.ownership.held_keys().next().is_none());
     }
 
     fn perform(&mut self, action: Action) {

@@ -1,13 +1,10 @@
 //! Watchers that change hands: taken over from a node that is gone, or left to another one.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 
-use tandem_cluster::{Command, SessionKey, WatcherRecord};
+use tandem_cluster::{Command, Epoch, SessionKey, WatcherRecord};
 
-use crate::sip::transaction;
-
-use super::super::adoption::Held;
-use super::super::handover::NOT_OWNER;
+use super::super::ownership::Verdict;
 use super::super::proposals::{Outcome, Waiter};
 use super::super::session::QueuedRequest;
 use super::super::{AdoptionPolicy, Gateway, Now, Report, View};
@@ -29,33 +26,27 @@ impl Gateway {
         if self.config.adoption == AdoptionPolicy::Disabled {
             return self.refuse_unknown(&queued);
         }
-        if self.watchers.held_requests >= self.config.requests_held_max {
-            return self.refuse_for_now(&queued);
-        }
-        self.watchers.held_requests += 1;
-        let held = self.watchers.held.entry(key.clone()).or_insert_with(|| Held {
-            requests: VecDeque::new(),
-            until: now.instant + self.config.commit_timeout,
-            adopting: false,
-        });
-        held.requests.push_back(queued);
-        if held.requests.len() == 1 {
-            self.look_up_watcher(&key, view, now);
+        match self.watchers.ownership.hold(&key, queued, now.instant) {
+            Ok(true) => self.look_up_watcher(&key, view, now),
+            Ok(false) => {}
+            Err(queued) => self.refuse_for_now(&queued),
         }
     }
 
     /// Whose the watcher is by the state, and what follows.
     pub(super) fn look_up_watcher(&mut self, key: &SessionKey, view: View<'_>, now: Now) {
-        match view.state.watcher(key) {
-            Some(record) if record.owner == self.config.node => {
-                self.adopt_watcher(record.clone(), view, now);
-            }
-            Some(record) => {
-                self.leave_watcher(key, now);
-                self.ask_for_watcher(key, record, now);
-            }
-            None => {
-                // What is still to be written of him is not in the state yet.
+        let record = view.state.watcher(key);
+        let owner = record.map(|record| record.owner);
+        if owner.is_some_and(|owner| owner != self.config.node) {
+            self.leave_watcher(key, now);
+        }
+        match (self.watchers.ownership.verdict(key, owner, now.instant), record) {
+            (Verdict::Own, Some(record)) => self.adopt_watcher(record.clone(), view, now),
+            (Verdict::Claim, Some(record)) => self.propose_watcher_adoption(key, record.epoch, now),
+            (Verdict::SendBack, _) => self.send_held_watcher_back(key),
+            (Verdict::Leave, _) => {}
+            (Verdict::Unknown | Verdict::Own | Verdict::Claim, _) => {
+                // What is still to be written of a watcher is not in the state yet.
                 let is_gone = |watcher: &Watcher| watcher.is_written;
                 let gone =
                     self.watchers.table.get(key).is_some_and(is_gone) && !self.proposals.has_watcher(key);
@@ -67,22 +58,10 @@ impl Gateway {
         }
     }
 
-    /// Left to a node that lives: what the front end sent here in ignorance of it goes back. What it sends *again*
-    /// comes because the owner cannot be reached.
-    fn ask_for_watcher(&mut self, key: &SessionKey, record: &WatcherRecord, now: Now) {
-        let has_left = self.watchers.departed.has_left(key, now.instant);
-        let Some(held) = self.watchers.held.get_mut(key) else {
-            return;
-        };
-        if has_left && !held.requests.iter().any(|queued| queued.resent) {
-            return self.send_held_watcher_back(key);
-        }
-        if std::mem::replace(&mut held.adopting, true) {
-            return;
-        }
+    fn propose_watcher_adoption(&mut self, key: &SessionKey, from_epoch: Epoch, now: Now) {
         let adopted = Command::WatcherAdopted {
             key: key.clone(),
-            from_epoch: record.epoch,
+            from_epoch,
             to: self.config.node,
         };
         let deadline = now.instant + self.config.commit_timeout;
@@ -100,11 +79,7 @@ impl Gateway {
         view: View<'_>,
         now: Now,
     ) {
-        let Some(held) = self.watchers.held.get_mut(key) else {
-            return;
-        };
-        held.adopting = false;
-        if outcome.says_who_owns() {
+        if self.watchers.ownership.adoption_answered(key) && outcome.says_who_owns() {
             self.look_up_watcher(key, view, now);
         }
     }
@@ -121,8 +96,7 @@ impl Gateway {
             Some(record) if record.owner == self.config.node => self.adopt_watcher(record, view, now),
             Some(_) => {
                 self.leave_watcher(key, now);
-                let has_held = self.watchers.held.contains_key(key);
-                if has_held && self.watchers.departed.has_left(key, now.instant) {
+                if self.watchers.ownership.is_anothers(key, now.instant) {
                     self.send_held_watcher_back(key);
                 }
             }
@@ -144,7 +118,7 @@ impl Gateway {
     ) {
         let owned: BTreeSet<&SessionKey> = records.iter().map(|record| &record.key).collect();
         let known = self.watchers.table.iter().map(|(key, _)| key);
-        let concerned = known.chain(self.watchers.held.keys());
+        let concerned = known.chain(self.watchers.ownership.held_keys());
         let elsewhere: BTreeSet<SessionKey> = concerned.filter(|key| !owned.contains(key)).cloned().collect();
         for record in records {
             self.adopt_watcher(record, view, now);
@@ -181,7 +155,7 @@ impl Gateway {
         if self.config.adoption == AdoptionPolicy::Disabled || is_full {
             return;
         }
-        self.watchers.departed.came_back(&key);
+        self.watchers.ownership.came_back(&key);
         let user = record.presentity.clone();
         let mut watcher = Watcher::new(record, now);
         watcher.is_written = true;
@@ -198,50 +172,24 @@ impl Gateway {
     /// Another node goes on with him: nothing is said to him here.
     fn leave_watcher(&mut self, key: &SessionKey, now: Now) {
         if self.forget_watcher(key).is_some() {
-            self.watchers.departed.left(key, now.instant);
+            self.watchers.ownership.left(key, now.instant);
             self.report(Report::Watcher(WatcherReport::MovedAway));
         }
     }
 
     fn release_held_watcher(&mut self, key: &SessionKey, now: Now) {
-        for queued in self.take_held_watcher(key) {
+        for queued in self.watchers.ownership.take(key) {
             self.resubscribe(key, &queued, now);
         }
     }
 
     fn release_unknown_watcher(&mut self, key: &SessionKey) {
-        for queued in self.take_held_watcher(key) {
-            self.refuse_unknown(&queued);
-        }
+        let held = self.watchers.ownership.take(key);
+        self.refuse_each_unknown(held);
     }
 
-    /// 503 to the front end, which asks the owner instead; no client sees it.
     fn send_held_watcher_back(&mut self, key: &SessionKey) {
-        for queued in self.take_held_watcher(key) {
-            let bytes = transaction::plain(&queued.raw, 503, key.as_str(), &[NOT_OWNER]);
-            self.send_answer(&queued, bytes);
-            self.report(Report::Answered {
-                service: "not_owner",
-                status: 503,
-            });
-        }
-    }
-
-    pub(super) fn give_up_held_watchers(&mut self, now: Now) {
-        let overdue = self.watchers.held.iter();
-        let overdue = overdue.filter(|(_, held)| held.until <= now.instant);
-        let overdue: Vec<SessionKey> = overdue.map(|(key, _)| key.clone()).collect();
-        for key in overdue {
-            for queued in self.take_held_watcher(&key) {
-                self.refuse_for_now(&queued);
-            }
-        }
-    }
-
-    fn take_held_watcher(&mut self, key: &SessionKey) -> VecDeque<QueuedRequest> {
-        let held = self.watchers.held.remove(key).map(|held| held.requests);
-        let requests = held.unwrap_or_default();
-        self.watchers.held_requests -= requests.len();
-        requests
+        let held = self.watchers.ownership.take(key);
+        self.send_each_to_owner(key, held);
     }
 }

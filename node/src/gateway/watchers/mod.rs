@@ -15,7 +15,7 @@ mod presentity;
 mod subscribe;
 mod table;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use tandem_cluster::Authority;
@@ -25,9 +25,9 @@ use tandem_sip::TransactionKey;
 use crate::presence::Composed;
 use crate::presence::pidf::Profile;
 
-use super::adoption::Held;
-use super::departed::Departed;
+use super::ownership::Ownership;
 use super::pairs::PairId;
+use super::session::QueuedRequest;
 use super::{Gateway, ISOLATED_GRACE, Now, Report, View};
 
 pub(super) use subscribe::PIDF;
@@ -64,13 +64,10 @@ impl Default for WatcherSettings {
 }
 
 /// Everything about watchers that the gateway holds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Watchers {
     table: WatcherTable,
-    /// Requests of watchers that are not this node's yet.
-    held: BTreeMap<SessionKey, Held>,
-    held_requests: usize,
-    departed: Departed,
+    ownership: Ownership,
     pace: Pace,
 }
 
@@ -207,8 +204,21 @@ impl Pace {
 }
 
 impl Watchers {
+    pub(super) fn new(ownership: Ownership) -> Self {
+        Self {
+            table: WatcherTable::default(),
+            ownership,
+            pace: Pace::default(),
+        }
+    }
+
+    /// Requests that were held for long enough.
+    pub(super) fn take_overdue(&mut self, now: Instant) -> Vec<QueuedRequest> {
+        self.ownership.take_overdue(now)
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let held = self.held.values().map(|held| held.until).min();
+        let held = self.ownership.next_deadline();
         [self.table.next_deadline(), held, self.pace.next_deadline()]
             .into_iter()
             .flatten()
@@ -233,11 +243,7 @@ impl Watchers {
     /// When the tables contradict each other.
     pub(super) fn check_invariants(&self) {
         self.table.check_invariants();
-        assert_eq!(
-            self.held_requests,
-            self.held.values().map(|held| held.requests.len()).sum::<usize>(),
-            "held requests of watchers are miscounted"
-        );
+        self.ownership.check_invariants();
     }
 }
 
@@ -336,7 +342,6 @@ impl Gateway {
         }
         let called_up = self.watchers.pace.called_up(now.instant);
         self.touched.extend(called_up);
-        self.give_up_held_watchers(now);
     }
 
     fn watcher_deadline(&mut self, key: &SessionKey, now: Now) {
