@@ -8,7 +8,7 @@ use tandem_cluster::{Command, Epoch, SessionKey, SessionRecord};
 use super::ownership::Verdict;
 use super::proposals::{Outcome, Waiter};
 use super::session::{Link, QueuedRequest, Session, Stage};
-use super::{AdoptionPolicy, EndReason, Gateway, KnownSession, Now, Report, View, client_key};
+use super::{AdoptionPolicy, EndReason, Gateway, KnownSession, Now, Report, View};
 
 impl Gateway {
     /// A request of a dialog that is not ours: whose is it?
@@ -29,7 +29,7 @@ impl Gateway {
         let owner = known.as_ref().map(|known| known.record.owner);
         if let Some(known) = &known
             && known.record.owner != self.config.node
-            && self.sessions.contains_key(key)
+            && self.sessions.contains(key)
         {
             self.leave_session(key, &known.record, now);
         }
@@ -108,10 +108,8 @@ impl Gateway {
             now.cluster_ms,
         );
         session.call_expected_until = known.call_begun.then(|| now.instant + REPEATED_COMMAND_WAIT);
-        if let Some(client) = client_key(&session) {
-            self.by_client.entry(client).or_insert_with(|| key.clone());
-        }
         self.insert_session(session);
+        self.sessions.claim_unclaimed_client(&key);
         self.release_held(&key, now);
         self.relink(&key, now);
     }
@@ -156,7 +154,7 @@ impl Gateway {
             return self.adopt(KnownSession { record, call_begun }, now);
         }
         // This node's own, which has moved on since: that is no other session of its client.
-        if self.sessions.contains_key(&record.key) {
+        if self.sessions.contains(&record.key) {
             return self.leave_session(&record.key, record, now);
         }
         let Ok(caller) = crate::sip::dialog::Caller::of(&record.dialog.remote_identity) else {
@@ -165,7 +163,7 @@ impl Gateway {
         let Some(endpoint_id) = caller.endpoint_id else {
             return;
         };
-        if let Some(old) = self.by_client.get(&(caller.uri, endpoint_id)).cloned() {
+        if let Some(old) = self.sessions.of_client(&(caller.uri, endpoint_id)).cloned() {
             self.end_session(&old, EndReason::Replaced, super::Farewell::Silent, now);
         }
     }

@@ -13,12 +13,12 @@ use tandem_sip::{Method, RawMessage, Uri};
 use crate::csta::{self, Device, Event, EventKind, LocalConnectionState};
 use crate::sip::dialog;
 
+use super::outbound::Way;
 use super::session::{ClientEvent, Found, Session, UnansweredEvent};
 use super::snapshot::{missed_events, rank};
 use super::translation::{client_device, directory_number};
 use super::{
-    EndReason, Farewell, Gateway, Now, Outbound, OutboundTarget, Output, PairId, Report, View, new_branch,
-    via,
+    EndReason, Farewell, Gateway, Now, OutboundTarget, Output, PairId, Report, View, new_branch, via,
 };
 
 impl Gateway {
@@ -209,7 +209,7 @@ impl Gateway {
     }
 
     fn dialog_unknown(&mut self, key: &SessionKey, raw: &RawMessage, view: View<'_>, now: Now) {
-        if !self.sessions.contains_key(key) {
+        if !self.sessions.contains(key) {
             return;
         }
         if !is_from_front_end(raw) {
@@ -246,30 +246,24 @@ impl Gateway {
         if let Some(pair) = self.pairs.towards(connection, address) {
             return Some(pair);
         }
-        let target = outbound_target(next_hop)?;
-        match self.outbound.get(&target) {
-            Some(Outbound::Open(pair)) => Some(*pair),
-            Some(Outbound::Dialling | Outbound::Failed { .. }) => None,
-            None => {
-                self.dial(target);
+        self.path_to_target(outbound_target(next_hop)?)
+    }
+
+    /// The connection that was dialled to the target. Where there is none, it is dialled.
+    pub(super) fn path_to_target(&mut self, target: OutboundTarget) -> Option<PairId> {
+        match self.outbound.way_to(&target) {
+            Way::Open(pair) => Some(pair),
+            Way::Wait => None,
+            Way::Dial => {
+                self.outputs.push(Output::DialOutbound { target });
                 None
             }
         }
     }
 
-    pub(super) fn dial(&mut self, target: OutboundTarget) {
-        if self.outbound.len() < OUTBOUND_TARGETS_MAX {
-            self.outbound.insert(target.clone(), Outbound::Dialling);
-            self.outputs.push(Output::DialOutbound { target });
-        }
-    }
-
     /// Forgets attempts that failed a while ago; sessions that still wait dial anew.
     pub(super) fn redial(&mut self, now: Now) {
-        let before = self.outbound.len();
-        self.outbound
-            .retain(|_, outbound| outbound.retry_at().is_none_or(|at| at > now.instant));
-        if self.outbound.len() < before {
+        if self.outbound.forget_failed(now.instant) {
             let waiting = std::mem::take(&mut self.pathless);
             self.touched.extend(waiting);
         }
@@ -443,5 +437,3 @@ fn outbound_target(uri: &str) -> Option<OutboundTarget> {
 /// Events turned away by the front end's fence in a row, before one is given up.
 const FENCED_ATTEMPTS: u32 = 5;
 const FENCED_WAIT: Duration = Duration::from_millis(200);
-/// Clients that are dialled at a time.
-const OUTBOUND_TARGETS_MAX: usize = 1024;

@@ -30,7 +30,7 @@ impl Gateway {
             Method::Ack => {}
             Method::Cancel => self.refuse_queued(&queued, 481),
             // A session is no subscription (RFC 6665 §4.5.2 wants a dialog for each).
-            Method::Subscribe if !self.sessions.contains_key(&key) => {
+            Method::Subscribe if !self.sessions.contains(&key) => {
                 self.resubscribe_arrived(queued, view, now);
             }
             Method::Register

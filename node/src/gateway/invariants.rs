@@ -1,7 +1,6 @@
 //! What must hold after every `handle`; checked in debug builds and simulations.
 
 use super::Gateway;
-use super::session::Stage;
 #[cfg(test)]
 use super::session::{Link, Session};
 #[cfg(test)]
@@ -21,11 +20,7 @@ impl Gateway {
             self.proposals.entries() <= self.proposals.entries_max(),
             "more is to be written than there is room for"
         );
-        assert_eq!(
-            self.deadlines.len(),
-            self.indexed_deadlines.len(),
-            "deadlines and their index disagree"
-        );
+        self.sessions.check_invariants();
         self.ownership.check_invariants();
         assert!(
             self.watching.monitors.subscribers_count() <= self.sessions.len(),
@@ -39,26 +34,15 @@ impl Gateway {
             );
         }
         self.watchers.check_invariants();
-        self.check_openings();
         #[cfg(test)]
         self.check_sessions();
-    }
-
-    fn check_openings(&self) {
-        for key in self.openings.values() {
-            let opening = self
-                .sessions
-                .get(key)
-                .is_some_and(|session| matches!(session.stage, Stage::Opening(_)));
-            assert!(opening, "{key} is said to be opening");
-        }
     }
 
     /// Every session, one by one: for tests, whose sessions are few.
     #[cfg(test)]
     fn check_sessions(&self) {
-        for (key, session) in &self.sessions {
-            assert_eq!(key, session.key(), "a session under another's key");
+        for session in self.sessions.values() {
+            let key = session.key();
             assert!(
                 session.requests.len() <= self.config.requests_per_session_max,
                 "{key} has too many requests"
@@ -67,7 +51,6 @@ impl Gateway {
                 session.events.len() <= self.config.events_per_session_max,
                 "{key} has too many events"
             );
-            assert!(self.indexed_deadlines.contains_key(key), "{key} has no deadline");
             self.check_watching(session);
         }
         let watching = self

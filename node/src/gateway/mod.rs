@@ -19,11 +19,13 @@ mod invariants;
 mod links;
 mod managers;
 mod opening;
+mod outbound;
 mod output;
 mod ownership;
 mod pairs;
 mod proposals;
 mod publishing;
+mod registry;
 mod services;
 mod session;
 mod sessions;
@@ -43,12 +45,12 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tandem_cluster::Authority;
-use tandem_cluster::{NodeId, OpeningKey, SessionKey};
+use tandem_cluster::{NodeId, SessionKey};
 use tandem_sip::{Message, RawMessage, Uri};
 
 use crate::cti::{Connections, CtiSettings, RequestToken};
 use crate::directory::Directory;
-use crate::sip::{dialog, transaction};
+use crate::sip::transaction;
 
 pub use input::{Input, KnownSession, Now, View};
 pub use output::{EndReason, OutboundTarget, Output, Report};
@@ -58,11 +60,12 @@ pub use watchers::{EndOfSubscription, WatcherReport, WatcherSettings, WhoMayWatc
 
 use links::{Asker, Links};
 use managers::{Asked, CtiNews};
+use outbound::Outbound;
 use ownership::Ownership;
 use pairs::Pairs;
 use proposals::{Outcome, Proposals, Waiter};
 use publishing::Publishing;
-use session::Session;
+use registry::Registry;
 use watchers::Watchers;
 use watching::Watching;
 use without_quorum::Unreplicated;
@@ -127,12 +130,8 @@ pub struct Gateway {
     session_timer_secs: u32,
     draining: bool,
     pairs: Pairs,
-    outbound: BTreeMap<OutboundTarget, Outbound>,
-    sessions: BTreeMap<SessionKey, Session>,
-    /// Opening requests without a final answer.
-    openings: BTreeMap<OpeningKey, SessionKey>,
-    by_client: HashMap<ClientKey, SessionKey>,
-    by_line: BTreeMap<(String, String), BTreeSet<SessionKey>>,
+    outbound: Outbound,
+    sessions: Registry,
     ownership: Ownership,
     connections: Connections,
     /// Of this step; handed to the connections before it ends.
@@ -148,22 +147,9 @@ pub struct Gateway {
     proposals: Proposals,
     /// Sessions whose events wait for a connection to their client.
     pathless: BTreeSet<SessionKey>,
-    deadlines: BTreeSet<(Instant, SessionKey)>,
-    indexed_deadlines: HashMap<SessionKey, Instant>,
     /// Sessions that something happened to in this step.
     touched: BTreeSet<SessionKey>,
     outputs: Vec<Output>,
-}
-
-/// What tells a client's installation from others: From URI and endpoint id.
-type ClientKey = (String, String);
-
-/// A connection that this node dials through a front end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outbound {
-    Dialling,
-    Open(PairId),
-    Failed { retry_at: Instant },
 }
 
 impl Gateway {
@@ -191,17 +177,12 @@ impl Gateway {
             session_timer_secs: config.session_timer_secs,
             draining: false,
             pairs: Pairs::default(),
-            outbound: BTreeMap::new(),
-            sessions: BTreeMap::new(),
-            openings: BTreeMap::new(),
-            by_client: HashMap::new(),
-            by_line: BTreeMap::new(),
+            outbound: Outbound::default(),
+            sessions: Registry::default(),
             ownership: ownership(),
             cti_requests: HashMap::new(),
             next_cti_request: 0,
             pathless: BTreeSet::new(),
-            deadlines: BTreeSet::new(),
-            indexed_deadlines: HashMap::new(),
             touched: BTreeSet::new(),
             outputs: Vec::new(),
             config,
@@ -222,9 +203,9 @@ impl Gateway {
     /// When `handle` next wants `DeadlineReached`.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        let session = self.deadlines.first().map(|(at, _)| *at);
+        let session = self.sessions.next_deadline();
         let held = self.ownership.next_deadline();
-        let redial = self.outbound.values().filter_map(Outbound::retry_at).min();
+        let redial = self.outbound.next_deadline();
         let (watchers, proposals) = (self.watchers.next_deadline(), self.proposals.next_deadline());
         let publishing = self.publishing.as_ref().and_then(Publishing::next_deadline);
         let (pairs, links) = (self.pairs.next_deadline(), self.connections.next_deadline());
@@ -272,11 +253,11 @@ impl Gateway {
                 reason,
             } => self.message_refused(pair, &message, status, reason),
             Input::OutboundOpened { target, id, pair } => {
-                self.outbound.insert(target.clone(), Outbound::Open(id));
+                self.outbound.opened(target.clone(), id);
                 self.pair_opened(id, pair);
                 self.publisher_connected(&target, id, now);
             }
-            Input::OutboundFailed { target } => self.outbound_failed(target, now),
+            Input::OutboundFailed { target } => self.outbound.failed(target, now.instant),
             Input::Cti(input) => self.cti(input, now),
             Input::Committed { batch, applied } => {
                 for (waiter, outcome) in self.proposals.finished(batch, applied, now.instant) {
@@ -334,7 +315,7 @@ impl Gateway {
         while let Some(key) = self.touched.pop_first() {
             self.carry_out_requests(&key, now);
             self.send_events(&key, now);
-            self.index_deadline(&key);
+            self.sessions.index_deadline(&key, self.config.commit_timeout);
             self.attend_watcher(&key, view, now);
         }
         self.hand_over_requests(now);
@@ -405,15 +386,7 @@ impl Gateway {
 
     /// Nothing of ours is asked over that pair any more.
     fn way_lost(&mut self, id: PairId, pair: &Pair, now: Now) {
-        // One that does not last is not dialled again at once.
-        let retry_at = now.instant + REDIAL_AFTER;
-        for outbound in self
-            .outbound
-            .values_mut()
-            .filter(|outbound| **outbound == Outbound::Open(id))
-        {
-            *outbound = Outbound::Failed { retry_at };
-        }
+        self.outbound.lost(id, now.instant);
         self.publisher_disconnected(id, now);
         if pair.purpose == PairPurpose::Resent {
             return;
@@ -433,11 +406,6 @@ impl Gateway {
             self.send_event_again(&key);
         }
         self.notify_again(id);
-    }
-
-    fn outbound_failed(&mut self, target: OutboundTarget, now: Now) {
-        let retry_at = now.instant + REDIAL_AFTER;
-        self.outbound.insert(target, Outbound::Failed { retry_at });
     }
 
     fn authority_changed(&mut self, authority: Authority, now: Now) {
@@ -462,12 +430,7 @@ impl Gateway {
 
     fn deadline_reached(&mut self, now: Now) {
         self.cti_deadline(now);
-        while let Some((at, key)) = self.deadlines.first().cloned() {
-            if at > now.instant {
-                break;
-            }
-            self.deadlines.pop_first();
-            self.indexed_deadlines.remove(&key);
+        while let Some(key) = self.sessions.next_due(now.instant) {
             self.session_deadline(&key, now);
             self.touched.insert(key);
         }
@@ -514,24 +477,6 @@ enum Farewell {
     Silent,
 }
 
-impl Outbound {
-    fn retry_at(&self) -> Option<Instant> {
-        match self {
-            Self::Failed { retry_at } => Some(*retry_at),
-            Self::Dialling | Self::Open(_) => None,
-        }
-    }
-}
-
-fn client_key(session: &Session) -> Option<ClientKey> {
-    let caller = dialog::Caller::of(&session.record.dialog.remote_identity).ok()?;
-    Some((caller.uri, caller.endpoint_id?))
-}
-
-fn line_key(session: &Session) -> (String, String) {
-    (session.record.user.clone(), session.record.line.clone())
-}
-
 /// The node's id leads the tag, so that every request of the dialog finds the way without state.
 fn new_tag(node: NodeId, rng: &mut StdRng) -> String {
     format!("{node}-{:016x}", rng.random::<u64>())
@@ -555,8 +500,6 @@ fn via(local_target: &str, branch: &str) -> String {
     format!("SIP/2.0/{transport} {sent_by};branch={branch}")
 }
 
-/// How long after a failed attempt, or a lost connection, a client is dialled again.
-const REDIAL_AFTER: Duration = Duration::from_millis(500);
 /// How long a pair over which nothing more comes stands for answers that are due (RFC 3261 §17: 64 × T1).
 const ANSWERS_DUE_FOR: Duration = Duration::from_secs(32);
 /// How long the end of a session is held back while another node may own it.

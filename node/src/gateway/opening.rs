@@ -19,7 +19,7 @@ use crate::sip::transaction;
 use super::proposals::{Outcome, Waiter};
 use super::session::{Link, Opening, QueuedRequest, Session, Stage};
 use super::without_quorum::UNREPLICATED_COMMIT_TIMEOUT;
-use super::{EndReason, Farewell, Gateway, Now, Pair, PairId, Report, View, client_key, line_key};
+use super::{EndReason, Farewell, Gateway, Now, Pair, PairId, Report, View};
 
 /// Why an opening INVITE, or an OPTIONS before it, is refused (docs/spec/uacsta.md §1.8). Never 503, which takes the next
 /// hop down for everybody, and never 408.
@@ -195,7 +195,7 @@ impl Gateway {
         now: Now,
     ) {
         // The same request again, while the first one waits: the answer goes where it came from last.
-        if let Some(known) = self.openings.get(&opening).cloned() {
+        if let Some(known) = self.sessions.opened_by(&opening).cloned() {
             if let Some(Stage::Opening(first)) = self.session_mut(&known).map(|session| &mut session.stage) {
                 let unanswered = first.request.came_again(queued.pair);
                 self.leave_unanswered(unanswered);
@@ -229,11 +229,10 @@ impl Gateway {
         }
         let stage = Stage::Opening(Box::new(Opening {
             request: queued,
-            key: opening.clone(),
+            key: opening,
             trying_at: Some(now.instant + transaction::TRYING_AFTER),
         }));
         let link = Link::Up { connection };
-        self.openings.insert(opening, key.clone());
         let mut session = Session::new(record, stage, link, now.instant, now.cluster_ms);
         session.replicated = !unreplicated;
         self.insert_session(session);
@@ -267,8 +266,7 @@ impl Gateway {
         };
         let record = session.record.clone();
         let connection = session.link.connection();
-        let client = client_key(session);
-        self.openings.remove(&opening.key);
+        self.sessions.opening_answered(&opening.key);
         let subject = self.pairs.get(opening.request.pair);
         let subject = subject.and_then(|pair| pair.subject.clone());
         self.send_session_answer(&opening.request, &record);
@@ -281,10 +279,7 @@ impl Gateway {
             replicated,
             subject,
         });
-        if let Some(client) = client
-            && let Some(old) = self.by_client.insert(client, key.clone())
-            && old != *key
-        {
+        if let Some(old) = self.sessions.claim_client(key) {
             self.end_session(&old, EndReason::Replaced, Farewell::Silent, now);
         }
         self.limit_sessions_of_line(key, now);
@@ -292,20 +287,13 @@ impl Gateway {
 
     /// RCC-16: one too many on the line, and the oldest idle one goes.
     fn limit_sessions_of_line(&mut self, key: &SessionKey, now: Now) {
-        let Some(line) = self.sessions.get(key).map(line_key) else {
-            return;
-        };
-        let Some(keys) = self.by_line.get(&line) else {
-            return;
-        };
-        if keys.len() <= self.config.sessions_per_line_max {
+        let on_line = self.sessions.on_the_line_of(key);
+        if on_line.len() <= self.config.sessions_per_line_max {
             return;
         }
-        let oldest = keys
-            .iter()
-            .filter(|other| *other != key)
-            .filter_map(|other| self.sessions.get(other))
-            .filter(|session| session.is_idle())
+        let oldest = on_line
+            .into_iter()
+            .filter(|session| session.key() != key && session.is_idle())
             .min_by_key(|session| session.last_request_at)
             .map(|session| session.key().clone());
         if let Some(oldest) = oldest {
@@ -352,16 +340,7 @@ impl Gateway {
 
     /// RFC 3261 §9.2.
     fn cancel_arrived(&mut self, pair: PairId, raw: &RawMessage, now: Now) {
-        let transaction = raw.transaction_key();
-        let opening = self.openings.values().find(|key| {
-            self.sessions
-                .get(*key)
-                .is_some_and(|session| match &session.stage {
-                    Stage::Opening(opening) => opening.request.raw.transaction_key() == transaction,
-                    Stage::Established => false,
-                })
-        });
-        let Some(key) = opening.cloned() else {
+        let Some(key) = self.sessions.opened_in(&raw.transaction_key()) else {
             return self.answer_plainly(pair, raw, 481, "CANCEL", &[]);
         };
         self.answer_plainly(pair, raw, 200, "CANCEL", &[]);

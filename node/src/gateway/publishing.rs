@@ -17,7 +17,7 @@ use crate::sip::dialog;
 use crate::sip::transaction;
 
 use super::watchers::PIDF;
-use super::{Gateway, Now, Outbound, OutboundTarget, Output, PairId, Report, View, new_branch, via};
+use super::{Gateway, Now, OutboundTarget, Output, PairId, Report, View, new_branch, via};
 
 /// Where presence is published.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,16 +185,9 @@ impl Gateway {
         if self.authority == Authority::Isolated {
             return None;
         }
-        match self.outbound.get(&target) {
-            Some(Outbound::Open(pair)) => {
-                let pair = *pair;
-                self.publishing.as_mut()?.pair = Some(pair);
-                return Some(PublisherInput::Connected);
-            }
-            Some(Outbound::Dialling | Outbound::Failed { .. }) => {}
-            None => self.dial(target),
-        }
-        None
+        let pair = self.path_to_target(target)?;
+        self.publishing.as_mut()?.pair = Some(pair);
+        Some(PublisherInput::Connected)
     }
 
     fn send_publish(&mut self, request: &PublishRequest, now: Now) {

@@ -349,14 +349,17 @@ impl Session {
         self.call_expected_until.is_some() || self.requests.iter().any(|queued| queued.makes_call)
     }
 
-    pub(super) fn next_deadline(&self) -> Instant {
+    /// When the session next wants time. A request that cannot go on waits for `request_wait`.
+    pub(super) fn next_deadline(&self, request_wait: Duration) -> Instant {
         let opening = match &self.stage {
             Stage::Opening(opening) => opening.trying_at,
             Stage::Established => None,
         };
         let event = self.unanswered.as_ref().map(|unanswered| unanswered.until);
         let expected = self.call_expected_until.filter(|_| !self.events.is_empty());
-        let waits = [opening, event, expected, self.events_not_before];
+        let first = self.requests.front().filter(|_| self.progress.is_stuck());
+        let request = first.map(|queued| queued.arrived_at + request_wait);
+        let waits = [opening, event, expected, self.events_not_before, request];
         waits.into_iter().flatten().fold(self.expires_at, Instant::min)
     }
 }

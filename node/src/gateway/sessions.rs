@@ -1,16 +1,12 @@
 //! The table of sessions: what enters it and leaves it, and when each of them wants time.
 
-use std::time::Instant;
-
 use tandem_cluster::Authority;
 use tandem_cluster::{Command, SessionKey};
 use tandem_planted::{Bug, planted};
 
 use super::proposals::Waiter;
 use super::session::{Session, Stage};
-use super::{
-    CLOSING_COMMIT_TIMEOUT, EndReason, Farewell, Gateway, ISOLATED_GRACE, Now, Report, client_key, line_key,
-};
+use super::{CLOSING_COMMIT_TIMEOUT, EndReason, Farewell, Gateway, ISOLATED_GRACE, Now, Report};
 
 impl Gateway {
     pub(super) fn session_deadline(&mut self, key: &SessionKey, now: Now) {
@@ -79,23 +75,8 @@ impl Gateway {
     /// Takes the session out of every table; a monitor that nobody else needs is stopped.
     pub(super) fn remove_session(&mut self, key: &SessionKey) -> Option<Session> {
         let session = self.sessions.remove(key)?;
-        if let Stage::Opening(opening) = &session.stage {
-            self.openings.remove(&opening.key);
-        }
         self.unwatch(key);
         self.unreplicated.forget(key);
-        if let Some(client) = client_key(&session)
-            && self.by_client.get(&client) == Some(key)
-        {
-            self.by_client.remove(&client);
-        }
-        let line = line_key(&session);
-        if let Some(keys) = self.by_line.get_mut(&line) {
-            keys.remove(key);
-            if keys.is_empty() {
-                self.by_line.remove(&line);
-            }
-        }
         self.pathless.remove(key);
         self.touched.insert(key.clone());
         Some(session)
@@ -103,12 +84,8 @@ impl Gateway {
 
     pub(super) fn insert_session(&mut self, session: Session) {
         let key = session.key().clone();
-        self.by_line
-            .entry(line_key(&session))
-            .or_default()
-            .insert(key.clone());
-        self.touched.insert(key.clone());
-        self.sessions.insert(key, session);
+        self.touched.insert(key);
+        self.sessions.insert(session);
     }
 
     /// The session, which is looked at again before this step ends.
@@ -116,29 +93,5 @@ impl Gateway {
         let session = self.sessions.get_mut(key)?;
         self.touched.insert(key.clone());
         Some(session)
-    }
-
-    pub(super) fn index_deadline(&mut self, key: &SessionKey) {
-        let wanted = self.sessions.get(key).map(|session| self.deadline_of(session));
-        if self.indexed_deadlines.get(key) == wanted.as_ref() {
-            return;
-        }
-        if let Some(old) = self.indexed_deadlines.remove(key) {
-            self.deadlines.remove(&(old, key.clone()));
-        }
-        if let Some(at) = wanted {
-            self.deadlines.insert((at, key.clone()));
-            self.indexed_deadlines.insert(key.clone(), at);
-        }
-    }
-
-    fn deadline_of(&self, session: &Session) -> Instant {
-        let own = session.next_deadline();
-        let waiting = session
-            .requests
-            .front()
-            .filter(|_| session.progress.is_stuck())
-            .map(|queued| queued.arrived_at + self.config.commit_timeout);
-        waiting.map_or(own, |waiting| own.min(waiting))
     }
 }

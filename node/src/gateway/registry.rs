@@ -1,0 +1,228 @@
+//! The sessions of this node: by key, by line, by client, by the request that opens them, and by their next deadline.
+//!
+//! What always holds: every index names sessions that are there, and each session stands in the indexes it belongs to.
+//! Whoever changes what a deadline depends on has it indexed anew.
+
+use std::collections::btree_map::{Keys, Values};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use tandem_cluster::{OpeningKey, SessionKey};
+use tandem_sip::TransactionKey;
+
+use crate::sip::dialog;
+
+use super::session::{Session, Stage};
+
+/// What tells a client's installation from others: From URI and endpoint id.
+pub(super) type ClientKey = (String, String);
+
+#[derive(Debug, Default)]
+pub(super) struct Registry {
+    sessions: BTreeMap<SessionKey, Session>,
+    /// Opening requests without a final answer.
+    openings: BTreeMap<OpeningKey, SessionKey>,
+    by_client: HashMap<ClientKey, SessionKey>,
+    /// By user and line.
+    by_line: BTreeMap<(String, String), BTreeSet<SessionKey>>,
+    deadlines: BTreeSet<(Instant, SessionKey)>,
+    indexed_deadlines: HashMap<SessionKey, Instant>,
+}
+
+impl Registry {
+    pub(super) fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    pub(super) fn contains(&self, key: &SessionKey) -> bool {
+        self.sessions.contains_key(key)
+    }
+
+    pub(super) fn get(&self, key: &SessionKey) -> Option<&Session> {
+        self.sessions.get(key)
+    }
+
+    pub(super) fn get_mut(&mut self, key: &SessionKey) -> Option<&mut Session> {
+        self.sessions.get_mut(key)
+    }
+
+    pub(super) fn keys(&self) -> Keys<'_, SessionKey, Session> {
+        self.sessions.keys()
+    }
+
+    pub(super) fn values(&self) -> Values<'_, SessionKey, Session> {
+        self.sessions.values()
+    }
+
+    /// The session becomes its client's only when it says so ([`Self::claim_client`]).
+    pub(super) fn insert(&mut self, session: Session) {
+        let key = session.key().clone();
+        if let Stage::Opening(opening) = &session.stage {
+            self.openings.insert(opening.key.clone(), key.clone());
+        }
+        self.by_line
+            .entry(line_key(&session))
+            .or_default()
+            .insert(key.clone());
+        self.sessions.insert(key, session);
+    }
+
+    /// Takes the session out of every index, its deadline included.
+    pub(super) fn remove(&mut self, key: &SessionKey) -> Option<Session> {
+        let session = self.sessions.remove(key)?;
+        if let Stage::Opening(opening) = &session.stage {
+            self.openings.remove(&opening.key);
+        }
+        if let Some(client) = client_key(&session)
+            && self.by_client.get(&client) == Some(key)
+        {
+            self.by_client.remove(&client);
+        }
+        let line = line_key(&session);
+        if let Some(keys) = self.by_line.get_mut(&line) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.by_line.remove(&line);
+            }
+        }
+        self.forget_deadline(key);
+        Some(session)
+    }
+
+    /// The session that this request is opening.
+    pub(super) fn opened_by(&self, opening: &OpeningKey) -> Option<&SessionKey> {
+        self.openings.get(opening)
+    }
+
+    /// The session that a request of this transaction is opening.
+    pub(super) fn opened_in(&self, transaction: &TransactionKey) -> Option<SessionKey> {
+        let is_opened = |session: &Session| match &session.stage {
+            Stage::Opening(opening) => opening.request.raw.transaction_key() == *transaction,
+            Stage::Established => false,
+        };
+        let mut openings = self.openings.values();
+        openings
+            .find(|key| self.sessions.get(*key).is_some_and(is_opened))
+            .cloned()
+    }
+
+    /// The opening request of the session is answered.
+    pub(super) fn opening_answered(&mut self, opening: &OpeningKey) {
+        self.openings.remove(opening);
+    }
+
+    /// The session is its client's from now on. Returns another one that was.
+    pub(super) fn claim_client(&mut self, key: &SessionKey) -> Option<SessionKey> {
+        let client = self.sessions.get(key).and_then(client_key)?;
+        let before = self.by_client.insert(client, key.clone());
+        before.filter(|before| before != key)
+    }
+
+    /// The session is its client's, unless another one is.
+    pub(super) fn claim_unclaimed_client(&mut self, key: &SessionKey) {
+        if let Some(client) = self.sessions.get(key).and_then(client_key) {
+            self.by_client.entry(client).or_insert_with(|| key.clone());
+        }
+    }
+
+    pub(super) fn of_client(&self, client: &ClientKey) -> Option<&SessionKey> {
+        self.by_client.get(client)
+    }
+
+    /// The sessions of the user on the line of the session `key`, which is one of them.
+    pub(super) fn on_the_line_of(&self, key: &SessionKey) -> Vec<&Session> {
+        let line = self.sessions.get(key).map(line_key);
+        let keys = line.and_then(|line| self.by_line.get(&line));
+        let sessions = keys.into_iter().flatten();
+        sessions.filter_map(|key| self.sessions.get(key)).collect()
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// A session whose time has come; its deadline is to be indexed anew.
+    pub(super) fn next_due(&mut self, now: Instant) -> Option<SessionKey> {
+        if self.deadlines.first().is_none_or(|(at, _)| *at > now) {
+            return None;
+        }
+        let (_, key) = self.deadlines.pop_first()?;
+        self.indexed_deadlines.remove(&key);
+        Some(key)
+    }
+
+    /// A request that cannot go on waits for `request_wait`.
+    pub(super) fn index_deadline(&mut self, key: &SessionKey, request_wait: Duration) {
+        let wanted = self
+            .sessions
+            .get(key)
+            .map(|session| session.next_deadline(request_wait));
+        if self.indexed_deadlines.get(key) == wanted.as_ref() {
+            return;
+        }
+        self.forget_deadline(key);
+        if let Some(at) = wanted {
+            self.deadlines.insert((at, key.clone()));
+            self.indexed_deadlines.insert(key.clone(), at);
+        }
+    }
+
+    fn forget_deadline(&mut self, key: &SessionKey) {
+        if let Some(at) = self.indexed_deadlines.remove(key) {
+            self.deadlines.remove(&(at, key.clone()));
+        }
+    }
+
+    /// # Panics
+    /// When an index disagrees with the sessions.
+    pub(super) fn check_invariants(&self) {
+        assert_eq!(
+            self.deadlines.len(),
+            self.indexed_deadlines.len(),
+            "deadlines and their index disagree"
+        );
+        for key in self.openings.values() {
+            let is_opening = self
+                .sessions
+                .get(key)
+                .is_some_and(|session| !session.is_established());
+            assert!(is_opening, "{key} is said to be opening");
+        }
+        #[cfg(test)]
+        self.check_each();
+    }
+
+    /// Every session, one by one: for tests, whose sessions are few.
+    #[cfg(test)]
+    fn check_each(&self) {
+        for (key, session) in &self.sessions {
+            assert_eq!(key, session.key(), "a session under another's key");
+            assert!(self.indexed_deadlines.contains_key(key), "{key} has no deadline");
+            let on_its_line = self.by_line.get(&line_key(session));
+            assert!(
+                on_its_line.is_some_and(|keys| keys.contains(key)),
+                "{key} is on no line"
+            );
+        }
+        let on_lines: usize = self.by_line.values().map(BTreeSet::len).sum();
+        assert_eq!(on_lines, self.sessions.len(), "sessions and lines disagree");
+        let clients = self.by_client.values();
+        assert!(
+            clients.clone().all(|key| self.contains(key)),
+            "a client's session is gone"
+        );
+    }
+}
+
+fn client_key(session: &Session) -> Option<ClientKey> {
+    let caller = dialog::Caller::of(&session.record.dialog.remote_identity).ok()?;
+    Some((caller.uri, caller.endpoint_id?))
+}
+
+fn line_key(session: &Session) -> (String, String) {
+    (session.record.user.clone(), session.record.line.clone())
+}
