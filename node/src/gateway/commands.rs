@@ -32,9 +32,7 @@ impl Gateway {
         now: Now,
     ) {
         let service = Some(request.service());
-        let Some(session) = self.session_mut(key) else {
-            return;
-        };
+        let session = self.known_mut(key);
         // A place at the CTI managers comes first: without one, nothing needs to be written.
         match &session.link {
             Link::Down => {
@@ -69,9 +67,7 @@ impl Gateway {
         if planted(Bug::CommandNotHeldForIntent) {
             return self.ask_cti(key, Request::Call(request), now);
         }
-        if let Some(session) = self.session_mut(key) {
-            session.progress = Progress::WaitingForIntent { number, request };
-        }
+        self.known_mut(key).progress = Progress::WaitingForIntent { number, request };
     }
 
     pub(super) fn intent_committed(
@@ -103,9 +99,7 @@ impl Gateway {
     /// The request was begun before, perhaps by a node that is gone (ARCHITECTURE.md §4).
     fn intent_known(&mut self, key: &SessionKey, request: CallRequest, intent: &IntentRecord, now: Now) {
         let service = request.service();
-        let Some(session) = self.sessions.get(key) else {
-            return;
-        };
+        let session = self.sessions.known(key);
         // A Via without branch comes again with the same CSeq number: another request, unless the front end says so.
         let same = session
             .requests
@@ -134,13 +128,11 @@ impl Gateway {
             CtiPurpose::Service,
             Request::Snapshot(SnapshotRequest::Device { device }),
         );
-        if let Some(session) = self.session_mut(key) {
-            session.progress = Progress::WaitingForEvidence {
-                token,
-                request,
-                evidence,
-            };
-        }
+        self.known_mut(key).progress = Progress::WaitingForEvidence {
+            token,
+            request,
+            evidence,
+        };
     }
 
     /// A call was made that the client is to know of: by its number, and by the id that the client has for it.
@@ -151,9 +143,7 @@ impl Gateway {
         pbx_call_id: &str,
         now: Now,
     ) {
-        let Some(session) = self.session_mut(key) else {
-            return;
-        };
+        let session = self.known_mut(key);
         let call_id = session.client_call_id(pbx_call_id);
         let record = CallRecord {
             pbx_call_id: pbx_call_id.to_owned(),
@@ -163,16 +153,11 @@ impl Gateway {
         };
         let line = session.record.line.clone();
         let over_another_connection = session.requests.front().is_some_and(|queued| queued.resent);
-        if self
-            .sessions
-            .get(key)
-            .is_some_and(|session| session.record.monitor.active)
-        {
+        if self.sessions.known(key).record.monitor.active {
             self.note_call(key, &call_id, Some(record), now);
         }
-        if let Some(session) = self.session_mut(key) {
-            session.call_expected_until = None;
-        }
+        let session = self.known_mut(key);
+        session.call_expected_until = None;
         // Byte for byte the line URI: a client compares it and else ignores every event of the call.
         let call = ConnectionIdentifier::new(call_id, line);
         let service = request.service();
@@ -195,9 +180,7 @@ impl Gateway {
         let Ok(Response::SnapshotDevice { connections }) = result else {
             return self.answer_error(key, Some(service), CstaErrorCode::RESOURCE_OUT_OF_SERVICE, now);
         };
-        let Some(session) = self.sessions.get(key) else {
-            return;
-        };
+        let session = self.sessions.known(key);
         let state = request
             .call()
             .and_then(|call| state_of(session, &call.call_id, &connections));

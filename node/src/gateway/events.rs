@@ -24,9 +24,7 @@ use super::{
 impl Gateway {
     /// Calls that ended, changed or began while nobody watched.
     pub(super) fn compare_with_snapshot(&mut self, key: &SessionKey, found: &Found) {
-        let Some(session) = self.session_mut(key) else {
-            return;
-        };
+        let session = self.known_mut(key);
         session.resumptions_failed = 0;
         let mut known = session.record.calls.clone();
         known.extend(session.calls.clone());
@@ -38,9 +36,7 @@ impl Gateway {
     /// An event of the session's own monitor, in the PBX's terms.
     pub(super) fn take_event(&mut self, key: &SessionKey, event: Event) {
         let events_max = self.config.events_per_session_max;
-        let Some(session) = self.session_mut(key) else {
-            return;
-        };
+        let session = self.known_mut(key);
         let Some(client_event) = session.receive(event) else {
             return;
         };
@@ -103,9 +99,7 @@ impl Gateway {
     fn send_event(&mut self, key: &SessionKey, pair: PairId, event: ClientEvent, now: Now) {
         let branch = new_branch(self.config.node, &mut self.rng);
         let event_wait = self.config.event_wait;
-        let Some(session) = self.sessions.get_mut(key) else {
-            return;
-        };
+        let session = self.sessions.known_mut(key);
         let cseq = session.next_cseq();
         let dialog = &session.record.dialog;
         let body = Bytes::from(event.event.encode());
@@ -134,9 +128,7 @@ impl Gateway {
     }
 
     pub(super) fn send_bye(&mut self, key: &SessionKey) {
-        let Some(session) = self.sessions.get_mut(key) else {
-            return;
-        };
+        let session = self.sessions.known_mut(key);
         let pair = self
             .pairs
             .towards(session.record.connection, session.record.client_address);
@@ -155,9 +147,7 @@ impl Gateway {
 
     /// What the client knows of a call, for whoever takes the session over.
     pub(super) fn note_call(&mut self, key: &SessionKey, call_id: &str, call: Option<CallRecord>, now: Now) {
-        let Some(session) = self.sessions.get_mut(key) else {
-            return;
-        };
+        let session = self.sessions.known_mut(key);
         match &call {
             Some(call) => session.record.calls.insert(call_id.to_owned(), call.clone()),
             None => session.record.calls.remove(call_id),

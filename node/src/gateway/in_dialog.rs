@@ -67,9 +67,7 @@ impl Gateway {
             return self.answer_options(&queued);
         }
         let requests_max = self.config.requests_per_session_max;
-        let Some(session) = self.session_mut(key) else {
-            return;
-        };
+        let session = self.known_mut(key);
         // The front end sends again what it has seen no answer to, while the first copy is still being carried out.
         if let Some(same) = session
             .requests
@@ -93,9 +91,7 @@ impl Gateway {
         let Some(address) = self.pairs.get(queued.pair).map(|pair| pair.client.ip()) else {
             return;
         };
-        let Some(session) = self.session_mut(key) else {
-            return;
-        };
+        let session = self.known_mut(key);
         let record = &mut session.record;
         if record.connection == queued.connection && record.client_address == address {
             return;

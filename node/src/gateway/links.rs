@@ -130,9 +130,10 @@ impl Gateway {
         self.leave_connection(key);
         let connection = self.links.next_in_service();
         let name = connection.and_then(|connection| self.config.cti_connections.get(connection.0).cloned());
-        let (Some(session), Some(connection)) = (self.session_mut(key), connection) else {
+        let Some(connection) = connection else {
             return;
         };
+        let session = self.known_mut(key);
         let epoch = session.epoch();
         session.record.cti_connection.clone_from(&name);
         session.link = if session.record.monitor.active {
@@ -152,9 +153,7 @@ impl Gateway {
     /// Whatever waits for the session's monitor waits for its next place.
     fn leave_connection(&mut self, key: &SessionKey) {
         self.unwatch(key);
-        let Some(session) = self.session_mut(key) else {
-            return;
-        };
+        let session = self.known_mut(key);
         session.link = Link::Down;
         if session.progress.is_waiting_for_monitor() {
             session.progress = Progress::WaitingForLink;
@@ -261,9 +260,7 @@ impl Gateway {
 
     /// Who calls? A snapshot of the device does not say it of calls that began meanwhile.
     fn ask_for_parties(&mut self, key: &SessionKey, connection: CtiConnectionId, now: Now) {
-        let Some(session) = self.session_mut(key) else {
-            return;
-        };
+        let session = self.known_mut(key);
         let device = session.record.device.clone();
         let Link::ReadingSnapshot {
             found: Some(found), ..
@@ -310,9 +307,7 @@ impl Gateway {
 
     /// All is known: what was missed is told, and then what happened meanwhile.
     fn resumed(&mut self, key: &SessionKey, now: Now) {
-        let Some(session) = self.session_mut(key) else {
-            return;
-        };
+        let session = self.known_mut(key);
         let Link::ReadingSnapshot {
             connection,
             meanwhile,
@@ -339,11 +334,9 @@ impl Gateway {
     pub(super) fn resumption_failed(&mut self, key: &SessionKey, connection: CtiConnectionId, now: Now) {
         self.leave_connection(key);
         let still_there = self.links.in_service.get(connection.0).copied().unwrap_or(false);
-        let Some(session) = self.session_mut(key) else {
-            return;
-        };
+        let session = self.known_mut(key);
         session.resumptions_failed += 1;
-        let give_up = still_there && session.resumptions_failed % RESUMPTION_ATTEMPTS == 0;
+        let give_up = still_there && session.resumptions_failed.is_multiple_of(RESUMPTION_ATTEMPTS);
         if !give_up {
             self.relink(key, now);
         }

@@ -351,9 +351,7 @@ impl Gateway {
     }
 
     pub(super) fn answer_trying(&mut self, key: &SessionKey, now: Now) {
-        let Some(session) = self.sessions.get_mut(key) else {
-            return;
-        };
+        let session = self.sessions.known_mut(key);
         let Stage::Opening(opening) = &mut session.stage else {
             return;
         };
@@ -373,9 +371,7 @@ impl Gateway {
             Ok(interval_secs) => interval_secs,
             Err(refused) => return self.refuse_invite(queued, &refused),
         };
-        let Some(session) = self.session_mut(key) else {
-            return;
-        };
+        let session = self.known_mut(key);
         let epoch = session.epoch();
         let lifetime_ms = session_timer::lifetime_ms(interval_secs);
         session.record.session_interval_secs = interval_secs;

@@ -50,6 +50,21 @@ impl Registry {
         self.sessions.get_mut(key)
     }
 
+    /// The session, which the caller has found before in the same step.
+    ///
+    /// # Panics
+    /// When it is not there: the gateway has lost track of what it owns.
+    pub(super) fn known(&self, key: &SessionKey) -> &Session {
+        let session = self.sessions.get(key);
+        session.expect("a handler is called only for a session of this node")
+    }
+
+    /// As [`Self::known`].
+    pub(super) fn known_mut(&mut self, key: &SessionKey) -> &mut Session {
+        let session = self.sessions.get_mut(key);
+        session.expect("a handler is called only for a session of this node")
+    }
+
     pub(super) fn keys(&self) -> Keys<'_, SessionKey, Session> {
         self.sessions.keys()
     }

@@ -76,9 +76,7 @@ impl Gateway {
     }
 
     fn begin_monitor(&mut self, key: &SessionKey, request: MonitorRequest, now: Now) {
-        let Some(session) = self.sessions.get(key) else {
-            return;
-        };
+        let session = self.sessions.known(key);
         let monitor = &session.record.monitor;
         match &request {
             MonitorRequest::Start { device } if !is_same_line(device, &session.record.line) => {
@@ -101,9 +99,7 @@ impl Gateway {
     }
 
     fn begin_snapshot(&mut self, key: &SessionKey, request: SnapshotRequest, now: Now) {
-        let Some(line) = self.sessions.get(key).map(|session| &session.record.line) else {
-            return;
-        };
+        let line = &self.sessions.known(key).record.line;
         let refused = match &request {
             SnapshotRequest::Device { device } if is_same_line(device, line) => {
                 return self.ask_cti(key, Request::Snapshot(request), now);
@@ -116,9 +112,7 @@ impl Gateway {
     }
 
     fn begin_call(&mut self, key: &SessionKey, queued: &QueuedRequest, request: CallRequest, now: Now) {
-        let Some(line) = self.sessions.get(key).map(|session| &session.record.line) else {
-            return;
-        };
+        let line = &self.sessions.known(key).record.line;
         if let Err(error) = check_arguments(line, &request) {
             return self.answer_error(key, Some(request.service()), error, now);
         }
@@ -160,9 +154,7 @@ impl Gateway {
 
     /// Puts a client's request to the CTI manager.
     pub(super) fn ask_cti(&mut self, key: &SessionKey, request: Request, now: Now) {
-        let Some(session) = self.session_mut(key) else {
-            return;
-        };
+        let session = self.known_mut(key);
         let connection = match &session.link {
             Link::Down => {
                 let error = CstaErrorCode::RESOURCE_OUT_OF_SERVICE;
@@ -177,9 +169,7 @@ impl Gateway {
         };
         let translated = translate_request(session, &request);
         let token = self.ask(key, connection, CtiPurpose::Service, translated);
-        if let Some(session) = self.session_mut(key) {
-            session.progress = Progress::WaitingForCti { token, request };
-        }
+        self.known_mut(key).progress = Progress::WaitingForCti { token, request };
     }
 
     pub(super) fn service_answered(
@@ -239,9 +229,7 @@ impl Gateway {
         let unreplicated = self.authority != Authority::Quorum;
         let deadline = now.instant + self.config.commit_timeout;
         let number = self.proposals.request_number();
-        let Some(session) = self.session_mut(key) else {
-            return;
-        };
+        let session = self.known_mut(key);
         session.record.monitor.active = true;
         let epoch = session.epoch();
         let response = Response::MonitorStart {
@@ -278,9 +266,7 @@ impl Gateway {
     }
 
     fn monitor_stopped_by_client(&mut self, key: &SessionKey, now: Now) {
-        let Some(session) = self.session_mut(key) else {
-            return;
-        };
+        let session = self.known_mut(key);
         session.record.monitor.active = false;
         session.events.clear();
         session.link = match session.link.connection() {
@@ -302,9 +288,7 @@ impl Gateway {
 
     /// The client knows these calls from now on.
     fn answer_snapshot(&mut self, key: &SessionKey, connections: Vec<SnapshotConnection>, now: Now) {
-        let Some(session) = self.session_mut(key) else {
-            return;
-        };
+        let session = self.known_mut(key);
         let line = session.record.line.clone();
         let mut shown = Vec::with_capacity(connections.len());
         let mut told = Vec::new();
@@ -326,11 +310,7 @@ impl Gateway {
         }
         for (call_id, record) in told {
             // Without a monitor nobody would ever take the call out again.
-            if self
-                .sessions
-                .get(key)
-                .is_some_and(|session| session.record.monitor.active)
-            {
+            if self.sessions.known(key).record.monitor.active {
                 self.note_call(key, &call_id, Some(record), now);
             }
         }

@@ -10,9 +10,7 @@ use super::{CLOSING_COMMIT_TIMEOUT, EndReason, Farewell, Gateway, ISOLATED_GRACE
 
 impl Gateway {
     pub(super) fn session_deadline(&mut self, key: &SessionKey, now: Now) {
-        let Some(session) = self.sessions.get_mut(key) else {
-            return;
-        };
+        let session = self.sessions.known_mut(key);
         if session.expires_at <= now.instant {
             return self.session_expired(key, now);
         }
@@ -88,7 +86,13 @@ impl Gateway {
         self.sessions.insert(session);
     }
 
-    /// The session, which is looked at again before this step ends.
+    /// As [`super::registry::Registry::known`]; the session is looked at again before this step ends.
+    pub(super) fn known_mut(&mut self, key: &SessionKey) -> &mut Session {
+        self.touched.insert(key.clone());
+        self.sessions.known_mut(key)
+    }
+
+    /// The session, if it is this node's. It is looked at again before this step ends.
     pub(super) fn session_mut(&mut self, key: &SessionKey) -> Option<&mut Session> {
         let session = self.sessions.get_mut(key)?;
         self.touched.insert(key.clone());

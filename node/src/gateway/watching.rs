@@ -40,9 +40,7 @@ impl Watching {
 impl Gateway {
     /// The client asks for events. The CTI manager is asked for them unless another session of the device was first.
     pub(super) fn start_client_monitor(&mut self, key: &SessionKey, now: Now) {
-        let Some(session) = self.session_mut(key) else {
-            return;
-        };
+        let session = self.known_mut(key);
         match session.link {
             Link::Down => {
                 let error = CstaErrorCode::RESOURCE_OUT_OF_SERVICE;
@@ -61,9 +59,7 @@ impl Gateway {
 
     /// Asks for the monitor of the session's device. Said again it may find a higher priority.
     pub(super) fn watch(&mut self, key: &SessionKey, now: Now) {
-        let Some(session) = self.sessions.get(key) else {
-            return;
-        };
+        let session = self.sessions.known(key);
         let Link::StartingMonitor { connection } = session.link else {
             return;
         };
@@ -158,9 +154,7 @@ impl Gateway {
     /// A client that has just asked sees for itself how things are; one that was told of calls before is told what
     /// it missed.
     fn monitor_started(&mut self, key: &SessionKey, now: Now) {
-        let Some(session) = self.session_mut(key) else {
-            return;
-        };
+        let session = self.known_mut(key);
         let Link::StartingMonitor { connection } = session.link else {
             return;
         };
@@ -173,9 +167,7 @@ impl Gateway {
     }
 
     fn read_snapshot(&mut self, key: &SessionKey) {
-        let Some(session) = self.session_mut(key) else {
-            return;
-        };
+        let session = self.known_mut(key);
         let Link::StartingMonitor { connection } = session.link else {
             return;
         };
@@ -196,9 +188,7 @@ impl Gateway {
         failure: &MonitorFailure,
         now: Now,
     ) {
-        let Some(session) = self.session_mut(key) else {
-            return;
-        };
+        let session = self.known_mut(key);
         if !session.progress.is_waiting_for_monitor() {
             return self.resumption_failed(key, connection, now);
         }
@@ -250,9 +240,7 @@ impl Gateway {
 
     fn deliver(&mut self, key: &SessionKey, event: Event) {
         let events_max = self.config.events_per_session_max;
-        let Some(session) = self.session_mut(key) else {
-            return;
-        };
+        let session = self.known_mut(key);
         let Link::ReadingSnapshot { meanwhile, .. } = &mut session.link else {
             return self.take_event(key, event);
         };
