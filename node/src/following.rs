@@ -140,7 +140,7 @@ impl Following {
         let was_inside = self.place == Place::Inside;
         self.look(state, now, &mut steps);
         if let Heard::Changes(changes) = heard {
-            // Whoever has just come in has taken in the whole state, which is ahead of these changes.
+            // A node that has just become live has taken in the whole state, which is ahead of these changes.
             let is_inside = was_inside && self.place == Place::Inside;
             for change in changes {
                 self.change(change, is_inside, state, &mut steps);

@@ -227,7 +227,7 @@ impl CstaLink {
         outputs
     }
 
-    /// The last word to the CTI manager, if there is one to say.
+    /// Ends the application session at the CTI manager, where there is one.
     pub(super) fn farewell(&mut self, now: Instant) -> Vec<LinkOutput> {
         let mut outputs = Vec::new();
         if let Some(session) = self.session.take() {

@@ -34,8 +34,8 @@ impl fmt::Display for CtiConnectionId {
     }
 }
 
-/// One TCP connection of a CTI connection. The incarnation grows with every attempt to connect, so that a word
-/// about an earlier one is recognised as late.
+/// One TCP connection of a CTI connection. The incarnation grows with every attempt to connect, so that an
+/// input about an earlier one is recognised as late.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkId {
     pub connection: CtiConnectionId,

@@ -80,7 +80,7 @@ impl Gateway {
         let key = record.key.clone();
         match self.sessions.get_mut(&key) {
             Some(session) if session.epoch() >= record.epoch => {
-                // One that was served without quorum is written at last, whoever told of it.
+                // One that was served without quorum is written at last, no matter which change told of it.
                 session.replicated = true;
                 self.unreplicated.forget(&key);
                 return self.release_held(&key, now);

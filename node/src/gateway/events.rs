@@ -145,7 +145,7 @@ impl Gateway {
         self.outputs.push(Output::Send { pair, bytes });
     }
 
-    /// What the client knows of a call, for whoever takes the session over.
+    /// What the client knows of a call, for the node that takes the session over.
     pub(super) fn note_call(&mut self, key: &SessionKey, call_id: &str, call: Option<CallRecord>, now: Now) {
         let session = self.sessions.known_mut(key);
         match &call {

@@ -188,7 +188,7 @@ impl Gateway {
         });
     }
 
-    /// 500 with Retry-After: neither 503 nor 408 is a node's word.
+    /// 500 with Retry-After: a node sends a client neither 503 nor 408 (ARCHITECTURE.md §4).
     pub(super) fn refuse_for_now(&mut self, queued: &QueuedRequest) {
         let retry_after = self.retry_after();
         let bytes = transaction::plain(&queued.raw, 500, "", &[("Retry-After", &retry_after)]);

@@ -129,7 +129,7 @@ pub enum Input {
     StateReplaced {
         sessions: Vec<KnownSession>,
     },
-    /// A watcher has changed hands, or his subscription is over; `watcher` is how he stands now.
+    /// A watcher has another owner, or its subscription is over; `watcher` is its record now.
     WatcherChanged {
         key: SessionKey,
         watcher: Option<Box<WatcherRecord>>,

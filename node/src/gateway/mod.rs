@@ -7,7 +7,7 @@
 //! What always holds: a 200 to an opening INVITE leaves only after its commit (or marked unreplicated, where that is
 //! configured); a PBX-changing command leaves only after its intent; requests of one dialog are carried out in the
 //! order of their arrival; a session is known by the To-tag that this cluster issued, never by its Call-ID; a
-//! session that has moved away is left without a word to its client.
+//! session that has moved away is dropped without a message to its client.
 
 mod adoption;
 mod commands;

@@ -22,7 +22,7 @@ use super::without_quorum::UNREPLICATED_COMMIT_TIMEOUT;
 use super::{EndReason, Farewell, Gateway, Now, Pair, PairId, Report, View};
 
 /// Why an opening INVITE, or an OPTIONS before it, is refused (docs/spec/uacsta.md §1.8). Never 503, which takes the next
-/// hop down for everybody, and never 408.
+/// hop out of service for all clients, and never 408.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Refused {
     Plainly(u16),
@@ -133,7 +133,7 @@ impl Gateway {
         Ok((opening, record))
     }
 
-    /// RCC-2, RCC-3: who is it, and which of his phones is meant.
+    /// RCC-2, RCC-3: who the user is, and which of their phones is meant.
     fn line_appearance(&self, caller: &Caller, line: &str) -> Result<(String, LineAppearance), Refused> {
         let user = self
             .directory

@@ -120,7 +120,7 @@ pub enum Report {
     },
     EventUnanswered,
     EventDropped,
-    /// A monitor that is nobody's told something: it is stopped.
+    /// An event came of a monitor that no session watches: the monitor is stopped.
     EventOfUnknownMonitor,
     /// A front end turned one of our requests away.
     Fenced {

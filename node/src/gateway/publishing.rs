@@ -35,7 +35,7 @@ pub(super) struct Publishing {
     publisher: Publisher,
     host_name: Option<String>,
     pair: Option<PairId>,
-    /// The From-tag of every PUBLISH of this life. It names the node, as the front end's fence expects.
+    /// The From-tag of every PUBLISH of this process. It names the node, as the front end's fence expects.
     tag: String,
 }
 
@@ -72,7 +72,7 @@ impl Gateway {
         }
     }
 
-    /// `is_kept_here`: this node keeps the user's calendar, so it speaks for him.
+    /// `is_kept_here`: this node keeps the user's calendar, so it publishes for them.
     pub(super) fn publish_presence(&mut self, user: &str, composed: Composed, is_kept_here: bool, now: Now) {
         let address = self.directory.user(user).and_then(address_of);
         let is_known = composed.availability != Availability::Unknown;

@@ -15,7 +15,7 @@ use super::links::{Asker, CtiPurpose};
 use super::session::{Link, Progress, Session};
 use super::{Gateway, GatewayConfig, Now, Report};
 
-/// The monitors of this node, and those at its CTI managers that are nobody's.
+/// The monitors of this node, and those at its CTI managers that no session watches.
 #[derive(Debug)]
 pub(super) struct Watching {
     pub(super) monitors: Monitors,
@@ -200,7 +200,7 @@ impl Gateway {
         self.answer_error(key, Some(Service::MonitorStart), error, now);
     }
 
-    /// The monitors fall with their connection; whoever watched is given another one by the caller.
+    /// Monitors end with their connection. The caller gives another connection to the sessions that watched.
     pub(super) fn forget_monitors_of(&mut self, connection: CtiConnectionId) {
         let _lost = self
             .watching
@@ -225,7 +225,7 @@ impl Gateway {
         self.tell_monitors(stopped, now);
     }
 
-    /// Every session that watches the device is told, each in its own words.
+    /// Tells every session that watches the device, each under its own call and device ids.
     pub(super) fn cti_event(&mut self, connection: CtiConnectionId, event: &Event) {
         let cross_ref_id = &event.monitor_cross_ref_id;
         let monitors = &self.watching.monitors;
@@ -283,5 +283,5 @@ pub(super) fn priority_of(session: &Session) -> MonitorPriority {
     }
 }
 
-/// Monitors that are nobody's and are being stopped at a time.
+/// Monitors that no session watches and that are being stopped, at a time.
 const STRAYS_MAX: usize = 1024;

@@ -14,7 +14,7 @@ const CONNECTED: [LocalConnectionState; 2] =
 const DIALLED: [LocalConnectionState; 2] = [LocalConnectionState::Connected, LocalConnectionState::Alerting];
 
 /// Node 2, after node 1 is lost.
-fn heir_of(bench: &Bench) -> Bench {
+fn successor_of(bench: &Bench) -> Bench {
     let mut state: ClusterState = bench.state.clone();
     state.apply(registered(2, 2));
     state.apply(Command::NodeLost {
@@ -24,9 +24,9 @@ fn heir_of(bench: &Bench) -> Bench {
     Bench::of(2, state)
 }
 
-fn take_over(heir: &mut Bench, key: &SessionKey) {
-    let session = heir.known(key);
-    heir.input(Input::SessionChanged {
+fn take_over(successor: &mut Bench, key: &SessionKey) {
+    let session = successor.known(key);
+    successor.input(Input::SessionChanged {
         key: key.clone(),
         session,
     });
@@ -39,21 +39,21 @@ fn call(call_id: &str, states: [LocalConnectionState; 2]) -> SnapshotConnection 
     }
 }
 
-/// The heir's monitor starts, and the snapshot shows `connections`.
-fn resume(heir: &mut Bench, connections: Vec<SnapshotConnection>) -> Vec<Sent> {
-    heir.answer_cti(Ok(Response::MonitorStart {
+/// The successor's monitor starts, and the snapshot shows `connections`.
+fn resume(successor: &mut Bench, connections: Vec<SnapshotConnection>) -> Vec<Sent> {
+    successor.answer_cti(Ok(Response::MonitorStart {
         cross_ref_id: "q-1".into(),
     }));
-    heir.answer_cti(Ok(Response::SnapshotDevice { connections }))
+    successor.answer_cti(Ok(Response::SnapshotDevice { connections }))
 }
 
 #[test]
 fn an_heir_starts_the_monitor_compares_and_goes_on_with_higher_cseq_numbers() {
     let mut bench = Bench::new();
     let key = with_ringing_call(&mut bench);
-    let mut heir = heir_of(&bench);
-    take_over(&mut heir, &key);
-    let sent = resume(&mut heir, vec![call("c-1", CONNECTED)]);
+    let mut successor = successor_of(&bench);
+    take_over(&mut successor, &key);
+    let sent = resume(&mut successor, vec![call("c-1", CONNECTED)]);
     let CstaMessage::Event(event) = sent[0].csta() else {
         panic!()
     };
@@ -62,7 +62,7 @@ fn an_heir_starts_the_monitor_compares_and_goes_on_with_higher_cseq_numbers() {
         event.monitor_cross_ref_id,
         bench.record(&key).monitor.cross_ref_id
     );
-    let (first, _) = heir.record(&key).epoch.cseq_block();
+    let (first, _) = successor.record(&key).epoch.cseq_block();
     assert!(first > 1);
     assert_eq!(sent[0].header("CSeq"), format!("{first} INFO"));
 }
@@ -71,33 +71,33 @@ fn an_heir_starts_the_monitor_compares_and_goes_on_with_higher_cseq_numbers() {
 fn a_call_that_ended_meanwhile_is_reported_cleared_once() {
     let mut bench = Bench::new();
     let key = with_ringing_call(&mut bench);
-    let mut heir = heir_of(&bench);
-    take_over(&mut heir, &key);
-    let sent = resume(&mut heir, Vec::new());
+    let mut successor = successor_of(&bench);
+    take_over(&mut successor, &key);
+    let sent = resume(&mut successor, Vec::new());
     assert_eq!(sent.len(), 1);
     assert!(sent[0].body().contains("ConnectionClearedEvent"));
-    take_over(&mut heir, &key);
-    heir.pass(Duration::from_secs(1));
-    assert!(heir.sent.is_empty());
+    take_over(&mut successor, &key);
+    successor.pass(Duration::from_secs(1));
+    assert!(successor.sent.is_empty());
 }
 
 #[test]
 fn an_end_that_a_snapshot_and_an_event_tell_of_is_reported_once() {
     let mut bench = Bench::new();
     let key = with_ringing_call(&mut bench);
-    let mut heir = heir_of(&bench);
-    take_over(&mut heir, &key);
-    heir.answer_cti(Ok(Response::MonitorStart {
+    let mut successor = successor_of(&bench);
+    take_over(&mut successor, &key);
+    successor.answer_cti(Ok(Response::MonitorStart {
         cross_ref_id: "q-1".into(),
     }));
     let mut ended = event(EventKind::ConnectionCleared, "c-1", LocalConnectionState::Null);
     ended.monitor_cross_ref_id = "q-1".into();
-    assert!(happens(&mut heir, ended).is_empty());
-    let mut sent = heir.answer_cti(Ok(Response::SnapshotDevice {
+    assert!(happens(&mut successor, ended).is_empty());
+    let mut sent = successor.answer_cti(Ok(Response::SnapshotDevice {
         connections: Vec::new(),
     }));
-    heir.pass(Duration::from_secs(1));
-    sent.append(&mut heir.sent);
+    successor.pass(Duration::from_secs(1));
+    sent.append(&mut successor.sent);
     let bodies: Vec<String> = sent.iter().map(Sent::body).collect();
     assert_eq!(bodies.len(), 1, "{bodies:?}");
     assert!(bodies[0].contains("ConnectionClearedEvent"));
@@ -108,15 +108,15 @@ fn the_parties_of_a_call_that_began_meanwhile_are_asked_for() {
     let mut bench = Bench::new();
     let key = bench.sign_in_with_monitor();
     bench.pass(Duration::from_millis(5));
-    let mut heir = heir_of(&bench);
-    take_over(&mut heir, &key);
+    let mut successor = successor_of(&bench);
+    take_over(&mut successor, &key);
     let ringing = [LocalConnectionState::Alerting, LocalConnectionState::Connected];
-    assert!(resume(&mut heir, vec![call("c-7", ringing)]).is_empty());
+    assert!(resume(&mut successor, vec![call("c-7", ringing)]).is_empty());
     let asks = Request::Snapshot(SnapshotRequest::Call {
         call: ConnectionIdentifier::new("c-7", "4711"),
     });
-    assert_eq!(heir.asked(), vec![&asks]);
-    let sent = heir.answer_cti(Ok(Response::SnapshotCall {
+    assert_eq!(successor.asked(), vec![&asks]);
+    let sent = successor.answer_cti(Ok(Response::SnapshotCall {
         calling: Some(crate::csta::Device::Identifier("+3299".into())),
         called: Some(crate::csta::Device::Identifier("4711".into())),
     }));
@@ -155,10 +155,13 @@ fn a_held_request_is_not_held_for_ever() {
 fn with_adoption_switched_off_a_moved_session_is_unknown() {
     let mut bench = Bench::new();
     let key = bench.sign_in();
-    let mut heir = Bench::configured(2, bench.state.clone(), |config| {
+    let mut successor = Bench::configured(2, bench.state.clone(), |config| {
         config.adoption = AdoptionPolicy::Disabled;
     });
-    assert_eq!(heir.receive(&info(&key, 2, &monitor_start()))[0].status(), 481);
+    assert_eq!(
+        successor.receive(&info(&key, 2, &monitor_start()))[0].status(),
+        481
+    );
 }
 
 #[test]
@@ -205,13 +208,13 @@ fn a_repeated_command_with_a_result_gets_that_result() {
         service: Service::MakeCall,
         call: calling_device,
     }));
-    let mut heir = heir_of(&bench);
-    take_over(&mut heir, &key);
-    resume(&mut heir, vec![call("c-5", DIALLED)]);
-    heir.open_pair(2, PairPurpose::Resent);
-    let again = heir.receive_on(2, &info(&key, 3, &make_call()));
+    let mut successor = successor_of(&bench);
+    take_over(&mut successor, &key);
+    resume(&mut successor, vec![call("c-5", DIALLED)]);
+    successor.open_pair(2, PairPurpose::Resent);
+    let again = successor.receive_on(2, &info(&key, 3, &make_call()));
     assert_eq!((again[0].pair, again[0].body()), (PairId(2), first[0].body()));
-    assert!(heir.asked().is_empty());
+    assert!(successor.asked().is_empty());
 }
 
 #[test]
@@ -219,23 +222,23 @@ fn a_repeated_command_with_an_intent_alone_is_answered_from_the_snapshot_before_
     let mut bench = Bench::new();
     let key = bench.sign_in_with_monitor();
     bench.receive(&info(&key, 3, &make_call()));
-    let mut heir = heir_of(&bench);
-    take_over(&mut heir, &key);
-    resume(&mut heir, vec![call("c-5", DIALLED)]);
-    let told = heir.answer_cti(Ok(Response::SnapshotCall {
+    let mut successor = successor_of(&bench);
+    take_over(&mut successor, &key);
+    resume(&mut successor, vec![call("c-5", DIALLED)]);
+    let told = successor.answer_cti(Ok(Response::SnapshotCall {
         calling: None,
         called: None,
     }));
     assert!(told.is_empty(), "the client may ask for its call again");
-    heir.open_pair(2, PairPurpose::Resent);
-    assert!(heir.receive_on(2, &info(&key, 3, &make_call())).is_empty());
+    successor.open_pair(2, PairPurpose::Resent);
+    assert!(successor.receive_on(2, &info(&key, 3, &make_call())).is_empty());
     assert_eq!(
-        heir.asked(),
+        successor.asked(),
         vec![&Request::Snapshot(SnapshotRequest::Device {
             device: "4711".into()
         })]
     );
-    let sent = heir.answer_cti(Ok(Response::SnapshotDevice {
+    let sent = successor.answer_cti(Ok(Response::SnapshotDevice {
         connections: vec![call("c-5", DIALLED)],
     }));
     let calling_device = ConnectionIdentifier::new("c-5", LINE);
@@ -246,8 +249,8 @@ fn a_repeated_command_with_an_intent_alone_is_answered_from_the_snapshot_before_
             call: calling_device
         })
     );
-    heir.pass(Duration::from_millis(50));
-    assert!(heir.sent.pop().unwrap().body().contains("OriginatedEvent"));
+    successor.pass(Duration::from_millis(50));
+    assert!(successor.sent.pop().unwrap().body().contains("OriginatedEvent"));
 }
 
 #[test]
@@ -255,19 +258,19 @@ fn a_repeated_command_of_which_the_snapshot_shows_nothing_is_an_error_and_not_ex
     let mut bench = Bench::new();
     let key = bench.sign_in_with_monitor();
     bench.receive(&info(&key, 3, &make_call()));
-    let mut heir = heir_of(&bench);
-    take_over(&mut heir, &key);
-    resume(&mut heir, Vec::new());
-    heir.open_pair(2, PairPurpose::Resent);
-    heir.receive_on(2, &info(&key, 3, &make_call()));
-    let sent = heir.answer_cti(Ok(Response::SnapshotDevice {
+    let mut successor = successor_of(&bench);
+    take_over(&mut successor, &key);
+    resume(&mut successor, Vec::new());
+    successor.open_pair(2, PairPurpose::Resent);
+    successor.receive_on(2, &info(&key, 3, &make_call()));
+    let sent = successor.answer_cti(Ok(Response::SnapshotDevice {
         connections: Vec::new(),
     }));
     assert_eq!(
         sent[0].csta(),
         CstaMessage::Error(CstaErrorCode::RESOURCE_OUT_OF_SERVICE)
     );
-    assert!(heir.asked().is_empty());
+    assert!(successor.asked().is_empty());
 }
 
 /// The session leaves and comes back while the log is silent: two requests wait for it one after the other.

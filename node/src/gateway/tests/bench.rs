@@ -303,7 +303,7 @@ impl Bench {
         sent[0].to_tag()
     }
 
-    /// Signs user1 in and starts his monitor: the PBX calls it `p-1`.
+    /// Signs user1 in and starts a monitor: the PBX calls it `p-1`.
     pub(super) fn sign_in_with_monitor(&mut self) -> SessionKey {
         let key = self.sign_in();
         self.receive(&info(&key, 2, &monitor_start()));

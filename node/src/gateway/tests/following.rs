@@ -97,7 +97,7 @@ impl World {
         }
     }
 
-    /// The oldest so many entries are heard one by one, or as the one word that something has changed.
+    /// The oldest so many entries are heard one by one, or as one `Replaced`.
     fn hear_of(&mut self, entries: usize, dropped: bool) {
         let entries = entries.min(self.unheard.len());
         let heard: Vec<Vec<Change>> = self.unheard.drain(..entries).collect();

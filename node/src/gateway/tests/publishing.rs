@@ -99,7 +99,7 @@ fn who_has_no_address_or_is_kept_elsewhere_is_not_published() {
     let mut bench = publishing();
     connect(&mut bench);
     set_busy(&mut bench, "user1");
-    assert!(bench.sent.is_empty(), "he has no address");
+    assert!(bench.sent.is_empty(), "the user has no address");
     bench.state.apply(registered(2, 2));
     let is_kept_here = bench.state.calendar_owner("user2") == Some(NodeId(1));
     set_busy(&mut bench, "user2");

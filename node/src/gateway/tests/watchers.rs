@@ -74,7 +74,7 @@ fn cseq(sent: &Sent) -> u32 {
     sent.message.cseq_number()
 }
 
-fn heir_of(bench: &Bench) -> Bench {
+fn successor_of(bench: &Bench) -> Bench {
     let mut state: ClusterState = bench.state.clone();
     state.apply(registered(2, 2));
     state.apply(Command::NodeLost {
@@ -406,16 +406,16 @@ fn hundreds_who_watch_one_user_are_told_in_portions_and_are_bounded() {
     taken(&mut bench);
     let all = owned_by(&bench, 1);
     assert_eq!(all.len(), 150);
-    let mut heir = heir_of(&bench);
-    let watchers = owned_by(&heir, 2);
-    heir.input(Input::WatchersReplaced { watchers });
-    assert_eq!(taken(&mut heir).len(), 64);
-    heir.pass(Duration::from_millis(20));
-    assert_eq!(taken(&mut heir).len(), 64);
-    heir.pass(Duration::from_millis(20));
-    assert_eq!(taken(&mut heir).len(), 22);
-    heir.pass(Duration::from_millis(20));
-    assert!(taken(&mut heir).is_empty());
+    let mut successor = successor_of(&bench);
+    let watchers = owned_by(&successor, 2);
+    successor.input(Input::WatchersReplaced { watchers });
+    assert_eq!(taken(&mut successor).len(), 64);
+    successor.pass(Duration::from_millis(20));
+    assert_eq!(taken(&mut successor).len(), 64);
+    successor.pass(Duration::from_millis(20));
+    assert_eq!(taken(&mut successor).len(), 22);
+    successor.pass(Duration::from_millis(20));
+    assert!(taken(&mut successor).is_empty());
 }
 
 #[test]
@@ -423,15 +423,15 @@ fn the_heir_tells_the_present_state_at_once_with_higher_numbers_and_takes_refres
     let mut bench = Bench::new();
     let (key, first) = watch(&mut bench);
     bench.pass(Duration::from_millis(10));
-    let mut heir = heir_of(&bench);
-    let watchers = owned_by(&heir, 2);
-    heir.input(Input::WatchersReplaced { watchers });
-    let sent = taken(&mut heir);
+    let mut successor = successor_of(&bench);
+    let watchers = owned_by(&successor, 2);
+    successor.input(Input::WatchersReplaced { watchers });
+    let sent = taken(&mut successor);
     assert_eq!(sent.len(), 1);
     assert!(cseq(&sent[0]) > cseq(&first));
     assert_eq!(sent[0].header("Subscription-State"), "active;expires=3600");
-    answer(&mut heir, &sent[0], 200, "");
-    let sent = heir.receive(&refresh(&key, 2, ""));
+    answer(&mut successor, &sent[0], 200, "");
+    let sent = successor.receive(&refresh(&key, 2, ""));
     assert_eq!((sent[0].status(), sent[0].to_tag()), (200, key));
 }
 

@@ -108,7 +108,7 @@ fn two_sessions_on_a_line_share_one_monitor_and_each_gets_its_own_events() {
 
     let told = told(&happens(&mut bench, "p-1", "c-1"));
     assert_eq!(told, expected(&bench, &keys));
-    assert_ne!(told[0].1, told[1].1, "each in its own words");
+    assert_ne!(told[0].1, told[1].1, "each under its own ids");
     assert!(bench.asked().is_empty());
 }
 
@@ -194,25 +194,25 @@ fn both_sessions_are_adopted_over_one_monitor_with_a_snapshot_each() {
         id: NodeId(1),
         incarnation: 1,
     });
-    let mut heir = one_link(2, state);
+    let mut successor = one_link(2, state);
     for key in &keys {
-        let session = heir.known(key);
-        heir.input(Input::SessionChanged {
+        let session = successor.known(key);
+        successor.input(Input::SessionChanged {
             key: key.clone(),
             session,
         });
     }
-    assert_eq!(names(&heir), ["MonitorStart"]);
-    heir.answer_cti(monitor_started("q-1"));
-    assert_eq!(names(&heir), ["SnapshotDevice", "SnapshotDevice"]);
+    assert_eq!(names(&successor), ["MonitorStart"]);
+    successor.answer_cti(monitor_started("q-1"));
+    assert_eq!(names(&successor), ["SnapshotDevice", "SnapshotDevice"]);
     assert!(
-        happens(&mut heir, "q-1", "c-1").is_empty(),
+        happens(&mut successor, "q-1", "c-1").is_empty(),
         "what was before comes first"
     );
-    let first = heir.answer_cti(snapshot(&[]));
-    let second = heir.answer_cti(snapshot(&[]));
+    let first = successor.answer_cti(snapshot(&[]));
+    let second = successor.answer_cti(snapshot(&[]));
     let told = told(&[first, second].concat());
-    assert_eq!(told, expected(&heir, &keys));
+    assert_eq!(told, expected(&successor, &keys));
 }
 
 #[test]

@@ -84,7 +84,7 @@ impl Gateway {
         }
     }
 
-    /// He has changed hands, or his subscription is over.
+    /// The watcher has another owner, or its subscription is over.
     pub(in crate::gateway) fn watcher_changed(
         &mut self,
         key: &SessionKey,
@@ -137,7 +137,7 @@ impl Gateway {
         }
     }
 
-    /// He goes on from the record: with the present state at once, since nobody knows what he was told last.
+    /// The watcher goes on from its record, and is told the present state at once: what it was told last is not in the record.
     fn adopt_watcher(&mut self, record: WatcherRecord, view: View<'_>, now: Now) {
         let key = record.key.clone();
         match self.watchers.table.get(&key) {
@@ -169,7 +169,7 @@ impl Gateway {
         self.look_at_presence(&user, view, now);
     }
 
-    /// Another node goes on with him: nothing is said to him here.
+    /// Another node goes on with the watcher, which is sent nothing from here.
     fn leave_watcher(&mut self, key: &SessionKey, now: Now) {
         if self.forget_watcher(key).is_some() {
             self.watchers.ownership.left(key, now.instant);

@@ -6,7 +6,7 @@
 //!
 //! What always holds: a watcher has one NOTIFY under way at most; of changes that come within five seconds the last
 //! one is told; a NOTIFY follows every SUBSCRIBE that was accepted; a watcher who has moved away is left without a
-//! word. A record is written after the 200 and not waited for: who loses his subscription with its node subscribes
+//! word. A record is written after the 200 and not waited for: a watcher that loses its subscription with the node subscribes
 //! again when a refresh is refused, as RFC 6665 has it.
 
 mod handover;
@@ -324,7 +324,7 @@ impl Gateway {
         Some(watcher)
     }
 
-    /// Lets a watcher that this step has touched go on as far as he can.
+    /// Lets a watcher that this step has touched go on as far as it can.
     pub(super) fn attend_watcher(&mut self, key: &SessionKey, view: View<'_>, now: Now) {
         self.notify(key, view, now);
         self.watchers.table.index_deadline(key, now.instant);
@@ -393,7 +393,7 @@ impl Gateway {
         Some(watcher)
     }
 
-    /// What a watcher's record says now, for whoever takes him over.
+    /// What a watcher's record says now, for the node that takes it over.
     fn write_watcher(&mut self, key: &SessionKey, now: Now) {
         let Some(watcher) = self.watchers.table.get_mut(key) else {
             return;

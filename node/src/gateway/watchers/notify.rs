@@ -15,7 +15,7 @@ use super::super::{Gateway, Now, Output, PairId, Report, View, new_branch, via};
 use super::{Due, EndOfSubscription, PIDF, TRANSACTION_TIMEOUT, UnderWay, Watcher, WatcherReport};
 
 impl Gateway {
-    /// Tells the watcher what he is to be told, unless something forbids it for now.
+    /// Sends the watcher what it is to be told, unless something forbids it for now.
     pub(super) fn notify(&mut self, key: &SessionKey, view: View<'_>, now: Now) {
         // An owner that may have been replaced starts nothing.
         if self.authority == Authority::Isolated {
@@ -41,7 +41,7 @@ impl Gateway {
         }
     }
 
-    /// As it was looked at last, or now. The last word about a user who is gone tells nothing of him.
+    /// As it was looked at last, or now. The last NOTIFY about a user who was removed says nothing of their presence.
     fn presence_for(&mut self, key: &SessionKey, view: View<'_>, now: Now) -> Option<Composed> {
         let watcher = self.watchers.table.get(key)?;
         let user = watcher.record.presentity.clone();
@@ -129,7 +129,7 @@ impl Gateway {
         self.look_up_watcher(key, view, now);
     }
 
-    /// The connection broke before the watcher could have answered: he may not have had the NOTIFY.
+    /// The connection broke before the watcher could have answered: it may not have had the NOTIFY.
     pub(in crate::gateway) fn notify_again(&mut self, pair: PairId) {
         let is_lost = |watcher: &Watcher| watcher.under_way.as_ref().is_some_and(|sent| sent.pair == pair);
         let table = &self.watchers.table;
@@ -180,7 +180,7 @@ fn event_value(id: Option<&str>) -> String {
     id.map_or_else(|| "presence".to_owned(), |id| format!("presence;id={id}"))
 }
 
-/// The presentity as the watcher wrote him: that is what he looks for in the document.
+/// The presentity as the watcher wrote it: that is what the watcher looks for in the document.
 fn entity_of(to: &str) -> String {
     let uri = NameAddr::parse(to).map(|address| address.uri).unwrap_or_default();
     match Uri::parse(&uri) {
