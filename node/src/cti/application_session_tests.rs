@@ -31,7 +31,7 @@ fn logged_in() -> World {
     };
     world.say(link(0, 1), 1, &started.encode());
     world.answer_heartbeats();
-    assert!(world.connections.is_in_service(FIRST));
+    assert!(world.is_in_service(FIRST));
     world.outputs();
     world
 }

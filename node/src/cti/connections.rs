@@ -154,13 +154,6 @@ impl Connections {
         outputs
     }
 
-    #[must_use]
-    pub fn is_in_service(&self, connection: CtiConnectionId) -> bool {
-        self.connections
-            .get(connection.0)
-            .is_some_and(Connection::is_in_service)
-    }
-
     /// The configured `host:port`.
     #[must_use]
     pub fn address(&self, connection: CtiConnectionId) -> Option<&str> {
