@@ -10,7 +10,6 @@ use tandem_sip::{RawMessage, Request};
 use crate::csta::{self, service::Evidence};
 use crate::cti::{CtiConnectionId, RequestToken};
 
-use super::commands::changes_pbx;
 use super::pairs::{Pair, PairId, PairPurpose};
 use super::proposals::RequestNumber;
 
@@ -228,8 +227,8 @@ impl Progress {
     pub(super) fn may_have_changed_something(&self) -> bool {
         match self {
             Self::Idle | Self::WaitingForLink => false,
-            Self::WaitingForCti { request, .. } => changes_pbx(request),
-            Self::WaitingForMonitor(_)
+            Self::WaitingForCti { request, .. } => request.service().is_some_and(csta::Service::changes_pbx),
+            Self::WaitingForMonitor
             | Self::WaitingForIntent { .. }
             | Self::WaitingForCommit { .. }
             | Self::WaitingForEvidence { .. } => true,

@@ -144,7 +144,7 @@ fn taken(bench: &mut Bench, key: &SessionKey) -> Vec<u16> {
 #[test]
 fn what_a_taken_session_only_looks_at_is_left_to_the_new_owner() {
     let (mut bench, key) = at_rest();
-    let snapshot = Request::SnapshotDevice { device: LINE.into() };
+    let snapshot = Request::Snapshot(SnapshotRequest::Device { device: LINE.into() });
     assert!(bench.receive(&info(&key, 3, &snapshot)).is_empty());
     assert!(bench.receive(&features(&key, 4)).is_empty());
     assert_eq!(taken(&mut bench, &key), [503, 503]);
