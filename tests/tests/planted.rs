@@ -89,7 +89,7 @@ const FOUND_BY: [(Bug, Room, &str); 32] = [
     (
         Bug::SuccessorAmongAll,
         NODES,
-        "sessions_of_a_lost_node_go_to_their_heirs_in_order_with_their_epochs_raised",
+        "sessions_of_a_lost_node_go_to_their_successors_in_order_with_their_epochs_raised",
     ),
     (
         Bug::AnswerBeforeCommit,
@@ -144,7 +144,7 @@ const FOUND_BY: [(Bug, Room, &str); 32] = [
     (
         Bug::EpochStays,
         NODES,
-        "sessions_of_a_lost_node_go_to_their_heirs_in_order_with_their_epochs_raised",
+        "sessions_of_a_lost_node_go_to_their_successors_in_order_with_their_epochs_raised",
     ),
     (
         Bug::CommandNotHeldForIntent,
@@ -184,7 +184,7 @@ const FOUND_BY: [(Bug, Room, &str); 32] = [
     (
         Bug::ResentUnmarked,
         DEATH,
-        "a_request_in_a_dialog_goes_to_the_heir_once_its_node_is_refused",
+        "a_request_in_a_dialog_goes_to_the_successor_once_its_node_is_refused",
     ),
     (
         Bug::ReturnedDialogForgotten,
@@ -209,12 +209,12 @@ const FOUND_BY: [(Bug, Room, &str); 32] = [
     (
         Bug::CseqBlockTwice,
         ADOPTION,
-        "an_heir_starts_the_monitor_compares_and_goes_on_with_higher_cseq_numbers",
+        "a_successor_starts_the_monitor_compares_and_goes_on_with_higher_cseq_numbers",
     ),
     (
         Bug::UserErrorCountsForCas,
         CALENDAR_ROWS,
-        "a_mailbox_that_is_not_there_is_no_fault_of_its_gateway",
+        "a_mailbox_that_is_not_there_is_no_fault_of_its_cas",
     ),
     (
         Bug::EdgeInLocalTime,

@@ -94,7 +94,7 @@ impl Balancer {
         }
     }
 
-    /// A node whose pair broke may well live: one attempt tells, and until then nothing moves to its heir. A node
+    /// A node whose pair broke may well live: one attempt tells, and until then nothing moves to its successor. A node
     /// that was refused or lies is left alone for a moment.
     fn reopen_or_refuse(&mut self, pair: &Pair, loss: PairLoss, now: Instant) {
         if pair.purpose == PairPurpose::Resent {

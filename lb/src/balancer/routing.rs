@@ -66,7 +66,7 @@ impl Balancer {
         if lags { Target::Wait } else { target }
     }
 
-    /// The session's owner; while that one cannot be reached, its heir.
+    /// The session's owner; while that one cannot be reached, its successor.
     pub(super) fn dialog_target(&self, tag: &[u8]) -> Target {
         let Some(owner) = self.owner(tag) else {
             return Target::Answer(481);
@@ -75,7 +75,7 @@ impl Balancer {
         match access {
             Access::Ready if self.table.is_reachable(owner) => Target::Node(owner),
             Access::Uncertain => Target::Wait,
-            Access::Ready | Access::Refused => self.heir_target(tag, owner),
+            Access::Ready | Access::Refused => self.successor_target(tag, owner),
         }
     }
 
@@ -89,8 +89,8 @@ impl Balancer {
             .or_else(|| self.shared.ownership.look_up(tag))
     }
 
-    /// The heir that `apply` will choose as well, should it not have done so yet.
-    fn heir_target(&self, tag: &[u8], owner: NodeId) -> Target {
+    /// The successor that `apply` will choose as well, should it not have done so yet.
+    fn successor_target(&self, tag: &[u8], owner: NodeId) -> Target {
         let Ok(tag) = std::str::from_utf8(tag) else {
             return Target::Answer(481);
         };
@@ -102,7 +102,7 @@ impl Balancer {
         };
         let ready = others().filter(|&node| self.pairs.access(node) == Access::Ready);
         match successor(&SessionKey::new(tag), ready) {
-            Some(heir) => Target::Node(heir),
+            Some(successor) => Target::Node(successor),
             None if others().any(|node| self.pairs.access(node) == Access::Uncertain) => Target::Wait,
             None => Target::Answer(503),
         }

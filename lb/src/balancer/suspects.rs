@@ -1,6 +1,6 @@
 //! The fence: requests from a node that, by the replicated state, does not own the session.
 //!
-//! Our copy of the state may lag behind the node's by the time that one message of the cluster takes, and an heir
+//! Our copy of the state may lag behind the node's by the time that one message of the cluster takes, and a successor
 //! acts as soon as it knows itself the owner. So a suspect waits a moment before it is judged.
 
 use std::collections::VecDeque;

@@ -16,7 +16,7 @@ fn a_phone_that_rings_behind_a_cut_is_heard_of_afterwards() {
 }
 
 #[test]
-#[ignore = "open: an event may overtake the answer that its heir gives to the request sent again"]
+#[ignore = "open: an event may overtake the answer that its successor gives to the request sent again"]
 fn a_call_that_is_made_behind_a_cut_is_answered_before_it_is_told_of() {
     in_a_network_of_its_own(Needs::Nothing, make_calls);
 }

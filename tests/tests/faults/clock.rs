@@ -15,14 +15,14 @@ fn a_step_of_a_clock_under_load_is_not_noticed() {
 }
 
 #[test]
-fn an_heir_whose_clock_is_ahead_ends_no_session() {
+fn a_successor_whose_clock_is_ahead_ends_no_session() {
     in_a_network_of_its_own(Needs::SteppedClocks, |hub| {
         adopt_by_another_clock(hub, &[64, 1800])
     });
 }
 
 #[test]
-fn an_heir_whose_clock_is_behind_ends_no_session() {
+fn a_successor_whose_clock_is_behind_ends_no_session() {
     in_a_network_of_its_own(Needs::SteppedClocks, |hub| {
         adopt_by_another_clock(hub, &[-64, -1800])
     });
@@ -87,7 +87,7 @@ async fn adopt_by_another_clock(hub: Hub, steps: &[i64]) -> anyhow::Result<()> {
     scene.end().await
 }
 
-/// MakeCall is carried out and not answered; its node dies, and the front end sends it to the heir.
+/// MakeCall is carried out and not answered; its node dies, and the front end sends it to the successor.
 async fn repeat(hub: Hub, stepped: Who, steps: &[i64]) -> anyhow::Result<()> {
     let mut scene = scene(hub).await?;
     for &secs in steps {

@@ -116,5 +116,5 @@ async fn epochs(scene: &DiskScene) -> anyhow::Result<BTreeMap<String, u64>> {
 const LASTS: Duration = Duration::from_secs(5);
 /// Less than the silence after which a node is lost.
 const SHORTLY: Duration = Duration::from_secs(1);
-/// To the heir, and perhaps back by a request that reaches the former owner only.
+/// To the successor, and perhaps back by a request that reaches the former owner only.
 const MOVES_MAX: u64 = 2;

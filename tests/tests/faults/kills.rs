@@ -64,9 +64,9 @@ async fn kill_five_times(hub: Hub) -> anyhow::Result<()> {
 async fn kill_the_leader(scene: &mut DiskScene) -> anyhow::Result<Pauses> {
     scene.all_is_well().await?;
     let leader = scene.leading_node().await?;
-    let heir = other(leader);
+    let successor = other(leader);
     let owned = users_owned_by(scene, leader).await?;
-    let writes = Stream::start(scene, heir)?;
+    let writes = Stream::start(scene, successor)?;
     let killed = Instant::now();
     scene.cluster.kill(leader).await?;
     let asked = owned.clone();
@@ -78,8 +78,10 @@ async fn kill_the_leader(scene: &mut DiskScene) -> anyhow::Result<Pauses> {
             }
         })
         .await;
-    let (lost_at_front_end, commit) =
-        tokio::try_join!(loss_at_front_end(scene, heir, leader), writes.first_after(killed))?;
+    let (lost_at_front_end, commit) = tokio::try_join!(
+        loss_at_front_end(scene, successor, leader),
+        writes.first_after(killed)
+    )?;
     scene.wait_until_answered().await?;
     let answers = answers_after(scene, killed, owned).await;
     let pauses = Pauses {
@@ -116,13 +118,13 @@ async fn answers_after(scene: &DiskScene, since: Instant, users: Vec<usize>) -> 
         .await
 }
 
-/// When the front end has applied as much as the heir had when it knew of the loss; what it waits for may be a little
+/// When the front end has applied as much as the successor had when it knew of the loss; what it waits for may be a little
 /// more than the loss itself.
-async fn loss_at_front_end(scene: &DiskScene, heir: Member, dead: Member) -> anyhow::Result<Instant> {
+async fn loss_at_front_end(scene: &DiskScene, successor: Member, dead: Member) -> anyhow::Result<Instant> {
     let started = Instant::now();
     let dead = tandem_tests::scenario::name(dead);
     let applied = loop {
-        let cluster = scene.cluster.get(heir, "/cluster").await?;
+        let cluster = scene.cluster.get(successor, "/cluster").await?;
         let nodes = cluster["nodes"].as_array().into_iter().flatten();
         if nodes
             .into_iter()
@@ -130,7 +132,10 @@ async fn loss_at_front_end(scene: &DiskScene, heir: Member, dead: Member) -> any
         {
             break cluster["last_applied"].as_f64().context("no index")?;
         }
-        ensure!(started.elapsed() < DEADLINE, "{heir} does not notice the death");
+        ensure!(
+            started.elapsed() < DEADLINE,
+            "{successor} does not notice the death"
+        );
         tokio::time::sleep(POLL).await;
     };
     while scene

@@ -9,7 +9,7 @@ use tandem_tests::scenario::CalendarScene;
 const USERS: usize = 40;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_heir_goes_on_where_the_dead_node_read_and_presence_goes_on() {
+async fn the_successor_goes_on_where_the_dead_node_read_and_presence_goes_on() {
     let mut scene = CalendarScene::start(USERS, ExchangeOptions::default())
         .await
         .unwrap();

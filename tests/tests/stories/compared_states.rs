@@ -40,7 +40,7 @@ async fn all_members_hold_the_same_and_one_that_is_away_is_named() {
     assert_eq!(told.status, 1, "{told:?}");
     assert!(told.text.contains("(!) not all members"), "{told:?}");
     scene.everyone_gets_a_snapshot().await.unwrap();
-    // Not before: what a node has told its clients in its last milliseconds, its heir tells once more.
+    // Not before: what a node has told its clients in its last milliseconds, its successor tells once more.
     scene.far_ends_hang_up(&calls).await.unwrap();
     scene.verdict_without_failures().await.unwrap();
 }

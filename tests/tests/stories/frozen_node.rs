@@ -35,7 +35,7 @@ async fn scene() -> Scene {
 async fn freeze_and_wake(mut scene: Scene, victim: Member) -> anyhow::Result<()> {
     let survivor = other(victim);
     let calls = scene.put_incoming_calls_up(&(0..40).collect::<Vec<_>>()).await?;
-    // What clients know is replicated moments after they know it; an heir would say it again.
+    // What clients know is replicated moments after they know it; a successor would say it again.
     scene.everyone_gets_a_snapshot().await?;
     scene.cluster.signal(victim, Signal::Stop)?;
     scene

@@ -44,7 +44,7 @@ async fn watchers_are_told_of_availability_and_phone_and_are_refused_with_a_reas
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_a_node_dies_its_heir_goes_on_notifying_and_takes_refreshes() {
+async fn when_a_node_dies_its_successor_goes_on_notifying_and_takes_refreshes() {
     let mut cluster = Cluster::start(few_users()).await.unwrap();
     let watchers = start(&cluster).await;
     set(&cluster, Member::Node(1), 0, json!("available")).await;
@@ -79,7 +79,7 @@ async fn when_a_node_dies_its_heir_goes_on_notifying_and_takes_refreshes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn presence_is_published_by_one_node_and_by_its_heir() {
+async fn presence_is_published_by_one_node_and_by_its_successor() {
     let options = ClusterOptions {
         publishes_presence: true,
         secure_pairs: true,
@@ -107,7 +107,7 @@ async fn presence_is_published_by_one_node_and_by_its_heir() {
     for user in 0..USERS {
         set(&cluster, Member::Node(2), user, json!("available")).await;
     }
-    published(&server, "the heir publishes for everybody", |document| {
+    published(&server, "the successor publishes for everybody", |document| {
         document.is_open && document.activities.is_empty()
     })
     .await;

@@ -38,7 +38,7 @@ fn an_opening_invite_goes_to_another_node_at_once_over_a_connection_for_re_sent(
 }
 
 #[test]
-fn a_request_in_a_dialog_goes_to_the_heir_once_its_node_is_refused() {
+fn a_request_in_a_dialog_goes_to_the_successor_once_its_node_is_refused() {
     let mut bench = Bench::standing();
     drop(bench.client(&request("INFO", "a", Some("n1-x"))));
     bench.pass(Duration::from_secs(2));
@@ -234,7 +234,7 @@ fn when_no_node_is_left_the_answer_is_503() {
 }
 
 #[test]
-fn when_the_heir_dies_too_the_client_is_answered_in_the_end() {
+fn when_the_successor_dies_too_the_client_is_answered_in_the_end() {
     let mut bench = Bench::standing();
     drop(bench.client(&request("INFO", "a", Some("n1-x"))));
     assert_eq!(bench.kill(0, 2), ["3 < INFO a"]);

@@ -26,7 +26,7 @@ fn a_former_owner_is_answered_481_and_the_client_hears_nothing() {
 }
 
 #[test]
-fn an_heir_of_whom_we_have_not_heard_yet_passes_as_soon_as_we_have() {
+fn a_successor_of_whom_we_have_not_heard_yet_passes_as_soon_as_we_have() {
     let mut bench = Bench::standing();
     bench.ownership.set_lookup(|_| Some(NodeId(1)));
     assert_eq!(bench.node(1, &event(2, "a", "n1-x")), [""; 0]);

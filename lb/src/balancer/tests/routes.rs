@@ -67,7 +67,7 @@ fn a_tag_of_an_unknown_node_is_resolved_by_the_state_or_answered_481() {
 }
 
 #[test]
-fn while_a_node_is_down_its_dialogs_go_to_the_heir() {
+fn while_a_node_is_down_its_dialogs_go_to_the_successor() {
     let mut bench = Bench::standing();
     assert_eq!(bench.nodes(&[2]), ["drain 0"]);
     assert_eq!(bench.lose(0, PairLoss::Drained), [""; 0]);

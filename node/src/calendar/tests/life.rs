@@ -205,7 +205,7 @@ fn what_goes_down_together_is_found_down_together() {
 }
 
 #[test]
-fn when_a_node_dies_its_heirs_take_over_at_the_same_cas() {
+fn when_a_node_dies_its_successors_take_over_at_the_same_cas() {
     let mut world = settled(3, &EIGHT[..4], 300, CalendarSettings::default());
     let before = world.state.assignments().clone();
     world.kill_node(2);

@@ -48,7 +48,7 @@ fn resume(successor: &mut Bench, connections: Vec<SnapshotConnection>) -> Vec<Se
 }
 
 #[test]
-fn an_heir_starts_the_monitor_compares_and_goes_on_with_higher_cseq_numbers() {
+fn a_successor_starts_the_monitor_compares_and_goes_on_with_higher_cseq_numbers() {
     let mut bench = Bench::new();
     let key = with_ringing_call(&mut bench);
     let mut successor = successor_of(&bench);

@@ -419,7 +419,7 @@ fn hundreds_who_watch_one_user_are_told_in_portions_and_are_bounded() {
 }
 
 #[test]
-fn the_heir_tells_the_present_state_at_once_with_higher_numbers_and_takes_refreshes() {
+fn the_successor_tells_the_present_state_at_once_with_higher_numbers_and_takes_refreshes() {
     let mut bench = Bench::new();
     let (key, first) = watch(&mut bench);
     bench.pass(Duration::from_millis(10));

@@ -151,7 +151,7 @@ mod tests {
     use crate::command::SessionChange;
 
     #[test]
-    fn sessions_of_a_lost_node_go_to_their_heirs_in_order_with_their_epochs_raised() {
+    fn sessions_of_a_lost_node_go_to_their_successors_in_order_with_their_epochs_raised() {
         let mut state = cluster_of(3);
         apply_all(&mut state, (0..300).map(|number| opened(1 + number % 3, number)));
         let changes = apply_all(&mut state, [lost(2, 1)]);

@@ -143,7 +143,7 @@ async fn subscribed_anew(
             .map(|granted| (granted.mailbox.clone(), granted.cas))
             .collect()
     };
-    let what = format!("the heir has subscribed {users} users");
+    let what = format!("the successor has subscribed {users} users");
     let all = move |servers: &Servers| anew(servers).len() >= users;
     scene.exchange().wait_until(&what, scene.patience, all).await?;
     Ok(scene.exchange().ask(move |servers| anew(servers)).await)
