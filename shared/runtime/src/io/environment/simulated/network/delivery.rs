@@ -1,58 +1,15 @@
-//! How segments travel, what they do where they arrive, and when a connection counts as broken.
+//! How segments travel, and what they do where they arrive.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use rand::Rng;
 
-use super::{End, EndId, EndState, Latency, MachineId, Net, Segment, What};
-use crate::io::environment::net::TcpOptions;
+use super::state::{End, EndState, Net, Segment, What};
+use super::{EndId, Latency, MachineId};
 
 impl Net {
-    pub(super) fn free_port(&mut self, machine: MachineId) -> u16 {
-        let Some(machine) = self.machines.get_mut(&machine) else {
-            return 0;
-        };
-        let port = machine.next_port;
-        machine.next_port = port.checked_add(1).unwrap_or(FIRST_EPHEMERAL_PORT);
-        port
-    }
-
-    pub(super) fn add_end(
-        &mut self,
-        machine: MachineId,
-        local: SocketAddr,
-        peer_machine: MachineId,
-        peer_address: SocketAddr,
-        state: EndState,
-    ) -> EndId {
-        let id = EndId(self.next_end);
-        self.next_end += 1;
-        let end = End {
-            machine,
-            local,
-            peer_address,
-            peer_machine,
-            peer: None,
-            state,
-            received: BytesMut::new(),
-            ended: false,
-            shut_down: false,
-            unread: 0,
-            options: TcpOptions::default(),
-            reset_when_closed: false,
-            last_heard: self.now,
-            last_arrival: Duration::ZERO,
-            reader: None,
-            writer: None,
-        };
-        self.ends.insert(id, end);
-        id
-    }
-
     /// Closed by its own process, or with it.
     pub(super) fn drop_end(&mut self, id: EndId, machine: MachineId, resets: bool) {
         let is_on = self.machines.get(&machine).is_some_and(|machine| machine.is_on);
@@ -88,7 +45,7 @@ impl Net {
         );
     }
 
-    pub(super) fn time_between(&mut self, from: MachineId, to: MachineId) -> Duration {
+    fn time_between(&mut self, from: MachineId, to: MachineId) -> Duration {
         let Latency { least, most } = self.latency;
         let slow = |machine| self.slow.get(&machine).copied().unwrap_or_default();
         let extra = slow(from) + slow(to);
@@ -98,7 +55,7 @@ impl Net {
         least + (most - least).mul_f64(self.chance.random::<f64>()) + extra
     }
 
-    pub(super) fn put_in_flight(&mut self, arrival: Duration, segment: Segment) {
+    fn put_in_flight(&mut self, arrival: Duration, segment: Segment) {
         self.next_segment += 1;
         self.in_flight.insert((arrival, self.next_segment), segment);
     }
@@ -160,7 +117,7 @@ impl Net {
         }
     }
 
-    pub(super) fn connect_arrives(&mut self, segment: Segment, source: SocketAddr, target: SocketAddr) {
+    fn connect_arrives(&mut self, segment: Segment, source: SocketAddr, target: SocketAddr) {
         let Segment { from, to, sender, .. } = segment;
         if !self.ends.contains_key(&sender) {
             return;
@@ -202,7 +159,7 @@ impl Net {
         }
     }
 
-    pub(super) fn accepted(&mut self, dialler: EndId, by: EndId) {
+    fn accepted(&mut self, dialler: EndId, by: EndId) {
         let now = self.now;
         match self.ends.get_mut(&dialler) {
             Some(end) if end.state == EndState::Connecting => {
@@ -219,7 +176,7 @@ impl Net {
     }
 
     /// An end that hears something now; `None` when it is gone, or broken.
-    pub(super) fn hearing(&mut self, id: EndId) -> Option<&mut End> {
+    fn hearing(&mut self, id: EndId) -> Option<&mut End> {
         let now = self.now;
         let end = self.ends.get_mut(&id)?;
         end.last_heard = now;
@@ -227,7 +184,7 @@ impl Net {
     }
 
     /// What nobody expects is answered with a reset.
-    pub(super) fn reset_back(&mut self, sender: EndId) {
+    fn reset_back(&mut self, sender: EndId) {
         self.answer_from_kernel(sender, What::Reset { to: sender });
     }
 
@@ -257,56 +214,8 @@ impl Net {
         let wakers = [end.reader.take(), end.writer.take()];
         self.woken.extend(wakers.into_iter().flatten());
     }
-
-    /// Ends whose peer does not acknowledge, or answers no probe.
-    pub(super) fn break_silent_connections(&mut self) {
-        let mut broken: BTreeSet<EndId> = BTreeSet::new();
-        for segment in self.held.values().flatten() {
-            let patience = |end: &End| end.options.unacknowledged_max.unwrap_or(SENT_AGAIN_FOR);
-            let is_over = |end: &End| self.now >= segment.sent_at + patience(end);
-            if self.ends.get(&segment.sender).is_some_and(is_over) {
-                broken.insert(segment.sender);
-            }
-        }
-        for (id, end) in &self.ends {
-            let Some(keepalive) = end.options.keepalive else {
-                continue;
-            };
-            let retries = keepalive.retries.unwrap_or(PROBES_MAX);
-            let patience = keepalive.idle + keepalive.interval * retries;
-            let is_open = end.state == EndState::Open;
-            if is_open && self.is_out_of_reach(end) && self.now >= end.last_heard + patience {
-                broken.insert(*id);
-            }
-        }
-        self.tally.timed_out += u64::try_from(broken.len()).unwrap_or(u64::MAX);
-        for id in broken {
-            self.break_end(id, io::ErrorKind::TimedOut);
-        }
-        let ends = &self.ends;
-        for held in self.held.values_mut() {
-            let is_given_up = |segment: &Segment| {
-                let sender = ends.get(&segment.sender);
-                sender.is_some_and(|end| matches!(end.state, EndState::Broken(_)))
-            };
-            held.retain(|segment| !is_given_up(segment));
-        }
-    }
-
-    /// A probe would not be answered.
-    pub(super) fn is_out_of_reach(&self, end: &End) -> bool {
-        let (own, peer) = (end.machine, end.peer_machine);
-        let is_cut = self.cuts.contains(&(own, peer)) || self.cuts.contains(&(peer, own));
-        let is_off = !self.machines.get(&peer).is_some_and(|machine| machine.is_on);
-        let is_forgotten = !end.peer.is_some_and(|peer| self.ends.contains_key(&peer)) && !end.ended;
-        is_cut || is_off || is_forgotten
-    }
 }
 
-pub(super) const FIRST_EPHEMERAL_PORT: u16 = 32_768;
 const ON_ONE_MACHINE: Duration = Duration::from_micros(50);
 const SENT_AGAIN_WITHIN: Duration = Duration::from_millis(200);
-/// Linux gives a segment up after some fifteen minutes.
-const SENT_AGAIN_FOR: Duration = Duration::from_secs(900);
 const CONNECT_AGAIN_AFTER: Duration = Duration::from_secs(1);
-const PROBES_MAX: u32 = 9;
