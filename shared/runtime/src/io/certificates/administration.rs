@@ -7,7 +7,8 @@ use tracing::info;
 
 use super::identity_files::Completeness;
 use super::signing_request::SigningError;
-use super::trust_store::{FileProblem, StoredCertificate, TrustError};
+use super::trust_directory::{FileProblem, StoredCertificate};
+use super::trust_store::TrustError;
 use crate::io::admin::{AdminResponse, StatusCode};
 use tandem_certificate::{BundleError, Certificate, CertificateView, Fingerprint, read_bundle};
 

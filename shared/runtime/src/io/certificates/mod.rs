@@ -9,6 +9,7 @@ mod administration;
 mod files;
 mod identity_files;
 mod signing_request;
+mod trust_directory;
 mod trust_store;
 
 pub use administration::{
@@ -18,4 +19,5 @@ pub use administration::{
 };
 pub use identity_files::{Answer, Completeness, Identity, IdentityFiles, IdentityStamp, Installed};
 pub use signing_request::{KeyChoice, SigningError, SigningRequest};
-pub use trust_store::{FileProblem, StoredCertificate, TrustError, TrustStore};
+pub use trust_directory::{FileProblem, StoredCertificate};
+pub use trust_store::{TrustError, TrustStore};

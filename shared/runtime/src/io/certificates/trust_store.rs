@@ -11,11 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::sync::watch;
-use tracing::{info, warn};
 
 use super::files::{pem_text, write_whole};
-use crate::io::watched_files::FileStamp;
-use tandem_certificate::{BUNDLE_BYTES_MAX, BundleError, Certificate, Fingerprint, Trusted, read_bundle};
+use super::trust_directory::{Contents, FileProblem, Listing, StoredCertificate};
+use tandem_certificate::{Certificate, Fingerprint, Trusted};
 
 /// Clones share one store.
 #[derive(Debug, Clone)]
@@ -154,18 +153,6 @@ impl TrustStore {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredCertificate {
-    pub certificate: Certificate,
-    pub file: PathBuf,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileProblem {
-    pub file: PathBuf,
-    pub reason: String,
-}
-
 #[derive(Debug, Error)]
 pub enum TrustError {
     #[error("the trust directory {} cannot be used: check that it is a directory and that this user may list it", .path.display())]
@@ -187,127 +174,19 @@ pub enum TrustError {
 }
 
 impl TrustError {
-    fn directory(path: &Path, source: io::Error) -> Self {
+    pub(super) fn directory(path: &Path, source: io::Error) -> Self {
         Self::Directory {
             path: path.to_path_buf(),
             source,
         }
     }
 
-    fn file(path: &Path, source: io::Error) -> Self {
+    pub(super) fn file(path: &Path, source: io::Error) -> Self {
         Self::File {
             path: path.to_path_buf(),
             source,
         }
     }
-}
-
-/// The directory as it was read last.
-#[derive(Debug)]
-struct Contents {
-    listing: Listing,
-    stored: Vec<StoredCertificate>,
-    problems: Vec<FileProblem>,
-    trusted: Arc<Trusted>,
-}
-
-impl Contents {
-    fn read(directory: &Path) -> Result<Self, TrustError> {
-        let listing = Listing::of(directory)?;
-        let (mut stored, mut problems) = (Vec::new(), Vec::new());
-        for (file, stamp) in &listing.files {
-            match read_file(file, stamp) {
-                Ok(certificates) => {
-                    stored.extend(certificates.into_iter().map(|certificate| StoredCertificate {
-                        certificate,
-                        file: file.clone(),
-                    }))
-                }
-                Err(error) => problems.push(FileProblem {
-                    file: file.clone(),
-                    reason: error.to_string(),
-                }),
-            }
-        }
-        stored.truncate(CERTIFICATES_MAX);
-        Ok(Self {
-            listing,
-            trusted: Arc::new(Trusted::new(distinct(&stored))),
-            stored,
-            problems,
-        })
-    }
-
-    fn report(&self) {
-        for problem in &self.problems {
-            warn!(file = %problem.file.display(), reason = problem.reason, "a file of the trust store is passed over");
-        }
-        info!(certificates = self.trusted.certificates.len(), "trust store read");
-    }
-}
-
-/// The files of the directory that count, and what tells that one has changed.
-#[derive(Debug, PartialEq, Eq)]
-struct Listing {
-    files: Vec<(PathBuf, FileStamp)>,
-}
-
-impl Listing {
-    fn of(directory: &Path) -> Result<Self, TrustError> {
-        let failed = |source| TrustError::directory(directory, source);
-        let mut files = Vec::new();
-        for entry in fs::read_dir(directory).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
-            // A link is followed, as certificates are often deployed by one; what is gone meanwhile is gone.
-            let Ok(metadata) = fs::metadata(&path) else {
-                continue;
-            };
-            if !metadata.is_file() || !is_certificate_file(&path) {
-                continue;
-            }
-            files.push((path, FileStamp::of(&metadata)));
-        }
-        files.sort_by(|(one, _), (other, _)| one.cmp(other));
-        files.truncate(FILES_MAX);
-        Ok(Self { files })
-    }
-}
-
-fn is_certificate_file(path: &Path) -> bool {
-    let extension = path.extension().and_then(|extension| extension.to_str());
-    extension.is_some_and(|extension| {
-        EXTENSIONS
-            .iter()
-            .any(|known| known.eq_ignore_ascii_case(extension))
-    })
-}
-
-fn read_file(path: &Path, stamp: &FileStamp) -> Result<Vec<Certificate>, FileError> {
-    if stamp.bytes > BUNDLE_BYTES_MAX as u64 {
-        return Err(BundleError::TooLarge.into());
-    }
-    Ok(read_bundle(&fs::read(path)?)?)
-}
-
-#[derive(Debug, Error)]
-enum FileError {
-    #[error("it cannot be read: {0}")]
-    Unreadable(#[from] io::Error),
-    #[error(transparent)]
-    Bundle(#[from] BundleError),
-}
-
-fn distinct(stored: &[StoredCertificate]) -> Vec<Certificate> {
-    let mut certificates: Vec<Certificate> = Vec::new();
-    for stored in stored {
-        let known = certificates
-            .iter()
-            .any(|known| known.fingerprint == stored.certificate.fingerprint);
-        if !known {
-            certificates.push(stored.certificate.clone());
-        }
-    }
-    certificates
 }
 
 fn files_with(stored: &[StoredCertificate], fingerprint: Fingerprint) -> Vec<PathBuf> {
@@ -347,9 +226,7 @@ fn rewrite(path: &Path, kept: &[&Certificate]) -> io::Result<()> {
     write_whole(path, text.as_bytes())
 }
 
-const EXTENSIONS: [&str; 5] = ["pem", "crt", "cer", "der", "p7b"];
-const FILES_MAX: usize = 1000;
-const CERTIFICATES_MAX: usize = 1000;
+pub(super) const CERTIFICATES_MAX: usize = 1000;
 const NAME_CHARACTERS_MAX: usize = 48;
 
 #[cfg(test)]
