@@ -1,38 +1,39 @@
 //! HTTP for operators: `/livez`, `/readyz`, `/metrics`, and the JSON routes of the binary behind them.
+//!
+//! Owns the listener and its connections ([`serve`]), what routes are given and answer ([`AdminRequest`],
+//! [`AdminResponse`]), and why the process is not ready ([`Readiness`]). Does not own what a binary's routes do. What
+//! always holds: requests, bodies and connections are bounded, and nothing that a web page sends changes anything.
 
+mod answering;
 mod connections;
 mod guard;
+mod http_body;
+mod message;
+mod readiness;
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::Stream;
 use futures::future::BoxFuture;
-use http_body_util::{BodyExt, Either, Full, Limited, StreamBody};
-use hyper::body::{Body, Frame, Incoming};
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use prometheus::{Registry, TextEncoder};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use tokio::sync::{mpsc, watch};
+use prometheus::Registry;
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
+use self::answering::answer;
 use self::connections::{Connections, Place};
-pub use self::guard::HostNames;
+use self::http_body::to_http;
 use super::shutdown::{Shutdown, Stage};
 use crate::io::environment::net::{TcpListener, TcpStream};
 
+pub use self::answering::BODY_BYTES_MAX;
+pub use self::guard::HostNames;
+pub use self::message::{AdminBody, AdminRequest, AdminResponse};
+pub use self::readiness::Readiness;
 pub use hyper::{Method, StatusCode};
 
 /// What the built-in routes answer from.
@@ -45,152 +46,6 @@ pub struct AdminState {
 
 /// Answers what the built-in routes do not; [`no_routes`] when a binary has none.
 pub type Router = Arc<dyn Fn(AdminRequest) -> BoxFuture<'static, AdminResponse> + Send + Sync>;
-
-/// A request with its body, which is whole and within [`BODY_BYTES_MAX`].
-#[derive(Debug, Clone)]
-pub struct AdminRequest {
-    pub method: Method,
-    pub path: String,
-    pub query: Option<String>,
-    pub body: Bytes,
-}
-
-impl AdminRequest {
-    /// The body as JSON, or the answer that says what is wrong with it.
-    ///
-    /// # Errors
-    /// A 400 when the body is not the JSON that `T` wants.
-    pub fn json<T: DeserializeOwned>(&self) -> Result<T, AdminResponse> {
-        serde_json::from_slice(&self.body)
-            .map_err(|error| AdminResponse::error(StatusCode::BAD_REQUEST, &error.to_string()))
-    }
-}
-
-#[derive(Debug)]
-pub struct AdminResponse {
-    pub status: StatusCode,
-    pub content_type: &'static str,
-    pub body: AdminBody,
-}
-
-#[derive(Debug)]
-pub enum AdminBody {
-    Whole(Bytes),
-    /// Piece by piece as they come; over when the sender is dropped. When the client goes, the receiver does.
-    Pieces(mpsc::Receiver<Bytes>),
-}
-
-impl<T: Into<Bytes>> From<T> for AdminBody {
-    fn from(bytes: T) -> Self {
-        Self::Whole(bytes.into())
-    }
-}
-
-impl AdminResponse {
-    #[must_use]
-    pub fn json(status: StatusCode, value: &impl Serialize) -> Self {
-        match serde_json::to_vec(value) {
-            Ok(body) => Self {
-                status,
-                content_type: JSON,
-                body: body.into(),
-            },
-            Err(error) => Self::error(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-        }
-    }
-
-    #[must_use]
-    pub fn text(status: StatusCode, text: impl Into<String>) -> Self {
-        Self {
-            status,
-            content_type: TEXT,
-            body: text.into().into(),
-        }
-    }
-
-    /// A body that is sent while it is made.
-    #[must_use]
-    pub fn pieces(content_type: &'static str, pieces: mpsc::Receiver<Bytes>) -> Self {
-        Self {
-            status: StatusCode::OK,
-            content_type,
-            body: AdminBody::Pieces(pieces),
-        }
-    }
-
-    /// `{"error": message}`.
-    #[must_use]
-    pub fn error(status: StatusCode, message: &str) -> Self {
-        let body = serde_json::json!({ "error": message }).to_string();
-        Self {
-            status,
-            content_type: JSON,
-            body: body.into(),
-        }
-    }
-
-    #[must_use]
-    pub fn not_found() -> Self {
-        Self::error(StatusCode::NOT_FOUND, "there is no such resource")
-    }
-
-    #[must_use]
-    pub fn method_not_allowed() -> Self {
-        Self::error(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "the resource does not take this method",
-        )
-    }
-}
-
-/// Why the process is not ready, by cause; ready when there is no cause left.
-#[derive(Debug, Clone, Default)]
-pub struct Readiness {
-    reasons: Arc<watch::Sender<BTreeMap<&'static str, String>>>,
-}
-
-impl Readiness {
-    /// Ready at once, until a cause is named.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Names a cause, or tells its latest detail.
-    pub fn not_ready(&self, cause: &'static str, detail: impl Into<String>) {
-        let detail = detail.into();
-        self.reasons
-            .send_if_modified(|reasons| reasons.insert(cause, detail.clone()) != Some(detail));
-    }
-
-    /// The cause is gone.
-    pub fn resolved(&self, cause: &'static str) {
-        self.reasons
-            .send_if_modified(|reasons| reasons.remove(cause).is_some());
-    }
-
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.reasons.borrow().is_empty()
-    }
-
-    /// Cause and detail.
-    #[must_use]
-    pub fn reasons(&self) -> Vec<(&'static str, String)> {
-        self.reasons
-            .borrow()
-            .iter()
-            .map(|(&cause, detail)| (cause, detail.clone()))
-            .collect()
-    }
-
-    /// Returns once no cause is left.
-    pub async fn ready(&self) {
-        let mut reasons = self.reasons.subscribe();
-        // The sender lives in `self`, so it cannot have gone.
-        let _ = reasons.wait_for(BTreeMap::is_empty).await;
-    }
-}
 
 /// A router for a binary without routes of its own.
 #[must_use]
@@ -268,149 +123,18 @@ async fn serve_connection(
     }
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    from: SocketAddr,
-    state: &AdminState,
-    router: &Router,
-    stage: Stage,
-) -> AdminResponse {
-    match (request.method(), request.uri().path()) {
-        (&Method::GET, "/livez") => AdminResponse::text(StatusCode::OK, "ok\n"),
-        (&Method::GET, "/readyz") => readyz(&state.readiness, stage),
-        (&Method::GET, "/metrics") => metrics(&state.registry),
-        (_, "/livez" | "/readyz" | "/metrics") => AdminResponse::method_not_allowed(),
-        _ => routed(request, from, &state.names, router).await,
-    }
-}
-
-/// What may change something leaves a line, whatever comes of it.
-async fn routed(
-    request: Request<Incoming>,
-    from: SocketAddr,
-    names: &HostNames,
-    router: &Router,
-) -> AdminResponse {
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let answer = match guard::check(&method, request.headers(), names) {
-        Ok(()) => match with_body(request).await {
-            Ok(request) => router(request).await,
-            Err(refusal) => refusal,
-        },
-        Err(refusal) => refusal,
-    };
-    if !guard::is_safe(&method) {
-        info!(target: "audit", %from, %method, path, status = answer.status.as_u16(), "asked for a change");
-    }
-    answer
-}
-
-fn readyz(readiness: &Readiness, stage: Stage) -> AdminResponse {
-    let mut reasons = readiness.reasons();
-    if stage != Stage::Serving {
-        reasons.push(("draining", "the process is on its way out".to_owned()));
-    }
-    if reasons.is_empty() {
-        return AdminResponse::text(StatusCode::OK, "ok\n");
-    }
-    let lines: String = reasons
-        .iter()
-        .map(|(cause, detail)| format!("{cause}: {detail}\n"))
-        .collect();
-    AdminResponse::text(StatusCode::SERVICE_UNAVAILABLE, lines)
-}
-
-fn metrics(registry: &Registry) -> AdminResponse {
-    match TextEncoder::new().encode_to_string(&registry.gather()) {
-        Ok(body) => AdminResponse {
-            status: StatusCode::OK,
-            content_type: METRICS,
-            body: body.into(),
-        },
-        Err(error) => AdminResponse::error(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-    }
-}
-
-async fn with_body(request: Request<Incoming>) -> Result<AdminRequest, AdminResponse> {
-    let (head, body) = request.into_parts();
-    if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
-        return Err(too_long());
-    }
-    let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES_MAX).collect()).await;
-    let body = match collected {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => return Err(too_long()),
-        Ok(Err(error)) => return Err(AdminResponse::error(StatusCode::BAD_REQUEST, &error.to_string())),
-        Err(_) => {
-            return Err(AdminResponse::error(
-                StatusCode::REQUEST_TIMEOUT,
-                "the body did not arrive",
-            ));
-        }
-    };
-    let path = head.uri.path().to_owned();
-    let query = head.uri.query().map(str::to_owned);
-    Ok(AdminRequest {
-        method: head.method,
-        path,
-        query,
-        body,
-    })
-}
-
-fn too_long() -> AdminResponse {
-    let message = format!("the body is longer than {BODY_BYTES_MAX} bytes");
-    AdminResponse::error(StatusCode::PAYLOAD_TOO_LARGE, &message)
-}
-
-fn to_http(answer: AdminResponse) -> Response<HttpBody> {
-    let mut response = Response::new(match answer.body {
-        AdminBody::Whole(bytes) => Either::Left(Full::new(bytes)),
-        AdminBody::Pieces(pieces) => Either::Right(StreamBody::new(Pieces(pieces))),
-    });
-    // What is seen here is true now and nothing to keep.
-    response
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    *response.status_mut() = answer.status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
-    response
-}
-
-type HttpBody = Either<Full<Bytes>, StreamBody<Pieces>>;
-
-/// Frames of a body out of a channel.
-struct Pieces(mpsc::Receiver<Bytes>);
-
-impl Stream for Pieces {
-    type Item = Result<Frame<Bytes>, Infallible>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0
-            .poll_recv(context)
-            .map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
-    }
-}
-
-/// A list of every user's name fits.
-pub const BODY_BYTES_MAX: usize = 4 << 20;
 const HEADER_BYTES_MAX: usize = 16 << 10;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const CONNECTIONS_MAX: usize = 128;
-
-const JSON: &str = "application/json";
-const TEXT: &str = "text/plain; charset=utf-8";
-const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
 
+    use bytes::Bytes;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::mpsc;
 
     use super::*;
     use crate::io::telemetry::Metrics;
