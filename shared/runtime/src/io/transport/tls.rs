@@ -1,7 +1,5 @@
-//! The stream between two members: TCP, TCP under mutual TLS, or a simulated network's.
+//! TCP under mutual TLS: what the files hold, read again when they change, and who still may stay connected.
 
-use std::collections::VecDeque;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,149 +7,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use futures::StreamExt;
 use futures::future::BoxFuture;
-use futures::stream::FuturesUnordered;
-
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::{ClientConfig, ServerConfig};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
+use super::Transport;
+use super::tcp::{TcpTransport, origin};
 use crate::config::TlsFiles;
 use crate::io::environment;
-use crate::io::environment::net::{Keepalive, TcpListener, TcpOptions, TcpStream, lookup_host};
+use crate::io::environment::net::{TcpListener, TcpStream};
 use crate::io::tls::{
     PeerVerifier, TlsError, check_member_certificate, check_peer, peer_client_config, peer_server_config,
     peer_server_name,
 };
 use crate::io::watched_files::WatchedFiles;
 use tandem_cluster::{MemberAddress, NodeId};
-
-/// How members reach each other. Cheap to clone.
-pub trait Transport: Clone + Send + Sync + 'static {
-    type Listener: Send + 'static;
-    /// An accepted connection before its handshake, which must not hold up the next accept.
-    type Incoming: Send + 'static;
-    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
-
-    fn listen(&self, address: SocketAddr) -> impl Future<Output = io::Result<Self::Listener>> + Send;
-
-    fn accept<'a>(
-        &'a self,
-        listener: &'a mut Self::Listener,
-    ) -> impl Future<Output = io::Result<Self::Incoming>> + Send + 'a;
-
-    fn secure(&self, incoming: Self::Incoming) -> impl Future<Output = io::Result<Self::Stream>> + Send;
-
-    /// Connects to `peer`, and fails when whoever answers cannot prove to be it.
-    fn connect(
-        &self,
-        peer: NodeId,
-        address: &MemberAddress,
-    ) -> impl Future<Output = io::Result<Self::Stream>> + Send;
-
-    /// Whether the other end of an accepted stream has proved to be `peer`; the error says what it has shown instead.
-    fn check_from(&self, stream: &Self::Stream, peer: NodeId) -> Result<(), String>;
-
-    /// Resolves when the other end of this stream, which was accepted, would be refused now, with the reason.
-    fn refused_later(&self, _stream: &Self::Stream) -> BoxFuture<'static, String> {
-        Box::pin(std::future::pending())
-    }
-
-    /// Where an accepted connection comes from, for people.
-    fn origin(&self, _incoming: &Self::Incoming) -> String {
-        "unknown".to_owned()
-    }
-
-    /// Keeps what connections are secured with up to date for as long as it is polled, and notes in `expires` when this
-    /// member's certificate ends, in seconds of Unix time.
-    fn maintain(&self, _expires: Arc<AtomicU64>) -> impl Future<Output = ()> + Send {
-        std::future::pending()
-    }
-}
-
-/// TCP without encryption: for loopback, by explicit configuration.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct TcpTransport;
-
-impl Transport for TcpTransport {
-    type Listener = TcpListener;
-    type Incoming = TcpStream;
-    type Stream = TcpStream;
-
-    async fn listen(&self, address: SocketAddr) -> io::Result<TcpListener> {
-        TcpListener::bind(address).await
-    }
-
-    async fn accept(&self, listener: &mut TcpListener) -> io::Result<TcpStream> {
-        let (stream, _) = listener.accept().await?;
-        prepare(&stream)?;
-        Ok(stream)
-    }
-
-    async fn secure(&self, incoming: TcpStream) -> io::Result<TcpStream> {
-        Ok(incoming)
-    }
-
-    async fn connect(&self, _peer: NodeId, address: &MemberAddress) -> io::Result<TcpStream> {
-        let stream = match address {
-            MemberAddress::Address(address) => TcpStream::connect(*address).await?,
-            MemberAddress::Name { host, port } => {
-                let addresses = lookup_host(host, *port).await?;
-                connect_to_any(addresses.into_iter()).await?
-            }
-        };
-        prepare(&stream)?;
-        Ok(stream)
-    }
-
-    fn check_from(&self, _stream: &TcpStream, _peer: NodeId) -> Result<(), String> {
-        Ok(())
-    }
-
-    fn origin(&self, incoming: &TcpStream) -> String {
-        origin(incoming)
-    }
-}
-
-/// To the first that answers. One that is silent does not hold up the others (RFC 8305 §5).
-async fn connect_to_any(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
-    let mut waiting: VecDeque<SocketAddr> = addresses.take(ADDRESSES_TRIED_MAX).collect();
-    let mut attempts = FuturesUnordered::new();
-    let mut result = Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
-    loop {
-        if let Some(address) = waiting.pop_front() {
-            attempts.push(TcpStream::connect(address));
-        }
-        let next_is_due = async {
-            match waiting.is_empty() {
-                true => std::future::pending().await,
-                false => sleep(NEXT_ADDRESS_AFTER).await,
-            }
-        };
-        tokio::select! {
-            biased;
-            attempt = attempts.next() => match attempt {
-                Some(Ok(stream)) => return Ok(stream),
-                Some(Err(error)) => result = Err(error),
-                None => return result,
-            },
-            () = next_is_due => {}
-        }
-    }
-}
-
-const ADDRESSES_TRIED_MAX: usize = 8;
-const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(50);
-
-fn origin(stream: &TcpStream) -> String {
-    stream
-        .peer_addr()
-        .map_or_else(|error| error.to_string(), |address| address.ip().to_string())
-}
 
 /// TCP under TLS 1.3, both sides with certificates of the cluster's authority that name the member.
 ///
@@ -318,20 +191,3 @@ impl Transport for TlsTransport {
 const EXPIRY_LOOKED_AT_EVERY: Duration = Duration::from_secs(60);
 const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 const EXPIRY_WARNED_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Bytes that the peer does not acknowledge for this long break the connection.
-const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(2);
-
-/// A connection whose peer is silent is probed this often.
-const KEEPALIVE: Duration = Duration::from_secs(5);
-
-fn prepare(stream: &TcpStream) -> io::Result<()> {
-    stream.tune(&TcpOptions {
-        keepalive: Some(Keepalive {
-            idle: KEEPALIVE,
-            interval: KEEPALIVE,
-            retries: None,
-        }),
-        unacknowledged_max: Some(UNACKNOWLEDGED_MAX),
-    })
-}
