@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tandem_runtime::certificate_holder::peer_identity;
 use tandem_runtime::io::environment;
 use tandem_runtime::io::environment::net::TcpStream;
 use tandem_runtime::io::revocation::RevocationWatch;
 use tandem_runtime::io::sip_stream::tune_socket;
 use tandem_runtime::io::sip_tls::SipTls;
-use tandem_runtime::io::tls::peer_identity;
 use tandem_sip::proxy_protocol::PeerIdentity;
 use tokio_rustls::server::TlsStream;
 use tracing::debug;

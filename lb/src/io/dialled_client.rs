@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use tandem_runtime::certificate_holder::peer_identity;
 use tandem_runtime::io::environment::net::TcpStream;
 use tandem_runtime::io::revocation::RevocationWatch;
 use tandem_runtime::io::sip_stream::tune_socket;
 use tandem_runtime::io::sip_tls::SipTls;
-use tandem_runtime::io::tls::peer_identity;
 use tandem_sip::proxy_protocol::PeerIdentity;
 use tokio_rustls::TlsConnector;
 

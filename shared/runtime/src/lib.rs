@@ -4,6 +4,7 @@
 //! Decisions are pure and stand outside [`io`]; everything asynchronous stands inside it. Does not own what a node or a
 //! front end is for.
 
+pub mod certificate_holder;
 pub mod config;
 pub mod io;
 pub mod progress;

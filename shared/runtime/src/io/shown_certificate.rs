@@ -7,7 +7,7 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::X509Name;
 
-use super::tls::{parse_certificate, peer_identity};
+use crate::certificate_holder::{parse_certificate, peer_identity};
 
 tokio::task_local! {
     static SHOWN: RefCell<Option<String>>;

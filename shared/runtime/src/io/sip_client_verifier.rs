@@ -17,7 +17,8 @@ use webpki::{
 
 use super::shown_certificate::{describe, note};
 use super::sip_tls::{SipTlsSettings, SubjectPattern, is_listed};
-use super::tls::{TlsError, Trust, peer_identity, provider};
+use super::tls::{TlsError, Trust, provider};
+use crate::certificate_holder::peer_identity;
 
 /// Judges the certificates of clients: signed by an authority, for clients or for servers (an OCS shows the certificate of
 /// its server), valid, not revoked, and with a name that is listed.

@@ -16,12 +16,12 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::Transport;
 use super::tcp::{TcpTransport, origin};
+use crate::certificate_holder::{check_peer, peer_server_name};
 use crate::config::TlsFiles;
 use crate::io::environment;
 use crate::io::environment::net::{TcpListener, TcpStream};
 use crate::io::tls::{
-    PeerVerifier, TlsError, check_member_certificate, check_peer, peer_client_config, peer_server_config,
-    peer_server_name,
+    PeerVerifier, TlsError, check_member_certificate, peer_client_config, peer_server_config,
 };
 use crate::io::watched_files::WatchedFiles;
 use tandem_cluster::{MemberAddress, NodeId};

@@ -1,32 +1,28 @@
-//! rustls configurations from PEM files, and who a verified certificate says its holder is.
+//! rustls configurations from PEM files.
 //!
-//! Files are read and checked when a configuration is built, so that what is wrong with them is said at the start
+//! Owns the configurations of connections between members, what is read from the files, and by what peers are judged
+//! ([`PeerVerifier`]). Does not own the TLS of SIP listeners, which is `sip_tls`, nor whom a certificate names. What always
+//! holds: files are read and checked when a configuration is built, so that what is wrong with them is said at the start
 //! and not at the first handshake.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+mod errors;
+mod files;
+mod verifiers;
+
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::ServerCertVerifier as _;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
-use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
-use thiserror::Error;
-use webpki::{BorrowedCertRevocationList, CertRevocationList};
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
 
-use crate::config::{ClusterSection, PeerSecurity, TlsFiles};
-use tandem_cluster::NodeId;
-use tandem_sip::proxy_protocol::PeerIdentity;
+use self::files::{load_certificates, load_key};
+use super::environment::TlsClock;
+use crate::config::TlsFiles;
 
-use super::certificates::TrustError;
-use super::environment::{self, TlsClock};
+pub use self::errors::TlsError;
+pub(super) use self::verifiers::Trust;
+pub use self::verifiers::{PeerVerifier, check_member_certificate};
 
 /// For the peer listener: TLS 1.3 only, and the peer must show a certificate of our authority.
 ///
@@ -36,7 +32,7 @@ pub fn peer_server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsErro
     server_config(files, PEER_VERSIONS)
 }
 
-/// For connections to peers. Connect with [`peer_server_name`] of the node that is meant: the handshake then checks
+/// For connections to peers. Connect with [`crate::certificate_holder::peer_server_name`] of the node that is meant: the handshake then checks
 /// that it is that node which answers.
 ///
 /// # Errors
@@ -59,173 +55,6 @@ pub(super) fn load_pair(files: &TlsFiles) -> Result<Arc<CertifiedKey>, TlsError>
     CertifiedKey::from_der(certificates, key, &provider())
         .map(Arc::new)
         .map_err(|source| mismatch(files, source))
-}
-
-/// What is wrong with a file, where it lies, and what to do about it. Keys never appear in it.
-#[derive(Debug, Error)]
-pub enum TlsError {
-    #[error("cannot read {}: check the path and that this user may read it", .path.display())]
-    Unreadable {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("{} is not PEM: export it again in PEM form", .path.display())]
-    NotPem {
-        path: PathBuf,
-        #[source]
-        source: rustls::pki_types::pem::Error,
-    },
-    #[error("{} holds no certificate: put \"BEGIN CERTIFICATE\" blocks into it, ours first", .path.display())]
-    NoCertificate { path: PathBuf },
-    #[error("{} holds no private key: put one \"BEGIN PRIVATE KEY\" block into it, without a password", .path.display())]
-    NoKey { path: PathBuf },
-    #[error("a certificate in {} is damaged: issue or export it again", .path.display())]
-    DamagedCertificate {
-        path: PathBuf,
-        #[source]
-        source: CertificateError,
-    },
-    #[error("{} cannot serve as an authority: it must hold CA certificates", .path.display())]
-    NotAnAuthority { path: PathBuf },
-    #[error(transparent)]
-    TrustDirectory(#[from] TrustError),
-    #[error("{} holds no revocation list: put \"BEGIN X509 CRL\" blocks into it, one of each authority", .path.display())]
-    NoRevocationList { path: PathBuf },
-    #[error("a revocation list in {} is damaged ({reason}): fetch it again from the authority", .path.display())]
-    DamagedRevocationList { path: PathBuf, reason: String },
-    #[error("{} may be read by every user of this machine (mode {mode:o}): chmod 600 it", .path.display())]
-    KeyExposed { path: PathBuf, mode: u32 },
-    #[error("the cipher suites that are chosen serve neither TLS 1.2 nor 1.3: choose others, or none")]
-    CipherSuites {
-        #[source]
-        source: rustls::Error,
-    },
-    #[error("other members would not accept the certificate in {} {role}: {source}", .path.display())]
-    NotAccepted {
-        path: PathBuf,
-        /// As which end of a connection.
-        role: &'static str,
-        #[source]
-        source: Box<rustls::Error>,
-    },
-    #[error("{} and {} do not belong together: use the key that the certificate was issued for",
-        .certificate.display(), .key.display())]
-    Mismatch {
-        certificate: PathBuf,
-        key: PathBuf,
-        #[source]
-        source: rustls::Error,
-    },
-}
-
-/// The certificate is not one that we can read.
-#[derive(Debug, Clone, Error)]
-#[error("the certificate cannot be read: {reason}")]
-pub struct CertificateError {
-    reason: String,
-}
-
-/// Whether other members would accept our certificate now, at both ends of a connection: it is of the authority that we
-/// trust ourselves, is valid, may be used by servers and clients, and names member `id` of this cluster. Tells when it ends,
-/// in seconds of Unix time.
-///
-/// # Errors
-/// As [`peer_server_config`], and when the certificate would not be accepted, with the reason.
-pub fn check_member_certificate(files: &TlsFiles, id: NodeId, cluster_name: &str) -> Result<u64, TlsError> {
-    let chain = load_certificates(&files.certificate)?;
-    let own = chain.first().ok_or_else(|| TlsError::NoCertificate {
-        path: files.certificate.clone(),
-    })?;
-    let verifier = PeerVerifier::load(files)?;
-    let not_accepted = |role| {
-        move |source| TlsError::NotAccepted {
-            path: files.certificate.clone(),
-            role,
-            source: Box::new(source),
-        }
-    };
-    let name = peer_server_name(id, cluster_name)
-        .map_err(|_| not_accepted("as a server")(rustls::Error::UnsupportedNameType))?;
-    verifier
-        .check_server(&chain, &name)
-        .map_err(not_accepted("as a server's"))?;
-    verifier
-        .check_client(&chain)
-        .map_err(not_accepted("as a client's"))?;
-    ends(own, &files.certificate)
-}
-
-fn ends(certificate: &CertificateDer<'_>, path: &Path) -> Result<u64, TlsError> {
-    let parsed = parse_certificate(certificate).map_err(|source| TlsError::DamagedCertificate {
-        path: path.to_path_buf(),
-        source,
-    })?;
-    Ok(u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0))
-}
-
-/// Judges certificates of peers by the authorities and revocation lists that the files held when they were read.
-#[derive(Debug, Clone)]
-pub struct PeerVerifier {
-    as_server: Arc<WebPkiServerVerifier>,
-    as_client: Arc<dyn ClientCertVerifier>,
-}
-
-impl PeerVerifier {
-    /// # Errors
-    /// As [`peer_server_config`].
-    pub fn load(files: &TlsFiles) -> Result<Self, TlsError> {
-        let trust = Trust::load(files)?;
-        Ok(Self {
-            as_server: trust.server_verifier(files)?,
-            as_client: trust.client_verifier(files)?,
-        })
-    }
-
-    /// Whether a server of this name may show these certificates now, its own first.
-    ///
-    /// # Errors
-    /// The reason why not.
-    pub fn check_server(
-        &self,
-        chain: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-    ) -> Result<(), rustls::Error> {
-        let (own, issuers) = chain
-            .split_first()
-            .ok_or(rustls::Error::NoCertificatesPresented)?;
-        let verified = self
-            .as_server
-            .verify_server_cert(own, issuers, name, &[], environment::tls_time());
-        verified.map(drop)
-    }
-
-    /// Whether a client may show these certificates now, its own first.
-    ///
-    /// # Errors
-    /// The reason why not.
-    pub fn check_client(&self, chain: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
-        let (own, issuers) = chain
-            .split_first()
-            .ok_or(rustls::Error::NoCertificatesPresented)?;
-        let verified = self
-            .as_client
-            .verify_client_cert(own, issuers, environment::tls_time());
-        verified.map(drop)
-    }
-}
-
-impl ClusterSection {
-    /// Whether other members would accept this member's certificate now; nothing to check in plaintext.
-    ///
-    /// # Errors
-    /// As [`check_member_certificate`].
-    pub fn check_certificate(&self, id: NodeId) -> Result<(), TlsError> {
-        match &self.security {
-            PeerSecurity::MutualTls(files) => check_member_certificate(files, id, &self.name).map(drop),
-            PeerSecurity::PlaintextOnLoopback => Ok(()),
-        }
-    }
 }
 
 fn server_config(
@@ -260,18 +89,6 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-fn unusable(files: &TlsFiles, error: &VerifierBuilderError) -> TlsError {
-    match (error, &files.revocation_list) {
-        (VerifierBuilderError::InvalidCrl(reason), Some(path)) => TlsError::DamagedRevocationList {
-            path: path.clone(),
-            reason: format!("{reason:?}"),
-        },
-        _ => TlsError::NotAnAuthority {
-            path: files.authority.clone(),
-        },
-    }
-}
-
 fn mismatch(files: &TlsFiles, source: rustls::Error) -> TlsError {
     TlsError::Mismatch {
         certificate: files.certificate.clone(),
@@ -297,249 +114,14 @@ impl Material {
     }
 }
 
-/// By what certificates of peers are judged.
-pub(super) struct Trust {
-    authority: Arc<RootCertStore>,
-    revoked: Vec<CertificateRevocationListDer<'static>>,
-}
-
-impl Trust {
-    pub(super) fn load(files: &TlsFiles) -> Result<Self, TlsError> {
-        Self::with_authority(load_authority(&files.authority)?, files)
-    }
-
-    /// By these authorities, instead of those in the files.
-    pub(super) fn with_authority(authority: RootCertStore, files: &TlsFiles) -> Result<Self, TlsError> {
-        let revoked = match &files.revocation_list {
-            Some(path) => load_revoked(path)?,
-            None => Vec::new(),
-        };
-        Ok(Self {
-            authority: Arc::new(authority),
-            revoked,
-        })
-    }
-
-    pub(super) fn authority(&self) -> &Arc<RootCertStore> {
-        &self.authority
-    }
-
-    pub(super) fn revoked(&self, files: &TlsFiles) -> Result<Vec<CertRevocationList<'static>>, TlsError> {
-        let parsed = self.revoked.iter().map(|list| {
-            let list = BorrowedCertRevocationList::from_der(list)?;
-            list.to_owned().map(CertRevocationList::from)
-        });
-        let parsed: Result<Vec<_>, webpki::Error> = parsed.collect();
-        parsed.map_err(|reason| TlsError::DamagedRevocationList {
-            path: files.revocation_list.clone().unwrap_or_default(),
-            reason: reason.to_string(),
-        })
-    }
-
-    pub(super) fn server_verifier(&self, files: &TlsFiles) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
-        WebPkiServerVerifier::builder_with_provider(self.authority.clone(), provider())
-            .with_crls(self.revoked.clone())
-            .only_check_end_entity_revocation()
-            .build()
-            .map_err(|error| unusable(files, &error))
-    }
-
-    pub(super) fn client_verifier(&self, files: &TlsFiles) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-        WebPkiClientVerifier::builder_with_provider(self.authority.clone(), provider())
-            .with_crls(self.revoked.clone())
-            .only_check_end_entity_revocation()
-            .build()
-            .map_err(|error| unusable(files, &error))
-    }
-}
-
-fn load_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let certificates: Vec<CertificateDer<'static>> = load_blocks(path)?;
-    if certificates.is_empty() {
-        return Err(TlsError::NoCertificate {
-            path: path.to_path_buf(),
-        });
-    }
-    for certificate in &certificates {
-        parse_certificate(certificate).map_err(|source| TlsError::DamagedCertificate {
-            path: path.to_path_buf(),
-            source,
-        })?;
-    }
-    Ok(certificates)
-}
-
-/// OPS-6: a key that everybody may read is none.
-fn load_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    if let Ok(metadata) = std::fs::metadata(path) {
-        let mode = metadata.permissions().mode() & 0o7777;
-        if mode & OTHERS != 0 {
-            let path = path.to_path_buf();
-            return Err(TlsError::KeyExposed { path, mode });
-        }
-    }
-    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|source| {
-        let path = path.to_path_buf();
-        if matches!(source, rustls::pki_types::pem::Error::NoItemsFound) {
-            TlsError::NoKey { path }
-        } else {
-            TlsError::NotPem { path, source }
-        }
-    })
-}
-
-fn load_authority(path: &Path) -> Result<RootCertStore, TlsError> {
-    let mut store = RootCertStore::empty();
-    for certificate in load_certificates(path)? {
-        let is_authority = parse_certificate(&certificate).is_ok_and(|certificate| certificate.is_ca());
-        if !is_authority || store.add(certificate).is_err() {
-            return Err(TlsError::NotAnAuthority {
-                path: path.to_path_buf(),
-            });
-        }
-    }
-    Ok(store)
-}
-
-fn load_revoked(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
-    let lists: Vec<CertificateRevocationListDer<'static>> = load_blocks(path)?;
-    if lists.is_empty() {
-        return Err(TlsError::NoRevocationList {
-            path: path.to_path_buf(),
-        });
-    }
-    Ok(lists)
-}
-
-/// All blocks of one kind; what else the file holds is passed over.
-fn load_blocks<T: PemObject>(path: &Path) -> Result<Vec<T>, TlsError> {
-    let blocks: Result<Vec<T>, _> = T::pem_slice_iter(&read(path)?).collect();
-    blocks.map_err(|source| TlsError::NotPem {
-        path: path.to_path_buf(),
-        source,
-    })
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(path).map_err(|source| TlsError::Unreadable {
-        path: path.to_path_buf(),
-        source,
-    })
-}
-
-pub(super) fn parse_certificate<'a>(
-    certificate: &'a CertificateDer<'_>,
-) -> Result<X509Certificate<'a>, CertificateError> {
-    match X509Certificate::from_der(certificate) {
-        Ok((_, parsed)) => Ok(parsed),
-        Err(error) => Err(CertificateError {
-            reason: error.to_string(),
-        }),
-    }
-}
-
-/// The name that stands in the certificate of a cluster member: `n1.main.tandem`.
-#[must_use]
-pub fn member_name(id: NodeId, cluster_name: &str) -> String {
-    format!("{id}.{cluster_name}.tandem")
-}
-
-/// As [`member_name`], to connect with.
-///
-/// # Errors
-/// When the cluster's name is not a DNS label; `config::ClusterSection` sees to it that it is.
-pub fn peer_server_name(
-    id: NodeId,
-    cluster_name: &str,
-) -> Result<ServerName<'static>, rustls::pki_types::InvalidDnsNameError> {
-    ServerName::try_from(member_name(id, cluster_name))
-}
-
-/// Whether the holder of a verified certificate is member `id` of this cluster.
-///
-/// # Errors
-/// Tells the name that was expected and those that the certificate has.
-pub fn check_peer(
-    certificate: &CertificateDer<'_>,
-    id: NodeId,
-    cluster_name: &str,
-) -> Result<(), PeerRefused> {
-    let expected = member_name(id, cluster_name);
-    let found = peer_identity(certificate)?.subject_alternative_names;
-    if found.iter().any(|name| name.eq_ignore_ascii_case(&expected)) {
-        Ok(())
-    } else {
-        Err(PeerRefused::OtherName { expected, found })
-    }
-}
-
-#[derive(Debug, Clone, Error)]
-pub enum PeerRefused {
-    #[error(transparent)]
-    Unreadable(#[from] CertificateError),
-    #[error("the certificate names {found:?} and not {expected}: issue one whose DNS names contain it")]
-    OtherName { expected: String, found: Vec<String> },
-}
-
-/// Who a certificate, which the handshake has verified, says its holder is: its CN, and its DNS names, URIs and
-/// addresses as text.
-///
-/// # Errors
-/// When the certificate cannot be read.
-pub fn peer_identity(certificate: &CertificateDer<'_>) -> Result<PeerIdentity, CertificateError> {
-    let certificate = parse_certificate(certificate)?;
-    let common_name = certificate.subject().iter_common_name().next();
-    let common_name = common_name.and_then(|name| name.as_str().ok()).map(str::to_owned);
-    let extension = certificate
-        .subject_alternative_name()
-        .map_err(|error| CertificateError {
-            reason: error.to_string(),
-        })?;
-    let names = extension.map(|extension| {
-        extension
-            .value
-            .general_names
-            .iter()
-            .filter_map(name_text)
-            .collect()
-    });
-    Ok(PeerIdentity {
-        common_name,
-        subject_alternative_names: names.unwrap_or_default(),
-    })
-}
-
-fn name_text(name: &GeneralName<'_>) -> Option<String> {
-    match name {
-        GeneralName::DNSName(name) | GeneralName::URI(name) | GeneralName::RFC822Name(name) => {
-            Some((*name).to_owned())
-        }
-        GeneralName::IPAddress(bytes) => address_text(bytes),
-        GeneralName::OtherName(..)
-        | GeneralName::X400Address(_)
-        | GeneralName::DirectoryName(_)
-        | GeneralName::EDIPartyName(_)
-        | GeneralName::RegisteredID(_)
-        | GeneralName::Invalid(..) => None,
-    }
-}
-
-fn address_text(bytes: &[u8]) -> Option<String> {
-    if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
-        return Some(std::net::Ipv4Addr::from(octets).to_string());
-    }
-    let octets = <[u8; 16]>::try_from(bytes).ok()?;
-    Some(std::net::Ipv6Addr::from(octets).to_string())
-}
-
 static PEER_VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
-/// Of every permission, those of neither owner nor group.
-const OTHERS: u32 = 0o007;
 pub(super) static SIP_VERSIONS: &[&SupportedProtocolVersion] =
     &[&rustls::version::TLS13, &rustls::version::TLS12];
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use rcgen::{
         CertificateParams, CertificateRevocationListParams, KeyIdMethod, KeyPair, RevokedCertParams,
         SerialNumber,
@@ -548,7 +130,11 @@ mod tests {
 
     use super::super::sip_tls::{Authorities, SipTls, SipTlsSettings};
     use super::super::test_authority::{Authority, write_key};
+    use super::files::load_certificates;
     use super::*;
+    use crate::certificate_holder::{check_peer, peer_identity, peer_server_name};
+    use rustls::pki_types::{CertificateDer, ServerName};
+    use tandem_cluster::NodeId;
 
     fn sip_server(files: &TlsFiles) -> Arc<ServerConfig> {
         let settings = SipTlsSettings {
