@@ -570,10 +570,7 @@ const LINES_MAX: usize = 600;
 const DRIVER_LINES_MAX: usize = 250;
 const IO_LINES_MAX: usize = 300;
 /// They are longer than that, and the list may only become shorter.
-const NOT_SHORT_YET: [&str; 2] = [
-    "shared/runtime/src/io/environment/net.rs",
-    "shared/runtime/src/io/sip_tls.rs",
-];
+const NOT_SHORT_YET: [&str; 1] = ["shared/runtime/src/io/environment/net.rs"];
 
 /// What decides stands in crates that could not wait for anything if they wanted to.
 const PURE_CRATES: [&str; 6] = [

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tandem_cluster::NodeId;
 use tandem_runtime::config::{PairTransport, Section};
-use tandem_runtime::io::sip_tls::SubjectPattern;
+use tandem_runtime::listed_subjects::SubjectPattern;
 
 use super::{millis, secs};
 use crate::cti::CtiSettings;

@@ -14,7 +14,7 @@ use tandem_runtime::io::log_limit::LogLimit;
 use tandem_runtime::io::pair_security::{PairSecurity, PairStream, has_left};
 use tandem_runtime::io::shutdown::Stage;
 use tandem_runtime::io::sip_stream::{read_proxy_header, tune_socket};
-use tandem_runtime::io::sip_tls::is_listed;
+use tandem_runtime::listed_subjects::is_listed;
 use tandem_runtime::source::source_of;
 use tandem_sip::proxy_protocol::{PeerIdentity, ProxiedConnection, ProxyHeader, Purpose};
 use tokio::io::AsyncReadExt;
@@ -219,7 +219,7 @@ mod tests {
     use tandem_runtime::config::PairTransport;
     use tandem_runtime::io::shutdown::Shutdown;
     use tandem_runtime::io::sip_stream::SendLimits;
-    use tandem_runtime::io::sip_tls::SubjectPattern;
+    use tandem_runtime::listed_subjects::SubjectPattern;
     use tandem_sip::proxy_protocol::{PeerIdentity, Transport};
     use tokio::io::AsyncWriteExt;
     use tokio::sync::mpsc;

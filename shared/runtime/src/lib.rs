@@ -7,5 +7,6 @@
 pub mod certificate_holder;
 pub mod config;
 pub mod io;
+pub mod listed_subjects;
 pub mod progress;
 pub mod source;

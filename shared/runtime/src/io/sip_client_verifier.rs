@@ -16,9 +16,10 @@ use webpki::{
 };
 
 use super::shown_certificate::{describe, note};
-use super::sip_tls::{SipTlsSettings, SubjectPattern, is_listed};
+use super::sip_tls::SipTlsSettings;
 use super::tls::{TlsError, Trust, provider};
 use crate::certificate_holder::peer_identity;
+use crate::listed_subjects::{SubjectPattern, is_listed};
 
 /// Judges the certificates of clients: signed by an authority, for clients or for servers (an OCS shows the certificate of
 /// its server), valid, not revoked, and with a name that is listed.

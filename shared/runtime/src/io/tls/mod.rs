@@ -32,8 +32,8 @@ pub fn peer_server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsErro
     server_config(files, PEER_VERSIONS)
 }
 
-/// For connections to peers. Connect with [`crate::certificate_holder::peer_server_name`] of the node that is meant: the handshake then checks
-/// that it is that node which answers.
+/// For connections to peers. Connect with [`crate::certificate_holder::peer_server_name`] of the node that is meant: the
+/// handshake then checks that it is that node which answers.
 ///
 /// # Errors
 /// As [`peer_server_config`].

@@ -1,35 +1,32 @@
 //! TLS of SIP listeners (RCC-9): mutual, for peers with names that are listed, and read again while connections go on.
 //!
 //! Owns the configuration of one listener and its files. Does not own how a client is judged, which is
-//! `sip_client_verifier`, with webpki's rules for authorities.
+//! `sip_client_verifier`, with webpki's rules for authorities. What always holds: files that cannot be used change nothing.
 
-use std::fmt;
+mod cipher_suite;
+mod handshake;
+mod loaded;
+
 use std::future::Future;
-use std::io;
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::server::ResolvesServerCertUsingSni;
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{
-    CertificateError, ClientConfig, PeerIncompatible, RootCertStore, ServerConfig, SupportedCipherSuite,
-};
+use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::certificates::{IdentityFiles, StoredCertificate, TrustStore};
-use super::environment::TlsClock;
+use self::loaded::{Loaded, identity_files};
+use super::certificates::{IdentityFiles, TrustStore};
 use super::shown_certificate::noting;
-use super::sip_client_verifier::{SipClientVerifier, SubjectRefused};
-use super::tls::{SIP_VERSIONS, TlsError, Trust, load_pair, provider};
+use super::tls::TlsError;
 use super::watched_files::WatchedFiles;
 use crate::config::TlsFiles;
-use tandem_certificate::{Certificate, read_bundle};
-use tandem_sip::proxy_protocol::PeerIdentity;
+use crate::listed_subjects::SubjectPattern;
+
+pub use self::cipher_suite::CipherSuiteName;
+pub use self::handshake::HandshakeFailed;
 
 /// What a listener's TLS is made of.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,14 +50,6 @@ pub enum Authorities {
     Directory,
 }
 
-/// A name in a certificate: a whole one, or `*.` and a domain, for which the star stands for one label.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SubjectPattern(String);
-
-/// A cipher suite that is supported, as `TLS13_AES_256_GCM_SHA384`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct CipherSuiteName(SupportedCipherSuite);
-
 /// One listener's TLS. Clones share what was read last.
 #[derive(Debug, Clone)]
 pub struct SipTls {
@@ -77,45 +66,6 @@ struct State {
     readings: watch::Sender<u64>,
     /// One change at a time; handshakes never wait for it.
     editing: Mutex<()>,
-}
-
-/// What is in force.
-#[derive(Debug)]
-pub(super) struct Loaded {
-    server: Arc<ServerConfig>,
-    client: Arc<ClientConfig>,
-    verifier: Arc<SipClientVerifier>,
-    /// Ours first.
-    pub(super) chain: Vec<Certificate>,
-    pub(super) authorities: Vec<StoredCertificate>,
-}
-
-impl Loaded {
-    fn read(settings: &SipTlsSettings, store: Option<&TrustStore>) -> Result<Self, TlsError> {
-        let files = &settings.files;
-        let own = own_pair(settings)?;
-        let (trust, authorities) = match settings.authorities {
-            Authorities::File => (Trust::load(files)?, authorities_of_file(files)),
-            Authorities::Directory => {
-                let stored = store.map_or_else(Vec::new, TrustStore::list);
-                (Trust::with_authority(roots_of(&stored), files)?, stored)
-            }
-        };
-        let verifier = Arc::new(SipClientVerifier::new(settings, &trust)?);
-        let chain = own.iter().flat_map(|own| &own.cert);
-        Ok(Self {
-            chain: chain.filter_map(|der| Certificate::parse(der).ok()).collect(),
-            server: server_config(settings, own.clone(), verifier.clone())?,
-            client: client_config(files, own, &trust)?,
-            verifier,
-            authorities,
-        })
-    }
-
-    /// As [`SipClientVerifier::has_revoked`].
-    pub(super) fn has_revoked(&self, chain: &[CertificateDer<'_>], serial: &[u8], now: UnixTime) -> bool {
-        self.verifier.has_revoked(chain, serial, now)
-    }
 }
 
 impl SipTls {
@@ -242,200 +192,6 @@ impl SipTls {
     /// Where the listener's certificate and key lie.
     pub(super) fn identity(&self) -> IdentityFiles {
         identity_files(&self.settings.files)
-    }
-}
-
-fn identity_files(files: &TlsFiles) -> IdentityFiles {
-    IdentityFiles {
-        certificate: files.certificate.clone(),
-        key: files.key.clone(),
-    }
-}
-
-fn own_pair(settings: &SipTlsSettings) -> Result<Option<Arc<CertifiedKey>>, TlsError> {
-    let files = &settings.files;
-    let may_be_missing = settings.authorities == Authorities::Directory;
-    if may_be_missing && !files.certificate.exists() {
-        return Ok(None);
-    }
-    let identity = identity_files(files);
-    if identity.has_request() {
-        // Finishes what was begun when this machine went down; whether it can be used is told below.
-        drop(identity.load());
-    }
-    load_pair(files).map(Some)
-}
-
-/// For display: what counts is what [`Trust`] made of the same file.
-fn authorities_of_file(files: &TlsFiles) -> Vec<StoredCertificate> {
-    let bytes = std::fs::read(&files.authority).unwrap_or_default();
-    let certificates = read_bundle(&bytes).unwrap_or_default();
-    let stored = certificates.into_iter().map(|certificate| StoredCertificate {
-        certificate,
-        file: files.authority.clone(),
-    });
-    stored.collect()
-}
-
-/// A certificate that is no authority's would sign others here: it counts for nothing.
-fn roots_of(stored: &[StoredCertificate]) -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    let authorities = stored.iter().filter(|stored| stored.certificate.is_authority);
-    roots.add_parsable_certificates(authorities.map(|stored| stored.certificate.der.clone()));
-    roots
-}
-
-fn server_config(
-    settings: &SipTlsSettings,
-    own: Option<Arc<CertifiedKey>>,
-    verifier: Arc<SipClientVerifier>,
-) -> Result<Arc<ServerConfig>, TlsError> {
-    let chosen = settings.cipher_suites.iter().map(|name| name.0);
-    let mut provider = (*provider()).clone();
-    if !settings.cipher_suites.is_empty() {
-        provider.cipher_suites = chosen.collect();
-    }
-    let builder = ServerConfig::builder_with_details(Arc::new(provider), Arc::new(TlsClock))
-        .with_protocol_versions(SIP_VERSIONS)
-        .map_err(|source| TlsError::CipherSuites { source })?
-        .with_client_cert_verifier(verifier);
-    Ok(Arc::new(match own {
-        Some(own) => builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(own))),
-        None => builder.with_cert_resolver(Arc::new(ResolvesServerCertUsingSni::new())),
-    }))
-}
-
-fn client_config(
-    files: &TlsFiles,
-    own: Option<Arc<CertifiedKey>>,
-    trust: &Trust,
-) -> Result<Arc<ClientConfig>, TlsError> {
-    let builder = ClientConfig::builder_with_details(provider(), Arc::new(TlsClock))
-        .with_protocol_versions(SIP_VERSIONS)
-        .expect("ring supports every version we name");
-    let builder = match trust.authority().is_empty() {
-        true => builder.with_root_certificates(RootCertStore::empty()),
-        false => builder.with_webpki_verifier(trust.server_verifier(files)?),
-    };
-    Ok(Arc::new(match own {
-        Some(own) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own))),
-        None => builder.with_no_client_auth(),
-    }))
-}
-
-/// Whether one of the holder's names stands in a list of accepted ones. An empty list accepts all.
-#[must_use]
-pub fn is_listed(holder: &PeerIdentity, subjects: &[SubjectPattern]) -> bool {
-    let mut names = holder.subject_alternative_names.iter().chain(&holder.common_name);
-    subjects.is_empty() || names.any(|name| subjects.iter().any(|subject| subject.matches(name)))
-}
-
-/// A handshake with a client came to nothing.
-#[derive(Debug)]
-pub struct HandshakeFailed {
-    pub error: io::Error,
-    /// Whose certificate it was, and whose are accepted: when it was not valid.
-    certificate: Option<String>,
-}
-
-impl HandshakeFailed {
-    /// Why: a status of certificate checks as metrics spell it, and a sentence.
-    #[must_use]
-    pub fn explain(&self) -> (&'static str, String) {
-        let (status, text) = explain_refusal(&self.error);
-        match &self.certificate {
-            Some(certificate) => (status, format!("{text}; {certificate}")),
-            None => (status, text),
-        }
-    }
-}
-
-fn explain_refusal(error: &io::Error) -> (&'static str, String) {
-    let inner = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    let Some(error) = inner else {
-        return ("network_error", error.to_string());
-    };
-    // One by one: what rustls may say besides is for no status of its own.
-    if let rustls::Error::NoCertificatesPresented = error {
-        return ("bad_certificates", "the client shows no certificate".to_owned());
-    }
-    if let rustls::Error::PeerIncompatible(
-        PeerIncompatible::Tls12NotOffered
-        | PeerIncompatible::Tls12NotOfferedOrEnabled
-        | PeerIncompatible::SupportedVersionsExtensionRequired,
-    ) = error
-    {
-        let text = "the client offers neither TLS 1.2 nor 1.3, as an OCS without its updates: see \"TLS 1.0\" in deploy/README.md";
-        return ("tls_version", text.to_owned());
-    }
-    // RFC 5246 §7.4.1.4.1: the extension is new in TLS 1.2, so a hello of TLS 1.0 lacks it; rustls looks for it first.
-    if let rustls::Error::PeerIncompatible(PeerIncompatible::SignatureAlgorithmsExtensionRequired) = error {
-        let text = "the client names no signature algorithms, as one that offers neither TLS 1.2 nor 1.3 (an OCS without its updates): see \"TLS 1.0\" in deploy/README.md";
-        return ("tls_version", text.to_owned());
-    }
-    let rustls::Error::InvalidCertificate(reason) = error else {
-        return ("failed", error.to_string());
-    };
-    if let CertificateError::Other(other) = reason
-        && let Some(refused) = other.0.downcast_ref::<SubjectRefused>()
-    {
-        let status = match refused.has_alternative_names {
-            true => "san_mismatch",
-            false => "subject_cn_mismatch",
-        };
-        return (status, refused.to_string());
-    }
-    let status = match *reason == CertificateError::UnknownIssuer {
-        true => "certificate_missing_from_chain",
-        false => "bad_certificates",
-    };
-    (status, error.to_string())
-}
-
-impl SubjectPattern {
-    /// Names compare without regard to case (RFC 4343).
-    #[must_use]
-    pub fn matches(&self, name: &str) -> bool {
-        let name = name.trim_end_matches('.').to_ascii_lowercase();
-        match self.0.strip_prefix("*.") {
-            None => self.0 == name,
-            Some(domain) => name
-                .split_once('.')
-                .is_some_and(|(label, rest)| !label.is_empty() && rest == domain),
-        }
-    }
-}
-
-impl FromStr for SubjectPattern {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let name = text.strip_prefix("*.").unwrap_or(text);
-        let is_name = !name.is_empty() && !name.contains('*') && !name.contains(char::is_whitespace);
-        match is_name && (name == text || name.contains('.')) {
-            true => Ok(Self(text.trim_end_matches('.').to_ascii_lowercase())),
-            false => Err("neither a name nor \"*.\" and a domain"),
-        }
-    }
-}
-
-impl fmt::Display for SubjectPattern {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
-    }
-}
-
-impl FromStr for CipherSuiteName {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let suites = provider().cipher_suites.clone();
-        let named = suites
-            .into_iter()
-            .find(|suite| suite.suite().as_str() == Some(text));
-        named.map(Self).ok_or("no cipher suite that is supported")
     }
 }
 
@@ -591,24 +347,6 @@ mod tests {
 
     fn pattern(text: &str) -> SubjectPattern {
         text.parse().unwrap()
-    }
-
-    #[test]
-    fn a_star_stands_for_one_label_and_case_for_nothing() {
-        let pool = pattern("*.Pool.example.com");
-        assert!(pool.matches("ocs1.pool.example.com") && pool.matches("OCS2.POOL.EXAMPLE.COM."));
-        for other in [
-            "pool.example.com",
-            "a.b.pool.example.com",
-            ".pool.example.com",
-            "ocs.pool.example.org",
-        ] {
-            assert!(!pool.matches(other), "{other}");
-        }
-        assert!(pattern("ocs").matches("OCS") && !pattern("ocs").matches("ocs.example.com"));
-        for text in ["", "*", "*.", "*.com", "a.*.com", "*a.example.com", "a b"] {
-            assert!(text.parse::<SubjectPattern>().is_err(), "{text:?}");
-        }
     }
 
     #[test]
