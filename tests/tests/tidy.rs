@@ -105,7 +105,6 @@ fn no_file_is_longer_than_600_lines() {
 #[test]
 fn drivers_are_short_and_so_is_whatever_else_has_effects() {
     let mut found = Vec::new();
-    let mut short_by_now: BTreeSet<&str> = NOT_SHORT_YET.into_iter().collect();
     for file in product_sources().filter(|file| file.path.contains("/src/io/")) {
         let code = file.before_tests();
         let is_driver = code.contains("loop {") && code.contains("select!");
@@ -113,15 +112,10 @@ fn drivers_are_short_and_so_is_whatever_else_has_effects() {
             code.lines().count(),
             if is_driver { DRIVER_LINES_MAX } else { IO_LINES_MAX },
         );
-        if lines > max && !short_by_now.remove(file.path.as_str()) {
+        if lines > max {
             found.push(format!("{}: {lines} lines, at most {max}", file.path));
         }
     }
-    found.extend(
-        short_by_now
-            .into_iter()
-            .map(|path| format!("{path}: short, or gone: no exception is needed")),
-    );
     assert_none(&found);
 }
 
@@ -569,8 +563,6 @@ fn depends_on(manifest: &toml::Table, name: &str) -> bool {
 const LINES_MAX: usize = 600;
 const DRIVER_LINES_MAX: usize = 250;
 const IO_LINES_MAX: usize = 300;
-/// They are longer than that, and the list may only become shorter.
-const NOT_SHORT_YET: [&str; 1] = ["shared/runtime/src/io/environment/net.rs"];
 
 /// What decides stands in crates that could not wait for anything if they wanted to.
 const PURE_CRATES: [&str; 6] = [

@@ -27,7 +27,7 @@ use tokio::sync::watch;
 
 pub use self::files::{Fault, Interruption, SimulatedFiles};
 pub use self::network::{Latency, MachineId, Network, NetworkTally};
-pub use self::socket::{Listener, Stream, StreamHalf};
+pub use self::socket::{Listener, Stream};
 
 /// One machine of a simulated world, and what of it survives the process: its disks. Clones are the same one.
 #[derive(Debug, Clone)]

@@ -36,7 +36,7 @@ impl Listener {
 
     pub(in crate::io::environment) async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
         let end = poll_fn(|context| self.network.poll_accept(self.address, context)).await;
-        let stream = Stream(Arc::new(End::new(&self.network, end)));
+        let stream = Stream::new(Arc::new(End::new(&self.network, end)));
         let from = stream.peer_addr();
         Ok((stream, from))
     }
@@ -52,15 +52,13 @@ impl Drop for Listener {
     }
 }
 
-/// One end of a connection. Dropping it closes the connection, with a reset if something is left unread.
+/// One end of a connection, or one side of it. The connection closes when both sides are dropped, with a reset if something
+/// is left unread.
 #[derive(Debug)]
-pub struct Stream(Arc<End>);
-
-/// The half of a stream that is read, or the half that is written.
-#[derive(Debug)]
-pub struct StreamHalf {
+pub struct Stream {
     end: Arc<End>,
-    writes: bool,
+    /// The other end learns that nothing more comes.
+    shuts_down_when_dropped: bool,
 }
 
 #[derive(Debug)]
@@ -81,14 +79,6 @@ impl End {
             peer,
         }
     }
-
-    fn poll_read(&self, context: &Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.network.poll_read(self.id, context, buffer)
-    }
-
-    fn poll_write(&self, context: &Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.network.poll_write(self.id, context, bytes)
-    }
 }
 
 impl Drop for End {
@@ -98,6 +88,13 @@ impl Drop for End {
 }
 
 impl Stream {
+    fn new(end: Arc<End>) -> Self {
+        Self {
+            end,
+            shuts_down_when_dropped: false,
+        }
+    }
+
     pub(super) async fn connect(
         network: &Network,
         machine: MachineId,
@@ -108,23 +105,23 @@ impl Stream {
         // From here on it is closed should the caller lose patience.
         let end = Arc::new(End::new(network, id));
         poll_fn(|context| network.poll_connected(id, context)).await?;
-        Ok(Self(end))
+        Ok(Self::new(end))
     }
 
     pub(in crate::io::environment) fn local_addr(&self) -> SocketAddr {
-        self.0.local
+        self.end.local
     }
 
     pub(in crate::io::environment) fn peer_addr(&self) -> SocketAddr {
-        self.0.peer
+        self.end.peer
     }
 
     pub(in crate::io::environment) fn tune(&self, options: &TcpOptions) {
-        self.0.network.tune(self.0.id, *options);
+        self.end.network.tune(self.end.id, *options);
     }
 
     pub(in crate::io::environment) fn reset_when_dropped(&self) {
-        self.0.network.reset_when_closed(self.0.id);
+        self.end.network.reset_when_closed(self.end.id);
     }
 
     pub(in crate::io::environment) fn poll_read(
@@ -132,7 +129,7 @@ impl Stream {
         context: &Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.0.poll_read(context, buffer)
+        self.end.network.poll_read(self.end.id, context, buffer)
     }
 
     pub(in crate::io::environment) fn poll_write(
@@ -140,47 +137,26 @@ impl Stream {
         context: &Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.0.poll_write(context, bytes)
-    }
-
-    pub(in crate::io::environment) fn shut_down(&self) -> io::Result<()> {
-        self.0.network.shut_down(self.0.id)
-    }
-
-    pub(in crate::io::environment) fn into_split(self) -> (StreamHalf, StreamHalf) {
-        let half = |writes| StreamHalf {
-            end: Arc::clone(&self.0),
-            writes,
-        };
-        (half(false), half(true))
-    }
-}
-
-impl StreamHalf {
-    pub(in crate::io::environment) fn poll_read(
-        &self,
-        context: &Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.end.poll_read(context, buffer)
-    }
-
-    pub(in crate::io::environment) fn poll_write(
-        &self,
-        context: &Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.end.poll_write(context, bytes)
+        self.end.network.poll_write(self.end.id, context, bytes)
     }
 
     pub(in crate::io::environment) fn shut_down(&self) -> io::Result<()> {
         self.end.network.shut_down(self.end.id)
     }
+
+    /// The side that is read, and the one that is written.
+    pub(in crate::io::environment) fn into_split(self) -> (Self, Self) {
+        let written = Self {
+            end: Arc::clone(&self.end),
+            shuts_down_when_dropped: true,
+        };
+        (self, written)
+    }
 }
 
-impl Drop for StreamHalf {
+impl Drop for Stream {
     fn drop(&mut self) {
-        if self.writes {
+        if self.shuts_down_when_dropped {
             // A connection that has broken is closed already.
             let _ = self.shut_down();
         }
