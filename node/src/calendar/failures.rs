@@ -41,7 +41,10 @@ impl Calendars {
                     && user.care.reading.task == Task::InFlight
                 {
                     user.care.reading.task = Task::Idle;
-                    user.failed(Work::Read, failure, class);
+                    match user.is_at(flight.lane) {
+                        true => user.failed(Work::Read, failure, class),
+                        false => user.read_failed_elsewhere(),
+                    }
                 }
             }
             Job::Events(key) => {
@@ -124,6 +127,14 @@ impl Calendars {
 impl OneUser<'_> {
     fn is_asking_as(&self, attempt: u64) -> bool {
         self.care.attempt == attempt && matches!(self.care.asking, Asking::Sent { .. })
+    }
+
+    /// At a former CAS, of which the present one knows nothing: the same is read here. Without a subscription there will be a
+    /// read after the next one.
+    fn read_failed_elsewhere(&mut self) {
+        if self.care.live.is_some() {
+            self.queue_read(Urgency::Changed);
+        }
     }
 
     fn failed(&mut self, work: Work, failure: &Failure, class: FailureClass) {

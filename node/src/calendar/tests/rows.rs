@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tandem_cluster::{Authority, CasId};
+use tandem_cluster::{Authority, CasId, Command};
 
 use super::exchange::{busy, code};
 use super::life::{minutes, seconds, settled, with};
@@ -215,6 +215,25 @@ fn a_passing_trouble_is_met_by_three_tries_and_then_counts_against_the_cas() {
     world.change(0, Vec::new());
     world.run(seconds(20));
     assert_eq!((world.moves(), world.epoch_of(0)), (1, 1));
+    assert!(world.wrong_users().is_empty());
+}
+
+/// The user has moved while it was under way.
+#[test]
+fn a_read_that_fails_at_the_former_cas_counts_against_no_other() {
+    let mut world = six();
+    let (former, epoch) = (world.cas_of(0), world.epoch_of(0));
+    let other = THREE.iter().find(|cas| **cas != former).unwrap();
+    world.exchange.cas(&former).latency = seconds(20);
+    let denied = code("ErrorImpersonationDenied");
+    world.exchange.mailbox(&address(0)).broken = Some((Some(CasId(former)), denied));
+    change(&mut world);
+    world.run(seconds(10));
+    let users = vec![(name(0), epoch, CasId((*other).to_owned()))];
+    let at_ms = world.wall_ms();
+    world.apply(Command::CasMoved { users, at_ms });
+    world.run(seconds(30));
+    assert_eq!((world.moves(), world.cas_of(0).as_str()), (0, *other));
     assert!(world.wrong_users().is_empty());
 }
 
