@@ -12,8 +12,8 @@ use tandem_sip::RawMessage;
 
 use crate::cti::CtiInput;
 use crate::directory::Directory;
-use crate::presence::{Composed, PhonesInUse, compose};
-use crate::settings::{self, GatewaySettings};
+use crate::presence::PhonesInUse;
+use crate::settings::GatewaySettings;
 
 use super::output::OutboundTarget;
 use super::pairs::{Pair, PairId};
@@ -61,15 +61,6 @@ pub struct View<'a> {
     /// It may be ahead of the changes that the gateway has been told of.
     pub state: &'a ClusterState,
     pub phones: &'a dyn PhonesInUse,
-}
-
-impl View<'_> {
-    /// A user's presence as it is now.
-    pub(super) fn composed(self, user: &str, now: Now) -> Composed {
-        let on_the_phone = self.phones.is_in_use_by(user);
-        let settings = settings::composition(self.state);
-        compose(self.state.presence(user), on_the_phone, settings, now.unix_ms)
-    }
 }
 
 #[derive(Debug)]

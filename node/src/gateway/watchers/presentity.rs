@@ -2,7 +2,7 @@
 
 use tandem_cluster::SessionKey;
 
-use crate::presence::Composed;
+use crate::presence::{Composed, following};
 
 use super::super::{Gateway, Now, Report, View};
 use super::{EndOfSubscription, WatcherReport};
@@ -25,7 +25,7 @@ impl Gateway {
 
     /// Watchers and publisher take in what the user's presence is now.
     pub(in crate::gateway) fn look_at_presence(&mut self, user: &str, view: View<'_>, now: Now) {
-        let composed = view.composed(user, now);
+        let composed = following::current(view.state, view.phones, user, now.unix_ms);
         self.tell_watchers_of(user, composed);
         let is_kept_here = view.state.calendar_owner(user) == Some(self.config.node);
         self.publish_presence(user, composed, is_kept_here, now);
