@@ -1,8 +1,8 @@
 //! Push callbacks: answered at once, and passed on to the owner through the log where another node owns the user
-//! (docs/spec/ews.md §1.3).
+//! (docs/spec/ews.md §1.3). The owner says in the log which of them belong to subscriptions that are no longer wanted.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use tandem_cluster::{CallbackNote, Command};
@@ -16,10 +16,13 @@ use tandem_exchange::ews::{
     Event, EventKind, Failure, Notification, ResponseCode, SubscriptionId, SubscriptionStatus,
 };
 
-/// Callbacks that are not in the log yet, by user and attempt.
+/// One subscription: its user, the attempt that brought it, and its id.
+type Subscription = (String, u64, String);
+
+/// Callbacks that are not in the log yet.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
-    waiting: BTreeMap<(String, u64), CallbackNote>,
+    waiting: BTreeMap<Subscription, CallbackNote>,
     /// When those that wait are gathered.
     due_at: Option<Instant>,
 }
@@ -28,7 +31,7 @@ impl Notes {
     /// The owner needs to know that something happened, not how often. `false`: there was no room.
     fn add(&mut self, note: CallbackNote, now: Instant) -> bool {
         let has_room = self.waiting.len() < NOTES_MAX;
-        match self.waiting.entry((note.user.clone(), note.attempt)) {
+        match self.waiting.entry(subscription_of(&note)) {
             Entry::Occupied(mut known) => {
                 let known = known.get_mut();
                 known.has_events |= note.has_events;
@@ -58,6 +61,32 @@ impl Notes {
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.due_at
+    }
+}
+
+/// Subscriptions that their owners no longer want, as far as there is room: the oldest is forgotten first, and its next
+/// callback is passed on once more.
+#[derive(Debug, Default)]
+pub(super) struct Unwanted {
+    known: BTreeSet<Subscription>,
+    in_order: VecDeque<Subscription>,
+}
+
+impl Unwanted {
+    fn add(&mut self, subscription: Subscription) {
+        if !self.known.insert(subscription.clone()) {
+            return;
+        }
+        self.in_order.push_back(subscription);
+        if self.in_order.len() > UNWANTED_MAX
+            && let Some(oldest) = self.in_order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
+
+    pub(super) fn contains(&self, user: &str, attempt: u64, id: &SubscriptionId) -> bool {
+        !self.known.is_empty() && self.known.contains(&(user.to_owned(), attempt, id.0.clone()))
     }
 }
 
@@ -96,9 +125,30 @@ impl Calendars {
         }
     }
 
-    /// Another node's note counts as if the callback had come here.
-    pub(super) fn passed_on_here(&mut self, note: &CallbackNote, now: Now) {
-        self.pushed(&note.user, note.attempt, notification_of(note), now);
+    /// A note in the log. To the owner it counts as if the callback had come here. It was answered with OK, though: if the
+    /// subscription is not wanted, every node learns it, and answers the next callback with Unsubscribe.
+    pub(super) fn passed_on(&mut self, note: &CallbackNote, view: View<'_>, now: Now) {
+        if tells_unwanted(note) {
+            return self.unwanted.add(subscription_of(note));
+        }
+        if !self.owns(&note.user, view.state) {
+            return;
+        }
+        match self.verdict_on(note) {
+            CallbackVerdict::Keep => self.pushed(&note.user, note.attempt, notification_of(note), now),
+            CallbackVerdict::Unsubscribe => self.note(unwanted_note(note), now),
+        }
+    }
+
+    /// What reports the end of a subscription is wanted in any case.
+    fn verdict_on(&self, note: &CallbackNote) -> CallbackVerdict {
+        match note.failed {
+            Some(_) => CallbackVerdict::Keep,
+            None => {
+                let id = SubscriptionId(note.subscription.clone());
+                self.callback_verdict(&note.user, note.attempt, &id)
+            }
+        }
     }
 
     /// What is not committed in time is not tried again: the owner's sweep finds what it missed.
@@ -124,6 +174,24 @@ fn note_of(user: &str, attempt: u64, notification: &Result<Notification, Failure
         has_events,
         failed,
     }
+}
+
+/// Says that the owner no longer wants the subscription of this note.
+fn unwanted_note(note: &CallbackNote) -> CallbackNote {
+    CallbackNote {
+        has_events: false,
+        failed: Some(NO_LONGER_WANTED.to_owned()),
+        ..note.clone()
+    }
+}
+
+/// A failure that a CAS reports names no subscription.
+fn tells_unwanted(note: &CallbackNote) -> bool {
+    note.failed.is_some() && !note.subscription.is_empty()
+}
+
+fn subscription_of(note: &CallbackNote) -> Subscription {
+    (note.user.clone(), note.attempt, note.subscription.clone())
 }
 
 fn notification_of(note: &CallbackNote) -> Result<Notification, Failure> {
@@ -169,6 +237,9 @@ fn code_of(failure: &Failure) -> String {
 const GATHER: Duration = Duration::from_millis(500);
 const NOTES_MAX: usize = 20_000;
 const NOTES_PER_COMMAND: usize = 500;
+
+const NO_LONGER_WANTED: &str = "ErrorSubscriptionUnsubscribed";
+const UNWANTED_MAX: usize = 20_000;
 
 #[cfg(test)]
 mod tests {

@@ -142,9 +142,7 @@ impl Calendars {
             self.publish_again(view.state);
         }
         for note in &looks.callbacks {
-            if self.owns(&note.user, view.state) {
-                self.passed_on_here(note, now);
-            }
+            self.passed_on(note, view, now);
         }
     }
 

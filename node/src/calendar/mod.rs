@@ -60,7 +60,7 @@ pub use output::{CallbackId, CallbackOutcome, Output, Report, RequestId, StreamI
 pub use settings::{CalendarSettings, Delivery};
 pub use timeline::{Timeline, edge_offset};
 
-use callbacks::Notes;
+use callbacks::{Notes, Unwanted};
 use credential::CredentialGate;
 use explain::Tally;
 use following::Following;
@@ -129,6 +129,7 @@ pub struct Calendars {
     streams: Streams,
     proposals: Proposals,
     notes: Notes,
+    unwanted: Unwanted,
     credential: CredentialGate,
     requests: BTreeMap<RequestId, Flight>,
     next_request: u64,
@@ -164,6 +165,7 @@ impl Calendars {
             streams: Streams::default(),
             proposals: Proposals::default(),
             notes: Notes::default(),
+            unwanted: Unwanted::default(),
             credential: CredentialGate::new(),
             requests: BTreeMap::new(),
             next_request: 0,

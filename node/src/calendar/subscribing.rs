@@ -13,7 +13,7 @@ use tandem_exchange::affinity::AffinityKey;
 use super::output::Report;
 use super::proposals::MoveCause;
 use super::settings::Delivery;
-use super::user::{Asking, Care, Live, LiveKind, Step, UserKey};
+use super::user::{Asking, Care, Live, LiveKind, Step, User, UserKey};
 use super::{Calendars, LaneId, Now, OneUser};
 use tandem_exchange::ews::{EventKind, Failure, FailureClass, Notification, SubscriptionId};
 
@@ -55,8 +55,11 @@ impl OneUser<'_> {
             return None;
         }
         let kind = kind_for(self.settings.delivery, self.care);
-        // Larger than any number of a former owner, as far as clocks agree, so that its callbacks can be told apart.
-        self.care.attempt = self.now.unix_ms.max(self.care.attempt + 1);
+        // Larger than any number of a former owner, as far as clocks agree, so that its callbacks can be told apart; and
+        // larger than the time of the assignment in any case, so that every node can tell those of a former CAS.
+        let assigned_ms = self.placement.map_or(0, |placement| placement.since_ms);
+        let former = self.care.attempt.max(assigned_ms);
+        self.care.attempt = self.now.unix_ms.max(former.saturating_add(1));
         self.care.asking = Asking::Sent { kind, heard: false };
         let affinity = match kind {
             DeliveryKind::Streaming => AffinityKey::Group(self.reserve_group(lane).0),
@@ -339,8 +342,8 @@ impl Calendars {
         }
     }
 
-    /// Whether a callback for this user's `attempt` to subscribe is wanted. For another node's user it is, as long as the user
-    /// is enabled.
+    /// Whether a callback for this user's `attempt` to subscribe is wanted. For another node's user it is, as long as this may
+    /// be the user's present subscription as far as the log tells.
     #[must_use]
     pub fn callback_verdict(
         &self,
@@ -355,6 +358,9 @@ impl Calendars {
                 false => CallbackVerdict::Keep,
             };
         };
+        if is_of_former_cas(known, attempt) || self.unwanted.contains(user, attempt, subscription) {
+            return CallbackVerdict::Unsubscribe;
+        }
         match &known.care {
             // A node that cannot reach the others may be the only one that believes it owns the user.
             Some(care) if self.may_start => self.verdict_of(care, attempt, subscription),
@@ -471,6 +477,13 @@ fn kind_for(delivery: Delivery, care: &Care) -> DeliveryKind {
         Delivery::StreamingFirst | Delivery::StreamingOnly => DeliveryKind::Streaming,
         Delivery::Pull => DeliveryKind::Pull,
     }
+}
+
+/// Whether the attempt is older than the assignment: a later one has a number beyond the time of the assignment. Where the
+/// log lags behind, an earlier assignment tells less, and nothing wrong.
+fn is_of_former_cas(user: &User, attempt: u64) -> bool {
+    let placement = user.placement.as_ref();
+    placement.is_some_and(|placement| attempt <= placement.since_ms)
 }
 
 fn tells_change(kind: EventKind) -> bool {

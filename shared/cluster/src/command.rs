@@ -111,7 +111,7 @@ pub enum Command {
         users: Vec<String>,
         enabled: Option<bool>,
     },
-    /// Callbacks for users of other nodes. Changes nothing by itself.
+    /// Callbacks for users of other nodes, and which of them the owners no longer want. Changes nothing by itself.
     CallbacksReceived { callbacks: Vec<CallbackNote> },
     /// What calendars say now. Of each user only what their owner reports counts, and only while they have a gateway and
     /// their calendar is not switched off; `None` forgets the calendar.

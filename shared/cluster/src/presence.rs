@@ -71,7 +71,8 @@ pub struct WatcherRecord {
     pub event_id: Option<String>,
 }
 
-/// A push callback that reached a node other than its user's owner.
+/// A push callback that reached a node other than its user's owner, or the owner's answer that it no longer wants the
+/// subscription of such a callback.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallbackNote {
     pub user: String,
@@ -79,6 +80,7 @@ pub struct CallbackNote {
     pub subscription: String,
     /// Something may have changed; `false`: a status event alone.
     pub has_events: bool,
-    /// The code with which the server ended the subscription.
+    /// The code with which the server ended the subscription; `subscription` is empty then. With a `subscription`: the owner
+    /// no longer wants that one.
     pub failed: Option<String>,
 }

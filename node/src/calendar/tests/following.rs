@@ -4,13 +4,15 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use tandem_cluster::{Applied, Authority, CasEndpoint, CasId, Change, Command, NodeId};
 
+use super::exchange::code;
 use super::life::{minutes, seconds, settled, with};
+use super::rows::called_back;
 use super::world::{World, meeting, minute, name};
 use crate::calendar::{
     CalendarSettings, Calendars, CalendarsConfig, CallbackOutcome, Delivery, Input, Output, Report, View,
 };
 use crate::directory::Directory;
-use tandem_exchange::ews::FreeBusyStatus;
+use tandem_exchange::ews::{FreeBusyStatus, SubscriptionId};
 
 const TWO: [&str; 2] = ["cas-1", "cas-2"];
 
@@ -31,6 +33,49 @@ fn a_callback_at_another_node_reaches_the_owner_through_the_log() {
     let passed_on = |command: &&Command| matches!(command, Command::CallbacksReceived { .. });
     let entries = world.proposals.iter().filter(passed_on).count();
     assert!(entries < 10, "callbacks share an entry: {entries}");
+}
+
+fn is_kept(world: &World, subscription: &SubscriptionId) -> bool {
+    world.exchange.subscriptions.contains_key(&subscription.0)
+}
+
+/// docs/spec/ews.md §1.3: it ends by the answer to its next callback, and that may come to any node.
+#[test]
+fn a_push_subscription_at_a_former_cas_ends_wherever_it_calls() {
+    let mut world = settled(2, &TWO, 10, with(Delivery::PushOnly));
+    let old = world.subscription_of(0);
+    let (former, epoch) = (world.cas_of(0), world.epoch_of(0));
+    let other = TWO.iter().find(|cas| **cas != former).unwrap();
+    // By the clock of the administrator's node, which is an hour fast.
+    let at_ms = world.wall_ms() + 3_600_000;
+    let users = vec![(name(0), epoch, CasId((*other).to_owned()))];
+    world.apply(Command::CasMoved { users, at_ms });
+    world.run(seconds(10));
+    let present = world.subscription_of(0);
+    assert_ne!(present, old);
+    for subscription in [&old, &present] {
+        world.call_a_stranger(subscription);
+    }
+    assert_eq!((is_kept(&world, &old), is_kept(&world, &present)), (false, true));
+}
+
+/// The assignment tells nothing of two subscriptions at one CAS: only the owner knows which one is used.
+#[test]
+fn an_earlier_push_subscription_at_the_same_cas_ends_at_the_second_callback_of_a_stranger() {
+    let mut world = settled(2, &["cas-1"], 10, with(Delivery::PushOnly));
+    let old = world.subscription_of(0);
+    // Its CAS believes it alive all the same.
+    let attempt = world.push_attempt(0);
+    world.input_all(|_| called_back(attempt, code("ErrorSubscriptionNotFound")));
+    world.run(minutes(2));
+    let present = world.subscription_of(0);
+    assert_ne!(present, old);
+    for _ in 0..2 {
+        world.call_a_stranger(&old);
+        world.call_a_stranger(&present);
+        world.run(seconds(5));
+    }
+    assert_eq!((is_kept(&world, &old), is_kept(&world, &present)), (false, true));
 }
 
 #[test]

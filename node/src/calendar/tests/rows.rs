@@ -28,7 +28,7 @@ fn change(world: &mut World) {
 }
 
 /// The first user's subscription is gone, says Exchange.
-fn called_back(attempt: u64, failure: Failure) -> Input {
+pub(super) fn called_back(attempt: u64, failure: Failure) -> Input {
     Input::CalledBack(Callback {
         id: CallbackId(0),
         user: name(0),
