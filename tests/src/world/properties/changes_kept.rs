@@ -1,6 +1,5 @@
 //! When all is well again, no change is lost: what watchers were told, and what every node says, is what the calendars say;
-//! and each user is heard at a Client Access Server. One that was left while it could not be reached may hear them as well,
-//! until it calls back and is told to end.
+//! and each user is heard at exactly one Client Access Server: one that was left has called back and was told to end.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -38,7 +37,7 @@ pub(in crate::world) async fn judge(
 }
 
 async fn look(calendars: &Calendars, addresses: Addresses, nodes: u64) -> anyhow::Result<Vec<String>> {
-    let mut wrong = unheard(calendars).await;
+    let mut wrong = heard_wrongly(calendars).await;
     for user in calendars.people.clone() {
         let shown = calendars.shown_now(user);
         let told = calendars.told(user).await;
@@ -57,12 +56,13 @@ async fn look(calendars: &Calendars, addresses: Addresses, nodes: u64) -> anyhow
     Ok(wrong)
 }
 
-async fn unheard(calendars: &Calendars) -> Vec<String> {
+/// Who is heard at no server, or at more than one.
+async fn heard_wrongly(calendars: &Calendars) -> Vec<String> {
     let heard = calendars.backend.ask(|servers| servers.heard()).await;
     let people = calendars.people.clone();
     let places = people.map(|user| (user, heard.get(&mailbox(user)).cloned().unwrap_or_default()));
     places
-        .filter(|(_, places)| places.is_empty())
+        .filter(|(_, places)| places.len() != 1)
         .map(|(user, places)| format!("user{user} is heard at {places:?}"))
         .collect()
 }
