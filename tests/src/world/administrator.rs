@@ -111,6 +111,14 @@ impl Administrator {
         self.ask(Member::Node(1), Deed::CasRebalanced, REBALANCE, body, None)
     }
 
+    /// Changes a setting at this node, to another value than any that it may have.
+    pub(super) fn change_a_setting(&self, node: Member) -> JoinHandle<Done> {
+        let (name, value) = ("calendar_moves_per_second", 77);
+        let body = json!({ "name": name, "value": value });
+        let setting = Some((name, json!(value)));
+        self.ask(node, Deed::SettingChanged, "/settings", body, setting)
+    }
+
     /// Takes note of what came of it.
     pub(super) fn note(&mut self, done: &Done) {
         let Some((name, value)) = &done.setting else {
@@ -190,7 +198,7 @@ impl fmt::Display for Done {
     }
 }
 
-const ELIGIBLE: &str = "/exchange/gateways/eligible";
+pub(super) const ELIGIBLE: &str = "/exchange/gateways/eligible";
 const REBALANCE: &str = "/exchange/rebalance";
 /// Those that change while people work, each with values that suit a world of minutes.
 const SETTINGS: [(&str, &[&str]); 6] = [

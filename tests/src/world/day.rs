@@ -36,7 +36,7 @@ pub struct Day {
     options: WorldOptions,
     pub(super) office: Office,
     calendars: Calendars,
-    administrator: Administrator,
+    pub(super) administrator: Administrator,
     faults: Faults,
     pub(super) operator: Operator,
     pub(super) addresses: Addresses,

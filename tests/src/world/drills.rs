@@ -6,19 +6,23 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use serde_json::json;
 use tandem_runtime::io::environment;
+use tandem_runtime::io::environment::simulated::Fault;
 use tokio::time::sleep;
 
+use super::administrator::ELIGIBLE;
+use super::faults::cas_name;
 use super::properties::replicas;
 use super::{Day, Operator, Order};
-use crate::cluster::{Addresses, Member, get_from};
+use crate::cluster::{Addresses, Member, get_from, post_to};
 use crate::peers::front_end::FrontEnd;
 
 impl Day {
     /// All drills, and after each everything is well.
-    pub(super) async fn rehearse(&self) -> anyhow::Result<()> {
+    pub(super) async fn rehearse(&mut self) -> anyhow::Result<()> {
         let drills = Drills {
-            operator: &self.operator,
+            operator: self.operator.clone(),
             addresses: self.addresses,
             nodes: self.nodes,
             patience: self.office.patience,
@@ -28,21 +32,54 @@ impl Day {
         self.all_is_well().await?;
         drills.witness_helps_a_node_that_lags().await?;
         self.all_is_well().await?;
+        let away = drills.snapshot_brings_a_node_up_to_date().await?;
+        self.all_is_well().await?;
+        let asked = self.addresses.admin(Member::Node(1));
+        replicas::judge(asked, self.office.patience).await?;
+        drills.snapshot_gives_a_node_sessions(away).await?;
+        self.all_is_well().await?;
+        self.office.every_phone_rings_and_stops().await?;
+        self.office.everyone_gets_a_snapshot().await?;
+        self.change_a_setting_at_a_leader_without_followers(&drills)
+            .await?;
         for user in self.latecomers.clone() {
             self.sign_in_before_the_power_fails(&drills, user).await?;
         }
         self.are_here(self.latecomers.clone()).await?;
-        replicas::judge(self.addresses.admin(Member::Node(1)), self.office.patience).await
+        replicas::judge(asked, self.office.patience).await
     }
 
-    /// The power fails everywhere at the moment in which a user is told that their session stands: it does.
-    async fn sign_in_before_the_power_fails(&self, drills: &Drills<'_>, user: usize) -> anyhow::Result<()> {
+    /// A leader that nobody follows any more is asked to change a setting. Whatever it answers is so afterwards.
+    async fn change_a_setting_at_a_leader_without_followers(
+        &mut self,
+        drills: &Drills,
+    ) -> anyhow::Result<()> {
+        let (leader, _) = drills.leading_node().await?;
+        let ways = drills.cut_off(leader);
+        let done = self.administrator.change_a_setting(leader).await;
+        drills.heal(&ways);
+        let done = done.context("the administrator")?;
+        tracing::info!("the administrator: {done}");
+        self.administrator.note(&done);
+        self.all_is_well().await
+    }
+
+    /// The power fails everywhere at the moment in which a user is told that their session stands: it does. Disks stand
+    /// still at first, so that an answer that does not wait for them is there before they have stored anything.
+    async fn sign_in_before_the_power_fails(&self, drills: &Drills, user: usize) -> anyhow::Result<()> {
         let before = self.connections().await;
         let ocs = &self.office.ocs;
+        drills.disks_everywhere(Some(Fault::StandsStill));
         ocs.ask(move |front_end| front_end.sign_in(user)).await;
         let stands = move |front_end: &FrontEnd| front_end.user(user).dialog().is_some();
-        ocs.wait_until("the INVITE is answered", self.office.patience, stands)
-            .await?;
+        let early = ocs
+            .wait_until("the INVITE is answered", DISKS_STAND_STILL, stands)
+            .await;
+        if early.is_err() {
+            drills.disks_everywhere(None);
+            ocs.wait_until("the INVITE is answered", self.office.patience, stands)
+                .await?;
+        }
         drills.power_fails_everywhere().await;
         self.wait_for_other_connections(before).await?;
         self.all_is_well().await?;
@@ -53,8 +90,8 @@ impl Day {
 
 /// The members, and whoever does things to them.
 #[derive(Debug)]
-pub(super) struct Drills<'a> {
-    pub(super) operator: &'a Operator,
+pub(super) struct Drills {
+    pub(super) operator: Operator,
     pub(super) addresses: Addresses,
     pub(super) nodes: u64,
     /// How long members may take for what has no bound of its own.
@@ -68,7 +105,26 @@ struct Lead {
     term: u64,
 }
 
-impl Drills<'_> {
+impl Drills {
+    /// Nothing arrives any more between this member and any other; the ways that are cut.
+    fn cut_off(&self, member: Member) -> Vec<(String, String)> {
+        let others = self.members().filter(|other| *other != member);
+        let ways: Vec<_> = others
+            .flat_map(|other| [(member, other), (other, member)])
+            .map(|(from, to)| (from.to_string(), to.to_string()))
+            .collect();
+        for (from, to) in ways.iter().cloned() {
+            self.operator.order(Order::Cut(from, to));
+        }
+        ways
+    }
+
+    fn heal(&self, ways: &[(String, String)]) {
+        for (from, to) in ways.iter().cloned() {
+            self.operator.order(Order::Heal(from, to));
+        }
+    }
+
     /// The leader's process is killed: its connections are refused from then on, so another member leads long before
     /// anybody's patience with a silent leader is over. It is started again afterwards.
     ///
@@ -104,29 +160,85 @@ impl Drills<'_> {
         } else {
             Member::Node(1)
         };
-        let ways = [leader, Member::Lb].map(|other| (lagging.to_string(), other.to_string()));
-        for (one, other) in &ways {
-            self.operator.order(Order::Cut(one.clone(), other.clone()));
-            self.operator.order(Order::Cut(other.clone(), one.clone()));
-        }
+        let ways = self.cut_off(lagging);
         // The lagging node is declared lost meanwhile, which is an entry of the log that it lacks.
         self.wait_until_lost(leader, lagging).await?;
         self.operator.order(Order::PowerOff(leader.to_string()));
-        for (one, other) in &ways {
-            self.operator.order(Order::Heal(one.clone(), other.clone()));
-            self.operator.order(Order::Heal(other.clone(), one.clone()));
-        }
+        self.heal(&ways);
         let lead = self.lead_after(before.term, leader, LED_AGAIN_WITHIN).await;
         self.operator.order(Order::Start(leader.to_string()));
         lead.with_context(|| format!("{leader} has lost its power while {lagging} lagged"))?;
         Ok(())
     }
 
-    /// Every member loses its power at once, and gets it back.
+    /// A node is cut off until the others have dropped entries that it lacks. What it learns of its own loss, and of who
+    /// owns its sessions now, is in a snapshot and nowhere else.
+    ///
+    /// # Errors
+    /// When the others take no entries, or never drop any.
+    pub(super) async fn snapshot_brings_a_node_up_to_date(&self) -> anyhow::Result<Member> {
+        let (leader, _) = self.leading_node().await?;
+        let mut nodes = (1..=self.nodes).map(Member::Node);
+        let away = nodes.find(|node| *node != leader);
+        let away = away.context("there are two nodes")?;
+        let ways = self.cut_off(away);
+        self.wait_until_lost(leader, away).await?;
+        let behind = self.write_until_entries_are_dropped(leader, away).await;
+        self.heal(&ways);
+        behind.with_context(|| format!("{away} is cut off and {leader} leads"))?;
+        Ok(away)
+    }
+
+    /// A node that was away, and so owns few sessions, is given some while its disk stands still, and until the others
+    /// have dropped the entries that say so. It was never lost: only a snapshot tells it of them.
+    ///
+    /// # Errors
+    /// When the others take no entries, or never drop any.
+    pub(super) async fn snapshot_gives_a_node_sessions(&self, away: Member) -> anyhow::Result<()> {
+        let (leader, _) = self.leading_node().await?;
+        if leader == away {
+            return Ok(());
+        }
+        self.operator
+            .order(Order::Disk(away.to_string(), Some(Fault::StandsStill)));
+        let admin = self.addresses.admin(leader).context("a node has one")?;
+        let moved = post_to(admin, "/sessions/rebalance", &json!({ "per_second": 50 })).await;
+        let behind = match moved {
+            Ok(_) => self.write_until_entries_are_dropped(leader, away).await,
+            Err(error) => Err(error),
+        };
+        self.operator.order(Order::Disk(away.to_string(), None));
+        behind.with_context(|| format!("the disk of {away} stands still and {leader} leads"))
+    }
+
+    /// Until the writer's log begins behind what the other member has applied.
+    async fn write_until_entries_are_dropped(&self, writer: Member, behind: Member) -> anyhow::Result<()> {
+        let admin = self.addresses.admin(writer).context("a member has one")?;
+        let body = json!({ "name": cas_name(0), "eligible": true });
+        for _ in 0..WRITTEN_AT_MOST {
+            post_to(admin, ELIGIBLE, &body).await?;
+            let first = self.addresses.metrics(writer).await?;
+            let applied = self.addresses.metrics(behind).await?;
+            let first = first.sum("tandem_raft_log_first_index", &[]);
+            if first > applied.sum("tandem_raft_applied_index", &[]) + 1.0 {
+                return Ok(());
+            }
+        }
+        bail!("no entry was dropped after {WRITTEN_AT_MOST} more");
+    }
+
+    pub(super) fn disks_everywhere(&self, fault: Option<Fault>) {
+        for member in self.members() {
+            self.operator.order(Order::Disk(member.to_string(), fault));
+        }
+    }
+
+    /// Every member loses its power at once, and gets it back. Disks work from then on.
     pub(super) async fn power_fails_everywhere(&self) {
         for member in self.members() {
             self.operator.order(Order::PowerOff(member.to_string()));
         }
+        self.disks_everywhere(None);
         sleep(WITHOUT_POWER).await;
         for member in self.members() {
             self.operator.order(Order::Start(member.to_string()));
@@ -215,5 +327,9 @@ fn name_of(member: Member) -> String {
 /// Less than the shortest time after which a silent leader is given up, with the election that follows.
 const TAKEN_OVER_WITHIN: Duration = Duration::from_millis(250);
 const LED_AGAIN_WITHIN: Duration = Duration::from_secs(5);
+/// Many times what an answer takes that waits for nothing, and less than anybody's patience with a silent member.
+const DISKS_STAND_STILL: Duration = Duration::from_millis(40);
+/// More than a log holds between two snapshots, and keeps behind one.
+const WRITTEN_AT_MOST: usize = 600;
 const WITHOUT_POWER: Duration = Duration::from_millis(500);
 const ASKED_AGAIN_AFTER: Duration = Duration::from_millis(10);
