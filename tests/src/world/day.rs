@@ -216,6 +216,10 @@ impl Day {
         Ok(())
     }
 
+    pub(super) fn cti_managers(&self) -> usize {
+        self.options.cti_managers
+    }
+
     pub(super) async fn connections(&self) -> Vec<ConnectionNumber> {
         self.office.ocs.ask(|front_end| front_end.connections()).await
     }

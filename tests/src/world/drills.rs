@@ -13,10 +13,12 @@ use tokio::time::sleep;
 
 use super::administrator::ELIGIBLE;
 use super::faults::cas_name;
-use super::properties::replicas;
+use super::properties::{commands_once, replicas};
 use super::{Day, Operator, Order};
 use crate::cluster::{Addresses, Member, get_from, post_to};
+use crate::peers::communicator::Tolerance;
 use crate::peers::front_end::FrontEnd;
+use crate::peers::ocs::user_id;
 
 impl Day {
     /// All drills, and after each everything is well.
@@ -40,6 +42,7 @@ impl Day {
         self.all_is_well().await?;
         self.office.every_phone_rings_and_stops().await?;
         self.office.everyone_gets_a_snapshot().await?;
+        self.call_while_the_owner_dies(&drills, 0).await?;
         self.change_a_setting_at_a_leader_without_followers(&drills)
             .await?;
         for user in self.latecomers.clone() {
@@ -47,6 +50,29 @@ impl Day {
         }
         self.are_here(self.latecomers.clone()).await?;
         replicas::judge(asked, self.office.patience).await
+    }
+
+    /// A node dies when a command of this user lies at a CTI manager that stands still. The command is carried out when the
+    /// manager goes on, and the session's next owner, who is asked for the same again, leaves it at that.
+    async fn call_while_the_owner_dies(&mut self, drills: &Drills, user: usize) -> anyhow::Result<()> {
+        let owner = drills.owner_of(user).await?;
+        let managers = (1..=self.cti_managers()).map(|number| Member::CtiManager(number).to_string());
+        let managers: Vec<_> = managers.collect();
+        for manager in &managers {
+            self.operator.order(Order::Freeze(manager.clone()));
+        }
+        self.office.tolerate(Tolerance::EarlyEvents).await;
+        let begun = self.office.begin_calls(&[], &[user]).await;
+        sleep(COMMAND_UNDER_WAY).await;
+        self.operator.order(Order::Kill(owner.clone()));
+        for manager in &managers {
+            self.operator.order(Order::Thaw(manager.clone()));
+        }
+        let ended = self.office.end_calls(begun).await;
+        self.operator.order(Order::Start(owner.clone()));
+        ended.with_context(|| format!("{owner} was killed with a command under way"))?;
+        commands_once::judge(&self.office).await?;
+        self.all_is_well().await
     }
 
     /// A leader that nobody follows any more is asked to change a setting. Whatever it answers is so afterwards.
@@ -201,30 +227,44 @@ impl Drills {
         }
         self.operator
             .order(Order::Disk(away.to_string(), Some(Fault::StandsStill)));
-        let admin = self.addresses.admin(leader).context("a node has one")?;
-        let moved = post_to(admin, "/sessions/rebalance", &json!({ "per_second": 50 })).await;
-        let behind = match moved {
-            Ok(_) => self.write_until_entries_are_dropped(leader, away).await,
-            Err(error) => Err(error),
-        };
+        let given = self.give_sessions_unheard(leader, away).await;
         self.operator.order(Order::Disk(away.to_string(), None));
-        behind.with_context(|| format!("the disk of {away} stands still and {leader} leads"))
+        given.with_context(|| format!("the disk of {away} stands still and {leader} leads"))
     }
 
-    /// Until the writer's log begins behind what the other member has applied.
+    /// Sessions are evened out once no entry reaches the other member any more, and the entries that say so are dropped.
+    async fn give_sessions_unheard(&self, leader: Member, away: Member) -> anyhow::Result<()> {
+        self.write_until_entries_are_dropped(leader, away).await?;
+        let admin = self.addresses.admin(leader).context("a node has one")?;
+        post_to(admin, REBALANCE, &json!({ "per_second": 50 })).await?;
+        let end = environment::now() + self.patience;
+        while get_from(admin, REBALANCE).await?["state"] == "running" {
+            ensure!(environment::now() < end, "sessions are still being evened out");
+            sleep(ASKED_AGAIN_AFTER).await;
+        }
+        self.write_until_entries_are_dropped(leader, leader).await
+    }
+
+    /// Until the writer's log begins behind what the other member, or it itself, has applied by now.
     async fn write_until_entries_are_dropped(&self, writer: Member, behind: Member) -> anyhow::Result<()> {
         let admin = self.addresses.admin(writer).context("a member has one")?;
         let body = json!({ "name": cas_name(0), "eligible": true });
-        for _ in 0..WRITTEN_AT_MOST {
-            post_to(admin, ELIGIBLE, &body).await?;
-            let first = self.addresses.metrics(writer).await?;
-            let applied = self.addresses.metrics(behind).await?;
-            let first = first.sum("tandem_raft_log_first_index", &[]);
-            if first > applied.sum("tandem_raft_applied_index", &[]) + 1.0 {
+        let mut applied = self.index(behind, "tandem_raft_applied_index").await?;
+        for _ in 0..WRITTEN_AT_MOST / WRITTEN_AT_ONCE {
+            let writes = (0..WRITTEN_AT_ONCE).map(|_| post_to(admin, ELIGIBLE, &body));
+            futures::future::try_join_all(writes).await?;
+            if behind != writer {
+                applied = self.index(behind, "tandem_raft_applied_index").await?;
+            }
+            if self.index(writer, "tandem_raft_log_first_index").await? > applied + 1.0 {
                 return Ok(());
             }
         }
         bail!("no entry was dropped after {WRITTEN_AT_MOST} more");
+    }
+
+    async fn index(&self, member: Member, name: &str) -> anyhow::Result<f64> {
+        Ok(self.addresses.metrics(member).await?.sum(name, &[]))
     }
 
     pub(super) fn disks_everywhere(&self, fault: Option<Fault>) {
@@ -282,6 +322,18 @@ impl Drills {
         }
     }
 
+    /// The machine of the node that owns this user's session.
+    async fn owner_of(&self, user: usize) -> anyhow::Result<String> {
+        let admin = self.addresses.admin(Member::Node(1)).context("a node has one")?;
+        let sessions = get_from(admin, "/sessions").await?;
+        let name = user_id(user);
+        let mut sessions = sessions.as_array().into_iter().flatten();
+        let own = sessions.find(|session| session["user"] == name.as_str());
+        let owner = own.and_then(|session| session["owner"].as_str());
+        let id = owner.and_then(|owner| owner.strip_prefix('n')?.parse().ok());
+        Ok(Member::Node(id.with_context(|| format!("who owns the session of {name}"))?).to_string())
+    }
+
     async fn wait_until_lost(&self, asked: Member, lost: Member) -> anyhow::Result<()> {
         let end = environment::now() + self.patience;
         let name = name_of(lost);
@@ -330,6 +382,10 @@ const LED_AGAIN_WITHIN: Duration = Duration::from_secs(5);
 /// Many times what an answer takes that waits for nothing, and less than anybody's patience with a silent member.
 const DISKS_STAND_STILL: Duration = Duration::from_millis(40);
 /// More than a log holds between two snapshots, and keeps behind one.
-const WRITTEN_AT_MOST: usize = 600;
+const WRITTEN_AT_MOST: usize = 2000;
+const WRITTEN_AT_ONCE: usize = 8;
+const REBALANCE: &str = "/sessions/rebalance";
+/// Many times what a command takes to reach a CTI manager, and less than a manager may be silent for.
+const COMMAND_UNDER_WAY: Duration = Duration::from_millis(100);
 const WITHOUT_POWER: Duration = Duration::from_millis(500);
 const ASKED_AGAIN_AFTER: Duration = Duration::from_millis(10);
