@@ -211,6 +211,7 @@ cargo simulate [--seed N] [--count N] [--hours H] [--members N] [--planted[=BUG]
   --count N    so many seeds, one after the other
   --hours H    how long things go wrong, in simulated hours
   --members N  nodes; drawn from the seed if left out
-  --planted    which of the bugs that are planted on purpose are found, in so many seeds each, and by what
+  --planted    which of the bugs that are planted on purpose are found, in so many seeds each, and by what;
+               fails when one is missed that was found before
   --history    all that happened, not only the end of what failed
   --json       what it came to, for programs, on a line of its own";
