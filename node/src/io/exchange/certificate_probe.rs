@@ -40,7 +40,7 @@ impl Default for ProbeOptions {
     }
 }
 
-/// Connects to the CAS and says what is wrong, in [`Diagnosis::status`] and its explanation.
+/// Connects to the CAS and says what is wrong, in a status and its explanation.
 pub async fn probe(store: &CasTrust, endpoint: &CasEndpoint, options: ProbeOptions) -> ProbeReport {
     let met = meet(endpoint, options).await;
     met.report(endpoint, &[], &store.trusted(), UnixTime::now())

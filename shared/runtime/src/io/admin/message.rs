@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-/// A request with its body, which is whole and within [`BODY_BYTES_MAX`].
+/// A request with its body, which is whole and within the bound of bodies.
 #[derive(Debug, Clone)]
 pub struct AdminRequest {
     pub method: Method,

@@ -24,7 +24,7 @@ use tandem_cluster::NodeId;
 /// in seconds of Unix time.
 ///
 /// # Errors
-/// As [`peer_server_config`], and when the certificate would not be accepted, with the reason.
+/// As [`super::peer_server_config`], and when the certificate would not be accepted, with the reason.
 pub fn check_member_certificate(files: &TlsFiles, id: NodeId, cluster_name: &str) -> Result<u64, TlsError> {
     let chain = load_certificates(&files.certificate)?;
     let own = chain.first().ok_or_else(|| TlsError::NoCertificate {
@@ -66,7 +66,7 @@ pub struct PeerVerifier {
 
 impl PeerVerifier {
     /// # Errors
-    /// As [`peer_server_config`].
+    /// As [`super::peer_server_config`].
     pub fn load(files: &TlsFiles) -> Result<Self, TlsError> {
         let trust = Trust::load(files)?;
         Ok(Self {
