@@ -133,7 +133,7 @@ const FOUND_BY: [(Bug, Room, &str); 32] = [
     ),
     (
         Bug::UnknownOutcomeApplied,
-        FRAMES,
+        MESSAGES,
         "only_what_is_known_to_be_committed_is_called_that",
     ),
     (
@@ -250,7 +250,7 @@ const CRASHES: Room = ("tandem_raft", "io::crash_tests");
 const DEATH: Room = ("tandem_lb", "balancer::tests::death");
 const FENCE: Room = ("tandem_lb", "balancer::tests::fence");
 const FOLLOWING: Room = ("tandem_node", "gateway::tests::following");
-const FRAMES: Room = ("tandem_raft", "io::frame::tests");
+const MESSAGES: Room = ("tandem_raft", "io::messages::tests");
 const INTENTS: Room = ("tandem_cluster", "state::intents::tests");
 const LAYOUT: Room = ("tandem_cluster", "state::layout::tests");
 const LIMITS: Room = ("tandem_lb", "balancer::tests::limits");
