@@ -25,7 +25,6 @@ use super::standing_node::StandingNode;
 /// The balancer of one client's connection, and its ends.
 pub struct ClientBalancer {
     context: Arc<ListenerContext>,
-    identity: ClientIdentity,
     balancer: Balancer,
     /// Towards the client.
     pub client: SipSender,
@@ -52,8 +51,7 @@ impl ClientBalancer {
             input: ClientInput::new(Arc::clone(&context), identity.address),
             balancer: new_balancer(&context),
             client,
-            pairs: Pairs::new(Arc::clone(&context), identity.clone(), events),
-            identity,
+            pairs: Pairs::new(Arc::clone(&context), identity, events),
             echoes: VecDeque::new(),
             closing: false,
             last_activity: environment::now(),
@@ -147,7 +145,7 @@ impl ClientBalancer {
             }
             Output::SendToClient(bytes) => self.send_to_client(bytes),
             Output::CloseClient(reason) => {
-                debug!(client = %self.identity.address, ?reason, "closing a connection");
+                debug!(client = %self.input.client(), ?reason, "closing a connection");
                 self.closing = true;
             }
             // The prober hears enough of others when its queue is full.

@@ -32,6 +32,12 @@ impl ClientInput {
         }
     }
 
+    /// Where the client is.
+    #[must_use]
+    pub fn client(&self) -> SocketAddr {
+        self.client
+    }
+
     /// What the balancer is to hear; `None` when the connection is over at once. `heard` says whether anything well-framed
     /// has ever come.
     #[must_use]

@@ -71,7 +71,7 @@ impl Calendars {
             let result = results
                 .next()
                 .unwrap_or(Err(Failure::Malformed("a mailbox without an answer")));
-            // Whoever is gone needs no result.
+            // A user who is gone needs no result.
             if let Some(mut user) = self.one_user(*key, now) {
                 user.free_busy_read(purpose, result, flight);
             }

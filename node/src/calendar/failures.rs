@@ -28,7 +28,7 @@ impl Calendars {
             Job::Availability { purpose, users } => {
                 self.bulk_failed(flight.lane, purpose, &users, class, now);
             }
-            // Whoever is gone waits for nothing.
+            // A user who is gone waits for nothing.
             Job::Subscribe(key) => {
                 if let Some(mut user) = self.one_user(key, now)
                     && user.is_asking_as(flight.attempt)

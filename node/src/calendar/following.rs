@@ -62,7 +62,7 @@ impl<'a> Looks<'a> {
                 Change::Setting { .. } => looks.settings = true,
                 Change::Calendar(change) => looks.add(change),
                 Change::Replaced => looks.widen(),
-                // These are the gateway's, the watchers' and those of whoever evens out shares.
+                // These concern the gateway, the watchers and the rebalancing.
                 Change::Session(_)
                 | Change::Watcher(_)
                 | Change::Presence { .. }

@@ -23,3 +23,19 @@ pub mod stranger;
 pub mod switch;
 pub mod violation;
 pub mod watcher;
+
+use std::time::Duration;
+
+use tandem_runtime::io::environment::net::{Keepalive, TcpOptions};
+
+/// For connections to a front end: one that has lost its power says nothing, and probes find that out within two seconds.
+fn probing_options() -> TcpOptions {
+    TcpOptions {
+        keepalive: Some(Keepalive {
+            idle: Duration::from_secs(1),
+            interval: Duration::from_secs(1),
+            retries: Some(1),
+        }),
+        unacknowledged_max: Some(Duration::from_secs(2)),
+    }
+}

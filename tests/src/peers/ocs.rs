@@ -10,13 +10,14 @@ use std::time::Duration;
 use anyhow::Context;
 use bytes::Bytes;
 use tandem_runtime::io::environment;
-use tandem_runtime::io::environment::net::{Keepalive, TcpListener, TcpOptions, TcpStream};
+use tandem_runtime::io::environment::net::{TcpListener, TcpStream};
 use tandem_sip::framer::{Frame, Framer, FramerLimits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use super::communicator::{Identity, Kind};
 use super::front_end::{ConnectionNumber, FrontEnd, Output};
+use super::probing_options;
 use crate::actor::{Handle, Machine};
 
 /// How to build a simulated OCS and its users.
@@ -188,7 +189,7 @@ async fn accept(listener: TcpListener, handle: Handle<Exchange>, numbers: Arc<At
 
 /// Moves bytes until the connection ends.
 async fn serve(stream: TcpStream, number: ConnectionNumber, slot: Option<usize>, handle: &Handle<Exchange>) {
-    let _ = stream.tune(&options());
+    let _ = stream.tune(&probing_options());
     let (mut reader, mut writer) = stream.into_split();
     let (sender, mut queue) = mpsc::unbounded_channel::<Bytes>();
     let pong = sender.clone();
@@ -218,18 +219,6 @@ async fn serve(stream: TcpStream, number: ConnectionNumber, slot: Option<usize>,
     });
     drop(pong);
     writing.abort();
-}
-
-/// A front end that has lost its power says nothing: probes find that out.
-fn options() -> TcpOptions {
-    TcpOptions {
-        keepalive: Some(Keepalive {
-            idle: Duration::from_secs(1),
-            interval: Duration::from_secs(1),
-            retries: Some(1),
-        }),
-        unacknowledged_max: Some(Duration::from_secs(2)),
-    }
 }
 
 fn take_frame(

@@ -33,14 +33,13 @@ use crate::scenario::{Begun, Office, sign_in_again};
 
 /// One day, with its people.
 pub struct Day {
-    options: WorldOptions,
+    pub(super) options: WorldOptions,
     pub(super) office: Office,
     calendars: Calendars,
     pub(super) administrator: Administrator,
     faults: Faults,
     pub(super) operator: Operator,
     pub(super) addresses: Addresses,
-    pub(super) nodes: u64,
     random: StdRng,
     /// Signed in from the morning on; those behind them come while something is wrong.
     steady: usize,
@@ -111,7 +110,6 @@ impl Day {
             steady,
             newcomers: steady..options.users - LATECOMERS,
             latecomers: options.users - LATECOMERS..options.users,
-            nodes: options.nodes,
             disturbances,
             deeds: Vec::new(),
             cas_trouble: None,

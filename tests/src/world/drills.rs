@@ -26,7 +26,7 @@ impl Day {
         let drills = Drills {
             operator: self.operator.clone(),
             addresses: self.addresses,
-            nodes: self.nodes,
+            nodes: self.options.nodes,
             patience: self.office.patience,
         };
         let took = drills.killed_leader_is_replaced().await?;
@@ -291,33 +291,35 @@ impl Drills {
 
     /// The node that leads, by its own account.
     async fn leading_node(&self) -> anyhow::Result<(Member, Lead)> {
-        let end = environment::now() + self.patience;
-        loop {
-            for id in 1..=self.nodes {
-                let member = Member::Node(id);
-                match self.lead_by(member).await {
-                    Ok(lead) if lead.leader == Some(name_of(member)) => return Ok((member, lead)),
-                    Ok(_) | Err(_) => {}
-                }
-            }
-            ensure!(environment::now() < end, "no node leads");
-            sleep(ASKED_AGAIN_AFTER).await;
-        }
+        let nodes = (1..=self.nodes).map(Member::Node);
+        let leads = |node, lead: &Lead| lead.leader == Some(name_of(node));
+        self.told_of_lead(nodes, self.patience, leads).await
     }
 
     /// What the survivors say once one of them knows a leader of a later term.
     async fn lead_after(&self, term: u64, dead: Member, patience: Duration) -> anyhow::Result<Lead> {
+        let survivors = (1..=self.nodes).map(Member::Node).filter(|node| *node != dead);
+        let is_later = |_, lead: &Lead| lead.term > term && lead.leader.is_some();
+        let (_, lead) = self.told_of_lead(survivors, patience, is_later).await?;
+        Ok(lead)
+    }
+
+    /// Asks these nodes, again and again, until one says what is wanted.
+    async fn told_of_lead(
+        &self,
+        nodes: impl Iterator<Item = Member> + Clone,
+        patience: Duration,
+        is_wanted: impl Fn(Member, &Lead) -> bool,
+    ) -> anyhow::Result<(Member, Lead)> {
         let end = environment::now() + patience;
         loop {
-            for member in (1..=self.nodes).map(Member::Node).filter(|node| *node != dead) {
-                match self.lead_by(member).await {
-                    Ok(lead) if lead.term > term && lead.leader.is_some() => return Ok(lead),
+            for node in nodes.clone() {
+                match self.lead_by(node).await {
+                    Ok(lead) if is_wanted(node, &lead) => return Ok((node, lead)),
                     Ok(_) | Err(_) => {}
                 }
             }
-            if environment::now() >= end {
-                bail!("nobody leads after {patience:?}");
-            }
+            ensure!(environment::now() < end, "nobody leads after {patience:?}");
             sleep(ASKED_AGAIN_AFTER).await;
         }
     }

@@ -102,7 +102,7 @@ async fn shake_hands(
     options: ProbeOptions,
 ) -> Met {
     let policy = AlgorithmPolicy::of(endpoint.legacy_algorithms);
-    let witness = Arc::new(Witness::new(policy));
+    let witness = Arc::new(Witness::default());
     let connector = TlsConnector::from(config_with(witness.clone(), policy));
     let handshake = timeout(options.handshake_timeout, connector.connect(name, stream)).await;
     let mut met = Met {

@@ -1,5 +1,6 @@
 //! Checks the certificate of a CAS in every handshake.
 
+use std::fmt::Debug;
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -16,18 +17,15 @@ use tandem_exchange::certificate::{Presented, SENT_MAX, diagnose, verify};
 
 /// For connections to this host, with the current trust.
 pub(super) fn client_config(host: &str, trusted: Arc<Trusted>, policy: AlgorithmPolicy) -> Arc<ClientConfig> {
-    let verifier = CasVerifier {
+    let judge = TrustedCas {
         host: host.to_owned(),
         trusted,
         policy,
     };
-    config_with(Arc::new(verifier), policy)
+    config_with(Arc::new(judge), policy)
 }
 
-pub(super) fn config_with(
-    verifier: Arc<dyn ServerCertVerifier>,
-    policy: AlgorithmPolicy,
-) -> Arc<ClientConfig> {
+pub(super) fn config_with(judge: Arc<dyn Judge>, policy: AlgorithmPolicy) -> Arc<ClientConfig> {
     let provider = CryptoProvider {
         signature_verification_algorithms: policy.signature_algorithms(),
         ..rustls::crypto::ring::default_provider()
@@ -36,7 +34,7 @@ pub(super) fn config_with(
         .with_protocol_versions(versions(policy))
         .expect("ring has suites for every version we name")
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
+        .with_custom_certificate_verifier(Arc::new(CasVerifier { judge, policy }))
         .with_no_client_auth();
     Arc::new(config)
 }
@@ -49,44 +47,23 @@ fn versions(policy: AlgorithmPolicy) -> &'static [&'static SupportedProtocolVers
     }
 }
 
+/// Whether certificates are accepted. That the server holds the key is checked besides, whoever judges.
+pub(super) trait Judge: Debug + Send + Sync {
+    /// # Errors
+    /// The reason why they are not.
+    fn judge(
+        &self,
+        own: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error>;
+}
+
+/// Accepts what the judge accepts, by signatures of this policy.
 #[derive(Debug)]
 struct CasVerifier {
-    host: String,
-    trusted: Arc<Trusted>,
+    judge: Arc<dyn Judge>,
     policy: AlgorithmPolicy,
-}
-
-/// A certificate that was not accepted: its status (CAL-6), what is wrong, and what to do. It travels inside the error
-/// of the handshake.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{status}: {explanation}")]
-pub struct CertificateRefused {
-    pub status: Status,
-    pub explanation: String,
-}
-
-impl CertificateRefused {
-    /// Extracts it from a handshake error, if that is why it failed.
-    #[must_use]
-    pub fn of(error: &rustls::Error) -> Option<&Self> {
-        if let rustls::Error::InvalidCertificate(CertificateError::Other(other)) = error {
-            other.0.downcast_ref()
-        } else {
-            None
-        }
-    }
-}
-
-impl CasVerifier {
-    /// Diagnosed only here, so that a successful handshake pays for the verdict alone.
-    fn refuse(&self, presented: Presented<'_>, now: UnixTime) -> rustls::Error {
-        let diagnosis = diagnose(presented, &[], &self.trusted, self.policy, now);
-        let refused = CertificateRefused {
-            status: diagnosis.status,
-            explanation: diagnosis.explanation,
-        };
-        CertificateError::Other(OtherError(Arc::new(refused))).into()
-    }
 }
 
 impl ServerCertVerifier for CasVerifier {
@@ -98,82 +75,7 @@ impl ServerCertVerifier for CasVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let presented = Presented {
-            host: &self.host,
-            leaf: end_entity,
-            intermediates,
-        };
-        match verify(presented, &self.trusted, self.policy, now) {
-            Ok(()) => Ok(ServerCertVerified::assertion()),
-            Err(_) => Err(self.refuse(presented, now)),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.policy.signature_algorithms(),
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.policy.signature_algorithms(),
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.policy.signature_algorithms().supported_schemes()
-    }
-}
-
-/// Records what the server sent and accepts it.
-#[derive(Debug)]
-pub(super) struct Witness {
-    policy: AlgorithmPolicy,
-    sent: OnceLock<Vec<CertificateDer<'static>>>,
-}
-
-impl Witness {
-    pub(super) fn new(policy: AlgorithmPolicy) -> Self {
-        let sent = OnceLock::new();
-        Self { policy, sent }
-    }
-
-    /// The server's own certificate first; empty where none was sent.
-    pub(super) fn sent(&self) -> Vec<CertificateDer<'static>> {
-        self.sent.get().cloned().unwrap_or_default()
-    }
-}
-
-impl ServerCertVerifier for Witness {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let mut sent = vec![end_entity.clone().into_owned()];
-        let others = intermediates.iter().take(SENT_MAX);
-        sent.extend(others.map(|certificate| certificate.clone().into_owned()));
-        self.sent.get_or_init(|| sent);
+        self.judge.judge(end_entity, intermediates, now)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -207,6 +109,91 @@ impl ServerCertVerifier for Witness {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.policy.signature_algorithms().supported_schemes()
+    }
+}
+
+/// Judges by the certificates that are trusted for this host.
+#[derive(Debug)]
+struct TrustedCas {
+    host: String,
+    trusted: Arc<Trusted>,
+    policy: AlgorithmPolicy,
+}
+
+/// A certificate that was not accepted: its status (CAL-6), what is wrong, and what to do. It travels inside the error
+/// of the handshake.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{status}: {explanation}")]
+pub struct CertificateRefused {
+    pub status: Status,
+    pub explanation: String,
+}
+
+impl CertificateRefused {
+    /// Extracts it from a handshake error, if that is why it failed.
+    #[must_use]
+    pub fn of(error: &rustls::Error) -> Option<&Self> {
+        if let rustls::Error::InvalidCertificate(CertificateError::Other(other)) = error {
+            other.0.downcast_ref()
+        } else {
+            None
+        }
+    }
+}
+
+impl TrustedCas {
+    /// Diagnosed only here, so that a successful handshake pays for the verdict alone.
+    fn refuse(&self, presented: Presented<'_>, now: UnixTime) -> rustls::Error {
+        let diagnosis = diagnose(presented, &[], &self.trusted, self.policy, now);
+        let refused = CertificateRefused {
+            status: diagnosis.status,
+            explanation: diagnosis.explanation,
+        };
+        CertificateError::Other(OtherError(Arc::new(refused))).into()
+    }
+}
+
+impl Judge for TrustedCas {
+    fn judge(
+        &self,
+        own: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let presented = Presented {
+            host: &self.host,
+            leaf: own,
+            intermediates,
+        };
+        verify(presented, &self.trusted, self.policy, now).map_err(|_| self.refuse(presented, now))
+    }
+}
+
+/// Records what the server sent and accepts it.
+#[derive(Debug, Default)]
+pub(super) struct Witness {
+    sent: OnceLock<Vec<CertificateDer<'static>>>,
+}
+
+impl Witness {
+    /// The server's own certificate first; empty where none was sent.
+    pub(super) fn sent(&self) -> Vec<CertificateDer<'static>> {
+        self.sent.get().cloned().unwrap_or_default()
+    }
+}
+
+impl Judge for Witness {
+    fn judge(
+        &self,
+        own: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let mut sent = vec![own.clone().into_owned()];
+        let others = intermediates.iter().take(SENT_MAX);
+        sent.extend(others.map(|certificate| certificate.clone().into_owned()));
+        self.sent.get_or_init(|| sent);
+        Ok(())
     }
 }
 

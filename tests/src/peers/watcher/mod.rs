@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use bytes::Bytes;
 use tandem_runtime::io::environment;
-use tandem_runtime::io::environment::net::{Keepalive, TcpListener, TcpOptions, TcpStream};
+use tandem_runtime::io::environment::net::{TcpListener, TcpStream};
 use tandem_sip::{Frame, Framer, FramerLimits, RawMessage};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
+use super::probing_options;
 use crate::actor::{Handle, Machine};
 use subscription::{Subscription, header};
 
@@ -203,7 +204,7 @@ async fn dial(address: SocketAddr, vip: SocketAddr, handle: Handle<Crowd>) {
 }
 
 async fn serve(stream: TcpStream, number: u64, is_dialled: bool, handle: Handle<Crowd>) {
-    let _ = stream.tune(&options());
+    let _ = stream.tune(&probing_options());
     let (mut reader, mut writer) = stream.into_split();
     let (sender, mut queue) = mpsc::unbounded_channel::<Bytes>();
     let writing = tokio::spawn(async move {
@@ -225,18 +226,6 @@ async fn serve(stream: TcpStream, number: u64, is_dialled: bool, handle: Handle<
     }
     handle.tell(move |crowd| crowd.writers.retain(|(known, _)| *known != number));
     writing.abort();
-}
-
-/// A front end that has lost its power says nothing: probes find that out.
-fn options() -> TcpOptions {
-    TcpOptions {
-        keepalive: Some(Keepalive {
-            idle: Duration::from_secs(1),
-            interval: Duration::from_secs(1),
-            retries: Some(1),
-        }),
-        unacknowledged_max: Some(Duration::from_secs(2)),
-    }
 }
 
 fn take_frame(frame: Frame, number: u64, handle: &Handle<Crowd>) {

@@ -32,17 +32,7 @@ impl Net {
         if let Some(end) = self.ends.get_mut(&sender) {
             end.last_arrival = arrival;
         }
-        let sent_at = self.now;
-        self.put_in_flight(
-            arrival,
-            Segment {
-                from,
-                to,
-                sender,
-                sent_at,
-                what,
-            },
-        );
+        self.send_segment(arrival, (from, to), sender, what);
     }
 
     fn time_between(&mut self, from: MachineId, to: MachineId) -> Duration {
@@ -53,6 +43,17 @@ impl Net {
             return ON_ONE_MACHINE;
         }
         least + (most - least).mul_f64(self.chance.random::<f64>()) + extra
+    }
+
+    fn send_segment(&mut self, arrival: Duration, way: (MachineId, MachineId), sender: EndId, what: What) {
+        let segment = Segment {
+            from: way.0,
+            to: way.1,
+            sender,
+            sent_at: self.now,
+            what,
+        };
+        self.put_in_flight(arrival, segment);
     }
 
     fn put_in_flight(&mut self, arrival: Duration, segment: Segment) {
@@ -191,18 +192,9 @@ impl Net {
     /// The other machine's kernel answers an end by itself: no end of its own says it, so nothing is overtaken.
     fn answer_from_kernel(&mut self, sender: EndId, what: What) {
         let Some(end) = self.ends.get(&sender) else { return };
-        let (from, to, sent_at) = (end.peer_machine, end.machine, self.now);
+        let (from, to) = (end.peer_machine, end.machine);
         let arrival = self.now + self.time_between(from, to);
-        self.put_in_flight(
-            arrival,
-            Segment {
-                from,
-                to,
-                sender,
-                sent_at,
-                what,
-            },
-        );
+        self.send_segment(arrival, (from, to), sender, what);
     }
 
     pub(super) fn break_end(&mut self, id: EndId, kind: io::ErrorKind) {
