@@ -1,0 +1,189 @@
+//! What is rehearsed at the end of every day, because chance alone brings it about too rarely to be measured.
+//!
+//! Owns the courses of events, in order; each leaves the world as it found it. Does not own the judgement of what clients
+//! saw, which follows as after any other trouble.
+
+mod commands;
+mod lead;
+mod power;
+mod snapshots;
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use tandem_runtime::io::environment;
+use tokio::time::sleep;
+
+use super::properties::replicas;
+use super::{Day, Operator, Order};
+use crate::cluster::{Addresses, Member, get_from};
+use crate::peers::ocs::user_id;
+
+impl Day {
+    /// All drills, and after each everything is well.
+    pub(super) async fn rehearse(&mut self) -> anyhow::Result<()> {
+        let drills = Drills {
+            operator: self.operator.clone(),
+            addresses: self.addresses,
+            nodes: self.options.nodes,
+            patience: self.office.patience,
+        };
+        let took = drills.killed_leader_is_replaced().await?;
+        tracing::info!(?took, "another member leads");
+        self.all_is_well().await?;
+        drills.witness_helps_a_node_that_lags().await?;
+        self.all_is_well().await?;
+        let away = drills.snapshot_brings_a_node_up_to_date().await?;
+        self.all_is_well().await?;
+        let asked = self.addresses.admin(Member::Node(1));
+        replicas::judge(asked, self.office.patience).await?;
+        drills.snapshot_gives_a_node_sessions(away).await?;
+        self.all_is_well().await?;
+        self.office.every_phone_rings_and_stops().await?;
+        self.office.everyone_gets_a_snapshot().await?;
+        self.call_while_the_owner_dies(&drills, 0).await?;
+        self.change_a_setting_at_a_leader_without_followers(&drills)
+            .await?;
+        for user in self.latecomers.clone() {
+            self.sign_in_before_the_power_fails(&drills, user).await?;
+        }
+        self.are_here(self.latecomers.clone()).await?;
+        replicas::judge(asked, self.office.patience).await
+    }
+}
+
+/// The members, and whoever does things to them.
+#[derive(Debug)]
+pub(super) struct Drills {
+    pub(super) operator: Operator,
+    pub(super) addresses: Addresses,
+    pub(super) nodes: u64,
+    /// How long members may take for what has no bound of its own.
+    pub(super) patience: Duration,
+}
+
+/// What a node says of the lead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Lead {
+    leader: Option<String>,
+    term: u64,
+}
+
+impl Drills {
+    /// Nothing arrives any more between this member and any other; the ways that are cut.
+    fn cut_off(&self, member: Member) -> Vec<(String, String)> {
+        let others = self.members().filter(|other| *other != member);
+        let ways: Vec<_> = others
+            .flat_map(|other| [(member, other), (other, member)])
+            .map(|(from, to)| (from.to_string(), to.to_string()))
+            .collect();
+        for (from, to) in ways.iter().cloned() {
+            self.operator.order(Order::Cut(from, to));
+        }
+        ways
+    }
+
+    fn heal(&self, ways: &[(String, String)]) {
+        for (from, to) in ways.iter().cloned() {
+            self.operator.order(Order::Heal(from, to));
+        }
+    }
+
+    async fn index(&self, member: Member, name: &str) -> anyhow::Result<f64> {
+        Ok(self.addresses.metrics(member).await?.sum(name, &[]))
+    }
+
+    fn members(&self) -> impl Iterator<Item = Member> {
+        (1..=self.nodes).map(Member::Node).chain([Member::Lb])
+    }
+
+    /// The node that leads, by its own account.
+    async fn leading_node(&self) -> anyhow::Result<(Member, Lead)> {
+        let nodes = (1..=self.nodes).map(Member::Node);
+        let leads = |node, lead: &Lead| lead.leader == Some(name_of(node));
+        self.told_of_lead(nodes, self.patience, leads).await
+    }
+
+    /// What the survivors say once one of them knows a leader of a later term.
+    async fn lead_after(&self, term: u64, dead: Member, patience: Duration) -> anyhow::Result<Lead> {
+        let survivors = (1..=self.nodes).map(Member::Node).filter(|node| *node != dead);
+        let is_later = |_, lead: &Lead| lead.term > term && lead.leader.is_some();
+        let (_, lead) = self.told_of_lead(survivors, patience, is_later).await?;
+        Ok(lead)
+    }
+
+    /// Asks these nodes, again and again, until one says what is wanted.
+    async fn told_of_lead(
+        &self,
+        nodes: impl Iterator<Item = Member> + Clone,
+        patience: Duration,
+        is_wanted: impl Fn(Member, &Lead) -> bool,
+    ) -> anyhow::Result<(Member, Lead)> {
+        let end = environment::now() + patience;
+        loop {
+            for node in nodes.clone() {
+                match self.lead_by(node).await {
+                    Ok(lead) if is_wanted(node, &lead) => return Ok((node, lead)),
+                    Ok(_) | Err(_) => {}
+                }
+            }
+            ensure!(environment::now() < end, "nobody leads after {patience:?}");
+            sleep(ASKED_AGAIN_AFTER).await;
+        }
+    }
+
+    /// The machine of the node that owns this user's session.
+    async fn owner_of(&self, user: usize) -> anyhow::Result<String> {
+        let admin = self.addresses.admin(Member::Node(1)).context("a node has one")?;
+        let sessions = get_from(admin, "/sessions").await?;
+        let name = user_id(user);
+        let mut sessions = sessions.as_array().into_iter().flatten();
+        let own = sessions.find(|session| session["user"] == name.as_str());
+        let owner = own.and_then(|session| session["owner"].as_str());
+        let id = owner.and_then(|owner| owner.strip_prefix('n')?.parse().ok());
+        Ok(Member::Node(id.with_context(|| format!("who owns the session of {name}"))?).to_string())
+    }
+
+    async fn wait_until_lost(&self, asked: Member, lost: Member) -> anyhow::Result<()> {
+        let end = environment::now() + self.patience;
+        let name = name_of(lost);
+        loop {
+            let cluster = self.cluster_view(asked).await?;
+            let nodes = cluster["nodes"].as_array().cloned().unwrap_or_default();
+            if nodes
+                .iter()
+                .any(|node| node["id"] == name.as_str() && node["state"] == "lost")
+            {
+                return Ok(());
+            }
+            ensure!(
+                environment::now() < end,
+                "{lost} is cut off and not declared lost"
+            );
+            sleep(ASKED_AGAIN_AFTER).await;
+        }
+    }
+
+    async fn lead_by(&self, member: Member) -> anyhow::Result<Lead> {
+        let cluster = self.cluster_view(member).await?;
+        Ok(Lead {
+            leader: cluster["leader"].as_str().map(str::to_owned),
+            term: cluster["term"].as_u64().context("a node says its term")?,
+        })
+    }
+
+    async fn cluster_view(&self, member: Member) -> anyhow::Result<serde_json::Value> {
+        let admin = self.addresses.admin(member).context("a member has one")?;
+        get_from(admin, "/cluster").await
+    }
+}
+
+/// As the members themselves call a node.
+fn name_of(member: Member) -> String {
+    match member {
+        Member::Node(id) => format!("n{id}"),
+        Member::Lb | Member::CtiManager(_) => String::new(),
+    }
+}
+
+const ASKED_AGAIN_AFTER: Duration = Duration::from_millis(10);

@@ -1,0 +1,63 @@
+//! What was promised stands, although the power fails everywhere.
+
+use std::time::Duration;
+
+use tandem_runtime::io::environment::simulated::Fault;
+use tokio::time::sleep;
+
+use super::Drills;
+use crate::peers::front_end::FrontEnd;
+use crate::world::{Day, Order};
+
+impl Day {
+    /// The power fails everywhere at the moment in which a user is told that their session stands: it does. Disks stand
+    /// still at first, so that an answer that does not wait for them is there before they have stored anything.
+    pub(super) async fn sign_in_before_the_power_fails(
+        &self,
+        drills: &Drills,
+        user: usize,
+    ) -> anyhow::Result<()> {
+        let before = self.connections().await;
+        let ocs = &self.office.ocs;
+        drills.disks_everywhere(Some(Fault::StandsStill));
+        ocs.ask(move |front_end| front_end.sign_in(user)).await;
+        let stands = move |front_end: &FrontEnd| front_end.user(user).dialog().is_some();
+        let early = ocs
+            .wait_until("the INVITE is answered", DISKS_STAND_STILL, stands)
+            .await;
+        if early.is_err() {
+            drills.disks_everywhere(None);
+            ocs.wait_until("the INVITE is answered", self.office.patience, stands)
+                .await?;
+        }
+        drills.power_fails_everywhere().await;
+        self.wait_for_other_connections(before).await?;
+        self.all_is_well().await?;
+        self.office.get_snapshots(&[user]).await?;
+        self.office.nobody_signed_in_again(user..user + 1).await
+    }
+}
+
+impl Drills {
+    fn disks_everywhere(&self, fault: Option<Fault>) {
+        for member in self.members() {
+            self.operator.order(Order::Disk(member.to_string(), fault));
+        }
+    }
+
+    /// Every member loses its power at once, and gets it back. Disks work from then on.
+    async fn power_fails_everywhere(&self) {
+        for member in self.members() {
+            self.operator.order(Order::PowerOff(member.to_string()));
+        }
+        self.disks_everywhere(None);
+        sleep(WITHOUT_POWER).await;
+        for member in self.members() {
+            self.operator.order(Order::Start(member.to_string()));
+        }
+    }
+}
+
+/// Many times what an answer takes that waits for nothing, and less than anybody's patience with a silent member.
+const DISKS_STAND_STILL: Duration = Duration::from_millis(40);
+const WITHOUT_POWER: Duration = Duration::from_millis(500);

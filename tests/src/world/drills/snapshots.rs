@@ -1,0 +1,86 @@
+//! A snapshot says to a member what the dropped entries would have said.
+
+use anyhow::{Context, bail, ensure};
+use serde_json::json;
+use tandem_runtime::io::environment;
+use tandem_runtime::io::environment::simulated::Fault;
+use tokio::time::sleep;
+
+use super::{ASKED_AGAIN_AFTER, Drills};
+use crate::cluster::{Member, get_from, post_to};
+use crate::world::Order;
+use crate::world::administrator::ELIGIBLE;
+use crate::world::faults::cas_name;
+
+impl Drills {
+    /// A node is cut off until the others have dropped entries that it lacks. What it learns of its own loss, and of who
+    /// owns its sessions now, is in a snapshot and nowhere else.
+    ///
+    /// # Errors
+    /// When the others take no entries, or never drop any.
+    pub(super) async fn snapshot_brings_a_node_up_to_date(&self) -> anyhow::Result<Member> {
+        let (leader, _) = self.leading_node().await?;
+        let mut nodes = (1..=self.nodes).map(Member::Node);
+        let away = nodes.find(|node| *node != leader);
+        let away = away.context("there are two nodes")?;
+        let ways = self.cut_off(away);
+        self.wait_until_lost(leader, away).await?;
+        let behind = self.write_until_entries_are_dropped(leader, away).await;
+        self.heal(&ways);
+        behind.with_context(|| format!("{away} is cut off and {leader} leads"))?;
+        Ok(away)
+    }
+
+    /// A node that was away, and so owns few sessions, is given some while its disk stands still, and until the others
+    /// have dropped the entries that say so. It was never lost: only a snapshot tells it of them.
+    ///
+    /// # Errors
+    /// When the others take no entries, or never drop any.
+    pub(super) async fn snapshot_gives_a_node_sessions(&self, away: Member) -> anyhow::Result<()> {
+        let (leader, _) = self.leading_node().await?;
+        if leader == away {
+            return Ok(());
+        }
+        self.operator
+            .order(Order::Disk(away.to_string(), Some(Fault::StandsStill)));
+        let given = self.give_sessions_unheard(leader, away).await;
+        self.operator.order(Order::Disk(away.to_string(), None));
+        given.with_context(|| format!("the disk of {away} stands still and {leader} leads"))
+    }
+
+    /// Sessions are evened out once no entry reaches the other member any more, and the entries that say so are dropped.
+    async fn give_sessions_unheard(&self, leader: Member, away: Member) -> anyhow::Result<()> {
+        self.write_until_entries_are_dropped(leader, away).await?;
+        let admin = self.addresses.admin(leader).context("a node has one")?;
+        post_to(admin, REBALANCE, &json!({ "per_second": 50 })).await?;
+        let end = environment::now() + self.patience;
+        while get_from(admin, REBALANCE).await?["state"] == "running" {
+            ensure!(environment::now() < end, "sessions are still being evened out");
+            sleep(ASKED_AGAIN_AFTER).await;
+        }
+        self.write_until_entries_are_dropped(leader, leader).await
+    }
+
+    /// Until the writer's log begins behind what the other member, or it itself, has applied by now.
+    async fn write_until_entries_are_dropped(&self, writer: Member, behind: Member) -> anyhow::Result<()> {
+        let admin = self.addresses.admin(writer).context("a member has one")?;
+        let body = json!({ "name": cas_name(0), "eligible": true });
+        let mut applied = self.index(behind, "tandem_raft_applied_index").await?;
+        for _ in 0..WRITTEN_AT_MOST / WRITTEN_AT_ONCE {
+            let writes = (0..WRITTEN_AT_ONCE).map(|_| post_to(admin, ELIGIBLE, &body));
+            futures::future::try_join_all(writes).await?;
+            if behind != writer {
+                applied = self.index(behind, "tandem_raft_applied_index").await?;
+            }
+            if self.index(writer, "tandem_raft_log_first_index").await? > applied + 1.0 {
+                return Ok(());
+            }
+        }
+        bail!("no entry was dropped after {WRITTEN_AT_MOST} more");
+    }
+}
+
+/// More than a log holds between two snapshots, and keeps behind one.
+const WRITTEN_AT_MOST: usize = 2000;
+const WRITTEN_AT_ONCE: usize = 8;
+const REBALANCE: &str = "/sessions/rebalance";
