@@ -18,6 +18,7 @@ use tandem_runtime::io::process::{ExitStatus, raise_descriptor_limit};
 use tandem_runtime::io::shutdown::{DrainTimings, Shutdown, Stage};
 use tandem_runtime::io::sip_stream::{listen, listen_on_virtual_ip};
 use tandem_runtime::io::sip_tls::SipTls;
+use tandem_runtime::io::telemetry::register_process;
 use tandem_runtime::io::watchdog::Watchdog;
 use tandem_sip::proxy_protocol::Transport;
 use tokio::sync::{Semaphore, mpsc};
@@ -62,6 +63,7 @@ impl FrontEnd {
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         check_descriptors(&config);
         let registry = Registry::new();
+        register_process(&registry);
         let (doubts, doubts_heard) = mpsc::channel(DOUBTS_WAITING_MAX);
         let (news, news_heard) = mpsc::channel(NEWS_WAITING_MAX);
         let pairs = pair_security(&config)?;
@@ -222,6 +224,10 @@ impl Parts {
             if let Some(tls) = &tls {
                 self.keep_up_to_date(&config.name, tls.clone());
             }
+            // Of a listener without TLS, too, so that an alert knows the difference between none and unknown.
+            self.metrics
+                .certificate_expires
+                .with_label_values(&[&config.name]);
             listeners.push(Listener {
                 context: Arc::new(self.context(config, socket.local_addr()?)),
                 socket,

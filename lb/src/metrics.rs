@@ -322,7 +322,10 @@ impl Metrics {
             .set(i64::try_from(in_service).unwrap_or(i64::MAX));
         for node in table.nodes() {
             let label = node.id.to_string();
+            self.fenced.with_label_values(&[&label]);
             for state in KeepaliveState::ALL {
+                self.keepalive_transitions
+                    .with_label_values(&[label.as_str(), state.label()]);
                 let is_this = i64::from(state == node.state);
                 self.node_state
                     .with_label_values(&[label.as_str(), state.label()])

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use tandem_cluster::health::{Condition, Severity};
-use tandem_cluster::{ClusterState, NodeId, NodeState};
+use tandem_cluster::{ClusterState, NodeId};
 use tandem_raft::{ClusterStatus, MembersView, StateMarkView};
 
 /// `GET /cluster`.
@@ -45,11 +45,7 @@ impl ClusterView {
                 .map(|node| NodeView {
                     id: node.id.to_string(),
                     sip_address: node.sip_address.to_string(),
-                    state: match node.state {
-                        NodeState::Live => "live",
-                        NodeState::Draining => "draining",
-                        NodeState::Lost => "lost",
-                    },
+                    state: node.state.label(),
                     sessions: state.session_count_of(node.id),
                 })
                 .collect(),

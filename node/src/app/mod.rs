@@ -20,7 +20,7 @@ use tandem_runtime::io::pair_security::PairSecurity;
 use tandem_runtime::io::process::ExitStatus;
 use tandem_runtime::io::shutdown::{DrainTimings, Shutdown};
 use tandem_runtime::io::sip_stream::{SendLimits, listen};
-use tandem_runtime::io::telemetry::init_logging;
+use tandem_runtime::io::telemetry::{init_logging, register_process};
 use tandem_runtime::io::transport::{TcpTransport, TlsTransport};
 use tokio::sync::{broadcast, mpsc, watch};
 use tracing::info;
@@ -74,6 +74,7 @@ pub async fn serve(config: Config) -> anyhow::Result<ExitStatus> {
     let directory = DirectoryFile::open(&config.directory_file).context("reading the directory")?;
     let shutdown = Shutdown::new();
     let registry = Registry::new();
+    register_process(&registry);
     let readiness = Readiness::new();
     readiness.not_ready(Subject::Leader.label(), "no leader is known");
     readiness.not_ready(Subject::Quorum.label(), "no majority has been heard of yet");

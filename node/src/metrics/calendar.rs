@@ -144,6 +144,9 @@ impl CalendarMetrics {
         for outcome in CALLBACK_OUTCOMES {
             self.callbacks.with_label_values(&[outcome_label(outcome)]);
         }
+        for reason in ALARMS {
+            self.users_in_trouble.with_label_values(&[reason]);
+        }
         for timeliness in ["on_time", "late"] {
             self.edges.with_label_values(&[timeliness]);
         }
@@ -173,11 +176,11 @@ impl CalendarMetrics {
             Report::CredentialRefused { .. } => self.credential_refused.set(1),
             Report::CredentialAccepted => self.credential_refused.set(0),
             Report::Deaf { cas, .. } => self.deaf.with_label_values(&[&cas.0]).inc(),
-            Report::MailboxUnavailable { .. } => self.alarm("mailbox_unavailable"),
-            Report::RightsMissing { .. } => self.alarm("rights_missing"),
-            Report::FellBackToStreaming { .. } => self.alarm("fell_back_to_streaming"),
-            Report::NotificationPortUnreachable { .. } => self.alarm("notification_port_unreachable"),
-            Report::RequestRefused { .. } => self.alarm("request_refused"),
+            Report::MailboxUnavailable { .. } => self.alarm(MAILBOX_UNAVAILABLE),
+            Report::RightsMissing { .. } => self.alarm(RIGHTS_MISSING),
+            Report::FellBackToStreaming { .. } => self.alarm(FELL_BACK_TO_STREAMING),
+            Report::NotificationPortUnreachable { .. } => self.alarm(NOTIFICATION_PORT_UNREACHABLE),
+            Report::RequestRefused { .. } => self.alarm(REQUEST_REFUSED),
             Report::Edge { due_ms, published_ms } => self.edge(*due_ms, *published_ms),
             Report::Assigned { cas, reason } => self.assigned(cas, *reason),
             Report::CalledBack(outcome) => self.callbacks.with_label_values(&[outcome_label(*outcome)]).inc(),
@@ -342,6 +345,19 @@ pub(crate) fn reason_label(reason: AssignmentReason) -> &'static str {
         AssignmentReason::Rebalanced => "rebalanced",
     }
 }
+
+const MAILBOX_UNAVAILABLE: &str = "mailbox_unavailable";
+const RIGHTS_MISSING: &str = "rights_missing";
+const FELL_BACK_TO_STREAMING: &str = "fell_back_to_streaming";
+const NOTIFICATION_PORT_UNREACHABLE: &str = "notification_port_unreachable";
+const REQUEST_REFUSED: &str = "request_refused";
+const ALARMS: [&str; 5] = [
+    MAILBOX_UNAVAILABLE,
+    RIGHTS_MISSING,
+    FELL_BACK_TO_STREAMING,
+    NOTIFICATION_PORT_UNREACHABLE,
+    REQUEST_REFUSED,
+];
 
 const CALLBACK_OUTCOMES: [CallbackOutcome; 3] = [
     CallbackOutcome::Taken,

@@ -54,6 +54,20 @@ pub enum NodeState {
     Lost,
 }
 
+impl NodeState {
+    pub const ALL: [Self; 3] = [Self::Live, Self::Draining, Self::Lost];
+
+    /// As metrics and the administrators' views name it.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Draining => "draining",
+            Self::Lost => "lost",
+        }
+    }
+}
+
 /// Tells one registration of a node from the next: it stands from the registration until the node is declared lost. The upper
 /// 48 bits are those of the process, drawn at random when it starts; the lower 16 count the registrations of that process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

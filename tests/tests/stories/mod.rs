@@ -3,6 +3,7 @@
 //! A story owns one scene, waits for what it wants to see, and asks the judges at its end. It asserts nothing
 //! about time; the longest pause is printed. What stories share stands in `tandem_tests::scenario`.
 
+mod alerts;
 mod attacks;
 mod bad_input;
 mod calendar_cas_death;

@@ -16,7 +16,7 @@ use tandem_cluster::{ClusterIdentity, DirectoryId, Format, MemberRole, NodeId, R
 
 use super::config::ClusterConfig;
 use super::small_file;
-use tandem_runtime::io::environment::files::{Files, Lock};
+use tandem_runtime::io::environment::files::{Files, Lock, Space};
 
 /// This member's data directory.
 pub(super) struct Directory {
@@ -164,9 +164,9 @@ impl Directory {
         self.introduction().cluster.unwrap_or(self.drawn_cluster)
     }
 
-    /// Bytes that are left on its disk.
-    pub(super) fn free_bytes(&self) -> io::Result<u64> {
-        self.files.free_bytes()
+    /// The room on its disk.
+    pub(super) fn space(&self) -> io::Result<Space> {
+        self.files.space()
     }
 
     /// Makes the directory part of a cluster, durably. One that is part of a cluster already stays in it.

@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 
 use super::crash_tests::{Member, Told};
 use super::recovery_tests::runtime;
-use tandem_runtime::io::environment::files::{File, Files, Lock, RealFiles};
+use tandem_runtime::io::environment::files::{File, Files, Lock, RealFiles, Space};
 
 const PAGE: u64 = 4096;
 const PAGES: u64 = 64;
@@ -130,8 +130,8 @@ impl Files for JoinedFiles {
         self.files.sync_directory()
     }
 
-    fn free_bytes(&self) -> io::Result<u64> {
-        self.files.free_bytes()
+    fn space(&self) -> io::Result<Space> {
+        self.files.space()
     }
 
     fn spawn(&self, _name: &str, job: BoxFuture<'static, ()>) -> io::Result<()> {
@@ -208,7 +208,7 @@ impl SmallDisk {
 }
 
 fn free_bytes(directory: &Path) -> u64 {
-    RealFiles::open(directory).unwrap().free_bytes().unwrap()
+    RealFiles::open(directory).unwrap().space().unwrap().free_bytes
 }
 
 impl Drop for SmallDisk {

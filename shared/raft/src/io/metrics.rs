@@ -1,13 +1,19 @@
 //! What a member tells Prometheus.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    exponential_buckets,
+    Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, exponential_buckets,
 };
 
-use tandem_cluster::Format;
+use tandem_cluster::health::Subject;
+use tandem_cluster::{ClusterState, Format, NodeId, NodeState, StateLimits};
+use tandem_runtime::io::environment::files::Space;
 
 use super::log_store::LogStore;
+use super::refusals::labels;
 use super::status::{ClusterStatus, RaftRole};
 
 /// The metrics of this process's member. Cheap to clone.
@@ -15,6 +21,9 @@ use super::status::{ClusterStatus, RaftRole};
 pub struct RaftMetrics {
     role: IntGaugeVec,
     is_leader: IntGauge,
+    leader_known: IntGauge,
+    peer_last_contact: GaugeVec,
+    nodes: IntGaugeVec,
     term: IntGauge,
     applied_index: IntGauge,
     log_first_index: IntGauge,
@@ -23,7 +32,8 @@ pub struct RaftMetrics {
     log_write_age: Gauge,
     log_queued_bytes: IntGauge,
     pub(super) proposals: IntCounterVec,
-    pub(super) disk_free_bytes: IntGauge,
+    disk_free_bytes: IntGauge,
+    disk_size_bytes: IntGauge,
     pub(super) connections_refused: IntCounterVec,
     pub(super) certificate_expires: IntGauge,
     snapshot_arrived_bytes: IntGauge,
@@ -42,6 +52,9 @@ impl RaftMetrics {
         let metrics = Self::unregistered()?;
         registry.register(Box::new(metrics.role.clone()))?;
         registry.register(Box::new(metrics.is_leader.clone()))?;
+        registry.register(Box::new(metrics.leader_known.clone()))?;
+        registry.register(Box::new(metrics.peer_last_contact.clone()))?;
+        registry.register(Box::new(metrics.nodes.clone()))?;
         registry.register(Box::new(metrics.term.clone()))?;
         registry.register(Box::new(metrics.applied_index.clone()))?;
         registry.register(Box::new(metrics.log_first_index.clone()))?;
@@ -51,6 +64,7 @@ impl RaftMetrics {
         registry.register(Box::new(metrics.log_queued_bytes.clone()))?;
         registry.register(Box::new(metrics.proposals.clone()))?;
         registry.register(Box::new(metrics.disk_free_bytes.clone()))?;
+        registry.register(Box::new(metrics.disk_size_bytes.clone()))?;
         registry.register(Box::new(metrics.connections_refused.clone()))?;
         registry.register(Box::new(metrics.certificate_expires.clone()))?;
         registry.register(Box::new(metrics.snapshot_arrived_bytes.clone()))?;
@@ -71,6 +85,24 @@ impl RaftMetrics {
                 &["role"],
             )?,
             is_leader: IntGauge::new("tandem_raft_is_leader", "1 while this member leads.")?,
+            leader_known: IntGauge::new(
+                "tandem_raft_leader_known",
+                "1 while this member knows a leader, itself included, that it has heard of lately.",
+            )?,
+            peer_last_contact: GaugeVec::new(
+                Opts::new(
+                    "tandem_raft_peer_last_contact_seconds",
+                    "Time since this member last heard from another one.",
+                ),
+                &["peer"],
+            )?,
+            nodes: IntGaugeVec::new(
+                Opts::new(
+                    "tandem_raft_nodes",
+                    "Nodes by the state that the cluster has agreed on, as far as this member has read the log.",
+                ),
+                &["state"],
+            )?,
             term: IntGauge::new("tandem_raft_term", "Raft term of this member.")?,
             applied_index: IntGauge::new(
                 "tandem_raft_applied_index",
@@ -103,6 +135,10 @@ impl RaftMetrics {
             disk_free_bytes: IntGauge::new(
                 "tandem_raft_disk_free_bytes",
                 "Bytes that are left on the disk of the data directory.",
+            )?,
+            disk_size_bytes: IntGauge::new(
+                "tandem_raft_disk_size_bytes",
+                "Size in bytes of the disk of the data directory.",
             )?,
             connections_refused: IntCounterVec::new(
                 Opts::new(
@@ -161,6 +197,15 @@ impl RaftMetrics {
         ] {
             metrics.proposals.with_label_values(&[outcome]).reset();
         }
+        for (direction, reason) in labels() {
+            metrics
+                .connections_refused
+                .with_label_values(&[direction, reason]);
+        }
+        for subject in Subject::ALL {
+            metrics.conditions.with_label_values(&[subject.label()]);
+        }
+        metrics.observe_nodes(&ClusterState::new(StateLimits::default()));
         Ok(metrics)
     }
 
@@ -172,9 +217,33 @@ impl RaftMetrics {
         }
         self.takes_no_part.set(i64::from(status.obstacle.is_some()));
         self.is_leader.set(i64::from(status.role == RaftRole::Leader));
+        self.leader_known.set(i64::from(status.leader.is_some()));
         self.term.set(i64::try_from(status.term).unwrap_or(i64::MAX));
         self.applied_index
             .set(i64::try_from(status.last_applied).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn observe_nodes(&self, state: &ClusterState) {
+        let mut counts = BTreeMap::from(NodeState::ALL.map(|state| (state.label(), 0)));
+        for node in state.nodes().values() {
+            *counts.entry(node.state.label()).or_default() += 1;
+        }
+        for (label, count) in counts {
+            self.nodes.with_label_values(&[label]).set(count);
+        }
+    }
+
+    pub(super) fn observe_contact(&self, peer: NodeId, silent_for: Duration) {
+        self.peer_last_contact
+            .with_label_values(&[&peer.to_string()])
+            .set(silent_for.as_secs_f64());
+    }
+
+    pub(super) fn observe_disk(&self, space: Space) {
+        self.disk_free_bytes
+            .set(i64::try_from(space.free_bytes).unwrap_or(i64::MAX));
+        self.disk_size_bytes
+            .set(i64::try_from(space.size_bytes).unwrap_or(i64::MAX));
     }
 
     pub(super) fn observe_condition(&self, subject: &str, holds: bool) {

@@ -25,11 +25,12 @@ pub(super) enum Refusal {
 
 impl Refusal {
     fn label(&self) -> &'static str {
+        let [another_cluster, another_member, not_configured, certificate] = REASONS;
         match self {
-            Self::AnotherCluster { .. } => "another_cluster",
-            Self::AnotherMember { .. } => "another_member",
-            Self::NotConfigured(_) => "not_configured",
-            Self::Certificate(_) => "certificate",
+            Self::AnotherCluster { .. } => another_cluster,
+            Self::AnotherMember { .. } => another_member,
+            Self::NotConfigured(_) => not_configured,
+            Self::Certificate(_) => certificate,
         }
     }
 }
@@ -50,6 +51,13 @@ impl Direction {
             Self::Out => "out",
         }
     }
+}
+
+/// All pairs of direction and reason that are counted.
+pub(super) fn labels() -> impl Iterator<Item = (&'static str, &'static str)> {
+    [Direction::In, Direction::Out]
+        .into_iter()
+        .flat_map(|direction| REASONS.map(|reason| (direction.label(), reason)))
 }
 
 /// What was said already.
@@ -123,6 +131,12 @@ fn cause(error: &io::Error) -> Option<(&'static str, String)> {
 
 /// Subjects at a time.
 const SAID_MAX: usize = 64;
+const REASONS: [&str; 4] = [
+    "another_cluster",
+    "another_member",
+    "not_configured",
+    "certificate",
+];
 const SAID_EVERY: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 )]
 
 pub mod admin;
+pub mod build;
 pub mod certificates;
 pub mod command_line;
 pub mod environment;

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use thiserror::Error;
 
+use super::build;
 use super::shutdown::{DrainOutcome, ShutdownReason};
 use crate::config::{Section, read_file};
 
@@ -31,7 +32,7 @@ where
             return ExitCode::SUCCESS;
         }
         Ok(Arguments::Version) => {
-            println!("{program} {}", env!("CARGO_PKG_VERSION"));
+            println!("{program} {} ({})", build::VERSION, build::COMMIT);
             return ExitCode::SUCCESS;
         }
         Err(error) => {

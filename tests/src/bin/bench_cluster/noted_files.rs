@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures::future::BoxFuture;
-use tandem_runtime::io::environment::files::{File, Files, Lock, RealFiles};
+use tandem_runtime::io::environment::files::{File, Files, Lock, RealFiles, Space};
 
 /// Real files. The last step of a snapshot is to take the name of the one before it.
 #[derive(Debug)]
@@ -78,8 +78,8 @@ impl Files for NotedFiles {
         self.files.sync_directory()
     }
 
-    fn free_bytes(&self) -> io::Result<u64> {
-        self.files.free_bytes()
+    fn space(&self) -> io::Result<Space> {
+        self.files.space()
     }
 
     fn spawn(&self, name: &str, job: BoxFuture<'static, ()>) -> io::Result<()> {

@@ -55,14 +55,12 @@ impl Guardian {
     fn look_at_disk(&mut self) {
         let config = &self.member.config;
         let limits = DiskSpaceLimits::new(config.disk_free_bytes_min, config.log_segment_bytes);
-        let free_bytes = match self.member.directory.free_bytes() {
-            Ok(free_bytes) => free_bytes,
+        let space = match self.member.directory.space() {
+            Ok(space) => space,
             Err(error) => return tracing::debug!(%error, "the room on the disk is not known"),
         };
-        self.member
-            .metrics
-            .disk_free_bytes
-            .set(i64::try_from(free_bytes).unwrap_or(i64::MAX));
+        self.member.metrics.observe_disk(space);
+        let free_bytes = space.free_bytes;
         let space = self.disk.space.after(free_bytes, limits);
         if space == self.disk.space {
             return;

@@ -150,6 +150,10 @@ impl Guardian {
         self.tell_conditions(&status.conditions);
         self.member.metrics.observe(&status);
         self.member.metrics.observe_log(&self.member.log);
+        self.member.metrics.observe_nodes(&self.member.machine.state());
+        for (peer, known) in &self.peers {
+            self.member.metrics.observe_contact(*peer, now - known.heard);
+        }
         self.member.status.send_if_modified(|current| {
             let changed = *current != status;
             *current = status;

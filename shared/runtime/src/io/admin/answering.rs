@@ -7,6 +7,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::{Method, Request, StatusCode};
 use prometheus::{Registry, TextEncoder};
+use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use super::guard::{self, HostNames};
@@ -14,6 +15,7 @@ use super::message::{AdminRequest, AdminResponse};
 use super::readiness::Readiness;
 use super::{AdminState, Router};
 use crate::io::shutdown::Stage;
+use crate::io::telemetry::{log_filter, set_log_filter};
 
 pub(super) async fn answer(
     request: Request<Incoming>,
@@ -22,10 +24,11 @@ pub(super) async fn answer(
     router: &Router,
     stage: Stage,
 ) -> AdminResponse {
+    // A HEAD is answered as a GET, and hyper leaves the body out.
     match (request.method(), request.uri().path()) {
-        (&Method::GET, "/livez") => AdminResponse::text(StatusCode::OK, "ok\n"),
-        (&Method::GET, "/readyz") => readyz(&state.readiness, stage),
-        (&Method::GET, "/metrics") => metrics(&state.registry),
+        (&Method::GET | &Method::HEAD, "/livez") => AdminResponse::text(StatusCode::OK, "ok\n"),
+        (&Method::GET | &Method::HEAD, "/readyz") => readyz(&state.readiness, stage),
+        (&Method::GET | &Method::HEAD, "/metrics") => metrics(&state.registry),
         (_, "/livez" | "/readyz" | "/metrics") => AdminResponse::method_not_allowed(),
         _ => routed(request, from, &state.names, router).await,
     }
@@ -41,6 +44,7 @@ async fn routed(
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let answer = match guard::check(&method, request.headers(), names) {
         Ok(()) => match with_body(request).await {
+            Ok(request) if request.path == "/log" => log(&request),
             Ok(request) => router(request).await,
             Err(refusal) => refusal,
         },
@@ -65,6 +69,32 @@ fn readyz(readiness: &Readiness, stage: Stage) -> AdminResponse {
         .map(|(cause, detail)| format!("{cause}: {detail}\n"))
         .collect();
     AdminResponse::text(StatusCode::SERVICE_UNAVAILABLE, lines)
+}
+
+/// `GET /log`, and `POST /log {"filter": "info,tandem_lb=debug"}`: what is logged, until the process ends.
+fn log(request: &AdminRequest) -> AdminResponse {
+    if request.method == Method::POST {
+        let wanted = match request.json::<LogFilter>() {
+            Ok(wanted) => wanted,
+            Err(refusal) => return refusal,
+        };
+        if let Err(error) = set_log_filter(&wanted.filter) {
+            return AdminResponse::error(StatusCode::BAD_REQUEST, &error.to_string());
+        }
+    } else if request.method != Method::GET {
+        return AdminResponse::method_not_allowed();
+    }
+    match log_filter() {
+        Some(filter) => AdminResponse::json(StatusCode::OK, &LogFilter { filter }),
+        None => AdminResponse::not_found(),
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogFilter {
+    /// Directives of `tracing`, as in `log.filter` of the configuration.
+    filter: String,
 }
 
 fn metrics(registry: &Registry) -> AdminResponse {
@@ -97,8 +127,12 @@ async fn with_body(request: Request<Incoming>) -> Result<AdminRequest, AdminResp
     };
     let path = head.uri.path().to_owned();
     let query = head.uri.query().map(str::to_owned);
+    let method = match head.method {
+        Method::HEAD => Method::GET,
+        other => other,
+    };
     Ok(AdminRequest {
-        method: head.method,
+        method,
         path,
         query,
         body,

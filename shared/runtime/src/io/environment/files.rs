@@ -27,8 +27,8 @@ pub trait Files: Send + Sync + 'static {
 
     fn sync_directory(&self) -> io::Result<()>;
 
-    /// Bytes by which these files may still grow.
-    fn free_bytes(&self) -> io::Result<u64>;
+    /// How much room the disk has.
+    fn space(&self) -> io::Result<Space>;
 
     /// Runs a job that blocks on these files where it holds up nobody else.
     fn spawn(&self, name: &str, job: BoxFuture<'static, ()>) -> io::Result<()>;
@@ -40,6 +40,15 @@ pub trait Files: Send + Sync + 'static {
 
     /// Takes the directory for this process, by a lock on the file `name`; `None` when another process has it.
     fn lock(&self, name: &str) -> io::Result<Option<Lock>>;
+}
+
+/// The room on a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes by which files may still grow.
+    pub free_bytes: u64,
+    /// Bytes in all.
+    pub size_bytes: u64,
 }
 
 /// A directory is this process's own until the lock is dropped, or the process ends.
@@ -140,11 +149,14 @@ impl Files for RealFiles {
         sync().map_err(naming("sync", &self.directory))
     }
 
-    fn free_bytes(&self) -> io::Result<u64> {
+    fn space(&self) -> io::Result<Space> {
         let space = statvfs(&self.directory).map_err(io::Error::from);
         let space = space.map_err(naming("look at the disk of", &self.directory))?;
         // What is set aside for the superuser does not count: the program may run as somebody else.
-        Ok(space.blocks_available() * space.fragment_size())
+        Ok(Space {
+            free_bytes: space.blocks_available() * space.fragment_size(),
+            size_bytes: space.blocks() * space.fragment_size(),
+        })
     }
 
     fn spawn(&self, name: &str, job: BoxFuture<'static, ()>) -> io::Result<()> {
@@ -224,7 +236,7 @@ mod tests {
         for (doing, error) in [
             ("list", files.list().unwrap_err()),
             ("sync", files.sync_directory().unwrap_err()),
-            ("look at the disk of", files.free_bytes().unwrap_err()),
+            ("look at the disk of", files.space().unwrap_err()),
         ] {
             assert!(text(error).starts_with(&format!("cannot {doing} {}: ", path.display())));
         }

@@ -18,6 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use prometheus::process_collector::ProcessCollector;
 use rand::distr::{Distribution, StandardUniform};
 use rustls::pki_types::UnixTime;
 use rustls::time_provider::TimeProvider;
@@ -73,6 +74,16 @@ where
         return host.random();
     }
     rand::random()
+}
+
+/// What the operating system knows of this process; of one that is simulated, nothing.
+#[must_use]
+pub fn process_collector() -> Option<ProcessCollector> {
+    #[cfg(feature = "simulation")]
+    if simulated::Host::current().is_some() {
+        return None;
+    }
+    Some(ProcessCollector::for_self())
 }
 
 /// The data directory of a member, created unless it exists.

@@ -94,6 +94,10 @@ impl Disk {
         named.map(|content| content.bytes.len() as u64).sum()
     }
 
+    pub(super) fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
     pub(super) fn free(&self) -> u64 {
         self.capacity.saturating_sub(self.used())
     }

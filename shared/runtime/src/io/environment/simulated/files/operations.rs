@@ -9,7 +9,7 @@ use rand::Rng;
 
 use super::disk::{NameChange, any_length};
 use super::{Fault, SimulatedFiles};
-use crate::io::environment::files::{File, Files, Lock};
+use crate::io::environment::files::{File, Files, Lock, Space};
 
 impl Files for SimulatedFiles {
     fn list(&self) -> io::Result<Vec<String>> {
@@ -93,13 +93,16 @@ impl Files for SimulatedFiles {
         Ok(())
     }
 
-    fn free_bytes(&self) -> io::Result<u64> {
+    fn space(&self) -> io::Result<Space> {
         let disk = self.disk();
         disk.check_power()?;
-        Ok(if disk.fault == Some(Fault::Full) {
-            0
-        } else {
-            disk.free()
+        Ok(Space {
+            free_bytes: if disk.fault == Some(Fault::Full) {
+                0
+            } else {
+                disk.free()
+            },
+            size_bytes: disk.capacity(),
         })
     }
 
