@@ -132,6 +132,9 @@ impl Config {
             .map(|mut section| read_cluster(&mut section));
         let cluster = cluster.flatten();
         pairs.check(root, "pairs", cluster.as_ref().map(|cluster| &cluster.section));
+        if let Some(cluster) = &cluster {
+            check_membership(root, &nodes, &cluster.section);
+        }
         Some(Self {
             log,
             admin,
@@ -289,7 +292,26 @@ fn read_nodes(root: &mut Section) -> Vec<ConfiguredNode> {
     if ids.len() < nodes.len() {
         root.problem("node", "two nodes have the same id", "an id per node");
     }
+    let addresses: BTreeSet<SocketAddr> = nodes.iter().map(|node| node.address).collect();
+    if addresses.len() < nodes.len() {
+        root.problem("node", "two nodes have the same address", "an address per node");
+    }
     nodes
+}
+
+/// Sessions of a node that the cluster does not know could not be taken over by another.
+fn check_membership(root: &Section, nodes: &[ConfiguredNode], cluster: &ClusterSection) {
+    let is_member = |node: &&ConfiguredNode| {
+        let mut members = cluster.members.iter();
+        members.any(|member| (member.id, member.kind) == (node.id, MemberRole::Node))
+    };
+    for (index, node) in nodes.iter().enumerate().filter(|(_, node)| !is_member(node)) {
+        root.problem(
+            &format!("node[{index}].id"),
+            format!("{} is no [[cluster.member]] of kind \"node\"", node.id.0),
+            "nodes that are members of the cluster",
+        );
+    }
 }
 
 fn read_node(section: &mut Section) -> Option<ConfiguredNode> {
@@ -511,7 +533,7 @@ mod tests {
             "allow = [{ source = \"1.2.3\" }]",
         ] {
             let error = with("192.0.2.1:5060", nobody).unwrap_err().to_string();
-            assert!(error.contains("listener[0].allow"), "{error}");
+            assert!(error.contains("listener \"ocs\": allow"), "{error}");
         }
         let listed =
             "allow = [{ source = \"192.0.2.0/24\", description = \"pool\" }, { source = \"ocs.example\" }]";
@@ -535,10 +557,10 @@ mod tests {
         assert_eq!(managed.authorities, Authorities::Directory);
         assert!(managed.files.authority.ends_with("trusted"));
         for (authority, says) in [
-            ("", "listener[0].client_authority: is missing"),
+            ("", "listener \"ocs\": client_authority: is missing"),
             (
                 &*format!("{file}\n{directory}"),
-                "listener[0].client_authority: contradicts trust_directory",
+                "listener \"ocs\": client_authority: contradicts trust_directory",
             ),
         ] {
             let error = with(authority).unwrap_err().to_string();
@@ -552,17 +574,33 @@ mod tests {
             [[node]]\nid = 0\n[keepalive]\nperiods_ms = 1\n[outbound]\nlisten = \"192.0.2.1:5070\"\n";
         let error = read(text).unwrap_err().to_string();
         for key in [
-            "listener[0].address",
-            "listener[0].allow",
-            "listener[0].balance",
-            "node[0].id",
-            "node[0].address",
+            "line 3: listener \"ocs\": address",
+            "line 1: listener \"ocs\": allow",
+            "line 4: listener \"ocs\": balance",
+            "line 6: node 0: id",
+            "line 5: node 0: address",
             "keepalive.periods_ms",
             "outbound.allow",
             "outbound.source_address",
         ] {
             assert!(error.contains(key), "{key} is missing in:\n{error}");
         }
+    }
+
+    #[test]
+    fn nodes_have_addresses_of_their_own_and_are_members() {
+        let twice = format!("{SMALLEST}[[node]]\nid = 2\naddress = \"127.0.0.11:5060\"\n");
+        let error = read(&twice).unwrap_err().to_string();
+        assert!(error.contains("two nodes have the same address"), "{error}");
+        let cluster = "[cluster]\nmember_id = 100\ndata_directory = \"data\"\nlisten = \"127.0.0.1:7100\"\n\
+            plaintext_on_loopback = true\n\
+            [[cluster.member]]\nid = 7\nkind = \"node\"\naddress = \"127.0.0.1:7001\"\n\
+            [[cluster.member]]\nid = 100\nkind = \"witness\"\naddress = \"127.0.0.1:7100\"\n";
+        let error = read(&format!("{SMALLEST}{cluster}")).unwrap_err().to_string();
+        assert!(
+            error.contains("node 1: id: 1 is no [[cluster.member]]"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `[cti]`: the CTI connections, in order of priority.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tandem_cluster::NodeId;
@@ -17,6 +18,17 @@ pub(super) fn read(section: &mut Section, id: Option<NodeId>) -> (CtiSettings, D
         .collect();
     if connections.is_empty() {
         section.problem("connection", "there is none", "at least one [[cti.connection]]");
+    }
+    let names: BTreeSet<&str> = connections
+        .iter()
+        .map(|connection| connection.name.as_str())
+        .collect();
+    if names.len() < connections.len() {
+        section.problem(
+            "connection",
+            "two CTI connections have the same name",
+            "a name per connection",
+        );
     }
     let mut settings = CtiSettings::new(connections);
     settings.heartbeat_interval = section.duration_or(

@@ -590,7 +590,7 @@ mod tests {
         );
         assert_eq!(
             refused(&STREAMING.replace("password_file", "password")),
-            ["password", "password_file"]
+            ["password_file", "password"]
         );
     }
 
@@ -630,7 +630,7 @@ mod tests {
         let text = format!("{STREAMING}\n[calendar]\nstatus_frequency_minutes = 1441\nspread_secs = 60\n");
         assert_eq!(
             refused(&text),
-            ["calendar.spread_secs", "calendar.status_frequency_minutes"]
+            ["calendar.status_frequency_minutes", "calendar.spread_secs"]
         );
         assert_eq!(
             refused(&format!("threads = 9\nthreads_max = 8\n{STREAMING}")),

@@ -205,7 +205,7 @@ mod tests {
             .replace("[directory]", "[directory]\n        fiel = 1");
         assert_eq!(
             problems(&text),
-            vec!["cti.connection[0].address", "directory.fiel", "node.id"]
+            vec!["node.id", "directory.fiel", "cti.connection[0].address"]
         );
     }
 }

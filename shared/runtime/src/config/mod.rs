@@ -7,6 +7,7 @@
 
 mod cluster;
 mod pairs;
+mod places;
 mod process;
 #[cfg(test)]
 mod property_tests;
@@ -25,8 +26,11 @@ pub use pairs::PairTransport;
 pub use process::{AdminConfig, LogConfig, LogFormat, TlsFiles};
 pub use section::{Number, Section};
 
+use self::places::Places;
+use self::section::Folders;
+
 /// Reads and checks the file; `read` takes what it wants out of the document's root. Relative paths in the file
-/// start at the file's own directory.
+/// start at the file's own directory; a mere name is looked for in `$CREDENTIALS_DIRECTORY` before.
 pub fn read_file<C>(path: &Path, read: impl FnOnce(&mut Section) -> Option<C>) -> Result<C, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable {
         path: path.to_path_buf(),
@@ -34,9 +38,15 @@ pub fn read_file<C>(path: &Path, read: impl FnOnce(&mut Section) -> Option<C>) -
     };
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(unreadable)?;
-    file.take(FILE_BYTES_MAX)
+    let read_bytes = file
+        .take(FILE_BYTES_MAX + 1)
         .read_to_string(&mut text)
         .map_err(unreadable)?;
+    if read_bytes as u64 > FILE_BYTES_MAX {
+        return Err(ConfigError::TooLarge {
+            path: path.to_path_buf(),
+        });
+    }
     read_text(path, &text, read)
 }
 
@@ -54,11 +64,15 @@ pub fn read_text<C>(
         })?;
     let problems = Problems::default();
     let directory = path.parent().unwrap_or_else(|| Path::new(""));
-    let mut root = Section::root(table, directory, problems.clone());
+    let folders = Folders {
+        own: directory.to_path_buf(),
+        credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+    };
+    let mut root = Section::root(table, folders, problems.clone());
     let config = read(&mut root);
     // A section reports the keys that nobody asked for when it goes.
     drop(root);
-    let problems = problems.sorted();
+    let problems = problems.sorted(&Places::of(text));
     match config {
         Some(config) if problems.is_empty() => Ok(config),
         Some(_) | None => Err(ConfigError::Invalid {
@@ -77,6 +91,8 @@ pub enum ConfigError {
         #[source]
         source: std::io::Error,
     },
+    #[error("{} is longer than {} MiB: is it the right file?", .path.display(), FILE_BYTES_MAX >> 20)]
+    TooLarge { path: PathBuf },
     #[error("{} is not TOML: {source}", .path.display())]
     Syntax {
         path: PathBuf,
@@ -90,8 +106,12 @@ pub enum ConfigError {
 /// One mistake in a configuration document.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
+    /// Of the document, counted from 1; of a key that is missing, where its table begins. `None` for the document itself.
+    pub line: Option<usize>,
     /// From the root: `cluster.member[1].address`.
     pub key: String,
+    /// The key in words: `cluster.member 2: address`.
+    pub subject: String,
     /// What is wrong with it.
     pub what: String,
     /// What would be right.
@@ -100,10 +120,13 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = self.line {
+            write!(formatter, "line {line}: ")?;
+        }
         write!(
             formatter,
             "{}: {}; accepted: {}",
-            self.key, self.what, self.accepted
+            self.subject, self.what, self.accepted
         )
     }
 }
@@ -116,16 +139,24 @@ impl Problems {
     pub fn add(&self, key: impl Into<String>, what: impl Into<String>, accepted: impl Into<String>) {
         let mut problems = self.0.borrow_mut();
         if problems.len() < PROBLEMS_MAX {
+            let key = key.into();
             problems.push(Problem {
-                key: key.into(),
+                line: None,
+                subject: key.clone(),
+                key,
                 what: what.into(),
                 accepted: accepted.into(),
             });
         }
     }
 
-    fn sorted(&self) -> Vec<Problem> {
+    /// In the order in which they stand in the document.
+    fn sorted(&self, places: &Places) -> Vec<Problem> {
         let mut problems = self.0.borrow().clone();
+        for problem in &mut problems {
+            problem.line = places.line_of(&problem.key);
+            problem.subject = places.in_words(&problem.key);
+        }
         problems.sort();
         problems.dedup();
         problems
@@ -142,8 +173,8 @@ fn listing(problems: &[Problem]) -> String {
     )
 }
 
-/// Far more than any real file; enough to refuse `/dev/zero`.
-const FILE_BYTES_MAX: u64 = 4 << 20;
+/// A directory of some 380,000 users; enough to refuse `/dev/zero`.
+const FILE_BYTES_MAX: u64 = 64 << 20;
 const PROBLEMS_MAX: usize = 200;
 
 #[cfg(test)]
@@ -186,14 +217,14 @@ mod tests {
         assert_eq!(
             problems,
             [
+                "log.format: \"xml\" is not accepted",
+                "log.colour: is not a known key",
                 "admin.listen: 0.0.0.0:9090 can be reached from elsewhere",
+                "cluster.tls: is missing",
                 "cluster.listen: 7 is not accepted",
                 "cluster.member: there are 0 nodes",
-                "cluster.member[0].address: \"nowhere\" is not accepted",
                 "cluster.member[0].id: 0 is not accepted",
-                "cluster.tls: is missing",
-                "log.colour: is not a known key",
-                "log.format: \"xml\" is not accepted",
+                "cluster.member[0].address: \"nowhere\" is not accepted",
             ]
         );
     }
@@ -204,7 +235,7 @@ mod tests {
         let error = read_text(Path::new("/etc/x.toml"), "prot = 3", read).unwrap_err();
         let expected = "/etc/x.toml: 2 problems\n  \
             port: is missing; accepted: a whole number from 1 to 9\n  \
-            prot: is not a known key; accepted: one of port";
+            line 1: prot: is not a known key; accepted: one of port";
         assert_eq!(error.to_string(), expected);
     }
 

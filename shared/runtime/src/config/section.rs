@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -16,17 +16,37 @@ use super::Problems;
 #[derive(Debug)]
 pub struct Section {
     path: String,
-    directory: PathBuf,
+    folders: Folders,
     table: Table,
     known: Vec<String>,
     problems: Problems,
 }
 
+/// Where relative paths start.
+#[derive(Debug, Clone)]
+pub(super) struct Folders {
+    /// That of the configuration file.
+    pub(super) own: PathBuf,
+    /// Where the service manager has put secrets for this process, if it has.
+    pub(super) credentials: Option<PathBuf>,
+}
+
+impl Folders {
+    fn locate(&self, path: &str) -> PathBuf {
+        let is_mere_name = !path.contains('/');
+        let handed_over = self.credentials.as_ref().filter(|_| is_mere_name);
+        let handed_over = handed_over.map(|credentials| credentials.join(path));
+        handed_over
+            .filter(|file| file.is_file())
+            .unwrap_or_else(|| self.own.join(path))
+    }
+}
+
 impl Section {
-    pub(super) fn root(table: Table, directory: &Path, problems: Problems) -> Self {
+    pub(super) fn root(table: Table, folders: Folders, problems: Problems) -> Self {
         Self {
             path: String::new(),
-            directory: directory.to_path_buf(),
+            folders,
             table,
             known: Vec::new(),
             problems,
@@ -162,15 +182,16 @@ impl Section {
         self.optional_address(key).unwrap_or(default)
     }
 
-    /// A path; a relative one starts at the directory of the configuration file.
+    /// A path; a relative one starts at the directory of the configuration file. A mere name of a file that the service
+    /// manager hands over (`LoadCredential=` of systemd.exec(5)) is that file.
     pub fn path(&mut self, key: &str) -> Option<PathBuf> {
         let path = self.required(key, "a path", Self::optional_text)?;
-        Some(self.directory.join(path))
+        Some(self.folders.locate(&path))
     }
 
     pub fn optional_path(&mut self, key: &str) -> Option<PathBuf> {
         let path = self.optional_text(key)?;
-        Some(self.directory.join(path))
+        Some(self.folders.locate(&path))
     }
 
     /// A whole number that must be there, within `range`.
@@ -302,10 +323,10 @@ impl Section {
     }
 
     fn child(&self, path: String, table: Table) -> Self {
-        let (directory, problems) = (self.directory.clone(), self.problems.clone());
+        let (folders, problems) = (self.folders.clone(), self.problems.clone());
         Self {
             path,
-            directory,
+            folders,
             table,
             known: Vec::new(),
             problems,
@@ -364,3 +385,28 @@ fn whole_millis(duration: Duration) -> u64 {
 
 const ADDRESS: &str = "an IP address and port, as \"192.0.2.1:5060\" or \"[2001:db8::1]:5060\"";
 const SHOWN_CHARS_MAX: usize = 80;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_that_the_service_manager_hands_over_wins_over_a_file_of_that_name() {
+        let own = tempfile::tempdir().unwrap();
+        let credentials = tempfile::tempdir().unwrap();
+        std::fs::write(credentials.path().join("peer.key"), "key").unwrap();
+        let folders = Folders {
+            own: own.path().to_path_buf(),
+            credentials: Some(credentials.path().to_path_buf()),
+        };
+        assert_eq!(folders.locate("peer.key"), credentials.path().join("peer.key"));
+        assert_eq!(folders.locate("peer.pem"), own.path().join("peer.pem"));
+        assert_eq!(folders.locate("keys/peer.key"), own.path().join("keys/peer.key"));
+        assert_eq!(folders.locate("/a/peer.key"), PathBuf::from("/a/peer.key"));
+        let without = Folders {
+            credentials: None,
+            ..folders
+        };
+        assert_eq!(without.locate("peer.key"), own.path().join("peer.key"));
+    }
+}
