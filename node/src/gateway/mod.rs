@@ -29,6 +29,7 @@ mod registry;
 mod services;
 mod session;
 mod sessions;
+mod shell;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -56,6 +57,7 @@ pub use input::{Input, KnownSession, Now, View};
 pub use output::{EndReason, OutboundTarget, Output, Report};
 pub use pairs::{Pair, PairId, PairPurpose};
 pub use publishing::PublishSettings;
+pub use shell::Shell;
 pub use watchers::{EndOfSubscription, WatcherReport, WatcherSettings, WhoMayWatch};
 
 use links::{Asker, Links};

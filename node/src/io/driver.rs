@@ -1,6 +1,5 @@
 //! The loop around the gateway. It has no opinion.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use tandem_cluster::{Applied, Change};
@@ -13,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use crate::cti::CtiInput;
 use crate::following::{Following, Heard, Step};
-use crate::gateway::{Gateway, Input, Output, View};
+use crate::gateway::{Gateway, Input, Output, Shell, View};
 use crate::settings::{self, GatewaySettings};
 
 use super::cti_link::CtiLinks;
@@ -206,21 +205,17 @@ impl Driver {
             self.take_in(Input::DeadlineReached);
         }
     }
+}
 
-    fn take_in(&mut self, input: Input) {
-        let (mut first, mut follow_ups) = (Some(input), VecDeque::new());
-        while let Some(input) = first.take().or_else(|| follow_ups.pop_front()) {
-            let view = View {
-                state: &self.cluster.state(),
-                phones: &self.presence,
-            };
-            for output in self.gateway.handle(input, view, clock::now(&self.cluster)) {
-                follow_ups.extend(self.perform(output));
-            }
-        }
+impl Shell for Driver {
+    fn handle(&mut self, input: Input) -> Vec<Output> {
+        let view = View {
+            state: &self.cluster.state(),
+            phones: &self.presence,
+        };
+        self.gateway.handle(input, view, clock::now(&self.cluster))
     }
 
-    /// Returns what came of it at once, if that is to be taken in.
     fn perform(&mut self, output: Output) -> Option<Input> {
         match output {
             Output::Send { pair, bytes } => self.pairs.send(pair, bytes, &self.context.metrics),

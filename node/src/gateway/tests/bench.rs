@@ -15,7 +15,7 @@ use crate::csta::{
     SystemRequest, decode,
 };
 use crate::cti::link_framer::EVENT_INVOKE_ID;
-use crate::cti::{CtiConnectionId, CtiConnectionSettings, CtiInput, CtiSettings, CtiTimings};
+use crate::cti::{CtiConnectionId, CtiConnectionSettings, CtiInput, CtiSettings, CtiTimings, LinkId};
 use crate::directory::{Directory, read_file};
 use crate::gateway::*;
 use crate::presence::Phones;
@@ -144,49 +144,9 @@ impl Bench {
     }
 
     pub(super) fn input(&mut self, input: Input) {
-        let phones = Phones::of(self.state.sessions());
-        let view = View {
-            state: &self.state,
-            phones: &phones,
-        };
-        let outputs = self.gateway.handle(input, view, self.now);
-        for output in outputs {
-            self.perform(output);
-        }
+        self.take_in(input);
         while self.quorum && !self.pending.is_empty() {
             self.commit();
-        }
-    }
-
-    fn perform(&mut self, output: Output) {
-        match output {
-            Output::Send { pair, bytes } => {
-                let message = RawMessage::parse(bytes).unwrap();
-                self.sent.push(Sent { pair, message });
-            }
-            Output::ClosePair { pair } => self.closed.push(pair),
-            Output::DialOutbound { target } => self.dialled.push(target),
-            Output::ConnectLink { link, .. } => {
-                if let Some(opened) = self.managers.connect(link) {
-                    self.input(Input::Cti(opened));
-                }
-            }
-            Output::WriteLink { link, bytes } => {
-                for received in self.managers.read(link, &bytes) {
-                    match received {
-                        Received::Heartbeat(answer) => self.input(Input::Cti(answer)),
-                        Received::Request { invoke_id, request } => {
-                            self.asked.push((link.connection, invoke_id, request));
-                        }
-                    }
-                }
-            }
-            Output::CloseLink { link } => self.managers.close(link),
-            Output::Propose { batch, command } => {
-                self.proposed.push(command.clone());
-                self.pending.push((batch, command));
-            }
-            Output::Report(report) => self.reports.push(report),
         }
     }
 
@@ -264,6 +224,20 @@ impl Bench {
         )
     }
 
+    /// Requests are for the test to answer; a heartbeat is answered at once.
+    fn managers_read(&mut self, link: LinkId, bytes: &[u8]) -> Option<CtiInput> {
+        let mut answer = None;
+        for received in self.managers.read(link, bytes) {
+            match received {
+                Received::Heartbeat(well) => answer = Some(well),
+                Received::Request { invoke_id, request } => {
+                    self.asked.push((link.connection, invoke_id, request));
+                }
+            }
+        }
+        answer
+    }
+
     fn cti_says(&mut self, connection: CtiConnectionId, invoke_id: u16, document: &str) -> Vec<Sent> {
         self.sent.clear();
         let said = self.managers.say(connection, invoke_id, document);
@@ -316,6 +290,37 @@ impl Bench {
 
     pub(super) fn record(&self, key: &SessionKey) -> &tandem_cluster::SessionRecord {
         self.state.session(key).unwrap()
+    }
+}
+
+impl Shell for Bench {
+    fn handle(&mut self, input: Input) -> Vec<Output> {
+        let phones = Phones::of(self.state.sessions());
+        let view = View {
+            state: &self.state,
+            phones: &phones,
+        };
+        self.gateway.handle(input, view, self.now)
+    }
+
+    fn perform(&mut self, output: Output) -> Option<Input> {
+        match output {
+            Output::Send { pair, bytes } => {
+                let message = RawMessage::parse(bytes).unwrap();
+                self.sent.push(Sent { pair, message });
+            }
+            Output::ClosePair { pair } => self.closed.push(pair),
+            Output::DialOutbound { target } => self.dialled.push(target),
+            Output::ConnectLink { link, .. } => return self.managers.connect(link).map(Input::Cti),
+            Output::WriteLink { link, bytes } => return self.managers_read(link, &bytes).map(Input::Cti),
+            Output::CloseLink { link } => self.managers.close(link),
+            Output::Propose { batch, command } => {
+                self.proposed.push(command.clone());
+                self.pending.push((batch, command));
+            }
+            Output::Report(report) => self.reports.push(report),
+        }
+        None
     }
 }
 

@@ -6,7 +6,6 @@ use tandem_sip::{Frame, Framer, FramerLimits};
 
 use super::bench::*;
 use crate::gateway::*;
-use crate::presence::Phones;
 
 /// The final answers to the requests of each file. Responses get none; nor does the gateway hear of what is not framed
 /// (§3.1.2.2, §3.1.2.3, §3.3.9, §3.4.1): the connection answers that, and closes.
@@ -131,12 +130,7 @@ fn answers_to(bench: &mut Bench, frame: Frame) -> Vec<u16> {
                 status: reason.status(),
                 reason: "refused",
             };
-            let view = View {
-                state: &bench.state,
-                phones: &Phones::default(),
-            };
-            let outputs = bench.gateway.handle(input, view, bench.now);
-            outputs.iter().filter_map(status_sent).collect()
+            bench.handle(input).iter().filter_map(status_sent).collect()
         }
         Frame::KeepAlivePing | Frame::Lost { .. } => Vec::new(),
     }
