@@ -14,7 +14,7 @@ use crate::csta::{
 };
 use crate::cti::CtiFailure;
 
-use super::links::CtiPurpose;
+use super::monitoring::CtiPurpose;
 use super::proposals::{Outcome, Waiter};
 use super::session::{Link, Progress, QueuedRequest, Session};
 use super::snapshot::call_state;

@@ -11,10 +11,6 @@ impl Gateway {
     /// When the gateway contradicts itself.
     pub(super) fn check_invariants(&self) {
         assert!(self.touched.is_empty(), "something was touched and not looked at");
-        assert!(
-            self.cti_asked.is_empty() && self.cti_news.is_empty(),
-            "something for or of a CTI manager is left lying"
-        );
         assert!(self.pairs.is_consistent(), "the tables of pairs disagree");
         assert!(
             self.proposals.entries() <= self.proposals.entries_max(),
@@ -22,8 +18,9 @@ impl Gateway {
         );
         self.sessions.check_invariants();
         self.ownership.check_invariants();
+        self.monitoring.check_invariants();
         assert!(
-            self.watching.monitors.subscribers_count() <= self.sessions.len(),
+            self.monitoring.monitors().subscribers_count() <= self.sessions.len(),
             "a session that is gone watches a device"
         );
         for key in self.unreplicated.sessions() {
@@ -59,7 +56,7 @@ impl Gateway {
             .filter(|session| watched_at(session).is_some());
         assert_eq!(
             watching.count(),
-            self.watching.monitors.subscribers_count(),
+            self.monitoring.monitors().subscribers_count(),
             "sessions and subscribers disagree"
         );
     }
@@ -68,7 +65,7 @@ impl Gateway {
     #[cfg(test)]
     fn check_watching(&self, session: &Session) {
         let key = session.key();
-        let monitors = &self.watching.monitors;
+        let monitors = self.monitoring.monitors();
         let expected = watched_at(session).map(|connection| MonitorKey {
             connection,
             device: session.record.device.clone(),

@@ -6,90 +6,16 @@ use std::collections::BTreeMap;
 use tandem_cluster::SessionKey;
 
 use crate::csta::{ConnectionIdentifier, Request, Response, SnapshotRequest};
-use crate::cti::{CtiConnectionId, CtiFailure, MonitorKey, RequestToken};
+use crate::cti::{CtiConnectionId, CtiFailure, RequestToken};
 
-use super::managers::Asked;
+use super::monitoring::{CtiPurpose, CtiWaiter};
 use super::session::{CallParties, Found, Link, Progress, Session};
 use super::watching::priority_of;
 use super::{Gateway, Now, Report};
 
-/// Which connections are in service, and whose turn it is.
-#[derive(Debug)]
-pub(super) struct Links {
-    in_service: Vec<bool>,
-    /// Where the round robin looks next.
-    next: usize,
-}
-
-/// Who asked a CTI manager for something.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Asker {
-    Session(CtiWaiter),
-    /// Those who watch the device.
-    MonitorStart(MonitorKey),
-    /// Nobody watches it any more.
-    MonitorStop(MonitorKey),
-    /// Nobody ever did.
-    StrayStop {
-        connection: CtiConnectionId,
-        cross_ref_id: String,
-    },
-}
-
-impl Asker {
-    pub(super) fn is_about_monitor_of(&self, lost: CtiConnectionId) -> bool {
-        match self {
-            Self::Session(_) => false,
-            Self::MonitorStart(key) | Self::MonitorStop(key) => key.connection == lost,
-            Self::StrayStop { connection, .. } => *connection == lost,
-        }
-    }
-}
-
-/// A session that waits for an answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct CtiWaiter {
-    pub(super) session: SessionKey,
-    pub(super) connection: CtiConnectionId,
-    pub(super) purpose: CtiPurpose,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum CtiPurpose {
-    /// The first request of the session's queue.
-    Service,
-    ResumeSnapshot,
-    ResumeParties,
-}
-
-impl Links {
-    pub(super) fn new(connections: usize) -> Self {
-        Self {
-            in_service: vec![false; connections],
-            next: 0,
-        }
-    }
-
-    /// The next connection in service, in configured order.
-    pub(super) fn next_in_service(&mut self) -> Option<CtiConnectionId> {
-        let count = self.in_service.len();
-        let chosen = (0..count)
-            .map(|step| (self.next + step) % count)
-            .find(|&index| self.in_service[index])?;
-        self.next = (chosen + 1) % count;
-        Some(CtiConnectionId(chosen))
-    }
-
-    fn set(&mut self, connection: CtiConnectionId, in_service: bool) {
-        if let Some(flag) = self.in_service.get_mut(connection.0) {
-            *flag = in_service;
-        }
-    }
-}
-
 impl Gateway {
-    pub(super) fn cti_in_service(&mut self, connection: CtiConnectionId, now: Now) {
-        self.links.set(connection, true);
+    /// A connection is in service again: sessions without one get it.
+    pub(super) fn cti_in_service(&mut self, now: Now) {
         for key in self.sessions_linked_to(None) {
             self.relink(&key, now);
         }
@@ -97,8 +23,6 @@ impl Gateway {
 
     /// Requests on the connection get their error; its sessions go on at another one.
     pub(super) fn cti_out_of_service(&mut self, connection: CtiConnectionId, now: Now) {
-        self.links.set(connection, false);
-        self.forget_monitors_of(connection);
         for key in self.sessions_linked_to(Some(connection)) {
             self.fail_requests_on(&key, now);
             self.relink(&key, now);
@@ -120,15 +44,17 @@ impl Gateway {
             .sessions
             .get(key)
             .and_then(|session| session.progress.cti_request());
-        if let Some(token) = outstanding {
-            self.cti_answered(token, Err(CtiFailure::LinkLost), now);
+        if let Some(token) = outstanding
+            && self.monitoring.give_up(token)
+        {
+            self.service_answered(token, key, Err(CtiFailure::LinkLost), now);
         }
     }
 
     /// Gives the session a connection in service, and the monitor of its device there, if the client has one.
     pub(super) fn relink(&mut self, key: &SessionKey, now: Now) {
         self.leave_connection(key);
-        let connection = self.links.next_in_service();
+        let connection = self.monitoring.next_in_service();
         let name = connection.and_then(|connection| self.config.cti_connections.get(connection.0).cloned());
         let Some(connection) = connection else {
             return;
@@ -152,7 +78,7 @@ impl Gateway {
 
     /// Whatever waits for the session's monitor waits for its next place.
     fn leave_connection(&mut self, key: &SessionKey) {
-        self.unwatch(key);
+        self.monitoring.unwatch(key);
         let session = self.known_mut(key);
         session.link = Link::Down;
         if session.progress.is_waiting_for_monitor() {
@@ -172,45 +98,10 @@ impl Gateway {
             connection,
             purpose,
         };
-        self.submit(connection, Asker::Session(waiter), request)
+        self.monitoring.ask(waiter, request)
     }
 
-    pub(super) fn submit(
-        &mut self,
-        connection: CtiConnectionId,
-        asker: Asker,
-        request: Request,
-    ) -> RequestToken {
-        let token = RequestToken(self.next_cti_request);
-        self.next_cti_request += 1;
-        self.cti_requests.insert(token, asker);
-        self.cti_asked.push_back(Asked {
-            connection,
-            token,
-            request,
-        });
-        token
-    }
-
-    pub(super) fn cti_answered(
-        &mut self,
-        token: RequestToken,
-        result: Result<Response, CtiFailure>,
-        now: Now,
-    ) {
-        match self.cti_requests.remove(&token) {
-            Some(Asker::Session(waiter)) => self.session_answered(token, &waiter, result, now),
-            Some(Asker::MonitorStart(key)) => self.monitor_start_answered(key, result, now),
-            Some(Asker::MonitorStop(key)) => self.monitor_stop_answered(key, now),
-            Some(Asker::StrayStop {
-                connection,
-                cross_ref_id,
-            }) => self.stray_stop_answered(connection, cross_ref_id),
-            None => {}
-        }
-    }
-
-    fn session_answered(
+    pub(super) fn session_answered(
         &mut self,
         token: RequestToken,
         waiter: &CtiWaiter,
@@ -218,7 +109,7 @@ impl Gateway {
         now: Now,
     ) {
         match waiter.purpose {
-            CtiPurpose::Service => self.service_answered(token, waiter, result, now),
+            CtiPurpose::Service => self.service_answered(token, &waiter.session, result, now),
             CtiPurpose::ResumeSnapshot => self.snapshot_resumed(waiter, result, now),
             CtiPurpose::ResumeParties => self.parties_told(waiter, result, now),
         }
@@ -333,7 +224,7 @@ impl Gateway {
     /// stays without until one comes into service.
     pub(super) fn resumption_failed(&mut self, key: &SessionKey, connection: CtiConnectionId, now: Now) {
         self.leave_connection(key);
-        let still_there = self.links.in_service.get(connection.0).copied().unwrap_or(false);
+        let still_there = self.monitoring.is_in_service(connection);
         let session = self.known_mut(key);
         session.resumptions_failed += 1;
         let give_up = still_there && session.resumptions_failed.is_multiple_of(RESUMPTION_ATTEMPTS);

@@ -18,6 +18,7 @@ mod input;
 mod invariants;
 mod links;
 mod managers;
+mod monitoring;
 mod opening;
 mod outbound;
 mod output;
@@ -38,7 +39,7 @@ mod watchers;
 mod watching;
 mod without_quorum;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -49,7 +50,7 @@ use tandem_cluster::Authority;
 use tandem_cluster::{NodeId, SessionKey};
 use tandem_sip::{Message, RawMessage, Uri};
 
-use crate::cti::{Connections, CtiSettings, RequestToken};
+use crate::cti::{CtiSettings, MonitorLimits};
 use crate::directory::Directory;
 use crate::sip::transaction;
 
@@ -60,8 +61,7 @@ pub use publishing::PublishSettings;
 pub use shell::Shell;
 pub use watchers::{EndOfSubscription, WatcherReport, WatcherSettings, WhoMayWatch};
 
-use links::{Asker, Links};
-use managers::{Asked, CtiNews};
+use monitoring::Monitoring;
 use outbound::Outbound;
 use ownership::Ownership;
 use pairs::Pairs;
@@ -69,7 +69,6 @@ use proposals::{Outcome, Proposals, Waiter};
 use publishing::Publishing;
 use registry::Registry;
 use watchers::Watchers;
-use watching::Watching;
 use without_quorum::Unreplicated;
 
 /// Limits and choices of one node.
@@ -106,6 +105,16 @@ pub struct GatewayConfig {
     pub publish: Option<PublishSettings>,
 }
 
+impl GatewayConfig {
+    fn monitor_limits(&self) -> MonitorLimits {
+        MonitorLimits {
+            starts_in_flight_max: self.resumptions_in_flight_max,
+            // As many again may be stopping.
+            monitors_max: self.sessions_max.saturating_mul(2),
+        }
+    }
+}
+
 /// CL-4: what becomes of a new session while the cluster has no quorum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WithoutQuorum {
@@ -135,17 +144,9 @@ pub struct Gateway {
     outbound: Outbound,
     sessions: Registry,
     ownership: Ownership,
-    connections: Connections,
-    /// Of this step; handed to the connections before it ends.
-    cti_asked: VecDeque<Asked>,
-    /// Of this step; taken in before it ends.
-    cti_news: VecDeque<CtiNews>,
-    links: Links,
-    watching: Watching,
+    monitoring: Monitoring,
     watchers: Watchers,
     publishing: Option<Publishing>,
-    cti_requests: HashMap<RequestToken, Asker>,
-    next_cti_request: u64,
     proposals: Proposals,
     /// Sessions whose events wait for a connection to their client.
     pathless: BTreeSet<SessionKey>,
@@ -164,11 +165,7 @@ impl Gateway {
         });
         let ownership = || Ownership::new(config.node, config.requests_held_max, config.commit_timeout);
         Self {
-            connections: Connections::new(cti),
-            cti_asked: VecDeque::new(),
-            cti_news: VecDeque::new(),
-            links: Links::new(config.cti_connections.len()),
-            watching: Watching::new(&config),
+            monitoring: Monitoring::new(cti, config.monitor_limits()),
             watchers: Watchers::new(ownership()),
             publishing,
             proposals: Proposals::new(config.proposals_max),
@@ -182,8 +179,6 @@ impl Gateway {
             outbound: Outbound::default(),
             sessions: Registry::default(),
             ownership: ownership(),
-            cti_requests: HashMap::new(),
-            next_cti_request: 0,
             pathless: BTreeSet::new(),
             touched: BTreeSet::new(),
             outputs: Vec::new(),
@@ -210,7 +205,7 @@ impl Gateway {
         let redial = self.outbound.next_deadline();
         let (watchers, proposals) = (self.watchers.next_deadline(), self.proposals.next_deadline());
         let publishing = self.publishing.as_ref().and_then(Publishing::next_deadline);
-        let (pairs, links) = (self.pairs.next_deadline(), self.connections.next_deadline());
+        let (pairs, links) = (self.pairs.next_deadline(), self.monitoring.next_deadline());
         [
             session, held, redial, watchers, publishing, proposals, pairs, links,
         ]
@@ -278,7 +273,7 @@ impl Gateway {
             }
             Input::SettingsChanged(settings) => {
                 self.session_timer_secs = settings.session_timer_secs;
-                self.connections.change_timings(settings.cti);
+                self.monitoring.change_timings(settings.cti);
             }
             Input::WatcherChanged { key, watcher } => {
                 self.watcher_changed(&key, watcher.map(|record| *record), view, now);
@@ -297,7 +292,7 @@ impl Gateway {
     /// Lets everything that this step has touched go on as far as it can.
     fn settle(&mut self, view: View<'_>, now: Now) {
         self.attend_touched(view, now);
-        while let Some(news) = self.cti_news.pop_front() {
+        while let Some(news) = self.monitoring.next_news() {
             self.take_news(news, now);
             self.attend_touched(view, now);
         }

@@ -202,7 +202,7 @@ impl Gateway {
             }
             return;
         }
-        let Some(connection) = self.links.next_in_service() else {
+        let Some(connection) = self.monitoring.next_in_service() else {
             return self.refuse_invite(&queued, &Refused::NotNow);
         };
         record.cti_connection = self.config.cti_connections.get(connection.0).cloned();

@@ -14,7 +14,7 @@ use crate::cti::{CtiFailure, RequestToken};
 use crate::sip::transaction;
 
 use super::commands::check_arguments;
-use super::links::{CtiPurpose, CtiWaiter};
+use super::monitoring::CtiPurpose;
 use super::opening::is_csta;
 use super::proposals::{Outcome, RequestNumber, Waiter};
 use super::session::{Link, Progress, QueuedRequest, Session};
@@ -175,11 +175,10 @@ impl Gateway {
     pub(super) fn service_answered(
         &mut self,
         token: RequestToken,
-        waiter: &CtiWaiter,
+        key: &SessionKey,
         result: Result<Response, CtiFailure>,
         now: Now,
     ) {
-        let key = &waiter.session;
         let Some(session) = self.session_mut(key) else {
             return;
         };
@@ -273,7 +272,7 @@ impl Gateway {
             Some(connection) => Link::Up { connection },
             None => Link::Down,
         };
-        self.unwatch(key);
+        self.monitoring.unwatch(key);
         self.note_monitor(key, false, now);
         self.answer(key, &Response::Done(Service::MonitorStop), now);
     }

@@ -73,7 +73,7 @@ impl Gateway {
     /// Takes the session out of every table; a monitor that nobody else needs is stopped.
     pub(super) fn remove_session(&mut self, key: &SessionKey) -> Option<Session> {
         let session = self.sessions.remove(key)?;
-        self.unwatch(key);
+        self.monitoring.unwatch(key);
         self.unreplicated.forget(key);
         self.pathless.remove(key);
         self.touched.insert(key.clone());
