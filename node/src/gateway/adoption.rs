@@ -14,12 +14,12 @@ impl Gateway {
     /// A request of a dialog that is not ours: whose is it?
     pub(super) fn hold_request(&mut self, key: &SessionKey, queued: QueuedRequest, view: View<'_>, now: Now) {
         if self.config.adoption == AdoptionPolicy::Disabled {
-            return self.refuse_unknown(&queued);
+            return self.answers().refuse_unknown(&queued);
         }
         match self.ownership.hold(key, queued, now.instant) {
             Ok(true) => self.look_up_session(key, view, now),
             Ok(false) => {}
-            Err(queued) => self.refuse_for_now(&queued),
+            Err(queued) => self.answers().refuse_for_now(&queued),
         }
     }
 
@@ -122,7 +122,8 @@ impl Gateway {
 
     fn release_unknown(&mut self, key: &SessionKey) {
         let held = self.ownership.take(key);
-        self.refuse_each_unknown(held);
+        let mut answers = self.answers();
+        held.iter().for_each(|queued| answers.refuse_unknown(queued));
     }
 
     pub(super) fn session_changed(&mut self, key: SessionKey, known: Option<KnownSession>, now: Now) {
@@ -220,8 +221,8 @@ impl Gateway {
         for (place, queued) in session.requests.iter().enumerate() {
             match record {
                 // For its client nothing has happened yet: the new owner carries it out.
-                Some(_) if place > 0 || !has_begun => self.send_to_owner(key, queued),
-                Some(_) | None => self.refuse_for_now(queued),
+                Some(_) if place > 0 || !has_begun => self.answers().send_to_owner(key, queued),
+                Some(_) | None => self.answers().refuse_for_now(queued),
             }
         }
         let report = match record {

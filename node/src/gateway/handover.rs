@@ -53,13 +53,14 @@ impl Gateway {
     /// A request of a session that is about to be another node's.
     pub(super) fn hold_while_leaving(&mut self, key: &SessionKey, queued: QueuedRequest, now: Now) {
         if let Err(queued) = self.ownership.hold(key, queued, now.instant) {
-            self.refuse_for_now(&queued);
+            self.answers().refuse_for_now(&queued);
         }
     }
 
     pub(super) fn send_held_back(&mut self, key: &SessionKey) {
         let held = self.ownership.take(key);
-        self.send_each_to_owner(key, held);
+        let mut answers = self.answers();
+        held.iter().for_each(|queued| answers.send_to_owner(key, queued));
     }
 }
 

@@ -1,15 +1,11 @@
 //! Requests with a To-tag: whose they are, and in which order they are carried out.
 
-use std::collections::{BTreeSet, VecDeque};
-
 use tandem_cluster::Authority;
 use tandem_cluster::{Command, SessionKey};
 use tandem_sip::{Method, RawMessage, Request};
 
-use crate::sip::transaction;
-
 use super::session::{Progress, QueuedRequest, Session};
-use super::{EndReason, Farewell, Gateway, Now, Output, PairId, Report, View};
+use super::{EndReason, Farewell, Gateway, Now, PairId, View};
 
 impl Gateway {
     pub(super) fn request_in_dialog(
@@ -28,7 +24,7 @@ impl Gateway {
         match &queued.request.method {
             // RFC 3261 §13.2.2.4: an ACK is matched by its dialog alone, and our 200 is not sent twice.
             Method::Ack => {}
-            Method::Cancel => self.refuse_queued(&queued, 481),
+            Method::Cancel => self.answers().refuse(&queued, 481),
             // A session is no subscription (RFC 6665 §4.5.2 wants a dialog for each).
             Method::Subscribe if !self.sessions.contains(&key) => {
                 self.resubscribe_arrived(queued, view, now);
@@ -39,8 +35,8 @@ impl Gateway {
             | Method::Refer
             | Method::Publish
             | Method::Prack
-            | Method::Notify => self.refuse_method(&queued, 405),
-            Method::Other(_) => self.refuse_method(&queued, 501),
+            | Method::Notify => self.answers().refuse_method(&queued, 405),
+            Method::Other(_) => self.answers().refuse_method(&queued, 501),
             Method::Invite | Method::Bye | Method::Info | Method::Update | Method::Options => {
                 self.dialog_request_arrived(&key, queued, view, now);
             }
@@ -52,7 +48,7 @@ impl Gateway {
             Some(session) if session.is_leaving => self.hold_while_leaving(key, queued, now),
             Some(session) if session.is_established() => self.enqueue(key, queued, now),
             // Before its 200 the client cannot know the dialog.
-            Some(_) => self.refuse_queued(&queued, 481),
+            Some(_) => self.answers().refuse(&queued, 481),
             None => self.hold_request(key, queued, view, now),
         }
     }
@@ -64,7 +60,7 @@ impl Gateway {
             return self.refresh_session(key, &queued, now);
         }
         if queued.request.method == Method::Options {
-            return self.answer_options(&queued);
+            return self.answers().options(&queued);
         }
         let requests_max = self.config.requests_per_session_max;
         let session = self.known_mut(key);
@@ -75,10 +71,10 @@ impl Gateway {
             .find(|waiting| waiting.is_same_as(&queued))
         {
             let unanswered = same.came_again(queued.pair);
-            return self.leave_unanswered(unanswered);
+            return self.answers().leave_unanswered(unanswered);
         }
         if session.requests.len() >= requests_max {
-            return self.refuse_for_now(&queued);
+            return self.answers().refuse_for_now(&queued);
         }
         session.last_request_at = now.instant;
         session.requests.push_back(queued);
@@ -146,7 +142,7 @@ impl Gateway {
 
     fn bye_arrived(&mut self, key: &SessionKey, now: Now) {
         if let Some(queued) = self.take_first(key) {
-            self.answer_queued_plainly(&queued, key, 200, "BYE");
+            self.answers().in_session(key, &queued, 200, "BYE");
         }
         self.end_session(key, EndReason::ByClient, Farewell::Silent, now);
     }
@@ -171,59 +167,8 @@ impl Gateway {
         if self.sessions.get(key).is_some_and(overdue)
             && let Some(queued) = self.take_first(key)
         {
-            self.refuse_for_now(&queued);
+            self.answers().refuse_for_now(&queued);
         }
-    }
-
-    fn answer_options(&mut self, queued: &QueuedRequest) {
-        let allow = [
-            ("Allow", transaction::ALLOW),
-            ("Allow-Events", transaction::ALLOW_EVENTS),
-        ];
-        let bytes = transaction::plain(&queued.raw, 200, "", &allow);
-        self.send_answer(queued, bytes);
-        self.report(Report::Answered {
-            service: "OPTIONS",
-            status: 200,
-        });
-    }
-
-    /// 500 with Retry-After: a node sends a client neither 503 nor 408 (ARCHITECTURE.md §4).
-    pub(super) fn refuse_for_now(&mut self, queued: &QueuedRequest) {
-        let retry_after = self.retry_after();
-        let bytes = transaction::plain(&queued.raw, 500, "", &[("Retry-After", &retry_after)]);
-        self.send_answer(queued, bytes);
-        self.report(Report::Answered {
-            service: "in_dialog",
-            status: 500,
-        });
-    }
-
-    pub(super) fn refuse_unknown(&mut self, queued: &QueuedRequest) {
-        self.answer_as(queued, 481, "unknown_dialog");
-    }
-
-    /// Nobody owns what these requests are for.
-    pub(super) fn refuse_each_unknown(&mut self, held: VecDeque<QueuedRequest>) {
-        for queued in &held {
-            self.refuse_unknown(queued);
-        }
-    }
-
-    pub(super) fn send_each_to_owner(&mut self, key: &SessionKey, held: VecDeque<QueuedRequest>) {
-        for queued in &held {
-            self.send_to_owner(key, queued);
-        }
-    }
-
-    /// 503 to the front end, which asks the owner instead; no client sees it.
-    pub(super) fn send_to_owner(&mut self, key: &SessionKey, queued: &QueuedRequest) {
-        let bytes = transaction::plain(&queued.raw, 503, key.as_str(), &[NOT_OWNER]);
-        self.send_answer(queued, bytes);
-        self.report(Report::Answered {
-            service: "not_owner",
-            status: 503,
-        });
     }
 
     /// Nobody has said in time who owns what these requests are for.
@@ -231,60 +176,7 @@ impl Gateway {
         let mut overdue = self.watchers.take_overdue(now.instant);
         overdue.extend(self.ownership.take_overdue(now.instant));
         for queued in &overdue {
-            self.refuse_for_now(queued);
-        }
-    }
-
-    pub(super) fn refuse_queued(&mut self, queued: &QueuedRequest, status: u16) {
-        self.answer_as(queued, status, "in_dialog");
-    }
-
-    fn answer_as(&mut self, queued: &QueuedRequest, status: u16, service: &'static str) {
-        let bytes = transaction::plain(&queued.raw, status, "", &[]);
-        self.send_answer(queued, bytes);
-        self.report(Report::Answered { service, status });
-    }
-
-    fn refuse_method(&mut self, queued: &QueuedRequest, status: u16) {
-        let bytes = transaction::plain(&queued.raw, status, "", &[("Allow", transaction::ALLOW)]);
-        self.send_answer(queued, bytes);
-        self.report(Report::Answered {
-            service: "method",
-            status,
-        });
-    }
-
-    pub(super) fn answer_queued_plainly(
-        &mut self,
-        queued: &QueuedRequest,
-        key: &SessionKey,
-        status: u16,
-        service: &'static str,
-    ) {
-        let bytes = transaction::plain(&queued.raw, status, key.as_str(), &[]);
-        self.send_answer(queued, bytes);
-        self.report(Report::Answered { service, status });
-    }
-
-    /// Over each connection that the request came by, or another pair of the same client connection. When all are
-    /// gone the front end asks again.
-    pub(super) fn send_answer(&mut self, queued: &QueuedRequest, bytes: bytes::Bytes) {
-        let mut pairs = BTreeSet::new();
-        for pair in queued.pairs() {
-            pairs.extend(self.pairs.for_answer(pair, queued.connection));
-            self.pairs.answered(pair);
-        }
-        let send = |pair| Output::Send {
-            pair,
-            bytes: bytes.clone(),
-        };
-        self.outputs.extend(pairs.into_iter().map(send));
-    }
-
-    /// A copy of a request that is answered elsewhere.
-    pub(super) fn leave_unanswered(&mut self, pair: Option<PairId>) {
-        if let Some(pair) = pair {
-            self.pairs.answered(pair);
+            self.answers().refuse_for_now(queued);
         }
     }
 
@@ -294,6 +186,3 @@ impl Gateway {
         let _ = self.proposals.push(super::Waiter::Nobody, command, deadline);
     }
 }
-
-/// What tells this answer from any other 503.
-const NOT_OWNER: (&str, &str) = ("Warning", "399 tandem-node \"another node owns the dialog\"");

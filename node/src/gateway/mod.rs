@@ -10,6 +10,7 @@
 //! session that has moved away is dropped without a message to its client.
 
 mod adoption;
+mod answering;
 mod commands;
 mod events;
 mod handover;
@@ -52,7 +53,6 @@ use tandem_sip::{Message, RawMessage, Uri};
 
 use crate::cti::{CtiSettings, MonitorLimits};
 use crate::directory::Directory;
-use crate::sip::transaction;
 
 pub use input::{Input, KnownSession, Now, View};
 pub use output::{EndReason, OutboundTarget, Output, Report};
@@ -332,24 +332,8 @@ impl Gateway {
     fn message_refused(&mut self, pair: PairId, raw: &RawMessage, status: u16, reason: &'static str) {
         if raw.may_be_answered() && self.pairs.get(pair).is_some() {
             self.pairs.asked(pair);
-            self.answer_plainly(pair, raw, status, reason, &[]);
+            self.answers().plainly(pair, raw, status, reason, &[]);
         }
-    }
-
-    /// An answer that belongs to no session.
-    fn answer_plainly(
-        &mut self,
-        pair: PairId,
-        raw: &RawMessage,
-        status: u16,
-        service: &'static str,
-        extra_headers: &[(&str, &str)],
-    ) {
-        let tag = self.new_tag();
-        let bytes = transaction::plain(raw, status, &tag, extra_headers);
-        self.outputs.push(Output::Send { pair, bytes });
-        self.pairs.answered(pair);
-        self.report(Report::Answered { service, status });
     }
 
     fn pair_opened(&mut self, id: PairId, pair: Pair) {
@@ -441,17 +425,8 @@ impl Gateway {
         self.outputs.push(Output::Report(report));
     }
 
-    fn new_tag(&mut self) -> String {
-        new_tag(self.config.node, &mut self.rng)
-    }
-
     fn new_cross_ref_id(&mut self) -> String {
         format!("{:08x}", self.rng.random::<u32>())
-    }
-
-    fn retry_after(&mut self) -> String {
-        let secs = self.rng.random_range(1..=self.config.retry_after_secs_max.max(1));
-        secs.to_string()
     }
 }
 

@@ -55,13 +55,15 @@ impl Gateway {
             Method::Options => self.options_arrived(pair, &raw, &request),
             // RFC 3261 §12.2.2: these mean nothing outside a dialog.
             Method::Bye | Method::Info | Method::Update | Method::Prack | Method::Notify => {
-                self.answer_plainly(pair, &raw, 481, "outside_dialog", &[]);
+                self.answers().plainly(pair, &raw, 481, "outside_dialog", &[]);
             }
             Method::Register | Method::Message | Method::Refer | Method::Publish => {
-                self.answer_plainly(pair, &raw, 405, "method", &[("Allow", transaction::ALLOW)]);
+                self.answers()
+                    .plainly(pair, &raw, 405, "method", &[("Allow", transaction::ALLOW)]);
             }
             Method::Other(_) => {
-                self.answer_plainly(pair, &raw, 501, "method", &[("Allow", transaction::ALLOW)])
+                self.answers()
+                    .plainly(pair, &raw, 501, "method", &[("Allow", transaction::ALLOW)])
             }
         }
     }
@@ -70,7 +72,9 @@ impl Gateway {
     fn options_arrived(&mut self, pair: PairId, raw: &RawMessage, request: &Request) {
         if let Err(refused) = check_head(request) {
             let (status, header) = self.refusal(&refused);
-            return self.answer_plainly(pair, raw, status, "OPTIONS", &as_headers(header.as_ref()));
+            return self
+                .answers()
+                .plainly(pair, raw, status, "OPTIONS", &as_headers(header.as_ref()));
         }
         let allow = [
             ("Allow", transaction::ALLOW),
@@ -78,7 +82,7 @@ impl Gateway {
             ("Accept", csta::CONTENT_TYPE),
             ("Supported", "timer"),
         ];
-        self.answer_plainly(pair, raw, 200, "OPTIONS", &allow);
+        self.answers().plainly(pair, raw, 200, "OPTIONS", &allow);
     }
 
     fn invite_arrived(&mut self, pair_id: PairId, raw: RawMessage, request: Request, now: Now) {
@@ -109,7 +113,7 @@ impl Gateway {
         let dialog = dialog::dialog_of(request, pair.local_target()).map_err(|_| Refused::Plainly(400))?;
         self.check_room(now)?;
         let opening = opening_key(queued, &caller);
-        let key = SessionKey::new(self.new_tag());
+        let key = SessionKey::new(self.answers().new_tag());
         let cross_ref_id = self.new_cross_ref_id();
         let record = SessionRecord {
             key,
@@ -167,7 +171,7 @@ impl Gateway {
             Refused::UnknownExtension(tags) => (420, Some(("Unsupported", tags.clone()))),
             Refused::WrongContentType => (415, Some(("Accept", csta::CONTENT_TYPE.to_owned()))),
             Refused::IntervalTooSmall(secs) => (422, Some(("Min-SE", secs.to_string()))),
-            Refused::NotNow => (480, Some(("Retry-After", self.retry_after()))),
+            Refused::NotNow => (480, Some(("Retry-After", self.answers().retry_after()))),
         }
     }
 
@@ -178,13 +182,10 @@ impl Gateway {
 
     /// No session comes of an INVITE.
     fn answer_opening(&mut self, queued: &QueuedRequest, status: u16, extra_headers: &[(&str, &str)]) {
-        let tag = self.new_tag();
+        let mut answers = self.answers();
+        let tag = answers.new_tag();
         let bytes = transaction::plain(&queued.raw, status, &tag, extra_headers);
-        self.send_answer(queued, bytes);
-        self.report(Report::Answered {
-            service: "INVITE",
-            status,
-        });
+        answers.send(queued, bytes, "INVITE", status);
     }
 
     fn open_session(
@@ -198,7 +199,7 @@ impl Gateway {
         if let Some(known) = self.sessions.opened_by(&opening).cloned() {
             if let Some(Stage::Opening(first)) = self.session_mut(&known).map(|session| &mut session.stage) {
                 let unanswered = first.request.came_again(queued.pair);
-                self.leave_unanswered(unanswered);
+                self.answers().leave_unanswered(unanswered);
             }
             return;
         }
@@ -341,9 +342,9 @@ impl Gateway {
     /// RFC 3261 §9.2.
     fn cancel_arrived(&mut self, pair: PairId, raw: &RawMessage, now: Now) {
         let Some(key) = self.sessions.opened_in(&raw.transaction_key()) else {
-            return self.answer_plainly(pair, raw, 481, "CANCEL", &[]);
+            return self.answers().plainly(pair, raw, 481, "CANCEL", &[]);
         };
-        self.answer_plainly(pair, raw, 200, "CANCEL", &[]);
+        self.answers().plainly(pair, raw, 200, "CANCEL", &[]);
         if let Some(opening) = self.forget_opening(&key) {
             self.answer_opening(&opening.request, 487, &[]);
             self.close_record(&key, Epoch::FIRST, now);
@@ -404,8 +405,7 @@ impl Gateway {
         };
         let interval_secs = record.session_interval_secs;
         let bytes = transaction::session_answer(&queued.request, record, interval_secs, body.as_deref());
-        self.send_answer(queued, bytes);
-        self.report(Report::Answered { service, status: 200 });
+        self.answers().send(queued, bytes, service, 200);
     }
 }
 

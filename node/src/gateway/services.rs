@@ -345,11 +345,7 @@ impl Gateway {
             return;
         };
         let bytes = transaction::with_csta(&queued.request, body);
-        self.send_answer(&queued, bytes);
-        self.report(Report::Answered {
-            service: label(service),
-            status: 200,
-        });
+        self.answers().send(&queued, bytes, label(service), 200);
     }
 
     fn refuse_first(&mut self, key: &SessionKey, status: u16, extra_headers: &[(&str, &str)]) {
@@ -357,10 +353,6 @@ impl Gateway {
             return;
         };
         let bytes = transaction::plain(&queued.raw, status, key.as_str(), extra_headers);
-        self.send_answer(&queued, bytes);
-        self.report(Report::Answered {
-            service: "INFO",
-            status,
-        });
+        self.answers().send(&queued, bytes, "INFO", status);
     }
 }

@@ -61,7 +61,7 @@ impl Gateway {
             self.refuse_opening_for_now(&opening.request);
         }
         for queued in &session.requests {
-            self.answer_queued_plainly(queued, key, 481, "closed");
+            self.answers().in_session(key, queued, 481, "closed");
         }
         self.report(Report::SessionEnded {
             key: key.clone(),

@@ -24,12 +24,12 @@ impl Gateway {
             return self.resubscribe(&key, &queued, now);
         }
         if self.config.adoption == AdoptionPolicy::Disabled {
-            return self.refuse_unknown(&queued);
+            return self.answers().refuse_unknown(&queued);
         }
         match self.watchers.ownership.hold(&key, queued, now.instant) {
             Ok(true) => self.look_up_watcher(&key, view, now),
             Ok(false) => {}
-            Err(queued) => self.refuse_for_now(&queued),
+            Err(queued) => self.answers().refuse_for_now(&queued),
         }
     }
 
@@ -185,11 +185,13 @@ impl Gateway {
 
     fn release_unknown_watcher(&mut self, key: &SessionKey) {
         let held = self.watchers.ownership.take(key);
-        self.refuse_each_unknown(held);
+        let mut answers = self.answers();
+        held.iter().for_each(|queued| answers.refuse_unknown(queued));
     }
 
     fn send_held_watcher_back(&mut self, key: &SessionKey) {
         let held = self.watchers.ownership.take(key);
-        self.send_each_to_owner(key, held);
+        let mut answers = self.answers();
+        held.iter().for_each(|queued| answers.send_to_owner(key, queued));
     }
 }

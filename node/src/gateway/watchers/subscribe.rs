@@ -81,7 +81,7 @@ impl Gateway {
         let dialog = dialog::dialog_of(request, pair.local_target()).map_err(|_| Refused::Plainly(400))?;
         self.check_room_for_watcher(&presentity)?;
         let record = WatcherRecord {
-            key: SessionKey::new(self.new_tag()),
+            key: SessionKey::new(self.answers().new_tag()),
             dialog,
             presentity,
             owner: self.config.node,
@@ -160,8 +160,7 @@ impl Gateway {
             ("Server", dialog::USER_AGENT),
         ];
         let bytes = transaction::plain(&queued.raw, 200, key.as_str(), &headers);
-        self.send_answer(queued, bytes);
-        self.answered(200);
+        self.answers().send(queued, bytes, "SUBSCRIBE", 200);
     }
 
     /// A SUBSCRIBE in a dialog that this node owns.
@@ -187,7 +186,8 @@ impl Gateway {
     }
 
     fn refuse_subscribe(&mut self, queued: &QueuedRequest, refused: &Refused) {
-        let retry_after = self.retry_after();
+        let mut answers = self.answers();
+        let retry_after = answers.retry_after();
         let min_expires = EXPIRES_SECS_MIN.to_string();
         let (status, header) = match refused {
             Refused::Plainly(406) => (406, Some(("Accept", PIDF))),
@@ -197,17 +197,9 @@ impl Gateway {
             Refused::TooBrief => (423, Some(("Min-Expires", min_expires.as_str()))),
             Refused::NotNow => (480, Some(("Retry-After", retry_after.as_str()))),
         };
-        let tag = self.new_tag();
+        let tag = answers.new_tag();
         let bytes = transaction::plain(&queued.raw, status, &tag, header.as_slice());
-        self.send_answer(queued, bytes);
-        self.answered(status);
-    }
-
-    fn answered(&mut self, status: u16) {
-        self.report(Report::Answered {
-            service: "SUBSCRIBE",
-            status,
-        });
+        answers.send(queued, bytes, "SUBSCRIBE", status);
     }
 }
 
