@@ -158,13 +158,7 @@ impl Gateway {
         if self.sessions.contains(&record.key) {
             return self.leave_session(&record.key, record, now);
         }
-        let Ok(caller) = crate::sip::dialog::Caller::of(&record.dialog.remote_identity) else {
-            return;
-        };
-        let Some(endpoint_id) = caller.endpoint_id else {
-            return;
-        };
-        if let Some(old) = self.sessions.of_client(&(caller.uri, endpoint_id)).cloned() {
+        if let Some(old) = self.sessions.of_client_of(record).cloned() {
             self.end_session(&old, EndReason::Replaced, super::Farewell::Silent, now);
         }
     }
@@ -215,7 +209,7 @@ impl Gateway {
         };
         self.proposals.forget(key);
         if let Stage::Opening(opening) = &session.stage {
-            self.refuse_opening_for_now(&opening.request);
+            self.answers().refuse_opening_for_now(&opening.request);
         }
         let has_begun = session.progress.may_have_changed_something();
         for (place, queued) in session.requests.iter().enumerate() {

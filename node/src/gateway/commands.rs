@@ -2,9 +2,7 @@
 //! (ARCHITECTURE.md §4).
 
 use tandem_cluster::Authority;
-use tandem_cluster::{
-    Applied, CallRecord, CallState, Command, IntentOperation, IntentRecord, Refusal, SessionKey,
-};
+use tandem_cluster::{Applied, CallRecord, CallState, Command, IntentOperation, IntentRecord, Refusal};
 use tandem_planted::{Bug, planted};
 
 use crate::csta::service::{Evidence, Intent, ParameterKind, Repetition};
@@ -15,100 +13,78 @@ use crate::csta::{
 use crate::cti::CtiFailure;
 
 use super::monitoring::CtiPurpose;
+use super::one_session::OneSession;
 use super::proposals::{Outcome, Waiter};
 use super::session::{Link, Progress, QueuedRequest, Session};
 use super::snapshot::call_state;
 use super::translation::{dialled_number, directory_number, is_same_line};
-use super::{Gateway, Now, Report, View};
+use super::{CLOSING_COMMIT_TIMEOUT, Report};
 
-impl Gateway {
+impl OneSession<'_> {
     /// What changes the PBX is written down before it is done, so that nobody does it twice.
-    pub(super) fn begin_command(
-        &mut self,
-        key: &SessionKey,
-        queued: &QueuedRequest,
-        request: CallRequest,
-        intent: Intent,
-        now: Now,
-    ) {
+    pub(super) fn begin_command(&mut self, queued: &QueuedRequest, request: CallRequest, intent: Intent) {
         let service = Some(request.service());
-        let session = self.known_mut(key);
         // A place at the CTI managers comes first: without one, nothing needs to be written.
-        match &session.link {
-            Link::Down => {
-                return self.answer_error(key, service, CstaErrorCode::RESOURCE_OUT_OF_SERVICE, now);
-            }
+        match &self.session.link {
+            Link::Down => return self.answer_error(service, CstaErrorCode::RESOURCE_OUT_OF_SERVICE),
             Link::StartingMonitor { .. } | Link::ReadingSnapshot { .. } => {
-                session.progress = Progress::WaitingForLink;
+                self.session.progress = Progress::WaitingForLink;
                 return;
             }
             Link::Up { .. } => {}
         }
-        let epoch = session.epoch();
         // Without quorum the owner goes on, but what a lost node did is not to be read then.
         if self.authority == Authority::NoLeader && !queued.resent {
-            return self.ask_cti(key, Request::Call(request), now);
+            return self.ask_cti(Request::Call(request));
         }
+        let key = self.session.key().clone();
         let command = Command::Intent {
             key: key.clone(),
-            epoch,
+            epoch: self.session.epoch(),
             request: queued.key(),
             operation: operation(intent, &request),
-            decided_at_ms: now.cluster_ms,
+            decided_at_ms: self.now.cluster_ms,
         };
-        let deadline = now.instant + self.config.commit_timeout;
         let number = self.proposals.request_number();
-        if !self
-            .proposals
-            .push(Waiter::Request(key.clone(), number), command, deadline)
-        {
-            return self.answer_error(key, service, CstaErrorCode::PERFORMANCE_LIMIT_EXCEEDED, now);
+        if !self.propose(Waiter::Request(key, number), command) {
+            return self.answer_error(service, CstaErrorCode::PERFORMANCE_LIMIT_EXCEEDED);
         }
         if planted(Bug::CommandNotHeldForIntent) {
-            return self.ask_cti(key, Request::Call(request), now);
+            return self.ask_cti(Request::Call(request));
         }
-        self.known_mut(key).progress = Progress::WaitingForIntent { number, request };
+        self.session.progress = Progress::WaitingForIntent { number, request };
     }
 
-    pub(super) fn intent_committed(
-        &mut self,
-        key: &SessionKey,
-        request: CallRequest,
-        outcome: Outcome,
-        view: View<'_>,
-        now: Now,
-    ) {
-        let resent = self.first_is_resent(key);
+    /// Returns whether it has to be looked up whose the session is.
+    pub(super) fn intent_committed(&mut self, request: CallRequest, outcome: Outcome) -> bool {
         let service = Some(request.service());
         match outcome {
-            Outcome::Applied(Applied::Done) => self.ask_cti(key, Request::Call(request), now),
-            Outcome::Applied(Applied::IntentKnown(intent)) => self.intent_known(key, request, &intent, now),
+            Outcome::Applied(Applied::Done) => self.ask_cti(Request::Call(request)),
+            Outcome::Applied(Applied::IntentKnown(intent)) => self.intent_known(request, &intent),
             Outcome::Applied(Applied::Refused(Refusal::LimitReached)) => {
-                self.answer_error(key, service, CstaErrorCode::RESOURCE_LIMIT_EXCEEDED, now);
+                self.answer_error(service, CstaErrorCode::RESOURCE_LIMIT_EXCEEDED);
             }
-            Outcome::TimedOut if self.authority == Authority::NoLeader && !resent => {
-                self.ask_cti(key, Request::Call(request), now)
+            Outcome::TimedOut if self.authority == Authority::NoLeader && !self.session.first().resent => {
+                self.ask_cti(Request::Call(request));
             }
             Outcome::TimedOut | Outcome::Applied(_) => {
-                self.answer_error(key, service, CstaErrorCode::RESOURCE_OUT_OF_SERVICE, now);
-                self.look_up_session(key, view, now);
+                self.answer_error(service, CstaErrorCode::RESOURCE_OUT_OF_SERVICE);
+                return true;
             }
         }
+        false
     }
 
     /// The request was begun before, perhaps by a node that is gone (ARCHITECTURE.md §4).
-    fn intent_known(&mut self, key: &SessionKey, request: CallRequest, intent: &IntentRecord, now: Now) {
+    fn intent_known(&mut self, request: CallRequest, intent: &IntentRecord) {
         let service = request.service();
-        let session = self.sessions.known(key);
         // A Via without branch comes again with the same CSeq number: another request, unless the front end says so.
-        let same = session
-            .requests
-            .front()
-            .is_some_and(|queued| queued.resent || queued.raw.via_branch().is_some());
+        let first = self.session.first();
+        let same = first.resent || first.raw.via_branch().is_some();
         let evidence = match service.row().repetition {
             Repetition::Forbidden { evidence, .. } if same => evidence,
             Repetition::Forbidden { .. } | Repetition::Allowed => {
-                return self.ask_cti(key, Request::Call(request), now);
+                return self.ask_cti(Request::Call(request));
             }
         };
         self.report(Report::IntentRepeated {
@@ -116,19 +92,15 @@ impl Gateway {
             known_result: intent.result.is_some(),
         });
         if let Some(body) = &intent.result {
-            return self.answer_body(key, Some(service), body);
+            return self.answer_body(Some(service), body);
         }
-        let Some(Link::Up { connection }) = self.sessions.get(key).map(|session| session.link.clone()) else {
-            return self.answer_error(key, Some(service), CstaErrorCode::RESOURCE_OUT_OF_SERVICE, now);
+        let Link::Up { connection } = self.session.link else {
+            return self.answer_error(Some(service), CstaErrorCode::RESOURCE_OUT_OF_SERVICE);
         };
-        let device = self.device_of(key);
-        let token = self.ask(
-            key,
-            connection,
-            CtiPurpose::Service,
-            Request::Snapshot(SnapshotRequest::Device { device }),
-        );
-        self.known_mut(key).progress = Progress::WaitingForEvidence {
+        let device = self.session.record.device.clone();
+        let snapshot = Request::Snapshot(SnapshotRequest::Device { device });
+        let token = self.ask(connection, CtiPurpose::Service, snapshot);
+        self.session.progress = Progress::WaitingForEvidence {
             token,
             request,
             evidence,
@@ -136,104 +108,73 @@ impl Gateway {
     }
 
     /// A call was made that the client is to know of: by its number, and by the id that the client has for it.
-    pub(super) fn answer_made_call(
-        &mut self,
-        key: &SessionKey,
-        request: &CallRequest,
-        pbx_call_id: &str,
-        now: Now,
-    ) {
-        let session = self.known_mut(key);
+    pub(super) fn answer_made_call(&mut self, request: &CallRequest, pbx_call_id: &str) {
+        let session = &*self.session;
         let call_id = session.client_call_id(pbx_call_id);
-        let record = CallRecord {
-            pbx_call_id: pbx_call_id.to_owned(),
-            state: CallState::Initiated,
-            calling: directory_number(&session.record.device).to_owned(),
-            called: request.number().and_then(dialled_number).unwrap_or_default(),
-        };
-        let line = session.record.line.clone();
-        let over_another_connection = session.requests.front().is_some_and(|queued| queued.resent);
-        if self.sessions.known(key).record.monitor.active {
-            self.note_call(key, &call_id, Some(record), now);
-        }
-        let session = self.known_mut(key);
-        session.call_expected_until = None;
         // Byte for byte the line URI: a client compares it and else ignores every event of the call.
-        let call = ConnectionIdentifier::new(call_id, line);
+        let call = ConnectionIdentifier::new(call_id.clone(), session.record.line.clone());
+        let over_another_connection = session.first().resent;
+        if session.record.monitor.active {
+            let record = CallRecord {
+                pbx_call_id: pbx_call_id.to_owned(),
+                state: CallState::Initiated,
+                calling: directory_number(&session.record.device).to_owned(),
+                called: request.number().and_then(dialled_number).unwrap_or_default(),
+            };
+            self.note_call(&call_id, Some(record));
+        }
+        self.session.call_expected_until = None;
         let service = request.service();
-        self.answer(key, &Response::NewCall { service, call }, now);
-        if over_another_connection && let Some(session) = self.session_mut(key) {
-            session.events_not_before = Some(now.instant + ANSWER_HEAD_START);
+        self.answer(&Response::NewCall { service, call });
+        if over_another_connection {
+            self.session.events_not_before = Some(self.now.instant + ANSWER_HEAD_START);
         }
     }
 
     /// A command that was begun and never answered is not executed again: the snapshot tells what came of it.
     pub(super) fn evidence_arrived(
         &mut self,
-        key: &SessionKey,
         request: &CallRequest,
         evidence: Evidence,
         result: Result<Response, CtiFailure>,
-        now: Now,
     ) {
         let service = request.service();
         let Ok(Response::SnapshotDevice { connections }) = result else {
-            return self.answer_error(key, Some(service), CstaErrorCode::RESOURCE_OUT_OF_SERVICE, now);
+            return self.answer_error(Some(service), CstaErrorCode::RESOURCE_OUT_OF_SERVICE);
         };
-        let session = self.sessions.known(key);
         let state = request
             .call()
-            .and_then(|call| state_of(session, &call.call_id, &connections));
+            .and_then(|call| state_of(self.session, &call.call_id, &connections));
         let was_carried_out = match evidence {
             Evidence::NewCall => {
-                return match unknown_outgoing_call(session, &connections) {
-                    Some(call_id) => self.answer_made_call(key, request, &call_id, now),
-                    None => {
-                        self.answer_error(key, Some(service), CstaErrorCode::RESOURCE_OUT_OF_SERVICE, now)
-                    }
+                return match unknown_outgoing_call(self.session, &connections) {
+                    Some(call_id) => self.answer_made_call(request, &call_id),
+                    None => self.answer_error(Some(service), CstaErrorCode::RESOURCE_OUT_OF_SERVICE),
                 };
             }
             Evidence::CallAnswered => matches!(state, Some(CallState::Connected | CallState::Hold)),
             Evidence::CallGone => state.is_none(),
         };
         if was_carried_out {
-            self.answer(key, &Response::Done(service), now);
+            self.answer(&Response::Done(service));
         } else {
-            self.answer_error(key, Some(service), CstaErrorCode::INVALID_CONNECTION_STATE, now);
+            self.answer_error(Some(service), CstaErrorCode::INVALID_CONNECTION_STATE);
         }
     }
 
-    pub(super) fn note_result(&mut self, key: &SessionKey, service: Option<Service>, body: &str, now: Now) {
+    /// Writes down what came of a command that changes the PBX. Nobody waits for it, so that it is left out where there
+    /// is no room.
+    pub(super) fn note_result(&mut self, service: Option<Service>, body: &str) {
         if !service.is_some_and(Service::changes_pbx) || self.authority == Authority::NoLeader {
             return;
         }
-        let Some(queued) = self
-            .sessions
-            .get(key)
-            .and_then(|session| session.requests.front())
-        else {
-            return;
-        };
         let command = Command::IntentResult {
-            key: key.clone(),
-            request: queued.key(),
+            key: self.session.key().clone(),
+            request: self.session.first().key(),
             body: body.to_owned(),
         };
-        self.push_unwaited(command, now);
-    }
-
-    fn first_is_resent(&self, key: &SessionKey) -> bool {
-        let first = self
-            .sessions
-            .get(key)
-            .and_then(|session| session.requests.front());
-        first.is_some_and(|queued| queued.resent)
-    }
-
-    fn device_of(&self, key: &SessionKey) -> String {
-        self.sessions
-            .get(key)
-            .map_or_else(String::new, |session| session.record.device.clone())
+        let deadline = self.now.instant + CLOSING_COMMIT_TIMEOUT;
+        let _ = self.proposals.push(Waiter::Nobody, command, deadline);
     }
 }
 

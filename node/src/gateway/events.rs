@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tandem_cluster::Authority;
@@ -13,6 +13,7 @@ use tandem_sip::{Method, RawMessage, Uri};
 use crate::csta::{self, Device, Event, EventKind, LocalConnectionState};
 use crate::sip::dialog;
 
+use super::one_session::OneSession;
 use super::outbound::Way;
 use super::session::{ClientEvent, Found, Session, UnansweredEvent};
 use super::snapshot::{missed_events, rank};
@@ -22,149 +23,21 @@ use super::{
 };
 
 impl Gateway {
-    /// Calls that ended, changed or began while nobody watched.
-    pub(super) fn compare_with_snapshot(&mut self, key: &SessionKey, found: &Found) {
-        let session = self.known_mut(key);
-        session.resumptions_failed = 0;
-        let mut known = session.record.calls.clone();
-        known.extend(session.calls.clone());
-        for event in missed_events(&known, found, &session.record.device) {
-            self.take_event(key, event);
-        }
-    }
-
-    /// An event of the session's own monitor, in the PBX's terms.
-    pub(super) fn take_event(&mut self, key: &SessionKey, event: Event) {
-        let events_max = self.config.events_per_session_max;
-        let session = self.known_mut(key);
-        let Some(client_event) = session.receive(event) else {
-            return;
-        };
-        let overflows = session.events.len() >= events_max;
-        if overflows {
-            session.events.pop_front();
-        }
-        match planted(Bug::EventsOutOfOrder) {
-            true => session.events.push_front(client_event),
-            false => session.events.push_back(client_event),
-        }
-        if overflows {
-            self.report(Report::EventDropped);
-        }
-    }
-
     /// Sends the next event, if there is one and nothing forbids it.
     pub(super) fn send_events(&mut self, key: &SessionKey, now: Now) {
         // An owner that may have been replaced starts nothing.
         if self.authority == Authority::Isolated {
             return;
         }
-        let Some(session) = self.sessions.get_mut(key) else {
+        let session = self.sessions.get_mut(key);
+        let Some(place) = session.and_then(|session| session.event_to_send(now.instant)) else {
             return;
         };
-        if session.events_not_before.is_some_and(|at| at <= now.instant) {
-            session.events_not_before = None;
-        }
-        if session.call_expected_until.is_some_and(|at| at <= now.instant) {
-            session.call_expected_until = None;
-        }
-        if session.is_leaving
-            || !session.is_established()
-            || session.unanswered.is_some()
-            || session.events_not_before.is_some()
-        {
-            return;
-        }
-        // The client learns first that its monitor runs.
-        if session.progress.is_waiting_for_commit() {
-            return;
-        }
-        let Some(index) = session.next_event() else {
-            return;
-        };
-        let Some(pair) = self.path_to(key) else {
-            self.pathless.insert(key.clone());
-            return;
-        };
-        let Some(event) = self
-            .sessions
-            .get_mut(key)
-            .and_then(|session| session.events.remove(index))
-        else {
-            return;
-        };
-        self.send_event(key, pair, event, now);
-    }
-
-    fn send_event(&mut self, key: &SessionKey, pair: PairId, event: ClientEvent, now: Now) {
-        let branch = new_branch(self.config.node, &mut self.rng);
-        let event_wait = self.config.event_wait;
-        let session = self.sessions.known_mut(key);
-        let cseq = session.next_cseq();
-        let dialog = &session.record.dialog;
-        let body = Bytes::from(event.event.encode());
-        let info = dialog::request(
-            dialog,
-            key,
-            Method::Info,
-            cseq,
-            &via(&dialog.local_target, &branch),
-            Some((csta::CONTENT_TYPE, body)),
-        );
-        self.outputs.push(Output::Send {
-            pair,
-            bytes: info.write(),
-        });
-        let kind = event.event.kind;
-        let (call_id, call) = (event.call_id().to_owned(), event.call.clone());
-        session.unanswered = Some(UnansweredEvent {
-            branch,
-            pair,
-            event,
-            until: now.instant + event_wait,
-        });
-        self.note_call(key, &call_id, call, now);
-        self.report(Report::EventSent { kind });
-    }
-
-    pub(super) fn send_bye(&mut self, key: &SessionKey) {
-        let session = self.sessions.known_mut(key);
-        let pair = self
-            .pairs
-            .towards(session.record.connection, session.record.client_address);
-        let Some(pair) = pair else {
-            return;
-        };
-        let cseq = session.next_cseq();
-        let via = via(
-            &session.record.dialog.local_target,
-            &new_branch(self.config.node, &mut self.rng),
-        );
-        let method = Method::Bye;
-        let bytes = dialog::request(&session.record.dialog, key, method, cseq, &via, None).write();
-        self.outputs.push(Output::Send { pair, bytes });
-    }
-
-    /// What the client knows of a call, for the node that takes the session over.
-    pub(super) fn note_call(&mut self, key: &SessionKey, call_id: &str, call: Option<CallRecord>, now: Now) {
-        let session = self.sessions.known_mut(key);
-        match &call {
-            Some(call) => session.record.calls.insert(call_id.to_owned(), call.clone()),
-            None => session.record.calls.remove(call_id),
-        };
-        let epoch = session.epoch();
-        self.proposals.update(key, epoch, now.instant, |update| {
-            update.calls.retain(|(known, _)| known != call_id);
-            update.calls.push((call_id.to_owned(), call));
-        });
-    }
-
-    /// The connection broke before the client could have answered: it may not have had the event.
-    pub(super) fn send_event_again(&mut self, key: &SessionKey) {
-        if let Some(session) = self.session_mut(key)
-            && let Some(unanswered) = session.unanswered.take()
-        {
-            session.events.push_front(unanswered.event);
+        match self.path_to(key) {
+            Some(pair) => self.known_session(key, now).send_event(place, pair),
+            None => {
+                self.pathless.insert(key.clone());
+            }
         }
     }
 
@@ -186,41 +59,25 @@ impl Gateway {
         if status == 481 {
             return self.dialog_unknown(&key, raw, view, now);
         }
-        let branch = raw.via_branch().unwrap_or_default();
-        if let Some(session) = self.session_mut(&key)
-            && session
-                .unanswered
-                .as_ref()
-                .is_some_and(|unanswered| unanswered.branch.as_bytes() == branch)
-        {
-            session.unanswered = None;
-            session.fenced = 0;
+        if let Some(one) = self.one_session(&key, now) {
+            one.session.event_answered(raw.via_branch().unwrap_or_default());
         }
     }
 
     fn dialog_unknown(&mut self, key: &SessionKey, raw: &RawMessage, view: View<'_>, now: Now) {
-        if !self.sessions.contains(key) {
+        let Some(mut one) = self.one_session(key, now) else {
             return;
+        };
+        if is_from_front_end(raw) {
+            one.event_fenced();
+            self.look_up_session(key, view, now);
+        } else {
+            self.end_session(key, EndReason::UnknownToClient, Farewell::Silent, now);
         }
-        if !is_from_front_end(raw) {
-            return self.end_session(key, EndReason::UnknownToClient, Farewell::Silent, now);
-        }
-        self.report(Report::Fenced { key: key.clone() });
-        if let Some(session) = self.session_mut(key) {
-            session.fenced += 1;
-            if let Some(unanswered) = session.unanswered.take()
-                && session.fenced <= FENCED_ATTEMPTS
-            {
-                session.events.push_front(unanswered.event);
-            }
-            session.events_not_before = Some(now.instant + FENCED_WAIT);
-        }
-        self.look_up_session(key, view, now);
     }
 
     fn path_to(&mut self, key: &SessionKey) -> Option<PairId> {
-        let session = self.sessions.get(key)?;
-        let record = &session.record;
+        let record = &self.sessions.known(key).record;
         let (connection, address) = (record.connection, record.client_address);
         let next_hop = dialog::next_hop(&record.dialog);
         self.path_along(connection, address, &next_hop)
@@ -260,7 +117,156 @@ impl Gateway {
     }
 }
 
+impl OneSession<'_> {
+    /// Calls that ended, changed or began while nobody watched.
+    pub(super) fn compare_with_snapshot(&mut self, found: &Found) {
+        let session = &mut self.session;
+        session.resumptions_failed = 0;
+        let mut known = session.record.calls.clone();
+        known.extend(session.calls.clone());
+        for event in missed_events(&known, found, &session.record.device) {
+            self.take_event(event);
+        }
+    }
+
+    /// An event of the session's own monitor, in the PBX's terms. One that is old news is left out.
+    pub(super) fn take_event(&mut self, event: Event) {
+        let Some(client_event) = self.session.receive(event) else {
+            return;
+        };
+        let events = &mut self.session.events;
+        let overflows = events.len() >= self.config.events_per_session_max;
+        if overflows {
+            events.pop_front();
+        }
+        match planted(Bug::EventsOutOfOrder) {
+            true => events.push_front(client_event),
+            false => events.push_back(client_event),
+        }
+        if overflows {
+            self.report(Report::EventDropped);
+        }
+    }
+
+    /// Sends the event that stands at that place of the queue.
+    fn send_event(&mut self, place: usize, pair: PairId) {
+        let event = self.session.events.remove(place);
+        let event = event.expect("an event is sent in the step that has found it");
+        let branch = new_branch(self.config.node, self.rng);
+        let session = &mut self.session;
+        let cseq = session.next_cseq();
+        let dialog = &session.record.dialog;
+        let body = Bytes::from(event.event.encode());
+        let info = dialog::request(
+            dialog,
+            session.key(),
+            Method::Info,
+            cseq,
+            &via(&dialog.local_target, &branch),
+            Some((csta::CONTENT_TYPE, body)),
+        );
+        self.outputs.push(Output::Send {
+            pair,
+            bytes: info.write(),
+        });
+        let kind = event.event.kind;
+        let (call_id, call) = (event.call_id().to_owned(), event.call.clone());
+        session.unanswered = Some(UnansweredEvent {
+            branch,
+            pair,
+            event,
+            until: self.now.instant + self.config.event_wait,
+        });
+        self.note_call(&call_id, call);
+        self.report(Report::EventSent { kind });
+    }
+
+    /// A client that no connection leads to is not told.
+    pub(super) fn send_bye(&mut self) {
+        let session = &mut self.session;
+        let record = &session.record;
+        if let Some(pair) = self.pairs.towards(record.connection, record.client_address) {
+            let cseq = session.next_cseq();
+            let dialog = &session.record.dialog;
+            let via = via(&dialog.local_target, &new_branch(self.config.node, self.rng));
+            let bytes = dialog::request(dialog, session.key(), Method::Bye, cseq, &via, None).write();
+            self.outputs.push(Output::Send { pair, bytes });
+        }
+    }
+
+    /// What the client knows of a call, for the node that takes the session over.
+    pub(super) fn note_call(&mut self, call_id: &str, call: Option<CallRecord>) {
+        let calls = &mut self.session.record.calls;
+        match &call {
+            Some(call) => calls.insert(call_id.to_owned(), call.clone()),
+            None => calls.remove(call_id),
+        };
+        self.update(|update| {
+            update.calls.retain(|(known, _)| known != call_id);
+            update.calls.push((call_id.to_owned(), call));
+        });
+    }
+
+    /// A client that has not answered in time gets the next event.
+    pub(super) fn give_up_event(&mut self) {
+        let now = self.now.instant;
+        if let Some(unanswered) = &self.session.unanswered
+            && unanswered.until <= now
+        {
+            self.session.unanswered = None;
+            self.report(Report::EventUnanswered);
+        }
+    }
+
+    /// The front end has turned the event away: another node may own the session. If none does, it is sent again.
+    fn event_fenced(&mut self) {
+        let session = &mut self.session;
+        session.fenced += 1;
+        session.events_not_before = Some(self.now.instant + FENCED_WAIT);
+        let may_go_again = session.fenced <= FENCED_ATTEMPTS;
+        if let Some(unanswered) = session.unanswered.take()
+            && may_go_again
+        {
+            session.events.push_front(unanswered.event);
+        }
+        let key = session.key().clone();
+        self.report(Report::Fenced { key });
+    }
+}
+
 impl Session {
+    /// The place in the queue of the next event, if one may go now.
+    fn event_to_send(&mut self, now: Instant) -> Option<usize> {
+        if self.events_not_before.is_some_and(|at| at <= now) {
+            self.events_not_before = None;
+        }
+        if self.call_expected_until.is_some_and(|at| at <= now) {
+            self.call_expected_until = None;
+        }
+        let waits = self.is_leaving
+            || !self.is_established()
+            || self.unanswered.is_some()
+            || self.events_not_before.is_some()
+            // The client learns first that its monitor runs.
+            || self.progress.is_waiting_for_commit();
+        if waits { None } else { self.next_event() }
+    }
+
+    fn event_answered(&mut self, branch: &[u8]) {
+        let unanswered = self.unanswered.as_ref();
+        if unanswered.is_some_and(|unanswered| unanswered.branch.as_bytes() == branch) {
+            self.unanswered = None;
+            self.fenced = 0;
+        }
+    }
+
+    /// The connection broke before the client could have answered: it may not have had the event.
+    pub(super) fn send_event_again(&mut self) {
+        if let Some(unanswered) = self.unanswered.take() {
+            self.events.push_front(unanswered.event);
+        }
+    }
+
     /// What the event changes, and what the client is to be told. `None` when it is old news.
     fn receive(&mut self, mut event: Event) -> Option<ClientEvent> {
         let pbx_call_id = event.connection.call_id.clone();

@@ -44,8 +44,8 @@ impl Gateway {
         if moved {
             return self.report(Report::SessionRebalanced { key: key.clone() });
         }
-        if let Some(session) = self.session_mut(key) {
-            session.is_leaving = false;
+        if let Some(one) = self.one_session(key, now) {
+            one.session.is_leaving = false;
             self.release_held(key, now);
         }
     }

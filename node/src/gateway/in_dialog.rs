@@ -1,10 +1,10 @@
 //! Requests with a To-tag: whose they are, and in which order they are carried out.
 
-use tandem_cluster::Authority;
-use tandem_cluster::{Command, SessionKey};
+use tandem_cluster::{Authority, SessionKey};
 use tandem_sip::{Method, RawMessage, Request};
 
-use super::session::{Progress, QueuedRequest, Session};
+use super::one_session::OneSession;
+use super::session::{QueuedRequest, Session};
 use super::{EndReason, Farewell, Gateway, Now, PairId, View};
 
 impl Gateway {
@@ -16,9 +16,7 @@ impl Gateway {
         view: View<'_>,
         now: Now,
     ) {
-        let Some(pair) = self.pairs.get(pair_id) else {
-            return;
-        };
+        let pair = self.pairs.known(pair_id);
         let queued = QueuedRequest::new(raw, request, pair_id, pair, now.instant);
         let key = SessionKey::new(String::from_utf8_lossy(queued.raw.to_tag().unwrap_or_default()));
         match &queued.request.method {
@@ -55,120 +53,35 @@ impl Gateway {
 
     /// The request of a session that this node owns.
     pub(super) fn enqueue(&mut self, key: &SessionKey, queued: QueuedRequest, now: Now) {
-        self.note_connection(key, &queued, now);
-        if matches!(queued.request.method, Method::Invite | Method::Update) {
-            return self.refresh_session(key, &queued, now);
-        }
-        if queued.request.method == Method::Options {
-            return self.answers().options(&queued);
-        }
-        let requests_max = self.config.requests_per_session_max;
-        let session = self.known_mut(key);
-        // The front end sends again what it has seen no answer to, while the first copy is still being carried out.
-        if let Some(same) = session
-            .requests
-            .iter_mut()
-            .find(|waiting| waiting.is_same_as(&queued))
-        {
-            let unanswered = same.came_again(queued.pair);
-            return self.answers().leave_unanswered(unanswered);
-        }
-        if session.requests.len() >= requests_max {
-            return self.answers().refuse_for_now(&queued);
-        }
-        session.last_request_at = now.instant;
-        session.requests.push_back(queued);
-        // A client waits: its session is resumed before those whose clients do not.
-        self.watch(key, now);
-    }
-
-    /// Events go where the session's last request came from.
-    fn note_connection(&mut self, key: &SessionKey, queued: &QueuedRequest, now: Now) {
-        let Some(address) = self.pairs.get(queued.pair).map(|pair| pair.client.ip()) else {
-            return;
-        };
-        let session = self.known_mut(key);
-        let record = &mut session.record;
-        if record.connection == queued.connection && record.client_address == address {
-            return;
-        }
-        (record.connection, record.client_address) = (queued.connection, address);
-        let (epoch, connection) = (record.epoch, (queued.connection, address));
-        self.proposals.update(key, epoch, now.instant, |update| {
-            update.connection = Some(connection)
-        });
+        self.known_session(key, now).enqueue(queued);
+        self.take_notices(now);
     }
 
     /// Begins with the first request of the queue, as often as one is answered at once.
     pub(super) fn carry_out_requests(&mut self, key: &SessionKey, now: Now) {
-        loop {
-            let Some(session) = self.sessions.get_mut(key) else {
-                return;
-            };
-            let begins = match session.progress {
-                Progress::Idle => true,
-                Progress::WaitingForLink => session.link.is_settled(),
-                Progress::WaitingForMonitor
-                | Progress::WaitingForIntent { .. }
-                | Progress::WaitingForCommit { .. }
-                | Progress::WaitingForCti { .. }
-                | Progress::WaitingForEvidence { .. } => false,
-            };
-            if !begins || self.authority == Authority::Isolated {
-                return;
-            }
-            let Some(queued) = session.requests.front().cloned() else {
-                return;
-            };
-            session.progress = Progress::Idle;
-            let before = session.requests.len();
+        if self.authority == Authority::Isolated {
+            return;
+        }
+        while let Some(queued) = self.sessions.get_mut(key).and_then(Session::begin_next) {
+            let before = self.sessions.known(key).requests.len();
             self.begin_request(key, &queued, now);
-            let answered = self
-                .sessions
-                .get(key)
-                .is_some_and(|session| session.requests.len() < before);
-            if !answered {
+            let session = self.sessions.get(key);
+            let is_answered = session.is_some_and(|session| session.requests.len() < before);
+            if !is_answered {
                 return;
             }
         }
     }
 
     fn begin_request(&mut self, key: &SessionKey, queued: &QueuedRequest, now: Now) {
-        if queued.request.method == Method::Bye {
-            return self.bye_arrived(key, now);
+        let mut one = self.known_session(key, now);
+        if queued.request.method != Method::Bye {
+            one.begin_service(queued);
+            return self.take_notices(now);
         }
-        self.begin_service(key, queued, now);
-    }
-
-    fn bye_arrived(&mut self, key: &SessionKey, now: Now) {
-        if let Some(queued) = self.take_first(key) {
-            self.answers().in_session(key, &queued, 200, "BYE");
-        }
+        let queued = one.session.take_first();
+        self.answers().in_session(key, &queued, 200, "BYE");
         self.end_session(key, EndReason::ByClient, Farewell::Silent, now);
-    }
-
-    /// The first request, to be answered now.
-    pub(super) fn take_first(&mut self, key: &SessionKey) -> Option<QueuedRequest> {
-        let session = self.session_mut(key)?;
-        session.progress = Progress::Idle;
-        session.requests.pop_front()
-    }
-
-    /// A request that waits for the node to be itself again has waited long enough.
-    pub(super) fn give_up_waiting(&mut self, key: &SessionKey, now: Now) {
-        let timeout = self.config.commit_timeout;
-        let overdue = |session: &Session| {
-            session.progress.is_stuck()
-                && session
-                    .requests
-                    .front()
-                    .is_some_and(|queued| queued.arrived_at + timeout <= now.instant)
-        };
-        if self.sessions.get(key).is_some_and(overdue)
-            && let Some(queued) = self.take_first(key)
-        {
-            self.answers().refuse_for_now(&queued);
-        }
     }
 
     /// Nobody has said in time who owns what these requests are for.
@@ -179,10 +92,52 @@ impl Gateway {
             self.answers().refuse_for_now(queued);
         }
     }
+}
 
-    pub(super) fn push_unwaited(&mut self, command: Command, now: Now) {
-        let deadline = now.instant + super::CLOSING_COMMIT_TIMEOUT;
-        // What nobody waits for is not worth failing for.
-        let _ = self.proposals.push(super::Waiter::Nobody, command, deadline);
+impl OneSession<'_> {
+    fn enqueue(&mut self, queued: QueuedRequest) {
+        self.note_connection(&queued);
+        if matches!(queued.request.method, Method::Invite | Method::Update) {
+            return self.refresh(&queued);
+        }
+        if queued.request.method == Method::Options {
+            return self.answers().options(&queued);
+        }
+        let requests = &mut self.session.requests;
+        // The front end sends again what it has seen no answer to, while the first copy is still being carried out.
+        if let Some(same) = requests.iter_mut().find(|waiting| waiting.is_same_as(&queued)) {
+            let unanswered = same.came_again(queued.pair);
+            return self.answers().leave_unanswered(unanswered);
+        }
+        if requests.len() >= self.config.requests_per_session_max {
+            return self.answers().refuse_for_now(&queued);
+        }
+        requests.push_back(queued);
+        self.session.last_request_at = self.now.instant;
+        // A client waits: its session is resumed before those whose clients do not.
+        self.watch();
+    }
+
+    /// Events go where the session's last request came from, if that still stands.
+    fn note_connection(&mut self, queued: &QueuedRequest) {
+        let record = &mut self.session.record;
+        if let Some(pair) = self.pairs.get(queued.pair) {
+            let origin = (queued.connection, pair.client.ip());
+            if origin != (record.connection, record.client_address) {
+                (record.connection, record.client_address) = origin;
+                self.update(|update| update.connection = Some(origin));
+            }
+        }
+    }
+
+    /// A request that waits for the node to be itself again has waited long enough.
+    pub(super) fn give_up_waiting(&mut self) {
+        let (now, wait) = (self.now.instant, self.config.commit_timeout);
+        let is_overdue = |queued: &QueuedRequest| queued.arrived_at + wait <= now;
+        let first = self.session.requests.front();
+        if self.session.progress.is_stuck() && first.is_some_and(is_overdue) {
+            let queued = self.session.take_first();
+            self.answers().refuse_for_now(&queued);
+        }
     }
 }

@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use tandem_cluster::SessionKey;
 
 use crate::csta::{ConnectionIdentifier, Request, Response, SnapshotRequest};
-use crate::cti::{CtiConnectionId, CtiFailure, RequestToken};
+use crate::cti::{CtiConnectionId, CtiFailure};
 
-use super::monitoring::{CtiPurpose, CtiWaiter};
+use super::monitoring::CtiPurpose;
+use super::one_session::OneSession;
 use super::session::{CallParties, Found, Link, Progress, Session};
-use super::watching::priority_of;
 use super::{Gateway, Now, Report};
 
 impl Gateway {
@@ -24,9 +24,14 @@ impl Gateway {
     /// Requests on the connection get their error; its sessions go on at another one.
     pub(super) fn cti_out_of_service(&mut self, connection: CtiConnectionId, now: Now) {
         for key in self.sessions_linked_to(Some(connection)) {
-            self.fail_requests_on(&key, now);
+            self.known_session(&key, now).fail_request();
             self.relink(&key, now);
         }
+    }
+
+    pub(super) fn relink(&mut self, key: &SessionKey, now: Now) {
+        self.known_session(key, now).relink();
+        self.take_notices(now);
     }
 
     /// Those with traffic first.
@@ -35,100 +40,61 @@ impl Gateway {
         let mut linked: Vec<&Session> = sessions
             .filter(|session| session.link.connection() == connection)
             .collect();
-        linked.sort_by_key(|session| priority_of(session));
+        linked.sort_by_key(|session| session.priority());
         linked.into_iter().map(|session| session.key().clone()).collect()
     }
+}
 
-    fn fail_requests_on(&mut self, key: &SessionKey, now: Now) {
-        let outstanding = self
-            .sessions
-            .get(key)
-            .and_then(|session| session.progress.cti_request());
-        if let Some(token) = outstanding
+impl OneSession<'_> {
+    /// Whoever waits for an answer of the session's CTI connection gets none.
+    fn fail_request(&mut self) {
+        if let Some(token) = self.session.progress.cti_request()
             && self.monitoring.give_up(token)
         {
-            self.service_answered(token, key, Err(CtiFailure::LinkLost), now);
+            self.service_answered(token, Err(CtiFailure::LinkLost));
         }
     }
 
     /// Gives the session a connection in service, and the monitor of its device there, if the client has one.
-    pub(super) fn relink(&mut self, key: &SessionKey, now: Now) {
-        self.leave_connection(key);
-        let connection = self.monitoring.next_in_service();
-        let name = connection.and_then(|connection| self.config.cti_connections.get(connection.0).cloned());
-        let Some(connection) = connection else {
+    pub(super) fn relink(&mut self) {
+        self.leave_connection();
+        let Some(connection) = self.monitoring.next_in_service() else {
             return;
         };
-        let session = self.known_mut(key);
-        let epoch = session.epoch();
-        session.record.cti_connection.clone_from(&name);
-        session.link = if session.record.monitor.active {
+        let name = self.config.cti_connections.get(connection.0).cloned();
+        self.session.record.cti_connection.clone_from(&name);
+        self.session.link = if self.session.record.monitor.active {
             Link::StartingMonitor { connection }
         } else {
             Link::Up { connection }
         };
-        self.proposals
-            .update(key, epoch, now.instant, |update| update.cti_connection = name);
-        self.report(Report::SessionRelinked {
-            key: key.clone(),
-            connection,
-        });
-        self.watch(key, now);
+        self.update(|update| update.cti_connection = name);
+        let key = self.session.key().clone();
+        self.report(Report::SessionRelinked { key, connection });
+        self.watch();
     }
 
     /// Whatever waits for the session's monitor waits for its next place.
-    fn leave_connection(&mut self, key: &SessionKey) {
-        self.monitoring.unwatch(key);
-        let session = self.known_mut(key);
-        session.link = Link::Down;
-        if session.progress.is_waiting_for_monitor() {
-            session.progress = Progress::WaitingForLink;
+    fn leave_connection(&mut self) {
+        self.monitoring.unwatch(self.session.key());
+        self.session.link = Link::Down;
+        if self.session.progress.is_waiting_for_monitor() {
+            self.session.progress = Progress::WaitingForLink;
         }
     }
 
-    pub(super) fn ask(
+    /// The CTI manager has told of the device's calls. It may be too late: the session has left the connection.
+    pub(super) fn snapshot_resumed(
         &mut self,
-        key: &SessionKey,
         connection: CtiConnectionId,
-        purpose: CtiPurpose,
-        request: Request,
-    ) -> RequestToken {
-        let waiter = CtiWaiter {
-            session: key.clone(),
-            connection,
-            purpose,
-        };
-        self.monitoring.ask(waiter, request)
-    }
-
-    pub(super) fn session_answered(
-        &mut self,
-        token: RequestToken,
-        waiter: &CtiWaiter,
         result: Result<Response, CtiFailure>,
-        now: Now,
     ) {
-        match waiter.purpose {
-            CtiPurpose::Service => self.service_answered(token, &waiter.session, result, now),
-            CtiPurpose::ResumeSnapshot => self.snapshot_resumed(waiter, result, now),
-            CtiPurpose::ResumeParties => self.parties_told(waiter, result, now),
-        }
-    }
-
-    fn snapshot_resumed(&mut self, waiter: &CtiWaiter, result: Result<Response, CtiFailure>, now: Now) {
-        let key = &waiter.session;
-        let Some(session) = self.session_mut(key) else {
-            return;
-        };
-        if session.link.connection() != Some(waiter.connection) {
-            return;
-        }
-        let known = session.known_calls();
-        let Link::ReadingSnapshot { found, .. } = &mut session.link else {
+        let known = self.session.known_calls();
+        let Some(found) = self.session.link.reading_at(connection) else {
             return;
         };
         let Ok(Response::SnapshotDevice { connections }) = result else {
-            return self.snapshot_failed(key, waiter.connection, now);
+            return self.snapshot_failed(connection);
         };
         let call_ids = connections.iter().map(|call| call.connection.call_id.clone());
         *found = Some(Found {
@@ -136,56 +102,22 @@ impl Gateway {
             connections,
             parties: BTreeMap::new(),
         });
-        self.ask_for_parties(key, waiter.connection, now);
+        self.ask_for_parties(connection);
     }
 
     /// A client that has only now asked for events can do without: it knows of no call yet.
-    fn snapshot_failed(&mut self, key: &SessionKey, connection: CtiConnectionId, now: Now) {
-        let progress = self.sessions.get(key).map(|session| &session.progress);
-        if progress.is_some_and(Progress::is_waiting_for_monitor) {
-            self.resumed(key, now);
+    fn snapshot_failed(&mut self, connection: CtiConnectionId) {
+        if self.session.progress.is_waiting_for_monitor() {
+            self.resumed();
         } else {
-            self.resumption_failed(key, connection, now);
+            self.resumption_failed(connection);
         }
     }
 
-    /// Who calls? A snapshot of the device does not say it of calls that began meanwhile.
-    fn ask_for_parties(&mut self, key: &SessionKey, connection: CtiConnectionId, now: Now) {
-        let session = self.known_mut(key);
-        let device = session.record.device.clone();
-        let Link::ReadingSnapshot {
-            found: Some(found), ..
-        } = &session.link
-        else {
-            return;
-        };
-        match found.nameless.last() {
-            Some(call_id) => {
-                let call = ConnectionIdentifier::new(call_id.clone(), device);
-                self.ask(
-                    key,
-                    connection,
-                    CtiPurpose::ResumeParties,
-                    Request::Snapshot(SnapshotRequest::Call { call }),
-                );
-            }
-            None => self.resumed(key, now),
-        }
-    }
-
-    /// A CTI manager that does not offer the service leaves the parties unknown.
-    fn parties_told(&mut self, waiter: &CtiWaiter, result: Result<Response, CtiFailure>, now: Now) {
-        let key = &waiter.session;
-        let Some(session) = self.session_mut(key) else {
-            return;
-        };
-        if session.link.connection() != Some(waiter.connection) {
-            return;
-        }
-        let Link::ReadingSnapshot {
-            found: Some(found), ..
-        } = &mut session.link
-        else {
+    /// A CTI manager that does not offer the service leaves the parties unknown. It may be too late, as with
+    /// [`Self::snapshot_resumed`].
+    pub(super) fn parties_told(&mut self, connection: CtiConnectionId, result: Result<Response, CtiFailure>) {
+        let Some(Some(found)) = self.session.link.reading_at(connection) else {
             return;
         };
         if let (Some(call_id), Ok(Response::SnapshotCall { calling, called })) =
@@ -193,43 +125,50 @@ impl Gateway {
         {
             found.parties.insert(call_id, CallParties { calling, called });
         }
-        self.ask_for_parties(key, waiter.connection, now);
+        self.ask_for_parties(connection);
+    }
+
+    /// Who calls? A snapshot of the device does not say it of calls that began meanwhile.
+    fn ask_for_parties(&mut self, connection: CtiConnectionId) {
+        let device = self.session.record.device.clone();
+        let found = self.session.link.reading_at(connection);
+        let nameless = found.and_then(|found| found.as_ref()?.nameless.last().cloned());
+        let Some(call_id) = nameless else {
+            return self.resumed();
+        };
+        let call = ConnectionIdentifier::new(call_id, device);
+        let request = Request::Snapshot(SnapshotRequest::Call { call });
+        self.ask(connection, CtiPurpose::ResumeParties, request);
     }
 
     /// All is known: what was missed is told, and then what happened meanwhile.
-    fn resumed(&mut self, key: &SessionKey, now: Now) {
-        let session = self.known_mut(key);
-        let Link::ReadingSnapshot {
-            connection,
-            meanwhile,
-            found,
-        } = std::mem::replace(&mut session.link, Link::Down)
-        else {
-            return;
-        };
-        session.link = Link::Up { connection };
-        let asked = session.progress.is_waiting_for_monitor();
+    fn resumed(&mut self) {
+        let (found, meanwhile) = self.session.link.snapshot_read();
+        let asked = self.session.progress.is_waiting_for_monitor();
         if let Some(found) = found {
-            self.compare_with_snapshot(key, &found);
+            self.compare_with_snapshot(&found);
         }
         for event in meanwhile {
-            self.take_event(key, event);
+            self.take_event(event);
         }
         if asked {
-            self.client_monitor_started(key, now);
+            self.client_monitor_started();
         }
     }
 
     /// The CTI manager would not, though its connection stands: another one may, and after a round of them the session
     /// stays without until one comes into service.
-    pub(super) fn resumption_failed(&mut self, key: &SessionKey, connection: CtiConnectionId, now: Now) {
-        self.leave_connection(key);
+    pub(super) fn resumption_failed(&mut self, connection: CtiConnectionId) {
+        self.leave_connection();
         let still_there = self.monitoring.is_in_service(connection);
-        let session = self.known_mut(key);
-        session.resumptions_failed += 1;
-        let give_up = still_there && session.resumptions_failed.is_multiple_of(RESUMPTION_ATTEMPTS);
+        self.session.resumptions_failed += 1;
+        let give_up = still_there
+            && self
+                .session
+                .resumptions_failed
+                .is_multiple_of(RESUMPTION_ATTEMPTS);
         if !give_up {
-            self.relink(key, now);
+            self.relink();
         }
     }
 }

@@ -38,14 +38,18 @@ impl Gateway {
                 token,
                 waiter,
                 result,
-            } => self.session_answered(token, &waiter, result, now),
+            } => {
+                if let Some(mut one) = self.one_session(&waiter.session, now) {
+                    one.cti_answered(token, &waiter, result);
+                }
+            }
             News::Event { event, subscribers } => {
                 for key in subscribers {
-                    self.deliver(&key, (*event).clone());
+                    self.known_session(&key, now).deliver((*event).clone());
                 }
             }
             News::EventOfUnknownMonitor => self.report(Report::EventOfUnknownMonitor),
-            News::Notices => self.take_notices(now),
+            News::Notices => {}
             News::InService { connection } => {
                 self.report(Report::CtiInService { connection });
                 self.cti_in_service(now);
@@ -55,23 +59,26 @@ impl Gateway {
                 self.cti_out_of_service(connection, now);
             }
         }
+        self.take_notices(now);
     }
 
     /// Tells sessions what has become of the monitors that they have asked for.
     pub(super) fn take_notices(&mut self, now: Now) {
         while let Some(notice) = self.monitoring.next_notice() {
             match notice {
-                Notice::Started { subscriber } => self.monitor_started(&subscriber, now),
-                Notice::Joined { subscriber } => self.read_snapshot(&subscriber),
+                Notice::Started { subscriber } => self.known_session(&subscriber, now).monitor_started(),
+                Notice::Joined { subscriber } => self.known_session(&subscriber, now).read_snapshot(),
                 Notice::Failed {
                     subscriber,
                     connection,
                     failure,
-                } => self.monitor_failed(&subscriber, connection, &failure, now),
+                } => self
+                    .known_session(&subscriber, now)
+                    .monitor_failed(connection, &failure),
                 Notice::Lost {
                     subscriber,
                     connection,
-                } => self.resumption_failed(&subscriber, connection, now),
+                } => self.known_session(&subscriber, now).resumption_failed(connection),
             }
         }
     }

@@ -1,8 +1,13 @@
 //! Where SIP, CSTA and the CTI managers meet: the node's decision-maker.
 //!
-//! Owns the sessions of this node, the requests it holds for sessions that are about to become its own, and the order
-//! in which things are written to the log, and the CTI connections. Does not own sockets, clocks or the log; it says what
+//! Owns the sessions of this node, the requests it holds for sessions that are about to become its own, the order in
+//! which things are written to the log, and the CTI connections. Does not own sockets, clocks or the log; it says what
 //! to do and is told what came of it.
+//!
+//! Most of what it owns stands in components with methods and tests of their own: `registry` (sessions), `monitoring`
+//! (CTI managers), `ownership` (held requests), `proposals`, `pairs`, `outbound`, `watchers`. What happens to one session
+//! is a method of `OneSession`, which borrows that session and all that work on it may touch; what concerns several
+//! is a method of the gateway.
 //!
 //! What always holds: a 200 to an opening INVITE leaves only after its commit (or marked unreplicated, where that is
 //! configured); a PBX-changing command leaves only after its intent; requests of one dialog are carried out in the
@@ -20,6 +25,7 @@ mod invariants;
 mod links;
 mod managers;
 mod monitoring;
+mod one_session;
 mod opening;
 mod outbound;
 mod output;
@@ -75,6 +81,7 @@ use without_quorum::Unreplicated;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GatewayConfig {
     pub node: NodeId,
+    /// An administrator may set another one.
     pub session_timer_secs: u32,
     pub sessions_max: usize,
     /// Sessions of one user on one line; the oldest idle one goes (RCC-16).
@@ -137,8 +144,6 @@ pub struct Gateway {
     rng: StdRng,
     authority: Authority,
     unreplicated: Unreplicated,
-    /// What an administrator set, or what is configured.
-    session_timer_secs: u32,
     draining: bool,
     pairs: Pairs,
     outbound: Outbound,
@@ -173,7 +178,6 @@ impl Gateway {
             rng,
             authority: Authority::Isolated,
             unreplicated: Unreplicated::default(),
-            session_timer_secs: config.session_timer_secs,
             draining: false,
             pairs: Pairs::default(),
             outbound: Outbound::default(),
@@ -272,7 +276,7 @@ impl Gateway {
                 self.withdraw_removed_users(now);
             }
             Input::SettingsChanged(settings) => {
-                self.session_timer_secs = settings.session_timer_secs;
+                self.config.session_timer_secs = settings.session_timer_secs;
                 self.monitoring.change_timings(settings.cti);
             }
             Input::WatcherChanged { key, watcher } => {
@@ -384,7 +388,7 @@ impl Gateway {
             .map(|session| session.key().clone())
             .collect();
         for key in affected {
-            self.send_event_again(&key);
+            self.known_session(&key, now).session.send_event_again();
         }
         self.notify_again(id);
     }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tandem_cluster::Authority;
-use tandem_cluster::command::SessionUpdate;
 use tandem_cluster::{Applied, Command, Epoch, MonitorRecord, OpeningKey, SessionKey, SessionRecord};
 use tandem_planted::{Bug, planted};
 use tandem_sip::{Method, RawMessage, Request, Uri};
@@ -16,10 +16,12 @@ use crate::sip::dialog::{self, Caller};
 use crate::sip::session_timer::{self, TimerGrant, TimerOffer};
 use crate::sip::transaction;
 
+use super::answering::Answers;
+use super::one_session::OneSession;
 use super::proposals::{Outcome, Waiter};
 use super::session::{Link, Opening, QueuedRequest, Session, Stage};
 use super::without_quorum::UNREPLICATED_COMMIT_TIMEOUT;
-use super::{EndReason, Farewell, Gateway, Now, Pair, PairId, Report, View};
+use super::{EndReason, Farewell, Gateway, Now, Output, Pair, PairId, Report, View};
 
 /// Why an opening INVITE, or an OPTIONS before it, is refused (docs/spec/uacsta.md §1.8). Never 503, which takes the next
 /// hop out of service for all clients, and never 408.
@@ -71,7 +73,7 @@ impl Gateway {
     /// RFC 3261 §11.2: the answer is what an INVITE would get, as far as it hangs on the head alone.
     fn options_arrived(&mut self, pair: PairId, raw: &RawMessage, request: &Request) {
         if let Err(refused) = check_head(request) {
-            let (status, header) = self.refusal(&refused);
+            let (status, header) = self.answers().refusal(&refused);
             return self
                 .answers()
                 .plainly(pair, raw, status, "OPTIONS", &as_headers(header.as_ref()));
@@ -86,13 +88,11 @@ impl Gateway {
     }
 
     fn invite_arrived(&mut self, pair_id: PairId, raw: RawMessage, request: Request, now: Now) {
-        let Some(pair) = self.pairs.get(pair_id).cloned() else {
-            return;
-        };
+        let pair = self.pairs.known(pair_id).clone();
         let queued = QueuedRequest::new(raw, request, pair_id, &pair, now.instant);
         match self.check_invite(&queued, &pair, now) {
             Ok((opening, record)) => self.open_session(opening, record, queued, now),
-            Err(refused) => self.refuse_invite(&queued, &refused),
+            Err(refused) => self.answers().refuse_invite(&queued, &refused),
         }
     }
 
@@ -105,7 +105,7 @@ impl Gateway {
         let request = &queued.request;
         check_head(request)?;
         let line = opening_line(request)?;
-        let grant = session_timer::negotiate(timer_offer(request), self.session_timer_secs);
+        let grant = session_timer::negotiate(timer_offer(request), self.config.session_timer_secs);
         let interval_secs = granted_secs(grant)?;
         let from = request.headers.get("From").unwrap_or_default().into_owned();
         let caller = Caller::of(&from).map_err(|_| Refused::Plainly(400))?;
@@ -159,35 +159,6 @@ impl Gateway {
         Ok(())
     }
 
-    fn refuse_invite(&mut self, queued: &QueuedRequest, refused: &Refused) {
-        let (status, header) = self.refusal(refused);
-        self.answer_opening(queued, status, &as_headers(header.as_ref()));
-    }
-
-    /// Status, and the header that goes with it.
-    fn refusal(&mut self, refused: &Refused) -> (u16, Option<(&'static str, String)>) {
-        match refused {
-            Refused::Plainly(status) => (*status, None),
-            Refused::UnknownExtension(tags) => (420, Some(("Unsupported", tags.clone()))),
-            Refused::WrongContentType => (415, Some(("Accept", csta::CONTENT_TYPE.to_owned()))),
-            Refused::IntervalTooSmall(secs) => (422, Some(("Min-SE", secs.to_string()))),
-            Refused::NotNow => (480, Some(("Retry-After", self.answers().retry_after()))),
-        }
-    }
-
-    /// The session is not to be, through no fault of its client.
-    pub(super) fn refuse_opening_for_now(&mut self, queued: &QueuedRequest) {
-        self.refuse_invite(queued, &Refused::NotNow);
-    }
-
-    /// No session comes of an INVITE.
-    fn answer_opening(&mut self, queued: &QueuedRequest, status: u16, extra_headers: &[(&str, &str)]) {
-        let mut answers = self.answers();
-        let tag = answers.new_tag();
-        let bytes = transaction::plain(&queued.raw, status, &tag, extra_headers);
-        answers.send(queued, bytes, "INVITE", status);
-    }
-
     fn open_session(
         &mut self,
         opening: OpeningKey,
@@ -197,14 +168,10 @@ impl Gateway {
     ) {
         // The same request again, while the first one waits: the answer goes where it came from last.
         if let Some(known) = self.sessions.opened_by(&opening).cloned() {
-            if let Some(Stage::Opening(first)) = self.session_mut(&known).map(|session| &mut session.stage) {
-                let unanswered = first.request.came_again(queued.pair);
-                self.answers().leave_unanswered(unanswered);
-            }
-            return;
+            return self.known_session(&known, now).opening_came_again(&queued);
         }
         let Some(connection) = self.monitoring.next_in_service() else {
-            return self.refuse_invite(&queued, &Refused::NotNow);
+            return self.answers().refuse_opening_for_now(&queued);
         };
         record.cti_connection = self.config.cti_connections.get(connection.0).cloned();
         let command = Command::SessionOpened {
@@ -226,7 +193,7 @@ impl Gateway {
             )
         };
         if !self.proposals.push(waiter, command, deadline) {
-            return self.refuse_invite(&queued, &Refused::NotNow);
+            return self.answers().refuse_opening_for_now(&queued);
         }
         let stage = Stage::Opening(Box::new(Opening {
             request: queued,
@@ -258,28 +225,14 @@ impl Gateway {
 
     /// The session stands: the client is told so.
     fn establish(&mut self, key: &SessionKey, replicated: bool, now: Now) {
-        let Some(session) = self.session_mut(key) else {
+        let Some(mut one) = self.one_session(key, now) else {
             // Cancelled meanwhile.
             return self.close_record(key, Epoch::FIRST, now);
         };
-        let Stage::Opening(opening) = std::mem::replace(&mut session.stage, Stage::Established) else {
+        let Some(opening) = one.establish(replicated) else {
             return;
         };
-        let record = session.record.clone();
-        let connection = session.link.connection();
-        self.sessions.opening_answered(&opening.key);
-        let subject = self.pairs.get(opening.request.pair);
-        let subject = subject.and_then(|pair| pair.subject.clone());
-        self.send_session_answer(&opening.request, &record);
-        self.report(Report::SessionStarted {
-            key: key.clone(),
-            user: record.user.clone(),
-            line: record.line.clone(),
-            device: record.device.clone(),
-            connection: connection.unwrap_or(CtiConnectionId(0)),
-            replicated,
-            subject,
-        });
+        self.sessions.opening_answered(&opening);
         if let Some(old) = self.sessions.claim_client(key) {
             self.end_session(&old, EndReason::Replaced, Farewell::Silent, now);
         }
@@ -308,8 +261,8 @@ impl Gateway {
             return;
         };
         match record {
-            Some(record) => self.send_session_answer(&opening.request, &record),
-            None => self.refuse_invite(&opening.request, &Refused::NotNow),
+            Some(record) => self.answers().session_stands(&opening.request, &record),
+            None => self.answers().refuse_opening_for_now(&opening.request),
         }
     }
 
@@ -317,7 +270,7 @@ impl Gateway {
         let Some(opening) = self.forget_opening(key) else {
             return;
         };
-        self.refuse_invite(&opening.request, &Refused::NotNow);
+        self.answers().refuse_opening_for_now(&opening.request);
         // It may have been committed all the same.
         self.close_record(key, Epoch::FIRST, now);
     }
@@ -346,55 +299,86 @@ impl Gateway {
         };
         self.answers().plainly(pair, raw, 200, "CANCEL", &[]);
         if let Some(opening) = self.forget_opening(&key) {
-            self.answer_opening(&opening.request, 487, &[]);
+            self.answers().no_session(&opening.request, 487, &[]);
             self.close_record(&key, Epoch::FIRST, now);
         }
     }
+}
 
-    pub(super) fn answer_trying(&mut self, key: &SessionKey, now: Now) {
-        let session = self.sessions.known_mut(key);
-        let Stage::Opening(opening) = &mut session.stage else {
-            return;
+impl OneSession<'_> {
+    /// The same opening request again, while the first one waits: the answer goes where it came by last, too.
+    fn opening_came_again(&mut self, queued: &QueuedRequest) {
+        if let Stage::Opening(first) = &mut self.session.stage {
+            let unanswered = first.request.came_again(queued.pair);
+            self.answers().leave_unanswered(unanswered);
+        }
+    }
+
+    /// Answers the opening request, and returns which it was. `None`: it was answered before.
+    fn establish(&mut self, replicated: bool) -> Option<OpeningKey> {
+        let stage = std::mem::replace(&mut self.session.stage, Stage::Established);
+        let Stage::Opening(opening) = stage else {
+            return None;
         };
-        if opening.trying_at.is_some_and(|at| at <= now.instant) {
+        let record = self.session.record.clone();
+        let pair = self.pairs.get(opening.request.pair);
+        let subject = pair.and_then(|pair| pair.subject.clone());
+        let connection = self.session.link.connection();
+        self.answers().session_stands(&opening.request, &record);
+        self.report(Report::SessionStarted {
+            key: record.key,
+            user: record.user,
+            line: record.line,
+            device: record.device,
+            connection: connection.unwrap_or(CtiConnectionId(0)),
+            replicated,
+            subject,
+        });
+        Some(opening.key)
+    }
+
+    pub(super) fn answer_trying(&mut self) {
+        if let Stage::Opening(opening) = &mut self.session.stage
+            && opening.trying_at.is_some_and(|at| at <= self.now.instant)
+        {
             opening.trying_at = None;
             let bytes = transaction::trying(&opening.request.raw);
             let pair = opening.request.pair;
-            self.outputs.push(super::Output::Send { pair, bytes });
+            self.outputs.push(Output::Send { pair, bytes });
         }
     }
 
     /// A re-INVITE or UPDATE of an established session (RFC 4028 §9): the same To-tag, the monitor stays.
-    pub(super) fn refresh_session(&mut self, key: &SessionKey, queued: &QueuedRequest, now: Now) {
+    pub(super) fn refresh(&mut self, queued: &QueuedRequest) {
         let offer = timer_offer(&queued.request);
-        let configured = self.session_timer_secs;
-        let interval_secs = match granted_secs(session_timer::negotiate(offer, configured)) {
-            Ok(interval_secs) => interval_secs,
-            Err(refused) => return self.refuse_invite(queued, &refused),
-        };
-        let session = self.known_mut(key);
-        let epoch = session.epoch();
+        let interval_secs =
+            match granted_secs(session_timer::negotiate(offer, self.config.session_timer_secs)) {
+                Ok(interval_secs) => interval_secs,
+                Err(refused) => return self.answers().refuse_invite(queued, &refused),
+            };
         let lifetime_ms = session_timer::lifetime_ms(interval_secs);
-        session.record.session_interval_secs = interval_secs;
-        session.record.expires_at_ms = now.cluster_ms + lifetime_ms;
-        session.expires_at = now.instant + std::time::Duration::from_millis(lifetime_ms);
+        let expires_at_ms = self.now.cluster_ms + lifetime_ms;
+        self.session.expires_at = self.now.instant + Duration::from_millis(lifetime_ms);
+        let record = &mut self.session.record;
+        record.session_interval_secs = interval_secs;
+        record.expires_at_ms = expires_at_ms;
         let target = dialog::remote_target(&queued.request.headers);
-        let target = target.filter(|target| *target != session.record.dialog.remote_target);
+        let target = target.filter(|target| *target != record.dialog.remote_target);
         if let Some(target) = &target {
-            Arc::make_mut(&mut session.record.dialog)
-                .remote_target
-                .clone_from(target);
+            Arc::make_mut(&mut record.dialog).remote_target.clone_from(target);
         }
-        let record = session.record.clone();
-        self.proposals
-            .update(key, epoch, now.instant, |update: &mut SessionUpdate| {
-                update.expires_at_ms = Some(record.expires_at_ms);
-                update.remote_target = target.or_else(|| update.remote_target.take());
-            });
-        self.send_session_answer(queued, &record);
+        let record = record.clone();
+        self.update(|update| {
+            update.expires_at_ms = Some(expires_at_ms);
+            update.remote_target = target.or_else(|| update.remote_target.take());
+        });
+        self.answers().session_stands(queued, &record);
     }
+}
 
-    fn send_session_answer(&mut self, queued: &QueuedRequest, record: &SessionRecord) {
+impl Answers<'_> {
+    /// The session stands, or stands for longer.
+    fn session_stands(&mut self, queued: &QueuedRequest, record: &SessionRecord) {
         let response = csta::Response::RequestSystemStatus {
             status: SystemStatus::Normal,
         };
@@ -405,7 +389,35 @@ impl Gateway {
         };
         let interval_secs = record.session_interval_secs;
         let bytes = transaction::session_answer(&queued.request, record, interval_secs, body.as_deref());
-        self.answers().send(queued, bytes, service, 200);
+        self.send(queued, bytes, service, 200);
+    }
+
+    /// No session comes of an INVITE.
+    fn no_session(&mut self, queued: &QueuedRequest, status: u16, extra_headers: &[(&str, &str)]) {
+        let tag = self.new_tag();
+        let bytes = transaction::plain(&queued.raw, status, &tag, extra_headers);
+        self.send(queued, bytes, "INVITE", status);
+    }
+
+    fn refuse_invite(&mut self, queued: &QueuedRequest, refused: &Refused) {
+        let (status, header) = self.refusal(refused);
+        self.no_session(queued, status, &as_headers(header.as_ref()));
+    }
+
+    /// The session is not to be, through no fault of its client.
+    pub(super) fn refuse_opening_for_now(&mut self, queued: &QueuedRequest) {
+        self.refuse_invite(queued, &Refused::NotNow);
+    }
+
+    /// Status, and the header that goes with it.
+    fn refusal(&mut self, refused: &Refused) -> (u16, Option<(&'static str, String)>) {
+        match refused {
+            Refused::Plainly(status) => (*status, None),
+            Refused::UnknownExtension(tags) => (420, Some(("Unsupported", tags.clone()))),
+            Refused::WrongContentType => (415, Some(("Accept", csta::CONTENT_TYPE.to_owned()))),
+            Refused::IntervalTooSmall(secs) => (422, Some(("Min-SE", secs.to_string()))),
+            Refused::NotNow => (480, Some(("Retry-After", self.retry_after()))),
+        }
     }
 }
 

@@ -173,6 +173,15 @@ impl Pairs {
         self.all.get(&id)
     }
 
+    /// The pair by which the message came that is being handled.
+    ///
+    /// # Panics
+    /// When it is gone: nothing is handled that came by such a one.
+    pub(super) fn known(&self, id: PairId) -> &Pair {
+        let pair = self.all.get(&id);
+        pair.expect("a message is handled only while its pair stands")
+    }
+
     /// The pair of this client connection; else the youngest of another connection of the same client.
     pub(super) fn towards(&self, connection: ConnectionId, address: IpAddr) -> Option<PairId> {
         let same = self.by_connection.get(&connection).and_then(BTreeSet::last);

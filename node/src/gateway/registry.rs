@@ -7,7 +7,7 @@ use std::collections::btree_map::{Keys, Values};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use tandem_cluster::{OpeningKey, SessionKey};
+use tandem_cluster::{OpeningKey, SessionKey, SessionRecord};
 use tandem_sip::TransactionKey;
 
 use crate::sip::dialog;
@@ -15,7 +15,7 @@ use crate::sip::dialog;
 use super::session::{Session, Stage};
 
 /// What tells a client's installation from others: From URI and endpoint id.
-pub(super) type ClientKey = (String, String);
+type ClientKey = (String, String);
 
 #[derive(Debug, Default)]
 pub(super) struct Registry {
@@ -92,7 +92,7 @@ impl Registry {
         if let Stage::Opening(opening) = &session.stage {
             self.openings.remove(&opening.key);
         }
-        if let Some(client) = client_key(&session)
+        if let Some(client) = client_key(&session.record)
             && self.by_client.get(&client) == Some(key)
         {
             self.by_client.remove(&client);
@@ -132,20 +132,28 @@ impl Registry {
 
     /// The session is its client's from now on. Returns another one that was.
     pub(super) fn claim_client(&mut self, key: &SessionKey) -> Option<SessionKey> {
-        let client = self.sessions.get(key).and_then(client_key)?;
+        let client = self
+            .sessions
+            .get(key)
+            .and_then(|session| client_key(&session.record))?;
         let before = self.by_client.insert(client, key.clone());
         before.filter(|before| before != key)
     }
 
     /// The session is its client's, unless another one is.
     pub(super) fn claim_unclaimed_client(&mut self, key: &SessionKey) {
-        if let Some(client) = self.sessions.get(key).and_then(client_key) {
+        if let Some(client) = self
+            .sessions
+            .get(key)
+            .and_then(|session| client_key(&session.record))
+        {
             self.by_client.entry(client).or_insert_with(|| key.clone());
         }
     }
 
-    pub(super) fn of_client(&self, client: &ClientKey) -> Option<&SessionKey> {
-        self.by_client.get(client)
+    /// The session of the client whose session the record is.
+    pub(super) fn of_client_of(&self, record: &SessionRecord) -> Option<&SessionKey> {
+        self.by_client.get(&client_key(record)?)
     }
 
     /// The sessions of the user on the line of the session `key`, which is one of them.
@@ -233,8 +241,8 @@ impl Registry {
     }
 }
 
-fn client_key(session: &Session) -> Option<ClientKey> {
-    let caller = dialog::Caller::of(&session.record.dialog.remote_identity).ok()?;
+fn client_key(record: &SessionRecord) -> Option<ClientKey> {
+    let caller = dialog::Caller::of(&record.dialog.remote_identity).ok()?;
     Some((caller.uri, caller.endpoint_id?))
 }
 

@@ -8,7 +8,7 @@ use tandem_cluster::{CallRecord, ConnectionId, Epoch, OpeningKey, RequestKey, Se
 use tandem_sip::{RawMessage, Request};
 
 use crate::csta::{self, service::Evidence};
-use crate::cti::{CtiConnectionId, RequestToken};
+use crate::cti::{CtiConnectionId, MonitorPriority, RequestToken};
 
 use super::pairs::{Pair, PairId, PairPurpose};
 use super::proposals::RequestNumber;
@@ -111,6 +111,47 @@ impl Link {
             Self::Down | Self::Up { .. } => true,
             Self::StartingMonitor { .. } | Self::ReadingSnapshot { .. } => false,
         }
+    }
+
+    /// The monitor runs. Returns where.
+    ///
+    /// # Panics
+    /// When it was not being started.
+    pub(super) fn monitor_started(&mut self) -> CtiConnectionId {
+        let Self::StartingMonitor { connection } = *self else {
+            panic!("a monitor runs that the session has not asked for");
+        };
+        *self = Self::Up { connection };
+        connection
+    }
+
+    /// Where it is kept what a snapshot shows, while one is read at that connection.
+    pub(super) fn reading_at(&mut self, place: CtiConnectionId) -> Option<&mut Option<Found>> {
+        match self {
+            Self::ReadingSnapshot {
+                connection, found, ..
+            } if *connection == place => Some(found),
+            Self::Down | Self::StartingMonitor { .. } | Self::ReadingSnapshot { .. } | Self::Up { .. } => {
+                None
+            }
+        }
+    }
+
+    /// The snapshot is read. Returns what it has shown, and the events that have come meanwhile.
+    ///
+    /// # Panics
+    /// When none was being read.
+    pub(super) fn snapshot_read(&mut self) -> (Option<Found>, VecDeque<csta::Event>) {
+        let Self::ReadingSnapshot {
+            connection,
+            meanwhile,
+            found,
+        } = std::mem::replace(self, Self::Down)
+        else {
+            panic!("a snapshot is over that the session has not asked for");
+        };
+        *self = Self::Up { connection };
+        (found, meanwhile)
     }
 
     pub(super) fn label(&self) -> &'static str {
@@ -336,6 +377,50 @@ impl Session {
         let (_, last) = self.record.epoch.cseq_block();
         self.cseq = (self.cseq + 1).min(last);
         self.cseq
+    }
+
+    /// Begins with the first request of the queue, if there is one and nothing stands against it.
+    pub(super) fn begin_next(&mut self) -> Option<QueuedRequest> {
+        let may_begin = match self.progress {
+            Progress::Idle => true,
+            Progress::WaitingForLink => self.link.is_settled(),
+            Progress::WaitingForMonitor
+            | Progress::WaitingForIntent { .. }
+            | Progress::WaitingForCommit { .. }
+            | Progress::WaitingForCti { .. }
+            | Progress::WaitingForEvidence { .. } => false,
+        };
+        let first = self.requests.front().filter(|_| may_begin).cloned()?;
+        self.progress = Progress::Idle;
+        Some(first)
+    }
+
+    /// The request that is being carried out.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub(super) fn first(&self) -> &QueuedRequest {
+        let first = self.requests.front();
+        first.expect("only a request of the queue is carried out")
+    }
+
+    /// Takes out the request that is being carried out, to be answered now.
+    ///
+    /// # Panics
+    /// As [`Self::first`].
+    pub(super) fn take_first(&mut self) -> QueuedRequest {
+        self.progress = Progress::Idle;
+        let first = self.requests.pop_front();
+        first.expect("only a request of the queue is answered")
+    }
+
+    /// Sessions whose users wait, or are on the phone, come first.
+    pub(super) fn priority(&self) -> MonitorPriority {
+        if self.requests.is_empty() && self.calls.is_empty() {
+            MonitorPriority::Background
+        } else {
+            MonitorPriority::Traffic
+        }
     }
 
     /// Nothing happens in it: no call, no request, no event.

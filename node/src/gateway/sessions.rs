@@ -10,28 +10,19 @@ use super::{CLOSING_COMMIT_TIMEOUT, EndReason, Farewell, Gateway, ISOLATED_GRACE
 
 impl Gateway {
     pub(super) fn session_deadline(&mut self, key: &SessionKey, now: Now) {
-        let session = self.sessions.known_mut(key);
-        if session.expires_at <= now.instant {
+        let mut one = self.known_session(key, now);
+        if one.session.expires_at <= now.instant {
             return self.session_expired(key, now);
         }
-        if session
-            .unanswered
-            .as_ref()
-            .is_some_and(|unanswered| unanswered.until <= now.instant)
-        {
-            session.unanswered = None;
-            self.report(Report::EventUnanswered);
-        }
-        self.answer_trying(key, now);
-        self.give_up_waiting(key, now);
+        one.give_up_event();
+        one.answer_trying();
+        one.give_up_waiting();
     }
 
     /// RFC 4028 §10: an expired session ends with BYE, unless another node may own it by now.
     fn session_expired(&mut self, key: &SessionKey, now: Now) {
         if self.authority == Authority::Isolated && !planted(Bug::IsolatedSessionExpires) {
-            if let Some(session) = self.sessions.get_mut(key) {
-                session.expires_at = now.instant + ISOLATED_GRACE;
-            }
+            self.sessions.known_mut(key).expires_at = now.instant + ISOLATED_GRACE;
             return;
         }
         self.end_session(key, EndReason::Expired, Farewell::Bye, now);
@@ -40,11 +31,10 @@ impl Gateway {
     /// The dialog is over, and this node says so.
     pub(super) fn end_session(&mut self, key: &SessionKey, reason: EndReason, farewell: Farewell, now: Now) {
         if farewell == Farewell::Bye {
-            self.send_bye(key);
+            self.known_session(key, now).send_bye();
         }
-        let Some(session) = self.remove_session(key) else {
-            return;
-        };
+        let session = self.remove_session(key);
+        let session = session.expect("a session ends once");
         let command = Command::SessionClosed {
             key: key.clone(),
             epoch: session.epoch(),
@@ -58,7 +48,7 @@ impl Gateway {
             self.report(Report::EventDropped);
         }
         if let Stage::Opening(opening) = &session.stage {
-            self.refuse_opening_for_now(&opening.request);
+            self.answers().refuse_opening_for_now(&opening.request);
         }
         for queued in &session.requests {
             self.answers().in_session(key, queued, 481, "closed");
@@ -84,18 +74,5 @@ impl Gateway {
         let key = session.key().clone();
         self.touched.insert(key);
         self.sessions.insert(session);
-    }
-
-    /// As [`super::registry::Registry::known`]; the session is looked at again before this step ends.
-    pub(super) fn known_mut(&mut self, key: &SessionKey) -> &mut Session {
-        self.touched.insert(key.clone());
-        self.sessions.known_mut(key)
-    }
-
-    /// The session, if it is this node's. It is looked at again before this step ends.
-    pub(super) fn session_mut(&mut self, key: &SessionKey) -> Option<&mut Session> {
-        let session = self.sessions.get_mut(key)?;
-        self.touched.insert(key.clone());
-        Some(session)
     }
 }

@@ -63,8 +63,8 @@ impl Gateway {
             Outcome::Applied(_) | Outcome::TimedOut => false,
         };
         self.unreplicated.forget(key);
-        match self.session_mut(key) {
-            Some(session) if is_taken_in => session.replicated = true,
+        match self.one_session(key, now) {
+            Some(one) if is_taken_in => one.session.replicated = true,
             Some(_) => self.end_session(key, EndReason::NotTakenIn, Farewell::Bye, now),
             None => {}
         }

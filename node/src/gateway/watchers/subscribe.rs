@@ -41,9 +41,7 @@ impl Gateway {
         view: View<'_>,
         now: Now,
     ) {
-        let Some(pair) = self.pairs.get(pair_id).cloned() else {
-            return;
-        };
+        let pair = self.pairs.known(pair_id).clone();
         let queued = QueuedRequest::new(raw, request, pair_id, &pair, now.instant);
         if queued.resent
             && let Some(known) = self.watchers.table.begun_by(&queued.raw.transaction_key())
