@@ -324,6 +324,12 @@ impl Gateway {
         Some(watcher)
     }
 
+    /// As [`WatcherTable::known_mut`]; the watcher is looked at again before this step ends.
+    fn known_watcher(&mut self, key: &SessionKey) -> &mut Watcher {
+        self.touched.insert(key.clone());
+        self.watchers.table.known_mut(key)
+    }
+
     /// Lets a watcher that this step has touched go on as far as it can.
     pub(super) fn attend_watcher(&mut self, key: &SessionKey, view: View<'_>, now: Now) {
         self.notify(key, view, now);
@@ -346,9 +352,7 @@ impl Gateway {
 
     fn watcher_deadline(&mut self, key: &SessionKey, now: Now) {
         let isolated = self.authority == Authority::Isolated;
-        let Some(watcher) = self.watchers.table.get_mut(key) else {
-            return;
-        };
+        let watcher = self.watchers.table.known_mut(key);
         // RFC 6665 §4.2.2: a NOTIFY that nobody answers ends the subscription.
         if watcher
             .under_way
@@ -372,9 +376,8 @@ impl Gateway {
 
     /// The subscription is over, and this node says so to the cluster.
     fn end_subscription(&mut self, key: &SessionKey, reason: EndOfSubscription, now: Now) {
-        let Some(watcher) = self.forget_watcher(key) else {
-            return;
-        };
+        let watcher = self.forget_watcher(key);
+        let watcher = watcher.expect("a subscription ends once");
         if watcher.is_written {
             let removed = Command::WatcherRemoved {
                 key: key.clone(),
@@ -395,9 +398,7 @@ impl Gateway {
 
     /// What a watcher's record says now, for the node that takes it over.
     fn write_watcher(&mut self, key: &SessionKey, now: Now) {
-        let Some(watcher) = self.watchers.table.get_mut(key) else {
-            return;
-        };
+        let watcher = self.watchers.table.known_mut(key);
         watcher.is_written = true;
         let record = Box::new(watcher.record.clone());
         self.proposals

@@ -21,17 +21,15 @@ impl Gateway {
         if self.authority == Authority::Isolated {
             return;
         }
-        let Some(watcher) = self.watchers.table.get(key) else {
+        // The key may be a session's, and a watcher that this step has touched may be gone.
+        let watcher = self.watchers.table.get(key);
+        let Some(watcher) = watcher.filter(|watcher| watcher.may_be_told(now.instant)) else {
             return;
         };
-        if !watcher.may_be_told(now.instant) {
-            return;
-        }
         let (connection, address) = (watcher.record.connection, watcher.record.client_address);
         let next_hop = dialog::next_hop(&watcher.record.dialog);
-        let Some(composed) = self.presence_for(key, view, now) else {
-            return;
-        };
+        let (user, ending) = (watcher.record.presentity.clone(), watcher.ending);
+        let composed = self.presence_for(&user, ending, view, now);
         let Some(pair) = self.path_along(connection, address, &next_hop) else {
             self.pathless.insert(key.clone());
             return;
@@ -42,26 +40,28 @@ impl Gateway {
     }
 
     /// As it was looked at last, or now. The last NOTIFY about a user who was removed says nothing of their presence.
-    fn presence_for(&mut self, key: &SessionKey, view: View<'_>, now: Now) -> Option<Composed> {
-        let watcher = self.watchers.table.get(key)?;
-        let user = watcher.record.presentity.clone();
-        let known = self.watchers.table.presentity(&user)?.composed;
-        if known.is_none() && watcher.ending == Some(EndOfSubscription::NoSuchUser) {
-            return Some(Composed::UNKNOWN);
+    fn presence_for(
+        &mut self,
+        user: &str,
+        ending: Option<EndOfSubscription>,
+        view: View<'_>,
+        now: Now,
+    ) -> Composed {
+        if let Some(composed) = self.watchers.table.known_presence(user) {
+            return composed;
         }
-        if known.is_none() {
-            self.look_at_presence(&user, view, now);
-            return self.watchers.table.presentity(&user)?.composed;
+        if ending == Some(EndOfSubscription::NoSuchUser) {
+            return Composed::UNKNOWN;
         }
-        known
+        self.look_at_presence(user, view, now);
+        let looked_at = self.watchers.table.known_presence(user);
+        looked_at.expect("who is watched is known once they were looked at")
     }
 
     fn send_notify(&mut self, key: &SessionKey, pair: PairId, composed: Composed, now: Now) {
         let branch = new_branch(self.config.node, &mut self.rng);
         let profile = self.config.watchers.profile;
-        let Some(watcher) = self.watchers.table.get_mut(key) else {
-            return;
-        };
+        let watcher = self.watchers.table.known_mut(key);
         let body = match watcher.ending {
             Some(EndOfSubscription::NoSuchUser) => None,
             Some(_) | None => {
@@ -96,16 +96,11 @@ impl Gateway {
     ) {
         let key = SessionKey::new(String::from_utf8_lossy(raw.from_tag().unwrap_or_default()));
         let branch = raw.via_branch().unwrap_or_default();
-        let Some(watcher) = self.watcher_mut(&key) else {
+        // One that is gone, or has been told something else since, is not interested.
+        let watcher = self.watcher_mut(&key);
+        let Some(watcher) = watcher.filter(|watcher| watcher.waits_for_answer_to(branch)) else {
             return;
         };
-        let is_expected = watcher
-            .under_way
-            .as_ref()
-            .is_some_and(|under_way| under_way.branch.as_bytes() == branch);
-        if !is_expected {
-            return;
-        }
         watcher.under_way = None;
         if status == 481 && is_from_front_end(raw) {
             return self.notify_fenced(&key, view, now);
@@ -120,12 +115,11 @@ impl Gateway {
     /// Another node may own the watcher: the state tells, and if none does, the same is told again.
     fn notify_fenced(&mut self, key: &SessionKey, view: View<'_>, now: Now) {
         self.report(Report::Fenced { key: key.clone() });
-        if let Some(watcher) = self.watchers.table.get_mut(key) {
-            watcher.fenced += 1;
-            watcher.told = None;
-            watcher.due = Due::Change;
-            watcher.not_before = now.instant + FENCED_WAIT * watcher.fenced.min(FENCED_WAITS_MAX);
-        }
+        let watcher = self.watchers.table.known_mut(key);
+        watcher.fenced += 1;
+        watcher.told = None;
+        watcher.due = Due::Change;
+        watcher.not_before = now.instant + FENCED_WAIT * watcher.fenced.min(FENCED_WAITS_MAX);
         self.look_up_watcher(key, view, now);
     }
 
@@ -136,16 +130,20 @@ impl Gateway {
         let lost = table.iter().filter(|(_, watcher)| is_lost(watcher));
         let keys: Vec<SessionKey> = lost.map(|(key, _)| key.clone()).collect();
         for key in keys {
-            if let Some(watcher) = self.watcher_mut(&key) {
-                watcher.under_way = None;
-                watcher.told = None;
-                watcher.due = Due::AtOnce;
-            }
+            let watcher = self.known_watcher(&key);
+            watcher.under_way = None;
+            watcher.told = None;
+            watcher.due = Due::AtOnce;
         }
     }
 }
 
 impl Watcher {
+    fn waits_for_answer_to(&self, branch: &[u8]) -> bool {
+        let under_way = self.under_way.as_ref();
+        under_way.is_some_and(|under_way| under_way.branch.as_bytes() == branch)
+    }
+
     fn write_notify(&mut self, branch: &str, body: Option<String>, now: Now) -> Bytes {
         let cseq = self.next_cseq();
         let record = &self.record;

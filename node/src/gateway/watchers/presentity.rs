@@ -40,9 +40,7 @@ impl Gateway {
         }
         let keys: Vec<SessionKey> = presentity.watchers.iter().cloned().collect();
         for key in keys {
-            if let Some(watcher) = self.watcher_mut(&key)
-                && watcher.take_in(composed)
-            {
+            if self.known_watcher(&key).take_in(composed) {
                 self.report(Report::Watcher(WatcherReport::NotifySuppressed));
             }
         }
@@ -59,9 +57,8 @@ impl Gateway {
             .flat_map(|presentity| presentity.watchers.iter().cloned())
             .collect();
         for key in keys {
-            if let Some(watcher) = self.watcher_mut(&key) {
-                watcher.end(EndOfSubscription::NoSuchUser, now.instant);
-            }
+            let watcher = self.known_watcher(&key);
+            watcher.end(EndOfSubscription::NoSuchUser, now.instant);
         }
     }
 }

@@ -141,9 +141,7 @@ impl Gateway {
 
     /// 200, and the NOTIFY that follows it.
     fn accept(&mut self, key: &SessionKey, queued: &QueuedRequest, now: Now) {
-        let Some(watcher) = self.watcher_mut(key) else {
-            return;
-        };
+        let watcher = self.known_watcher(key);
         watcher.due = Due::AtOnce;
         let left = match watcher.ending {
             Some(_) => Duration::ZERO,
@@ -169,9 +167,7 @@ impl Gateway {
         };
         let origin = self.pairs.get(queued.pair);
         let origin = origin.map(|pair| (pair.connection, pair.client.ip(), pair.purpose));
-        let Some(watcher) = self.watcher_mut(key) else {
-            return;
-        };
+        let watcher = self.known_watcher(key);
         // RFC 6665 §4.1.2.4, §4.4.1: another id would be another subscription; one that has ended is none.
         if wanted.event_id != watcher.record.event_id || watcher.ending.is_some() {
             return self.refuse_subscribe(queued, &Refused::Plainly(481));

@@ -40,6 +40,15 @@ impl WatcherTable {
         self.watchers.get_mut(key)
     }
 
+    /// The watcher, whom the caller has found before in the same step.
+    ///
+    /// # Panics
+    /// When it is not there: the gateway has lost track of what it owns.
+    pub(super) fn known_mut(&mut self, key: &SessionKey) -> &mut Watcher {
+        let watcher = self.watchers.get_mut(key);
+        watcher.expect("a handler is called only for a watcher of this node")
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&SessionKey, &Watcher)> {
         self.watchers.iter()
     }
@@ -82,6 +91,11 @@ impl WatcherTable {
 
     pub(super) fn presentity(&self, user: &str) -> Option<&Presentity> {
         self.presentities.get(user)
+    }
+
+    /// The user's presence, as it was looked at last for their watchers.
+    pub(super) fn known_presence(&self, user: &str) -> Option<Composed> {
+        self.presentities.get(user)?.composed
     }
 
     pub(super) fn presentity_mut(&mut self, user: &str) -> Option<&mut Presentity> {
