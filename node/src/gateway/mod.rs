@@ -113,6 +113,14 @@ pub struct GatewayConfig {
 }
 
 impl GatewayConfig {
+    fn unreplicated(&self) -> Unreplicated {
+        Unreplicated::new(
+            self.new_sessions_without_quorum,
+            self.sessions_without_quorum_max,
+            self.without_quorum_max,
+        )
+    }
+
     fn monitor_limits(&self) -> MonitorLimits {
         MonitorLimits {
             starts_in_flight_max: self.resumptions_in_flight_max,
@@ -177,7 +185,7 @@ impl Gateway {
             directory,
             rng,
             authority: Authority::Isolated,
-            unreplicated: Unreplicated::default(),
+            unreplicated: config.unreplicated(),
             draining: false,
             pairs: Pairs::default(),
             outbound: Outbound::default(),

@@ -152,7 +152,7 @@ impl Gateway {
     }
 
     fn check_room(&self, now: Now) -> Result<(), Refused> {
-        let may_open = self.authority == Authority::Quorum || self.may_open_without_quorum(now);
+        let may_open = self.authority == Authority::Quorum || self.unreplicated.may_open(now.instant);
         if !may_open || self.draining || self.sessions.len() >= self.config.sessions_max {
             return Err(Refused::NotNow);
         }
@@ -205,7 +205,7 @@ impl Gateway {
         session.replicated = !unreplicated;
         self.insert_session(session);
         if unreplicated {
-            self.note_unreplicated(&key);
+            self.unreplicated.opened(&key);
         }
         if unreplicated || planted(Bug::AnswerBeforeCommit) {
             self.establish(&key, !unreplicated, now);
