@@ -14,7 +14,6 @@ use crate::csta::{self, Device, Event, EventKind, LocalConnectionState};
 use crate::sip::dialog;
 
 use super::one_session::OneSession;
-use super::outbound::Way;
 use super::session::{ClientEvent, Found, Session, UnansweredEvent};
 use super::snapshot::{missed_events, rank};
 use super::translation::{client_device, directory_number};
@@ -93,19 +92,8 @@ impl Gateway {
         if let Some(pair) = self.pairs.towards(connection, address) {
             return Some(pair);
         }
-        self.path_to_target(outbound_target(next_hop)?)
-    }
-
-    /// The connection that was dialled to the target. Where there is none, it is dialled.
-    pub(super) fn path_to_target(&mut self, target: OutboundTarget) -> Option<PairId> {
-        match self.outbound.way_to(&target) {
-            Way::Open(pair) => Some(pair),
-            Way::Wait => None,
-            Way::Dial => {
-                self.outputs.push(Output::DialOutbound { target });
-                None
-            }
-        }
+        self.outbound
+            .path_to(outbound_target(next_hop)?, &mut self.outputs)
     }
 
     /// Forgets attempts that failed a while ago; sessions that still wait dial anew.

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::output::OutboundTarget;
+use super::output::{OutboundTarget, Output};
 use super::pairs::PairId;
 
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ enum State {
 
 /// What is to be done about a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+enum Way {
     Open(PairId),
     /// It is being dialled, or that failed a moment ago, or too many others are dialled.
     Wait,
@@ -31,8 +31,20 @@ pub(super) enum Way {
 }
 
 impl Outbound {
+    /// The connection that was dialled to the target. Where there is none, it is dialled.
+    pub(super) fn path_to(&mut self, target: OutboundTarget, outputs: &mut Vec<Output>) -> Option<PairId> {
+        match self.way_to(&target) {
+            Way::Open(pair) => Some(pair),
+            Way::Wait => None,
+            Way::Dial => {
+                outputs.push(Output::DialOutbound { target });
+                None
+            }
+        }
+    }
+
     /// Counts the target as dialled when the answer is [`Way::Dial`].
-    pub(super) fn way_to(&mut self, target: &OutboundTarget) -> Way {
+    fn way_to(&mut self, target: &OutboundTarget) -> Way {
         match self.targets.get(target) {
             Some(State::Open(pair)) => Way::Open(*pair),
             Some(State::Dialling | State::Failed { .. }) => Way::Wait,

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
 use bytes::Bytes;
+use rand::rngs::StdRng;
 use tandem_cluster::Authority;
 use tandem_sip::{Headers, Method, RawMessage, Request};
 
@@ -16,8 +17,10 @@ use crate::presence::{Availability, Composed};
 use crate::sip::dialog;
 use crate::sip::transaction;
 
+use super::outbound::Outbound;
+use super::pairs::Pairs;
 use super::watchers::PIDF;
-use super::{Gateway, Now, OutboundTarget, Output, PairId, Report, View, new_branch, via};
+use super::{Gateway, GatewayConfig, Now, OutboundTarget, Output, PairId, Report, View, new_branch, via};
 
 /// Where presence is published.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,10 +93,8 @@ impl Gateway {
     }
 
     pub(super) fn withdraw_removed_users(&mut self, now: Now) {
-        let Some(publishing) = &self.publishing else {
-            return;
-        };
-        let users = publishing.publisher.users();
+        let publishing = self.publishing.iter();
+        let users = publishing.flat_map(|publishing| publishing.publisher.users());
         let removed = users.filter(|user| self.directory.user(user).is_none());
         let removed: Vec<String> = removed.cloned().collect();
         for user in removed {
@@ -110,40 +111,88 @@ impl Gateway {
 
     /// A connection that we dialled stands.
     pub(super) fn publisher_connected(&mut self, target: &OutboundTarget, pair: PairId, now: Now) {
-        let is_isolated = self.authority == Authority::Isolated;
-        if let Some(publishing) = &mut self.publishing
-            && publishing.target == *target
-            && !is_isolated
-        {
-            publishing.pair = Some(pair);
-            self.publisher_input(PublisherInput::Connected, now);
+        if let Some(mut publication) = self.publication(now) {
+            publication.connected(target, pair);
         }
     }
 
     pub(super) fn publisher_disconnected(&mut self, pair: PairId, now: Now) {
-        if let Some(publishing) = &mut self.publishing
-            && publishing.pair == Some(pair)
-        {
-            publishing.pair = None;
-            self.publisher_input(PublisherInput::ConnectionLost, now);
+        if let Some(mut publication) = self.publication(now) {
+            publication.disconnected(pair);
         }
     }
 
-    /// A node that may have been replaced publishes nothing.
     pub(super) fn publisher_authority_changed(&mut self, now: Now) {
-        if self.authority != Authority::Isolated {
-            return;
-        }
-        if let Some(pair) = self.publishing.as_ref().and_then(|publishing| publishing.pair) {
-            self.publisher_disconnected(pair, now);
+        if let Some(mut publication) = self.publication(now) {
+            publication.authority_changed();
         }
     }
 
     pub(super) fn publish_answered(&mut self, raw: &RawMessage, status: u16, now: Now) {
-        let Some(publishing) = &self.publishing else {
-            return;
-        };
-        if raw.from_tag() != Some(publishing.tag.as_bytes()) {
+        if let Some(mut publication) = self.publication(now) {
+            publication.answered(raw, status);
+        }
+    }
+
+    fn publisher_input(&mut self, input: PublisherInput, now: Now) {
+        if let Some(mut publication) = self.publication(now) {
+            publication.take_in(input);
+        }
+    }
+
+    /// `None`: nothing is published.
+    fn publication(&mut self, now: Now) -> Option<Publication<'_>> {
+        Some(Publication {
+            now,
+            publishing: self.publishing.as_mut()?,
+            authority: self.authority,
+            config: &self.config,
+            pairs: &self.pairs,
+            outbound: &mut self.outbound,
+            rng: &mut self.rng,
+            outputs: &mut self.outputs,
+        })
+    }
+}
+
+/// The publisher, and what its work may touch.
+struct Publication<'a> {
+    now: Now,
+    publishing: &'a mut Publishing,
+    authority: Authority,
+    config: &'a GatewayConfig,
+    pairs: &'a Pairs,
+    outbound: &'a mut Outbound,
+    rng: &'a mut StdRng,
+    outputs: &'a mut Vec<Output>,
+}
+
+impl Publication<'_> {
+    fn connected(&mut self, target: &OutboundTarget, pair: PairId) {
+        if self.publishing.target == *target && self.authority != Authority::Isolated {
+            self.publishing.pair = Some(pair);
+            self.take_in(PublisherInput::Connected);
+        }
+    }
+
+    fn disconnected(&mut self, pair: PairId) {
+        if self.publishing.pair == Some(pair) {
+            self.publishing.pair = None;
+            self.take_in(PublisherInput::ConnectionLost);
+        }
+    }
+
+    /// A node that may have been replaced publishes nothing.
+    fn authority_changed(&mut self) {
+        if self.authority == Authority::Isolated
+            && let Some(pair) = self.publishing.pair
+        {
+            self.disconnected(pair);
+        }
+    }
+
+    fn answered(&mut self, raw: &RawMessage, status: u16) {
+        if raw.from_tag() != Some(self.publishing.tag.as_bytes()) {
             return;
         }
         let header = |name: &str| {
@@ -160,42 +209,38 @@ impl Gateway {
             retry_after_secs: secs("Retry-After"),
         };
         let id = PublishId(raw.cseq_number().into());
-        self.publisher_input(PublisherInput::Answered { id, answer }, now);
+        self.take_in(PublisherInput::Answered { id, answer });
     }
 
-    fn publisher_input(&mut self, input: PublisherInput, now: Now) {
+    fn take_in(&mut self, input: PublisherInput) {
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
-            let Some(publishing) = &mut self.publishing else {
-                return;
-            };
-            for output in publishing.publisher.handle(input, now.instant) {
+            for output in self.publishing.publisher.handle(input, self.now.instant) {
                 match output {
-                    PublisherOutput::Connect => inputs.extend(self.connect_publisher()),
-                    PublisherOutput::Publish(request) => self.send_publish(&request, now),
-                    PublisherOutput::Report(outcome) => self.report(Report::Published(outcome)),
+                    PublisherOutput::Connect => inputs.extend(self.connect()),
+                    PublisherOutput::Publish(request) => self.send(&request),
+                    PublisherOutput::Report(outcome) => {
+                        self.outputs.push(Output::Report(Report::Published(outcome)));
+                    }
                 }
             }
         }
     }
 
     /// The publisher asks again, so nothing is remembered of an attempt.
-    fn connect_publisher(&mut self) -> Option<PublisherInput> {
-        let target = self.publishing.as_ref()?.target.clone();
+    fn connect(&mut self) -> Option<PublisherInput> {
         if self.authority == Authority::Isolated {
             return None;
         }
-        let pair = self.path_to_target(target)?;
-        self.publishing.as_mut()?.pair = Some(pair);
+        let target = self.publishing.target.clone();
+        let pair = self.outbound.path_to(target, self.outputs)?;
+        self.publishing.pair = Some(pair);
         Some(PublisherInput::Connected)
     }
 
-    fn send_publish(&mut self, request: &PublishRequest, now: Now) {
-        let branch = new_branch(self.config.node, &mut self.rng);
-        let profile = self.config.watchers.profile;
-        let Some(publishing) = &self.publishing else {
-            return;
-        };
+    fn send(&mut self, request: &PublishRequest) {
+        let branch = new_branch(self.config.node, self.rng);
+        let publishing = &self.publishing;
         let Some((id, pair)) = publishing
             .pair
             .and_then(|id| self.pairs.get(id).map(|pair| (id, pair)))
@@ -207,7 +252,8 @@ impl Gateway {
             None => pair.local_target(),
         };
         let via = via(&own, &branch);
-        let bytes = write_publish(request, &publishing.tag, &via, profile, now);
+        let profile = self.config.watchers.profile;
+        let bytes = write_publish(request, &publishing.tag, &via, profile, self.now);
         self.outputs.push(Output::Send { pair: id, bytes });
     }
 }
