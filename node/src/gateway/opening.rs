@@ -257,25 +257,27 @@ impl Gateway {
 
     /// CL-2, LB-8: another node has opened this session, and died before its client heard of it.
     fn answer_as_before(&mut self, key: &SessionKey, record: Option<Box<SessionRecord>>) {
-        let Some(opening) = self.forget_opening(key) else {
-            return;
-        };
-        match record {
-            Some(record) => self.answers().session_stands(&opening.request, &record),
-            None => self.answers().refuse_opening_for_now(&opening.request),
+        match (self.forget_opening(key), record) {
+            (Some(opening), Some(record)) => self.answers().session_stands(&opening.request, &record),
+            (Some(opening), None) => self.answers().refuse_opening_for_now(&opening.request),
+            (None, _) => {}
         }
     }
 
     fn abandon_opening(&mut self, key: &SessionKey, now: Now) {
-        let Some(opening) = self.forget_opening(key) else {
-            return;
-        };
-        self.answers().refuse_opening_for_now(&opening.request);
-        // It may have been committed all the same.
-        self.close_record(key, Epoch::FIRST, now);
+        if let Some(opening) = self.forget_opening(key) {
+            self.answers().refuse_opening_for_now(&opening.request);
+            // It may have been committed all the same.
+            self.close_record(key, Epoch::FIRST, now);
+        }
     }
 
+    /// Takes out a session that is not to be. `None`: it is gone, or it stands, because another node has taken it over
+    /// and given it back.
     fn forget_opening(&mut self, key: &SessionKey) -> Option<Box<Opening>> {
+        if self.sessions.get(key)?.is_established() {
+            return None;
+        }
         match self.remove_session(key)?.stage {
             Stage::Opening(opening) => Some(opening),
             Stage::Established => None,

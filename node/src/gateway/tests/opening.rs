@@ -226,6 +226,34 @@ fn a_commit_that_does_not_come_is_answered_480() {
     assert_eq!(bench.sent.pop().unwrap().status(), 480);
 }
 
+/// Its first commit was heard of by nobody here, and it came back meanwhile.
+#[test]
+fn a_session_that_another_node_has_given_back_outlives_the_attempt_to_open_it() {
+    let mut bench = Bench::new();
+    bench.quorum = false;
+    bench.receive(&invite("1", "user1"));
+    let opened = bench.proposed.pop().unwrap();
+    bench.state.apply(registered(2, 2));
+    bench.state.apply(opened);
+    let key = bench.state.sessions().next().unwrap().key.clone();
+    for to in [NodeId(2), NodeId(1)] {
+        let (key, from_epoch) = (key.clone(), bench.record(&key).epoch);
+        bench.state.apply(Command::Adopt { key, from_epoch, to });
+    }
+    let session = bench.known(&key);
+    bench.input(Input::SessionChanged {
+        key: key.clone(),
+        session,
+    });
+    assert_eq!(std::mem::take(&mut bench.sent)[0].status(), 480);
+    bench.now.instant += Duration::from_secs(5);
+    bench.input(Input::Committed {
+        batch: 0,
+        applied: None,
+    });
+    assert!(bench.gateway.sessions.contains(&key));
+}
+
 #[test]
 fn a_cancelled_invite_is_answered_487() {
     let mut bench = Bench::new();
