@@ -29,7 +29,6 @@ impl Gateway {
         let owner = known.as_ref().map(|known| known.record.owner);
         if let Some(known) = &known
             && known.record.owner != self.config.node
-            && self.sessions.contains(key)
         {
             self.leave_session(key, &known.record, now);
         }
@@ -195,18 +194,19 @@ impl Gateway {
         self.forget_watchers();
     }
 
+    /// Another node owns the session, whether or not this one did until now.
     fn leave_session(&mut self, key: &SessionKey, record: &SessionRecord, now: Now) {
-        if self.sessions.get(key).is_some_and(|session| session.is_leaving) {
-            self.ownership.left(key, now.instant);
+        if let Some(session) = self.sessions.get(key) {
+            if session.is_leaving {
+                self.ownership.left(key, now.instant);
+            }
+            self.drop_session(key, Some(record));
         }
-        self.drop_session(key, Some(record));
     }
 
-    /// Another node goes on with the session: nothing is said to the client.
+    /// Another node goes on with the session, by that record, or nobody does: nothing is said to the client.
     fn drop_session(&mut self, key: &SessionKey, record: Option<&SessionRecord>) {
-        let Some(session) = self.remove_session(key) else {
-            return;
-        };
+        let session = self.remove_session(key);
         self.proposals.forget(key);
         if let Stage::Opening(opening) = &session.stage {
             self.answers().refuse_opening_for_now(&opening.request);

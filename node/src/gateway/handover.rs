@@ -7,31 +7,16 @@ use std::time::Duration;
 
 use tandem_cluster::{Applied, Command, NodeId, SessionKey};
 
+use super::one_session::OneSession;
 use super::proposals::{Outcome, Waiter};
 use super::session::{QueuedRequest, Session};
 use super::{Gateway, Now, Report};
 
 impl Gateway {
-    /// Does nothing while the session is busy: whoever wants it moved asks again.
+    /// An administrator, or the plan of a rebalancing, wants the session moved. It may be gone by now.
     pub(super) fn hand_over(&mut self, key: &SessionKey, to: NodeId, now: Now) {
-        let Some(session) = self.sessions.get(key) else {
-            return;
-        };
-        if to == self.config.node || !session.may_leave(now) || self.proposals.has_update(key) {
-            return;
-        }
-        let command = Command::Adopt {
-            key: key.clone(),
-            from_epoch: session.epoch(),
-            to,
-        };
-        let deadline = now.instant + self.config.commit_timeout;
-        if self
-            .proposals
-            .push(Waiter::HandOver(key.clone()), command, deadline)
-            && let Some(session) = self.sessions.get_mut(key)
-        {
-            session.is_leaving = true;
+        if let Some(mut one) = self.one_session(key, now) {
+            one.hand_over(to);
         }
     }
 
@@ -61,6 +46,22 @@ impl Gateway {
         let held = self.ownership.take(key);
         let mut answers = self.answers();
         held.iter().for_each(|queued| answers.send_to_owner(key, queued));
+    }
+}
+
+impl OneSession<'_> {
+    /// Does nothing while the session is busy: whoever wants it moved asks again.
+    fn hand_over(&mut self, to: NodeId) {
+        let key = self.session.key().clone();
+        let is_written = !self.proposals.has_update(&key);
+        if to != self.config.node && is_written && self.session.may_leave(self.now) {
+            let command = Command::Adopt {
+                key: key.clone(),
+                from_epoch: self.session.epoch(),
+                to,
+            };
+            self.session.is_leaving = self.propose(Waiter::HandOver(key), command);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Gateway;
 #[cfg(test)]
-use super::session::{Link, Session};
+use super::session::{Link, Progress, Session};
 #[cfg(test)]
 use crate::cti::{CtiConnectionId, MonitorKey};
 
@@ -47,6 +47,10 @@ impl Gateway {
             assert!(
                 session.events.len() <= self.config.events_per_session_max,
                 "{key} has too many events"
+            );
+            assert!(
+                session.progress == Progress::Idle || !session.requests.is_empty(),
+                "{key} carries out a request that it does not have"
             );
             self.check_watching(session);
         }

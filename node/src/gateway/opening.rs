@@ -278,7 +278,7 @@ impl Gateway {
         if self.sessions.get(key)?.is_established() {
             return None;
         }
-        match self.remove_session(key)?.stage {
+        match self.remove_session(key).stage {
             Stage::Opening(opening) => Some(opening),
             Stage::Established => None,
         }

@@ -249,3 +249,104 @@ fn client_key(record: &SessionRecord) -> Option<ClientKey> {
 fn line_key(session: &Session) -> (String, String) {
     (session.record.user.clone(), session.record.line.clone())
 }
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test needs an instant to start from")]
+mod tests {
+    use tandem_cluster::{ConnectionId, DialogRecord, Epoch, MonitorRecord, NodeId};
+
+    use super::super::session::Link;
+    use super::*;
+
+    const WAIT: Duration = Duration::from_secs(5);
+
+    /// Of `user` on line 4711, from a client that goes by `epid`. It expires after so many seconds.
+    fn session(key: &str, user: &str, epid: &str, expires_secs: u64, now: Instant) -> Session {
+        let remote_uri = format!("sip:{user}@example.com");
+        let dialog = DialogRecord {
+            call_id: "shared".to_owned(),
+            local_identity: "<sip:8000@gw.example.com>".to_owned(),
+            remote_identity: format!("<{remote_uri}>;tag=1;epid={epid}"),
+            remote_uri,
+            route_set: Vec::new(),
+            remote_target: "sip:10.0.0.9".to_owned(),
+            local_target: "sip:192.0.2.1:5060".to_owned(),
+        };
+        let record = SessionRecord {
+            key: SessionKey::new(key),
+            dialog: dialog.into(),
+            user: user.to_owned(),
+            line: "tel:4711".to_owned(),
+            device: "4711".to_owned(),
+            monitor: MonitorRecord {
+                cross_ref_id: "1".to_owned(),
+                active: false,
+            },
+            owner: NodeId(1),
+            epoch: Epoch::FIRST,
+            connection: ConnectionId([1; 16]),
+            client_address: "10.0.0.9".parse().unwrap(),
+            expires_at_ms: expires_secs * 1000,
+            session_interval_secs: 1800,
+            cti_connection: None,
+            calls: BTreeMap::new(),
+        };
+        Session::new(record, Stage::Established, Link::Down, now, 0)
+    }
+
+    fn insert(registry: &mut Registry, session: Session) -> SessionKey {
+        let key = session.key().clone();
+        registry.insert(session);
+        registry.index_deadline(&key, WAIT);
+        registry.check_invariants();
+        key
+    }
+
+    fn on_the_line_of<'a>(registry: &'a Registry, key: &SessionKey) -> Vec<&'a str> {
+        let sessions = registry.on_the_line_of(key).into_iter();
+        sessions.map(|session| session.key().as_str()).collect()
+    }
+
+    #[test]
+    fn sessions_of_one_user_on_one_line_are_found_together_and_leave_no_trace() {
+        let (mut registry, now) = (Registry::default(), Instant::now());
+        let one = insert(&mut registry, session("n1-a", "user1", "e1", 9, now));
+        let two = insert(&mut registry, session("n1-b", "user1", "e2", 9, now));
+        let other = insert(&mut registry, session("n1-c", "user2", "e3", 9, now));
+        assert_eq!(on_the_line_of(&registry, &one), ["n1-a", "n1-b"]);
+        assert_eq!(on_the_line_of(&registry, &other), ["n1-c"]);
+        for key in [&one, &two, &other] {
+            assert!(registry.remove(key).is_some() && registry.remove(key).is_none());
+            registry.check_invariants();
+        }
+        assert!(registry.is_empty() && registry.by_line.is_empty() && registry.deadlines.is_empty());
+    }
+
+    #[test]
+    fn a_client_has_the_session_that_claims_it_last() {
+        let (mut registry, now) = (Registry::default(), Instant::now());
+        let first = insert(&mut registry, session("n1-a", "user1", "e1", 9, now));
+        let second = insert(&mut registry, session("n1-b", "user1", "e1", 9, now));
+        assert_eq!(registry.claim_client(&first), None);
+        registry.claim_unclaimed_client(&second);
+        assert_eq!(registry.claim_client(&first), None, "it has been its client's");
+        assert_eq!(registry.claim_client(&second), Some(first.clone()));
+        registry.remove(&first);
+        let removed = registry.remove(&second).unwrap();
+        assert_eq!(registry.of_client_of(&removed.record), None);
+    }
+
+    #[test]
+    fn a_session_is_due_once_and_by_its_latest_deadline() {
+        let (mut registry, now) = (Registry::default(), Instant::now());
+        let key = insert(&mut registry, session("n1-a", "user1", "e1", 9, now));
+        let expires_at = now + Duration::from_secs(9);
+        assert_eq!(registry.next_deadline(), Some(expires_at));
+        let later = expires_at + Duration::from_secs(1);
+        registry.known_mut(&key).expires_at = later;
+        registry.index_deadline(&key, WAIT);
+        assert_eq!(registry.next_due(expires_at), None);
+        assert_eq!(registry.next_due(later), Some(key));
+        assert_eq!(registry.next_due(later), None);
+    }
+}

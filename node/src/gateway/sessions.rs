@@ -34,7 +34,6 @@ impl Gateway {
             self.known_session(key, now).send_bye();
         }
         let session = self.remove_session(key);
-        let session = session.expect("a session ends once");
         let command = Command::SessionClosed {
             key: key.clone(),
             epoch: session.epoch(),
@@ -61,13 +60,16 @@ impl Gateway {
     }
 
     /// Takes the session out of every table; a monitor that nobody else needs is stopped.
-    pub(super) fn remove_session(&mut self, key: &SessionKey) -> Option<Session> {
-        let session = self.sessions.remove(key)?;
+    ///
+    /// # Panics
+    /// When it is not there: a session ends once.
+    pub(super) fn remove_session(&mut self, key: &SessionKey) -> Session {
+        let session = self.sessions.remove(key);
         self.monitoring.unwatch(key);
         self.unreplicated.forget(key);
         self.pathless.remove(key);
         self.touched.insert(key.clone());
-        Some(session)
+        session.expect("a session is taken out once")
     }
 
     pub(super) fn insert_session(&mut self, session: Session) {
