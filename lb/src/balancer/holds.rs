@@ -66,8 +66,9 @@ impl Holds {
 
     /// Lets a request wait until then; `false` when there is no room.
     pub(super) fn wait(&mut self, tag: &[u8], request: &RawMessage, until: Instant) -> bool {
+        let limit = self.limit();
         match self.dialogs.get_mut(tag) {
-            Some(hold) if self.waiting < self.waiting_max + usize::from(planted(Bug::LimitOffByOne)) => {
+            Some(hold) if self.waiting < limit => {
                 hold.waiting.push_back((until, request.clone()));
                 self.waiting += 1;
                 self.earliest.get_or_insert(until);
@@ -100,7 +101,11 @@ impl Holds {
 
     #[must_use]
     pub(super) fn is_full(&self) -> bool {
-        self.waiting > 0 && self.waiting >= self.waiting_max
+        self.waiting > 0 && self.waiting >= self.limit()
+    }
+
+    fn limit(&self) -> usize {
+        self.waiting_max + usize::from(planted(Bug::LimitOffByOne))
     }
 
     #[must_use]
