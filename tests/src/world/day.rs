@@ -359,8 +359,11 @@ impl Day {
         Ok(())
     }
 
-    /// While all is well, meetings are entered, begin and end.
+    /// While all is well, meetings are entered, begin and end. A balancer stands between Exchange and the nodes from now
+    /// on: whoever was subscribed before it is called back at another node.
     async fn meetings_are_shown(&mut self) -> anyhow::Result<()> {
+        let detours = super::detours(self.addresses, self.options.nodes);
+        self.calendars.backend.redirect_callbacks(detours).await;
         let (since_ms, since) = (now_ms(), properties::one_holder::since_now(&self.calendars).await);
         self.calendars.clear().await?;
         for user in self.calendars.people.clone() {
@@ -379,6 +382,8 @@ impl Day {
         );
         let judged = properties::edges_in_time::judge(calendars, disturbances, 0, now_ms()).await?;
         self.report.judged(Property::EdgesInTime, judged);
+        let kept = properties::subscriptions_kept::judge(&self.calendars, since).await?;
+        self.report.judged(Property::SubscriptionsKept, kept);
         self.changes_are_kept(Duration::ZERO).await?;
         let held = properties::one_holder::judge(&self.calendars, self.addresses, since).await?;
         self.report.judged(Property::OneHolder, held);

@@ -214,7 +214,7 @@ impl World {
     ) {
         let exchange = self.exchange.clone();
         let detours: HashMap<SocketAddr, SocketAddr> = match options.balances_callbacks {
-            true => self.detours(options.nodes),
+            true => detours(self.addresses, options.nodes),
             false => HashMap::new(),
         };
         let work = async move {
@@ -228,14 +228,6 @@ impl World {
             let program = members::client_access_server(self.exchange.clone(), number, listen);
             self.add(&cas_name(number), &[listen.ip()], program);
         }
-    }
-
-    /// Each node's callbacks go to the next one.
-    fn detours(&self, nodes: u64) -> HashMap<SocketAddr, SocketAddr> {
-        let next = |id: u64| self.addresses.push(id % nodes + 1);
-        (1..=nodes)
-            .map(|id| (self.addresses.push(id), next(id)))
-            .collect()
     }
 
     fn file(&self, member: Member) -> PathBuf {
@@ -367,6 +359,12 @@ impl World {
     pub fn network(&self) -> &Network {
         &self.network
     }
+}
+
+/// Each node's callbacks go to the next one.
+fn detours(addresses: Addresses, nodes: u64) -> HashMap<SocketAddr, SocketAddr> {
+    let next = |id: u64| addresses.push(id % nodes + 1);
+    (1..=nodes).map(|id| (addresses.push(id), next(id))).collect()
 }
 
 /// What Exchange does within minutes, it does within seconds here.

@@ -144,7 +144,7 @@ impl Row {
 }
 
 /// Those that were found. One that no longer is means that the worlds, or the judges, have become worse.
-const FOUND_SO_FAR: [Bug; 18] = [
+const FOUND_SO_FAR: [Bug; 19] = [
     Bug::AppendBeforeSync,
     Bug::SuccessorAmongAll,
     Bug::AnswerBeforeCommit,
@@ -163,6 +163,7 @@ const FOUND_SO_FAR: [Bug; 18] = [
     Bug::CseqBlockTwice,
     Bug::UserErrorCountsForCas,
     Bug::EdgeInLocalTime,
+    Bug::ForeignCallbackRefused,
 ];
 const HEADER: &str = "bug                                seed     time  found by";
 const REASON_CHARS_MAX: usize = 160;

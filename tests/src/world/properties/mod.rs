@@ -18,6 +18,7 @@ pub(super) mod progress;
 pub(super) mod replicas;
 pub(super) mod sessions_kept;
 pub(super) mod settings_in_force;
+pub(super) mod subscriptions_kept;
 pub(super) mod well_formed;
 
 use anyhow::ensure;
@@ -49,6 +50,8 @@ pub enum Property {
     OneHolder,
     /// When all is well again, what is shown is what the calendars say.
     ChangesKept,
+    /// While all is well, no subscription by which a user is heard is ended.
+    SubscriptionsKept,
     /// A setting that was changed is in force at every node.
     SettingsInForce,
     /// No table, queue or log is longer than it may be.
@@ -60,7 +63,7 @@ pub enum Property {
 }
 
 impl Property {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::SessionsKept,
         Self::AnsweredOnce,
         Self::CommandsOnce,
@@ -73,6 +76,7 @@ impl Property {
         Self::EdgesInTime,
         Self::OneHolder,
         Self::ChangesKept,
+        Self::SubscriptionsKept,
         Self::SettingsInForce,
         Self::Bounded,
         Self::Progress,

@@ -129,6 +129,8 @@ pub struct Servers {
     granted: Vec<Granted>,
     /// Impersonated mailbox → who has acted for it, and when last.
     acted: BTreeMap<String, BTreeMap<IpAddr, Instant>>,
+    /// Mailboxes that nobody hears any more because a callback was answered so, and since when.
+    given_up: Vec<(Instant, String)>,
     violations: Vec<String>,
     outputs: Vec<Output>,
 }
@@ -156,6 +158,7 @@ impl Servers {
             cas: cas.collect(),
             granted: Vec::new(),
             acted: BTreeMap::new(),
+            given_up: Vec::new(),
             violations: Vec::new(),
             outputs: Vec::new(),
         }
@@ -211,6 +214,13 @@ impl Servers {
             .iter()
             .map(|(mailbox, clients)| (mailbox.clone(), since(clients)))
             .collect()
+    }
+
+    /// The mailboxes whose last subscription clients have ended since then, by the answer to a callback.
+    #[must_use]
+    pub fn given_up_since(&self, then: Instant) -> Vec<String> {
+        let recent = self.given_up.iter().filter(|(at, _)| *at >= then);
+        recent.map(|(_, mailbox)| mailbox.clone()).collect()
     }
 
     /// Mailbox → the servers at which it has a subscription that is heard.
@@ -350,8 +360,21 @@ impl Servers {
             CallbackAnswer::Failed(_) => "failed",
         };
         *server.record.callbacks.entry(name).or_default() += 1;
+        if *answer == CallbackAnswer::Unsubscribe {
+            self.given_up
+                .extend(self.only_subscription(subscription).map(|mailbox| (now, mailbox)));
+        }
+        let server = &mut self.cas[cas];
         server.table.callback_answered(subscription, answer, now);
         self.collect(cas, now);
+    }
+
+    /// The mailbox that has this subscription and no other.
+    fn only_subscription(&self, subscription: &str) -> Option<String> {
+        let all = || self.cas.iter().flat_map(Cas::active);
+        let mailbox = all().find(|active| active.subscription == subscription)?.mailbox;
+        let count = all().filter(|active| active.mailbox == mailbox).count();
+        (count == 1).then_some(mailbox)
     }
 
     /// Does what is due.

@@ -65,6 +65,10 @@ fn text(element: &Element, name: &str) -> Option<String> {
     element.children.iter().find_map(|child| text(child, name))
 }
 
+const SUBSCRIBE_PUSH: &str = "<m:Subscribe><m:PushSubscriptionRequest><t:FolderIds>\
+    <t:DistinguishedFolderId Id=\"calendar\"/></t:FolderIds><t:EventTypes><t:EventType>CreatedEvent</t:EventType>\
+    </t:EventTypes><t:StatusFrequency>1</t:StatusFrequency><t:URL>http://10.0.0.1/</t:URL></m:PushSubscriptionRequest>\
+    </m:Subscribe>";
 const SUBSCRIBE: &str = "<m:Subscribe><m:StreamingSubscriptionRequest><t:FolderIds>\
     <t:DistinguishedFolderId Id=\"calendar\"/></t:FolderIds><t:EventTypes><t:EventType>CreatedEvent</t:EventType>\
     </t:EventTypes></m:StreamingSubscriptionRequest></m:Subscribe>";
@@ -208,5 +212,34 @@ fn who_comes_during_a_back_off_is_counted() {
     assert_eq!(
         lab.servers.all()[0].record().requests[&OperationName::GetFolder],
         2
+    );
+}
+
+#[test]
+fn who_ends_the_only_subscription_of_a_mailbox_is_noted() {
+    let mut lab = Lab::new();
+    for cas in [0, 0, 1] {
+        let (status, _) = lab.ask(cas, "ana@lab.test", SUBSCRIBE_PUSH);
+        assert_eq!(status, 200);
+    }
+    let subscriptions: Vec<(usize, String)> = (0..2)
+        .flat_map(|cas| {
+            lab.servers.all()[cas]
+                .active()
+                .map(move |active| (cas, active.subscription))
+        })
+        .collect();
+    assert_eq!(subscriptions.len(), 3);
+    let later = lab.start + Duration::from_secs(1);
+    lab.servers.tick(later);
+    for (cas, subscription) in subscriptions {
+        assert_eq!(lab.servers.given_up_since(lab.start), [""; 0]);
+        let answer = CallbackAnswer::Unsubscribe;
+        lab.servers.callback_answered(cas, &subscription, &answer, later);
+    }
+    assert_eq!(lab.servers.given_up_since(lab.start), ["ana@lab.test"]);
+    assert_eq!(
+        lab.servers.given_up_since(later + Duration::from_millis(1)),
+        [""; 0]
     );
 }
