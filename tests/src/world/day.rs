@@ -90,7 +90,8 @@ impl Day {
         let ocs = Ocs::start(OcsOptions {
             address: addresses.ocs(0),
             vip: addresses.vip(),
-            users: 0..options.users,
+            // One more than have a phone: the second client of one of them.
+            users: 0..options.users + 1,
             connections: 1,
             office_communicator_every: 2,
             colliding_group: 3,

@@ -144,7 +144,7 @@ impl Row {
 }
 
 /// Those that were found. One that no longer is means that the worlds, or the judges, have become worse.
-const FOUND_SO_FAR: [Bug; 19] = [
+const FOUND_SO_FAR: [Bug; 21] = [
     Bug::AppendBeforeSync,
     Bug::SuccessorAmongAll,
     Bug::AnswerBeforeCommit,
@@ -159,6 +159,8 @@ const FOUND_SO_FAR: [Bug; 19] = [
     Bug::SnapshotNamesLaterEntry,
     Bug::NoFastTakeOver,
     Bug::AnswerToAnotherTransaction,
+    Bug::SharedMonitorFreed,
+    Bug::EventBeforeAnswer,
     Bug::EventsOutOfOrder,
     Bug::CseqBlockTwice,
     Bug::UserErrorCountsForCas,

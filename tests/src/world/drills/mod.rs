@@ -5,6 +5,7 @@
 
 mod commands;
 mod lead;
+mod phones;
 mod power;
 mod snapshots;
 
@@ -41,6 +42,8 @@ impl Day {
         self.all_is_well().await?;
         self.office.every_phone_rings_and_stops().await?;
         self.office.everyone_gets_a_snapshot().await?;
+        self.call_while_nothing_is_wrong().await?;
+        self.one_of_two_clients_signs_off(&drills, 1).await?;
         self.call_while_the_owner_dies(&drills, 0).await?;
         self.change_a_setting_at_a_leader_without_followers(&drills)
             .await?;
@@ -134,14 +137,19 @@ impl Drills {
 
     /// The machine of the node that owns this user's session.
     async fn owner_of(&self, user: usize) -> anyhow::Result<String> {
-        let admin = self.addresses.admin(Member::Node(1)).context("a node has one")?;
-        let sessions = get_from(admin, "/sessions").await?;
         let name = user_id(user);
-        let mut sessions = sessions.as_array().into_iter().flatten();
-        let own = sessions.find(|session| session["user"] == name.as_str());
+        let sessions = self.sessions().await?;
+        let own = sessions.iter().find(|session| session["user"] == name.as_str());
         let owner = own.and_then(|session| session["owner"].as_str());
         let id = owner.and_then(|owner| owner.strip_prefix('n')?.parse().ok());
         Ok(Member::Node(id.with_context(|| format!("who owns the session of {name}"))?).to_string())
+    }
+
+    /// Every session, as the first node knows it.
+    async fn sessions(&self) -> anyhow::Result<Vec<serde_json::Value>> {
+        let admin = self.addresses.admin(Member::Node(1)).context("a node has one")?;
+        let sessions = get_from(admin, "/sessions").await?;
+        Ok(sessions.as_array().cloned().unwrap_or_default())
     }
 
     async fn wait_until_lost(&self, asked: Member, lost: Member) -> anyhow::Result<()> {
