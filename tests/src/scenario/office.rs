@@ -134,16 +134,24 @@ impl Office {
 
     /// As `everyone_gets_a_snapshot`, for these users.
     pub async fn get_snapshots(&self, users: &[usize]) -> anyhow::Result<()> {
-        let (users, asked) = (users.to_vec(), users.to_vec());
-        let requests: Vec<(usize, usize)> = self
-            .ocs
+        let requests = self.ask_for_snapshots(users).await;
+        self.all_got_snapshots(requests).await?;
+        self.books_agree(users).await
+    }
+
+    /// Each of these users asks for a snapshot; nobody waits for it yet.
+    pub async fn ask_for_snapshots(&self, users: &[usize]) -> Vec<(usize, usize)> {
+        let users = users.to_vec();
+        self.ocs
             .ask(move |front_end| {
-                asked
-                    .into_iter()
-                    .map(|user| (user, front_end.snapshot(user)))
-                    .collect()
+                let asked = users.into_iter().map(|user| (user, front_end.snapshot(user)));
+                asked.collect()
             })
-            .await;
+            .await
+    }
+
+    /// Each of these requests, a user's, gets a good 200.
+    pub async fn all_got_snapshots(&self, requests: Vec<(usize, usize)>) -> anyhow::Result<()> {
         self.wait_until_answered().await?;
         let refused = self
             .ocs
@@ -161,7 +169,7 @@ impl Office {
             refused.len(),
             first(&refused)
         );
-        self.books_agree(&users).await
+        Ok(())
     }
 
     /// Somebody calls each of these users; each client gets the event.

@@ -415,7 +415,7 @@ impl Day {
         Ok(())
     }
 
-    /// Everybody is ready, and every node knows every node as live.
+    /// Everybody is ready, every node knows every node as live, and lb has every node in service.
     pub(super) async fn all_is_well(&self) -> anyhow::Result<()> {
         let end = environment::now() + self.office.patience;
         while let Err(error) = self.look_around().await {
@@ -444,6 +444,12 @@ impl Day {
             let live = listed.iter().filter(|node| node["state"] == "live").count();
             ensure!(u64::try_from(live)? == nodes, "node{id} says {cluster}");
         }
+        let front_end = self.addresses.metrics(Member::Lb).await?;
+        let in_service = front_end.sum("tandem_lb_nodes_in_service", &[]);
+        ensure!(
+            in_service >= properties::number(nodes),
+            "lb has {in_service} nodes in service"
+        );
         Ok(())
     }
 }

@@ -174,6 +174,7 @@ impl World {
             hold_down: Some(Duration::ZERO),
             log_bounds: Some(options.log_bounds()),
             exchange: Some(options.exchange()),
+            lb_sections: format!("[limits]\nwaiting_requests_max = {WAITING_REQUESTS_MAX}\n"),
             // States are compared in the format of this release.
             finalise: Finalise::AfterSecs(0),
             ..ClusterOptions::default()
@@ -373,6 +374,8 @@ fn timing() -> Timing {
 }
 
 const MAIL_STORE_HOST: u8 = 59;
+/// More than people send while they work, fewer than they can send: one drill has lb reach it.
+const WAITING_REQUESTS_MAX: usize = 64;
 const SECURED_ONCE_IN: u64 = 10;
 /// The time between two looks at who may run.
 const TICK: Duration = Duration::from_millis(1);

@@ -144,7 +144,7 @@ impl Row {
 }
 
 /// Those that were found. One that no longer is means that the worlds, or the judges, have become worse.
-const FOUND_SO_FAR: [Bug; 21] = [
+const FOUND_SO_FAR: [Bug; 24] = [
     Bug::AppendBeforeSync,
     Bug::SuccessorAmongAll,
     Bug::AnswerBeforeCommit,
@@ -159,6 +159,8 @@ const FOUND_SO_FAR: [Bug; 21] = [
     Bug::SnapshotNamesLaterEntry,
     Bug::NoFastTakeOver,
     Bug::AnswerToAnotherTransaction,
+    Bug::ResentUnmarked,
+    Bug::ReturnedDialogForgotten,
     Bug::SharedMonitorFreed,
     Bug::EventBeforeAnswer,
     Bug::EventsOutOfOrder,
@@ -166,6 +168,7 @@ const FOUND_SO_FAR: [Bug; 21] = [
     Bug::UserErrorCountsForCas,
     Bug::EdgeInLocalTime,
     Bug::ForeignCallbackRefused,
+    Bug::LimitOffByOne,
 ];
 const HEADER: &str = "bug                                seed     time  found by";
 const REASON_CHARS_MAX: usize = 160;

@@ -6,7 +6,6 @@ use anyhow::Context;
 use tokio::time::sleep;
 
 use super::Drills;
-use crate::cluster::Member;
 use crate::peers::communicator::Tolerance;
 use crate::world::properties::commands_once;
 use crate::world::{Day, Order};
@@ -20,18 +19,12 @@ impl Day {
         user: usize,
     ) -> anyhow::Result<()> {
         let owner = drills.owner_of(user).await?;
-        let managers = (1..=self.cti_managers()).map(|number| Member::CtiManager(number).to_string());
-        let managers: Vec<_> = managers.collect();
-        for manager in &managers {
-            self.operator.order(Order::Freeze(manager.clone()));
-        }
+        self.cti_managers_stand_still();
         self.office.tolerate(Tolerance::EarlyEvents).await;
         let begun = self.office.begin_calls(&[], &[user]).await;
         sleep(COMMAND_UNDER_WAY).await;
         self.operator.order(Order::Kill(owner.clone()));
-        for manager in &managers {
-            self.operator.order(Order::Thaw(manager.clone()));
-        }
+        self.cti_managers_go_on();
         let ended = self.office.end_calls(begun).await;
         self.operator.order(Order::Start(owner.clone()));
         ended.with_context(|| format!("{owner} was killed with a command under way"))?;

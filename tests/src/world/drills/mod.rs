@@ -4,6 +4,7 @@
 //! saw, which follows as after any other trouble.
 
 mod commands;
+mod dialogs;
 mod lead;
 mod phones;
 mod power;
@@ -45,6 +46,10 @@ impl Day {
         self.call_while_nothing_is_wrong().await?;
         self.one_of_two_clients_signs_off(&drills, 1).await?;
         self.call_while_the_owner_dies(&drills, 0).await?;
+        self.node_dies_that_was_just_given_sessions(&drills).await?;
+        self.node_stands_still_that_was_just_given_sessions(&drills)
+            .await?;
+        self.more_wait_for_a_new_owner_than_may(&drills).await?;
         self.change_a_setting_at_a_leader_without_followers(&drills)
             .await?;
         for user in self.latecomers.clone() {
@@ -52,6 +57,23 @@ impl Day {
         }
         self.are_here(self.latecomers.clone()).await?;
         replicas::judge(asked, self.office.patience).await
+    }
+}
+
+impl Day {
+    /// They take what is sent to them, and answer nothing.
+    fn cti_managers_stand_still(&self) {
+        for number in 1..=self.cti_managers() {
+            let manager = Member::CtiManager(number).to_string();
+            self.operator.order(Order::Freeze(manager));
+        }
+    }
+
+    fn cti_managers_go_on(&self) {
+        for number in 1..=self.cti_managers() {
+            let manager = Member::CtiManager(number).to_string();
+            self.operator.order(Order::Thaw(manager));
+        }
     }
 }
 

@@ -83,4 +83,4 @@ impl Drills {
 /// More than a log holds between two snapshots, and keeps behind one.
 const WRITTEN_AT_MOST: usize = 2000;
 const WRITTEN_AT_ONCE: usize = 8;
-const REBALANCE: &str = "/sessions/rebalance";
+pub(super) const REBALANCE: &str = "/sessions/rebalance";

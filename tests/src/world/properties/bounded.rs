@@ -2,7 +2,7 @@
 
 use tandem_cluster::snapshot_schedule::entries_between_max;
 
-use super::{count, nothing_found};
+use super::{count, nothing_found, number};
 use crate::cluster::{Addresses, Member, Metrics};
 
 /// The people, subscriptions and servers that there are.
@@ -71,10 +71,6 @@ fn values(member: Member, metrics: &Metrics, sizes: Sizes) -> Vec<(&'static str,
 }
 
 fn size(things: usize) -> f64 {
-    f64::from(u32::try_from(things).unwrap_or(u32::MAX))
-}
-
-fn number(things: u64) -> f64 {
     f64::from(u32::try_from(things).unwrap_or(u32::MAX))
 }
 

@@ -91,6 +91,11 @@ fn nothing_found(found: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// As metrics tell it.
+pub(super) fn number(things: u64) -> f64 {
+    f64::from(u32::try_from(things).unwrap_or(u32::MAX))
+}
+
 fn count(things: usize) -> u64 {
     u64::try_from(things).unwrap_or(u64::MAX)
 }
