@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tandem_cluster::{Command, Epoch, SessionKey, SessionRecord};
 
+use crate::sip::session_timer;
+
 use super::ownership::Verdict;
 use super::proposals::{Outcome, Waiter};
 use super::session::{Link, QueuedRequest, Session, Stage};
@@ -106,6 +108,9 @@ impl Gateway {
             now.instant,
             now.cluster_ms,
         );
+        // A node that is gone may have answered a refresh that it had no time to write, or one that waits somewhere comes late.
+        let interval = session_timer::lifetime_ms(session.record.session_interval_secs);
+        session.expires_at = now.instant + Duration::from_millis(interval);
         session.call_expected_until = known.call_begun.then(|| now.instant + REPEATED_COMMAND_WAIT);
         self.insert_session(session);
         self.sessions.claim_unclaimed_client(&key);

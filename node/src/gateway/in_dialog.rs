@@ -75,6 +75,10 @@ impl Gateway {
 
     fn begin_request(&mut self, key: &SessionKey, queued: &QueuedRequest, now: Now) {
         let mut one = self.known_session(key, now);
+        if refreshes(queued) {
+            let queued = one.session.take_first();
+            return one.refresh(&queued);
+        }
         if queued.request.method != Method::Bye {
             one.begin_service(queued);
             return self.take_notices(now);
@@ -97,7 +101,8 @@ impl Gateway {
 impl OneSession<'_> {
     fn enqueue(&mut self, queued: QueuedRequest) {
         self.note_connection(&queued);
-        if matches!(queued.request.method, Method::Invite | Method::Update) {
+        // Where somebody else may own the session by now, it is that one's to refresh: the request waits with the others.
+        if refreshes(&queued) && self.authority != Authority::Isolated {
             return self.refresh(&queued);
         }
         if queued.request.method == Method::Options {
@@ -140,4 +145,9 @@ impl OneSession<'_> {
             self.answers().refuse_for_now(&queued);
         }
     }
+}
+
+/// RFC 4028 §7.4: the session timer begins anew.
+fn refreshes(queued: &QueuedRequest) -> bool {
+    matches!(queued.request.method, Method::Invite | Method::Update)
 }

@@ -337,3 +337,19 @@ fn a_node_that_is_declared_lost_refuses_what_was_opening() {
     bench.input(Input::AuthorityChanged(Authority::Quorum));
     assert_eq!(bench.receive(&invite("2", "user1"))[0].status(), 200);
 }
+
+/// The lost node may have answered a refresh a moment ago, which is in no log.
+#[test]
+fn a_session_that_is_taken_over_has_time_to_be_refreshed() {
+    let mut bench = Bench::new();
+    let key = bench.sign_in();
+    bench.pass(Duration::from_secs(1740));
+    let mut successor = successor_of(&bench);
+    successor.now = bench.now;
+    take_over(&mut successor, &key);
+    successor.sent.clear();
+    successor.pass(Duration::from_secs(1799));
+    assert!(successor.sent.is_empty(), "{:?}", successor.sent);
+    successor.pass(Duration::from_secs(1));
+    assert_eq!(successor.sent.pop().unwrap().message.method(), Some(&b"BYE"[..]));
+}

@@ -403,6 +403,14 @@ pub(super) fn invite(cseq: &str, user: &str) -> String {
 }
 
 /// An INFO inside the dialog of `key`, with a branch of its own.
+/// The re-INVITE of a session that [`Bench::sign_in`] has opened.
+pub(super) fn refresh(key: &SessionKey) -> String {
+    invite("7", "user1").replace(
+        "To: <sip:8000@gw.example.com>",
+        &format!("To: <sip:8000@gw.example.com>;tag={key}"),
+    )
+}
+
 pub(super) fn info(key: &SessionKey, cseq: u32, request: &Request) -> String {
     info_with(key, cseq, &format!("z9hG4bK-{cseq}"), &request.encode())
 }

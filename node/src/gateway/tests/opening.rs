@@ -270,11 +270,7 @@ fn a_refresh_keeps_the_dialog_and_moves_its_end() {
     let key = bench.sign_in();
     let before = bench.record(&key).expires_at_ms;
     bench.pass(Duration::from_secs(1740));
-    let again = invite("7", "user1").replace(
-        "To: <sip:8000@gw.example.com>",
-        &format!("To: <sip:8000@gw.example.com>;tag={key}"),
-    );
-    let sent = bench.receive(&again);
+    let sent = bench.receive(&refresh(&key));
     assert_eq!((sent[0].status(), sent[0].to_tag()), (200, key.clone()));
     bench.pass(Duration::from_millis(10));
     assert_eq!(bench.record(&key).expires_at_ms, before + 1_740_000);

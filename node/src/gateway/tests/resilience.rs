@@ -153,6 +153,23 @@ fn a_session_of_an_isolated_node_expires_when_the_node_is_itself_again() {
 }
 
 #[test]
+fn a_refresh_waits_until_an_isolated_node_is_itself_again_whenever_the_timer_runs_out() {
+    let mut bench = Bench::new();
+    let key = bench.sign_in();
+    bench.pass(Duration::from_millis(1_799_500));
+    bench.input(Input::AuthorityChanged(Authority::Isolated));
+    bench.sent.clear();
+    assert!(bench.receive(&refresh(&key)).is_empty());
+    bench.pass(Duration::from_secs(1));
+    assert!(bench.sent.is_empty());
+    bench.input(Input::AuthorityChanged(Authority::Quorum));
+    let answer = bench.sent.pop().unwrap();
+    assert_eq!((answer.status(), answer.to_tag()), (200, key.clone()));
+    bench.pass(Duration::from_secs(1700));
+    assert!(bench.state.session(&key).is_some());
+}
+
+#[test]
 fn without_quorum_an_owner_goes_on_with_its_sessions() {
     let mut bench = Bench::new();
     let key = bench.sign_in_with_monitor();
