@@ -30,6 +30,9 @@ pub struct Identity {
     pub from_tag: String,
     pub epid: String,
     pub kind: Kind,
+    /// The session interval that it asks for in every INVITE, in seconds (RFC 4028 §7.1); `None`: it leaves that to the
+    /// gateway.
+    pub session_expires_secs: Option<u32>,
 }
 
 /// How far signing in has come.
@@ -196,6 +199,10 @@ impl Communicator {
         let mut draft = self.draft("INVITE", &body, now);
         draft.headers.push(format!("Contact: <{}>", self.contact_uri()));
         draft.headers.push("Supported: timer".to_owned());
+        let interval = self.identity.session_expires_secs;
+        draft
+            .headers
+            .extend(interval.map(|secs| format!("Session-Expires: {secs};refresher=uac")));
         draft
     }
 

@@ -149,6 +149,7 @@ fn identity(user: usize, options: &OcsOptions) -> Identity {
         } else {
             Kind::Sipe
         },
+        session_expires_secs: None,
     }
 }
 

@@ -42,8 +42,8 @@ pub struct Day {
     pub(super) addresses: Addresses,
     random: StdRng,
     /// Signed in from the morning on; those behind them come while something is wrong.
-    steady: usize,
-    newcomers: std::ops::Range<usize>,
+    pub(super) steady: usize,
+    pub(super) newcomers: std::ops::Range<usize>,
     /// They come for the drills.
     pub(super) latecomers: std::ops::Range<usize>,
     disturbances: Disturbances,
@@ -325,10 +325,15 @@ impl Day {
         self.put_cas_right();
         let drills = self.disturbances.begin(now_ms(), None);
         self.rehearse().await.context("in the drills")?;
+        let short_until = self.shorten_sessions().await?;
         self.disturbances.end(drills, now_ms());
         self.office.everyone_gets_a_snapshot().await?;
         self.office.every_phone_rings_and_stops().await?;
         self.calendars_are_right().await.context("in the evening")?;
+        if let Some(until) = short_until {
+            let drill = self.refresh_at_the_last_moment(until).await;
+            drill.context("in the drills")?;
+        }
         self.judge_messages().await?;
         self.judge_members().await?;
         let ocs = &self.office.ocs;

@@ -144,7 +144,7 @@ impl Row {
 }
 
 /// Those that were found. One that no longer is means that the worlds, or the judges, have become worse.
-const FOUND_SO_FAR: [Bug; 24] = [
+const FOUND_SO_FAR: [Bug; 25] = [
     Bug::AppendBeforeSync,
     Bug::SuccessorAmongAll,
     Bug::AnswerBeforeCommit,
@@ -169,6 +169,7 @@ const FOUND_SO_FAR: [Bug; 24] = [
     Bug::EdgeInLocalTime,
     Bug::ForeignCallbackRefused,
     Bug::LimitOffByOne,
+    Bug::IsolatedSessionExpires,
 ];
 const HEADER: &str = "bug                                seed     time  found by";
 const REASON_CHARS_MAX: usize = 160;

@@ -9,6 +9,7 @@ mod lead;
 mod phones;
 mod power;
 mod snapshots;
+mod timers;
 
 use std::time::Duration;
 
@@ -22,14 +23,9 @@ use crate::cluster::{Addresses, Member, get_from};
 use crate::peers::ocs::user_id;
 
 impl Day {
-    /// All drills, and after each everything is well.
+    /// All drills but that of session timers, and after each everything is well.
     pub(super) async fn rehearse(&mut self) -> anyhow::Result<()> {
-        let drills = Drills {
-            operator: self.operator.clone(),
-            addresses: self.addresses,
-            nodes: self.options.nodes,
-            patience: self.office.patience,
-        };
+        let drills = self.drills();
         let took = drills.killed_leader_is_replaced().await?;
         tracing::info!(?took, "another member leads");
         self.all_is_well().await?;
@@ -61,6 +57,15 @@ impl Day {
 }
 
 impl Day {
+    fn drills(&self) -> Drills {
+        Drills {
+            operator: self.operator.clone(),
+            addresses: self.addresses,
+            nodes: self.options.nodes,
+            patience: self.office.patience,
+        }
+    }
+
     /// They take what is sent to them, and answer nothing.
     fn cti_managers_stand_still(&self) {
         for number in 1..=self.cti_managers() {
@@ -97,8 +102,13 @@ struct Lead {
 impl Drills {
     /// Nothing arrives any more between this member and any other; the ways that are cut.
     fn cut_off(&self, member: Member) -> Vec<(String, String)> {
-        let others = self.members().filter(|other| *other != member);
+        self.part(member, self.members())
+    }
+
+    /// Nothing arrives any more between this member and those others; the ways that are cut.
+    fn part(&self, member: Member, others: impl Iterator<Item = Member>) -> Vec<(String, String)> {
         let ways: Vec<_> = others
+            .filter(|other| *other != member)
             .flat_map(|other| [(member, other), (other, member)])
             .map(|(from, to)| (from.to_string(), to.to_string()))
             .collect();
