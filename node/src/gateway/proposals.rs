@@ -144,9 +144,10 @@ impl Proposals {
         self.flush_at.get_or_insert(now + FLUSH_DELAY);
     }
 
-    /// A session is gone: what was to be written of it is not worth writing.
+    /// A session is gone: what was to be written of it is not worth writing, nor worth another attempt.
     pub(super) fn forget(&mut self, key: &SessionKey) {
         self.updates.remove(key);
+        self.updates_in_flight.remove(key);
     }
 
     /// What is to be written of a watcher, in place of what was to be written before.
@@ -224,10 +225,8 @@ impl Proposals {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        if self.in_flight_id.is_some() {
-            return None;
-        }
-        self.flush_at
+        let is_left = !self.updates.is_empty() || !self.watchers.is_empty();
+        self.flush_at.filter(|_| is_left && self.in_flight_id.is_none())
     }
 
     /// The end of the session, as it was in `epoch`, is not on a majority yet.
@@ -394,6 +393,22 @@ mod tests {
             told,
             vec![(Waiter::Request(key, RequestNumber(1)), Outcome::TimedOut)]
         );
+    }
+
+    #[test]
+    fn nothing_is_due_of_a_session_that_is_gone() {
+        let now = Instant::now();
+        let mut proposals = Proposals::new(8);
+        let key = SessionKey::new("n1-a");
+        let expire = |update: &mut SessionUpdate| update.expires_at_ms = Some(1);
+        proposals.update(&key, Epoch::FIRST, now, expire);
+        proposals.forget(&key);
+        assert_eq!(proposals.next_deadline(), None);
+        proposals.update(&key, Epoch::FIRST, now, expire);
+        let first = proposals.next_batch(now + FLUSH_DELAY).unwrap();
+        proposals.forget(&key);
+        assert_eq!(proposals.finished(first.id, None, now), vec![]);
+        assert_eq!(proposals.next_deadline(), None);
     }
 
     #[test]
