@@ -161,6 +161,44 @@ impl QuorumContact {
     }
 }
 
+/// Whether the quorum that a member has found counts: its state may lack what was committed while it had none, its own loss
+/// for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Return {
+    /// There was no quorum last time.
+    #[default]
+    Away,
+    /// There is one again since this contact. The state is not known yet to hold everything that was committed before.
+    Since(Instant),
+    Complete,
+}
+
+impl Return {
+    /// What the node may do. `found`: by its contacts alone; `contact`: the latest of them; `as_of`: the latest moment of which
+    /// its state is known to be.
+    pub fn authority(
+        &mut self,
+        found: Authority,
+        contact: Option<Instant>,
+        as_of: Option<Instant>,
+    ) -> Authority {
+        *self = match (found, *self, contact) {
+            (Authority::Quorum, Self::Away, Some(contact)) => Self::Since(contact),
+            (Authority::Quorum, _, _) => *self,
+            (Authority::NoLeader | Authority::Isolated, _, _) => Self::Away,
+        };
+        if let Self::Since(contact) = *self
+            && as_of >= Some(contact)
+        {
+            *self = Self::Complete;
+        }
+        match (found, *self) {
+            (Authority::Quorum, Self::Away | Self::Since(_)) => Authority::Isolated,
+            (_, _) => found,
+        }
+    }
+}
+
 /// The latest moment of which a member knows that its state holds everything that was committed before.
 ///
 /// A member that starts, or was cut off, reads in its log what was true long ago. Who acts on what a state says asks first
@@ -329,6 +367,27 @@ mod tests {
             };
             contact.note(&answer, LAST.index);
             assert_eq!(contact.authority(&answers, LAST, RELIANCE, now), expected);
+        }
+    }
+
+    #[test]
+    fn who_was_away_has_no_quorum_before_its_state_holds_what_was_committed_meanwhile() {
+        use Authority::{Isolated, NoLeader, Quorum};
+        let (mut returns, contact) = (Return::default(), start());
+        let (before, later) = (Some(contact - ms(1)), Some(contact + ms(60)));
+        let contact = Some(contact);
+        for (found, latest, as_of, expected) in [
+            (Quorum, contact, None, Isolated),
+            (Quorum, later, before, Isolated),
+            (Quorum, later, contact, Quorum),
+            (Quorum, later, contact, Quorum),
+            (NoLeader, later, contact, NoLeader),
+            (Quorum, later, contact, Isolated),
+            (Isolated, later, contact, Isolated),
+            (Quorum, later, later, Quorum),
+        ] {
+            let authority = returns.authority(found, latest, as_of);
+            assert_eq!(authority, expected, "{found:?} {latest:?} {as_of:?}");
         }
     }
 

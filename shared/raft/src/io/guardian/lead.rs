@@ -128,20 +128,23 @@ impl Guardian {
             Lead::Dead { .. } | Lead::SilentSince(_) => None,
         };
         let is_stranger = self.member.book.own_stranger().is_some();
+        let last_applied = *self.member.machine.applied_index().borrow();
+        self.as_of.reached(last_applied);
+        let (found, contact) = (self.authority(now), self.contact.latest());
+        let authority = self.returned.authority(found, contact, self.as_of.latest());
         let mut status = ClusterStatus {
             conditions: Vec::new(),
             is_outside: is_stranger || self.waits_to_be_taken_in().is_some(),
             role: role(metrics),
             leader,
             term: metrics.current_term,
-            last_applied: *self.member.machine.applied_index().borrow(),
+            last_applied,
             obstacle: self.obstacle(metrics),
             authority: match is_stranger {
                 true => Authority::Isolated,
-                false => self.authority(now),
+                false => authority,
             },
         };
-        self.as_of.reached(status.last_applied);
         self.member.state_as_of.send_if_modified(|current| {
             let latest = self.as_of.latest();
             std::mem::replace(current, latest) != latest

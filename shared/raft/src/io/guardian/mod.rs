@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use tandem_cluster::authority::{QuorumContact, StateAsOf};
+use tandem_cluster::authority::{QuorumContact, Return, StateAsOf};
 use tandem_cluster::witness::{ReluctantLeader, Successor};
 use tandem_cluster::{MemberRole, NodeId};
 
@@ -56,6 +56,8 @@ pub(super) struct Guardian {
     contact: QuorumContact,
     /// Of which moment this member's state is.
     as_of: StateAsOf,
+    /// From a time without such contact.
+    returned: Return,
     /// Since when this member has led without a break.
     led_since: Option<Instant>,
     /// Nodes proposed as lost, and when: the proposal may take a moment to be applied.
@@ -96,6 +98,7 @@ impl Guardian {
             registered: BTreeMap::new(),
             contact: QuorumContact::default(),
             as_of: StateAsOf::default(),
+            returned: Return::default(),
             led_since: None,
             lost: BTreeMap::new(),
             expired: None,
