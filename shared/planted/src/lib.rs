@@ -42,7 +42,7 @@ pub enum Bug {
     WitnessNeverLeads,
     /// A node does not notice that it was declared lost: it goes on with sessions that were given to others.
     OwnLossUnnoticed,
-    /// Recovery keeps the first entry that was truncated: a log begins to differ from the leader's.
+    /// Recovery keeps the first entry that was truncated, and not what came in its place: a log differs from the leader's.
     TruncatedEntryRecovered,
     /// A snapshot names one entry more than it holds: that entry is never applied after a restart.
     SnapshotNamesLaterEntry,

@@ -25,9 +25,7 @@ impl Kept {
         let mut kept = Self::default();
         for record in records {
             match record {
-                Record::Entry(entry) => {
-                    kept.entries.insert(entry.log_id.index(), entry);
-                }
+                Record::Entry(entry) => kept.enter(entry),
                 Record::Vote(vote) => kept.vote = Some(vote),
                 Record::TruncatedAfter(index) => {
                     let one_more = u64::from(planted(Bug::TruncatedEntryRecovered));
@@ -43,6 +41,15 @@ impl Kept {
         // The record of what is committed may have reached the disk before the entries did.
         kept.committed = kept.committed.min(kept.last_log_id());
         kept.without_gaps()
+    }
+
+    /// Where an entry comes, nothing stands any more: what stood there was cut off first.
+    fn enter(&mut self, entry: Entry) {
+        let index = entry.log_id.index();
+        let is_taken = planted(Bug::TruncatedEntryRecovered) && self.entries.contains_key(&index);
+        if !is_taken {
+            self.entries.insert(index, entry);
+        }
     }
 
     fn without_gaps(self) -> io::Result<Self> {
