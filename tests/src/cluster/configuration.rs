@@ -204,6 +204,9 @@ fn cluster(own: u64, addresses: Addresses, options: &ClusterOptions) -> String {
             "snapshot_after_entries = {snapshot_after}\nentries_kept = {kept}"
         );
     }
+    if let Some(bytes) = options.log_file_bytes {
+        let _ = writeln!(text, "log_file_bytes = {bytes}");
+    }
     if let Some(format) = options.newest_format {
         let _ = writeln!(text, "newest_format = {format}");
     }
@@ -260,6 +263,7 @@ mod tests {
             exchange: Some(super::super::ExchangeOptions::default()),
             hold_down: Some(Duration::from_secs(1)),
             log_bounds: Some((200, 20)),
+            log_file_bytes: Some(4096),
             newest_format: Some(1),
             cti_request_timeout: Some(Duration::from_secs(1)),
             finalise: Finalise::Manual,

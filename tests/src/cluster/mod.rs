@@ -96,6 +96,8 @@ pub struct ClusterOptions {
     pub hold_down: Option<Duration>,
     /// Entries of the log after which a snapshot is made, and entries kept behind it; `None`: the defaults.
     pub log_bounds: Option<(u64, u64)>,
+    /// Size of one file of the log; `None`: the default.
+    pub log_file_bytes: Option<u64>,
     /// Members pass for a release that reads and writes nothing newer than this format; `None`: for the current one.
     pub newest_format: Option<u16>,
     /// When a newer format is written.
@@ -128,6 +130,7 @@ impl Default for ClusterOptions {
             exchange: None,
             hold_down: None,
             log_bounds: None,
+            log_file_bytes: None,
             newest_format: None,
             finalise: Finalise::AfterSecs(24 * 60 * 60),
             serves_without_quorum: false,

@@ -125,6 +125,9 @@ impl ClusterConfig {
         if let Some(entries) = section.log.entries_kept {
             config.entries_kept = entries;
         }
+        if let Some(bytes) = section.log.file_bytes {
+            config.log_segment_bytes = bytes;
+        }
         config
     }
 }

@@ -34,6 +34,8 @@ pub struct LogBounds {
     pub snapshot_after_entries: Option<u64>,
     /// Entries kept behind a snapshot.
     pub entries_kept: Option<u64>,
+    /// Size of one file of the log.
+    pub file_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +68,7 @@ impl ClusterSection {
         let log = LogBounds {
             snapshot_after_entries: section.optional_number("snapshot_after_entries", SNAPSHOT_AFTER_ENTRIES),
             entries_kept: section.optional_number("entries_kept", ENTRIES_KEPT),
+            file_bytes: section.optional_number("log_file_bytes", LOG_FILE_BYTES),
         };
         check_members(section, &members, own);
         Some(Self {
@@ -241,6 +244,7 @@ fn check_members(section: &Section, members: &[ClusterMember], own: Option<(Node
 const MEMBER_IDS: std::ops::RangeInclusive<u64> = 1..=999_999;
 const SNAPSHOT_AFTER_ENTRIES: std::ops::RangeInclusive<u64> = 100..=1_000_000;
 const ENTRIES_KEPT: std::ops::RangeInclusive<u64> = 0..=1_000_000;
+const LOG_FILE_BYTES: std::ops::RangeInclusive<u64> = 4096..=1 << 30;
 /// LB-7.
 const NODES_MAX: usize = 7;
 const WITNESSES_MAX: usize = 2;
@@ -323,12 +327,13 @@ mod tests {
         let beginning = "listen = \"127.0.0.1:7001\"\nplaintext_on_loopback = true\n";
         assert_eq!(read(beginning, MEMBERS).unwrap().log, LogBounds::default());
         let short = read(
-            &format!("{beginning}snapshot_after_entries = 100\nentries_kept = 0"),
+            &format!("{beginning}snapshot_after_entries = 100\nentries_kept = 0\nlog_file_bytes = 4096"),
             MEMBERS,
         );
         let expected = LogBounds {
             snapshot_after_entries: Some(100),
             entries_kept: Some(0),
+            file_bytes: Some(4096),
         };
         assert_eq!(short.unwrap().log, expected);
         let too_short = read(&format!("{beginning}snapshot_after_entries = 1"), MEMBERS).unwrap_err();
