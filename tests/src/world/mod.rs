@@ -173,6 +173,7 @@ impl World {
             secure_pairs: options.is_secured,
             hold_down: Some(Duration::ZERO),
             log_bounds: Some(options.log_bounds()),
+            log_file_bytes: Some(LOG_FILE_BYTES),
             exchange: Some(options.exchange()),
             lb_sections: format!("[limits]\nwaiting_requests_max = {WAITING_REQUESTS_MAX}\n"),
             // States are compared in the format of this release.
@@ -373,6 +374,8 @@ fn timing() -> Timing {
     ExchangeOptions::default().timing
 }
 
+/// Some dozen entries: files of the log are begun all day long.
+const LOG_FILE_BYTES: u64 = 16 << 10;
 const MAIL_STORE_HOST: u8 = 59;
 /// More than people send while they work, fewer than they can send: one drill has lb reach it.
 const WAITING_REQUESTS_MAX: usize = 64;
