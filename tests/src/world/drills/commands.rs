@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::Drills;
 use crate::peers::communicator::Tolerance;
-use crate::world::properties::commands_once;
+use crate::world::properties::{commands_once, replicas};
 use crate::world::{Day, Order};
 
 impl Day {
@@ -32,7 +32,38 @@ impl Day {
         self.all_is_well().await
     }
 
-    /// A leader that nobody follows any more is asked to change a setting. Whatever it answers is so afterwards.
+    /// A command is under way at the PBX when every other node is started again, from a snapshot that was made since. Then its
+    /// owner dies. The next one, who is asked for the same again, knows of the command from a snapshot alone, and leaves
+    /// it at that.
+    pub(super) async fn call_of_which_a_snapshot_tells(
+        &mut self,
+        drills: &Drills,
+        user: usize,
+    ) -> anyhow::Result<()> {
+        let owner = drills.owner_of(user).await?;
+        let nodes = (1..=drills.nodes).map(Member::Node);
+        let (own, others): (Vec<_>, Vec<_>) = nodes.partition(|node| node.to_string() == owner);
+        self.office.pbx().set_answer_delay(NEVER).await;
+        self.office.tolerate(Tolerance::EarlyEvents).await;
+        let begun = self.office.begin_calls(&[], &[user]).await;
+        sleep(COMMAND_UNDER_WAY).await;
+        self.office.pbx().set_answer_delay(Duration::ZERO).await;
+        drills.write_until_all_have_a_snapshot(own[0], &others).await?;
+        for other in &others {
+            self.operator.order(Order::Kill(other.to_string()));
+            self.operator.order(Order::Start(other.to_string()));
+        }
+        self.all_is_well().await?;
+        self.operator.order(Order::Kill(owner.clone()));
+        let ended = self.office.end_calls(begun).await;
+        self.operator.order(Order::Start(owner.clone()));
+        ended.with_context(|| format!("{owner} was killed, and the others had only a snapshot"))?;
+        commands_once::judge(&self.office).await?;
+        self.all_is_well().await
+    }
+
+    /// A leader that nobody follows any more is asked to change a setting. Whatever it answers is so afterwards. What it wrote
+    /// alone gives way to what another leader wrote, and stays away when the process is killed and reads its log.
     pub(super) async fn change_a_setting_at_a_leader_without_followers(
         &mut self,
         drills: &Drills,
@@ -44,9 +75,17 @@ impl Day {
         let done = done.context("the administrator")?;
         tracing::info!("the administrator: {done}");
         self.administrator.note(&done);
-        self.all_is_well().await
+        self.all_is_well().await?;
+        self.operator.order(Order::Kill(leader.to_string()));
+        self.operator.order(Order::Start(leader.to_string()));
+        self.all_is_well().await?;
+        let asked = self.addresses.admin(leader);
+        let same = replicas::judge(asked, self.office.patience).await;
+        same.with_context(|| format!("{leader} led without followers, and was killed"))
     }
 }
 
+/// Longer than a day.
+const NEVER: Duration = Duration::from_secs(48 * 3600);
 /// Many times what a command takes to reach a CTI manager, and less than a manager may be silent for.
 const COMMAND_UNDER_WAY: Duration = Duration::from_millis(100);

@@ -5,9 +5,11 @@
 
 mod commands;
 mod dialogs;
+mod former_owner;
 mod lead;
 mod phones;
 mod power;
+mod restarts;
 mod snapshots;
 mod timers;
 
@@ -46,6 +48,12 @@ impl Day {
         self.node_stands_still_that_was_just_given_sessions(&drills)
             .await?;
         self.more_wait_for_a_new_owner_than_may(&drills).await?;
+        self.call_of_which_a_snapshot_tells(&drills, 1).await?;
+        self.call_while_the_owner_lacks_authority(&drills).await?;
+        self.ring_while_the_owner_is_cut_off(&drills).await?;
+        self.ring_while_the_owner_stops_unheard(&drills).await?;
+        drills.node_is_back_before_its_loss_is_known().await?;
+        self.all_is_well().await?;
         self.change_a_setting_at_a_leader_without_followers(&drills)
             .await?;
         for user in self.latecomers.clone() {

@@ -51,24 +51,55 @@ impl Drills {
     /// Sessions are evened out once no entry reaches the other member any more, and the entries that say so are dropped.
     async fn give_sessions_unheard(&self, leader: Member, away: Member) -> anyhow::Result<()> {
         self.write_until_entries_are_dropped(leader, away).await?;
-        let admin = self.addresses.admin(leader).context("a node has one")?;
+        self.even_sessions_out(leader).await?;
+        self.write_until_entries_are_dropped(leader, leader).await
+    }
+
+    /// At an administrator's request to this node.
+    pub(super) async fn even_sessions_out(&self, asked: Member) -> anyhow::Result<()> {
+        let admin = self.addresses.admin(asked).context("a node has one")?;
         post_to(admin, REBALANCE, &json!({ "per_second": 50 })).await?;
         let end = environment::now() + self.patience;
         while get_from(admin, REBALANCE).await?["state"] == "running" {
             ensure!(environment::now() < end, "sessions are still being evened out");
             sleep(ASKED_AGAIN_AFTER).await;
         }
-        self.write_until_entries_are_dropped(leader, leader).await
+        Ok(())
+    }
+
+    /// Until each of these nodes has a snapshot that holds everything the writer has applied by now.
+    pub(super) async fn write_until_all_have_a_snapshot(
+        &self,
+        writer: Member,
+        nodes: &[Member],
+    ) -> anyhow::Result<()> {
+        let applied = self.index(writer, "tandem_raft_applied_index").await?;
+        for _ in 0..WRITTEN_AT_MOST / WRITTEN_AT_ONCE {
+            let firsts = nodes
+                .iter()
+                .map(|node| self.index(*node, "tandem_raft_log_first_index"));
+            let firsts = futures::future::try_join_all(firsts).await?;
+            if firsts.iter().all(|first| *first > applied) {
+                return Ok(());
+            }
+            self.write(writer).await?;
+        }
+        bail!("somebody has no snapshot after {WRITTEN_AT_MOST} more entries");
+    }
+
+    async fn write(&self, writer: Member) -> anyhow::Result<()> {
+        let admin = self.addresses.admin(writer).context("a member has one")?;
+        let body = json!({ "name": cas_name(0), "eligible": true });
+        let writes = (0..WRITTEN_AT_ONCE).map(|_| post_to(admin, ELIGIBLE, &body));
+        futures::future::try_join_all(writes).await?;
+        Ok(())
     }
 
     /// Until the writer's log begins behind what the other member, or it itself, has applied by now.
     async fn write_until_entries_are_dropped(&self, writer: Member, behind: Member) -> anyhow::Result<()> {
-        let admin = self.addresses.admin(writer).context("a member has one")?;
-        let body = json!({ "name": cas_name(0), "eligible": true });
         let mut applied = self.index(behind, "tandem_raft_applied_index").await?;
         for _ in 0..WRITTEN_AT_MOST / WRITTEN_AT_ONCE {
-            let writes = (0..WRITTEN_AT_ONCE).map(|_| post_to(admin, ELIGIBLE, &body));
-            futures::future::try_join_all(writes).await?;
+            self.write(writer).await?;
             if behind != writer {
                 applied = self.index(behind, "tandem_raft_applied_index").await?;
             }
