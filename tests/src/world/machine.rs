@@ -1,9 +1,11 @@
 //! One machine: a process that runs, is frozen or is gone, and what outlives it.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
+use tandem_runtime::io::environment::files::Files as _;
 use tandem_runtime::io::environment::simulated::Fault;
 use tandem_runtime::io::environment::simulated::{Host, MachineId, Network};
 use tokio::runtime::{Builder, RngSeed, Runtime};
@@ -22,6 +24,18 @@ pub(super) struct Machine {
     is_frozen: bool,
     /// Time that has passed while the process was frozen.
     missed: Duration,
+    power_fails: Option<PowerFails>,
+}
+
+/// When the machine is to lose its power.
+#[derive(Debug)]
+enum PowerFails {
+    /// So long after there are other files of the log than these.
+    WithNextFile {
+        known: BTreeSet<String>,
+        after: Duration,
+    },
+    In(Duration),
 }
 
 impl Machine {
@@ -43,6 +57,7 @@ impl Machine {
             running: None,
             is_frozen: false,
             missed: Duration::ZERO,
+            power_fails: None,
         };
         machine.start();
         machine
@@ -65,6 +80,18 @@ impl Machine {
         }
         self.host
             .enter(|| runtime.block_on(async { tokio::time::sleep(time).await }));
+        self.power_fails = match self.power_fails.take() {
+            Some(PowerFails::WithNextFile { known, after }) if self.log_files().is_subset(&known) => {
+                Some(PowerFails::WithNextFile { known, after })
+            }
+            Some(PowerFails::WithNextFile { after, .. }) => Some(PowerFails::In(after)),
+            Some(PowerFails::In(left)) if left > time => Some(PowerFails::In(left - time)),
+            Some(PowerFails::In(_)) => {
+                self.power_off();
+                None
+            }
+            None => None,
+        };
     }
 
     /// Starts the process unless it runs; the machine has power again.
@@ -103,6 +130,21 @@ impl Machine {
         for disk in self.host.disks() {
             disk.crash();
         }
+    }
+
+    /// The machine stops so long after its process has begun the next file of its log.
+    pub(super) fn power_off_with_next_file(&mut self, after: Duration) {
+        let known = self.log_files();
+        self.power_fails = Some(PowerFails::WithNextFile { known, after });
+    }
+
+    /// By their names, on all its disks.
+    fn log_files(&self) -> BTreeSet<String> {
+        let disks = self.host.disks();
+        let names = disks.iter().flat_map(|disk| disk.list().unwrap_or_default());
+        names
+            .filter(|name| name.starts_with("log-") && !name.contains('.'))
+            .collect()
     }
 
     /// SIGTERM.

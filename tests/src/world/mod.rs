@@ -309,6 +309,7 @@ impl World {
         match order {
             Order::Kill(name) => self.machine(name)?.kill(),
             Order::PowerOff(name) => self.machine(name)?.power_off(),
+            Order::PowerOffWithNextFile(name, after) => self.machine(name)?.power_off_with_next_file(*after),
             Order::Start(name) => self.machine(name)?.start(),
             Order::Terminate(name) => self.machine(name)?.terminate(),
             Order::Freeze(name) => self.machine(name)?.freeze(),

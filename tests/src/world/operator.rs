@@ -12,7 +12,9 @@ pub enum Order {
     Kill(String),
     /// The machine loses its power, and its disk what was not synced.
     PowerOff(String),
-    /// Starts the process again, after either.
+    /// The same, so long after the process has begun the next file of its log.
+    PowerOffWithNextFile(String, Duration),
+    /// Starts the process again, after any of these.
     Start(String),
     /// SIGTERM.
     Terminate(String),

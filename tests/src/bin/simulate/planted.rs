@@ -152,6 +152,7 @@ const FOUND_SO_FAR: [Bug; 25] = [
     Bug::DuplicateIntentExecuted,
     Bug::SnapshotWithoutIntents,
     Bug::VoteNotPersisted,
+    Bug::DirectoryNotSynced,
     Bug::FenceOff,
     Bug::LossOfAnyIncarnation,
     Bug::SnapshotInstalledUntold,

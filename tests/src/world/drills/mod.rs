@@ -56,6 +56,8 @@ impl Day {
         self.all_is_well().await?;
         self.change_a_setting_at_a_leader_without_followers(&drills)
             .await?;
+        drills.power_fails_when_a_file_is_begun().await?;
+        self.all_is_well().await?;
         for user in self.latecomers.clone() {
             self.sign_in_before_the_power_fails(&drills, user).await?;
         }

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use anyhow::{Context, ensure};
+use tandem_runtime::io::environment;
 use tandem_runtime::io::environment::simulated::Fault;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::Drills;
+use crate::cluster::{Member, status_of};
 use crate::peers::front_end::FrontEnd;
 use crate::world::{Day, Order};
 
@@ -45,6 +48,28 @@ impl Drills {
         }
     }
 
+    /// A node that follows loses its power when it has just begun a file of its log, and the leader knows that it holds the
+    /// entries in it. It holds them still when it is back.
+    ///
+    /// # Errors
+    /// When no file is begun.
+    pub(super) async fn power_fails_when_a_file_is_begun(&self) -> anyhow::Result<()> {
+        let (leader, _) = self.leading_node().await?;
+        let victim = (1..=self.nodes).map(Member::Node).find(|node| *node != leader);
+        let victim = victim.context("there are two nodes")?;
+        let admin = self.addresses.admin(victim).context("a node has one")?;
+        let order = Order::PowerOffWithNextFile(victim.to_string(), ENTRIES_ARE_KNOWN);
+        self.operator.order(order);
+        let end = environment::now() + self.patience;
+        while let Ok(Ok(_)) = timeout(ANSWERS_WITHIN, status_of(admin, "/livez")).await {
+            ensure!(environment::now() < end, "{victim} has begun no file of its log");
+            self.write(leader).await?;
+        }
+        sleep(WITHOUT_POWER).await;
+        self.operator.order(Order::Start(victim.to_string()));
+        Ok(())
+    }
+
     /// Every member loses its power at once, and gets it back. Disks work from then on.
     async fn power_fails_everywhere(&self) {
         for member in self.members() {
@@ -60,4 +85,8 @@ impl Drills {
 
 /// Many times what an answer takes that waits for nothing, and less than anybody's patience with a silent member.
 const DISKS_STAND_STILL: Duration = Duration::from_millis(40);
+/// Many times what it takes until an entry is written and acknowledged.
+const ENTRIES_ARE_KNOWN: Duration = Duration::from_millis(60);
+/// Many times what an answer takes.
+const ANSWERS_WITHIN: Duration = Duration::from_millis(50);
 const WITHOUT_POWER: Duration = Duration::from_millis(500);

@@ -87,7 +87,8 @@ impl Drills {
         bail!("somebody has no snapshot after {WRITTEN_AT_MOST} more entries");
     }
 
-    async fn write(&self, writer: Member) -> anyhow::Result<()> {
+    /// A handful of entries, which say nothing new.
+    pub(super) async fn write(&self, writer: Member) -> anyhow::Result<()> {
         let admin = self.addresses.admin(writer).context("a member has one")?;
         let body = json!({ "name": cas_name(0), "eligible": true });
         let writes = (0..WRITTEN_AT_ONCE).map(|_| post_to(admin, ELIGIBLE, &body));
