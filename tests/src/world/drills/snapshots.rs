@@ -1,5 +1,7 @@
 //! A snapshot says to a member what the dropped entries would have said.
 
+use std::time::Duration;
+
 use anyhow::{Context, bail, ensure};
 use serde_json::json;
 use tandem_runtime::io::environment;
@@ -41,6 +43,7 @@ impl Drills {
         if leader == away {
             return Ok(());
         }
+        self.sessions_are_being_evened_out_by_nobody(leader).await?;
         self.operator
             .order(Order::Disk(away.to_string(), Some(Fault::StandsStill)));
         let given = self.give_sessions_unheard(leader, away).await;
@@ -55,11 +58,22 @@ impl Drills {
         self.write_until_entries_are_dropped(leader, leader).await
     }
 
-    /// At an administrator's request to this node.
+    /// At an administrator's request to this node. What cannot leave its node soon stays there.
     pub(super) async fn even_sessions_out(&self, asked: Member) -> anyhow::Result<()> {
+        self.sessions_are_being_evened_out_by_nobody(asked).await?;
         let admin = self.addresses.admin(asked).context("a node has one")?;
         post_to(admin, REBALANCE, &json!({ "per_second": 50 })).await?;
-        let end = environment::now() + self.patience;
+        let end = environment::now() + EVENED_OUT_WITHIN;
+        while get_from(admin, REBALANCE).await?["state"] == "running" && environment::now() < end {
+            sleep(ASKED_AGAIN_AFTER).await;
+        }
+        Ok(())
+    }
+
+    /// A run that was begun while something was wrong may wait for a session for half a minute.
+    async fn sessions_are_being_evened_out_by_nobody(&self, asked: Member) -> anyhow::Result<()> {
+        let admin = self.addresses.admin(asked).context("a node has one")?;
+        let end = environment::now() + A_RUN_ENDS_WITHIN;
         while get_from(admin, REBALANCE).await?["state"] == "running" {
             ensure!(environment::now() < end, "sessions are still being evened out");
             sleep(ASKED_AGAIN_AFTER).await;
@@ -115,4 +129,7 @@ impl Drills {
 /// More than a log holds between two snapshots, and keeps behind one.
 const WRITTEN_AT_MOST: usize = 2000;
 const WRITTEN_AT_ONCE: usize = 8;
+/// Many times what a run takes that waits for nothing.
+const EVENED_OUT_WITHIN: Duration = Duration::from_secs(3);
+const A_RUN_ENDS_WITHIN: Duration = Duration::from_secs(60);
 pub(super) const REBALANCE: &str = "/sessions/rebalance";
