@@ -69,7 +69,7 @@ impl FrontEnd {
         let pairs = pair_security(&config)?;
         tokio::spawn(pairs.clone().keep_up_to_date());
         let parts = Parts::new(&config, &registry, pairs, doubts);
-        let raft_metrics = RaftMetrics::register(&registry).context("registering the metrics of Raft")?;
+        let raft_metrics = RaftMetrics::register(&registry).context("registering the Raft metrics")?;
         let certificates = open_certificates(&config.listeners)?;
         let admin_address = parts.serve_admin(&config, registry, &certificates)?;
         let hosts = parts.look_up_hosts(&config.listeners).await;
@@ -125,7 +125,7 @@ impl FrontEnd {
         if let Some(witness) = self.witness {
             let ended = tokio::time::timeout(WITNESS_PATIENCE, witness.ended()).await;
             if ended.is_err() {
-                warn!("the cluster's member did not stop in time");
+                warn!("cluster member did not stop in time");
             }
         }
         Ok(ExitStatus::of(&reason, &outcome))
@@ -151,8 +151,8 @@ struct Parts {
 impl Parts {
     fn new(config: &Config, registry: &Registry, pairs: PairSecurity, doubts: mpsc::Sender<NodeId>) -> Self {
         let readiness = Readiness::new();
-        readiness.not_ready("listeners", "not all are bound");
-        readiness.not_ready("nodes", "none has been checked");
+        readiness.not_ready("listeners", "not all bound yet");
+        readiness.not_ready("nodes", "none checked yet");
         let metrics = Metrics::new(registry);
         metrics.start_time.set(clock::unix_time_secs());
         Self {
@@ -341,7 +341,9 @@ impl Parts {
         raft_metrics: RaftMetrics,
     ) -> anyhow::Result<Option<Apart>> {
         let Some(cluster) = &config.cluster else {
-            warn!("without a [cluster] nothing is known of sessions that have moved");
+            warn!(
+                "no [cluster] section: requests of sessions that have moved to another node cannot be routed there"
+            );
             return Ok(None);
         };
         let witness = Witness {
@@ -353,12 +355,15 @@ impl Parts {
             readiness: self.readiness.clone(),
             shutdown: self.shutdown.clone(),
         };
-        witness.spawn().context("starting the witness's thread").map(Some)
+        witness
+            .spawn()
+            .context("starting the thread of the cluster member")
+            .map(Some)
     }
 
     fn let_in(&self, listeners: Vec<Listener>, outbound: Option<OutboundListener>) {
         for listener in listeners {
-            info!(name = %listener.context.name, address = %listener.context.vip, "listening");
+            info!(listener = %listener.context.name, address = %listener.context.vip, "listening");
             self.shutdown.spawn_vital("listener", Arc::new(listener).run());
         }
         if let Some(outbound) = outbound {
@@ -373,7 +378,7 @@ impl Parts {
 fn pair_security(config: &Config) -> anyhow::Result<PairSecurity> {
     let cluster = config.cluster.as_ref();
     let member = cluster.map(|cluster| (&cluster.section, cluster.member_id));
-    PairSecurity::new(config.pairs, member).context("preparing TLS of the connections with nodes")
+    PairSecurity::new(config.pairs, member).context("setting up TLS for the connections with nodes")
 }
 
 /// Of each listener that has TLS, by its name.
@@ -384,11 +389,12 @@ fn open_certificates(configs: &[ListenerConfig]) -> anyhow::Result<BTreeMap<Stri
             continue;
         };
         let name = &config.name;
-        let tls = SipTls::new(settings).with_context(|| format!("the certificates of listener {name}"))?;
+        let tls =
+            SipTls::new(settings).with_context(|| format!("loading the certificates of listener {name}"))?;
         if tls.chain().is_empty() {
             warn!(
                 listener = name,
-                "there is no certificate yet, and every handshake is refused: see `tandem-lb certificate csr`"
+                "no certificate installed: every TLS handshake is refused; see `tandem-lb certificate csr`"
             );
         }
         opened.insert(name.clone(), tls);
@@ -403,7 +409,7 @@ fn check_descriptors(config: &Config) {
         warn!(
             limit,
             wanted,
-            "too few descriptors for limits.connections_max: raise LimitNOFILE of the service, or lower the limit"
+            "too few file descriptors for limits.connections_max: raise LimitNOFILE of the service or lower connections_max"
         );
     }
 }
@@ -420,7 +426,10 @@ fn bind_virtual_ip(address: SocketAddr, name: &str) -> anyhow::Result<TcpListene
     let listened = listen_on_virtual_ip(address);
     let (listener, is_here) = listened.with_context(|| format!("binding listener {name} on {address}"))?;
     if !is_here {
-        warn!(name, %address, "the address is not on this machine: clients come once it is");
+        warn!(
+            listener = name, %address,
+            "listening on an address that this machine does not have yet; clients can connect once it has"
+        );
     }
     Ok(listener)
 }

@@ -164,7 +164,7 @@ fn read_listeners(root: &mut Section) -> Vec<ListenerConfig> {
         root.problem(
             "listener",
             "two listeners have the same name",
-            "a name per listener",
+            "a different name for each listener",
         );
     }
     let addresses: BTreeSet<SocketAddr> = listeners.iter().map(|listener| listener.address).collect();
@@ -172,7 +172,7 @@ fn read_listeners(root: &mut Section) -> Vec<ListenerConfig> {
         root.problem(
             "listener",
             "two listeners have the same address",
-            "an address per listener",
+            "a different address for each listener",
         );
     }
     listeners
@@ -194,15 +194,16 @@ fn read_listener(section: &mut Section) -> Option<ListenerConfig> {
     if address.is_some_and(|address| address.ip().is_unspecified()) {
         section.problem(
             "address",
-            "names no address",
-            "the VIP itself: nodes show it to clients",
+            "is a wildcard address",
+            "the VIP itself, because nodes show it to clients",
         );
     }
     let tls = match tls {
         Some(settings) => Some(settings?),
         None => None,
     };
-    let host_name = section.optional_parsed::<HostName>("host_name", "a host name, as \"rcc.example.com\"");
+    let host_name =
+        section.optional_parsed::<HostName>("host_name", "a host name such as \"rcc.example.com\"");
     let access = read_access(section, address);
     let proxies = section.parsed_list("proxy_protocol_from", NETWORK);
     Some(ListenerConfig {
@@ -225,13 +226,15 @@ fn read_tls(section: &mut Section) -> Option<SipTlsSettings> {
     if authorities == Authorities::Directory && section.optional_path("client_authority").is_some() {
         section.problem(
             "client_authority",
-            "contradicts trust_directory",
-            "one of the two: a file in the directory counts as well",
+            "cannot be combined with trust_directory",
+            "one of the two; an authority may also be a file in the directory",
         );
     }
-    let subjects = section.parsed_list("subjects", "a name, or \"*.\" and a domain");
-    let cipher_suites =
-        section.parsed_list("cipher_suites", "a cipher suite, as \"TLS13_AES_256_GCM_SHA384\"");
+    let subjects = section.parsed_list("subjects", "a host name or \"*.\" followed by a domain");
+    let cipher_suites = section.parsed_list(
+        "cipher_suites",
+        "a cipher suite such as \"TLS13_AES_256_GCM_SHA384\"",
+    );
     Some(SipTlsSettings {
         files: files?,
         authorities,
@@ -253,8 +256,8 @@ fn read_access(section: &mut Section, address: Option<SocketAddr>) -> Access {
         0 if is_loopback => return Access::Any,
         0 => section.problem(
             "allow",
-            "lets nobody in",
-            "who may connect, as [{ source = \"192.0.2.0/24\", description = \"the pool\" }], or \"any\"",
+            "allows no client",
+            "who may connect, such as [{ source = \"192.0.2.0/24\", description = \"the pool\" }], or \"any\"",
         ),
         1..=ALLOWED_SOURCES_MAX => {}
         _ => section.problem(
@@ -284,17 +287,21 @@ fn read_nodes(root: &mut Section) -> Vec<ConfiguredNode> {
     if sections.len() > NODES_MAX {
         root.problem(
             "node",
-            format!("there are {}", sections.len()),
-            format!("up to {NODES_MAX} nodes"),
+            format!("has {} entries", sections.len()),
+            format!("up to {NODES_MAX}"),
         );
     }
     let ids: BTreeSet<NodeId> = nodes.iter().map(|node| node.id).collect();
     if ids.len() < nodes.len() {
-        root.problem("node", "two nodes have the same id", "an id per node");
+        root.problem(
+            "node",
+            "two nodes have the same id",
+            "a different id for each node",
+        );
     }
     let addresses: BTreeSet<SocketAddr> = nodes.iter().map(|node| node.address).collect();
     if addresses.len() < nodes.len() {
-        root.problem("node", "two nodes have the same address", "an address per node");
+        root.problem("node", "two nodes have the same address", "a different address for each node");
     }
     nodes
 }
@@ -366,12 +373,12 @@ fn read_outbound(section: &mut Section) -> Option<OutboundConfig> {
     let allow: Vec<IpNet> = section.parsed_list("allow", NETWORK);
     let allow_ports = section.numbers_or("allow_ports", &SIP_PORTS, 1..=u16::MAX);
     let allow_from = section.parsed_list("allow_from", NETWORK);
-    let source_address = section.parsed("source_address", "the VIP, as \"192.0.2.1\"");
+    let source_address = section.parsed("source_address", "the VIP, such as \"192.0.2.1\"");
     if allow.is_empty() {
         section.problem(
             "allow",
-            "allows nobody",
-            "networks of clients, as [\"192.0.2.0/24\"]",
+            "allows no client",
+            "the networks of clients that may be reached, such as [\"192.0.2.0/24\"]",
         );
     }
     Some(OutboundConfig {
@@ -481,7 +488,7 @@ const fn secs(secs: u64) -> Duration {
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const PROBE_PERIODS: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=secs(3_600);
-const NETWORK: &str = "a network, as \"192.0.2.0/24\"";
+const NETWORK: &str = "a network such as \"192.0.2.0/24\"";
 /// Where an administrator asks when nothing else is configured.
 pub const ADMIN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9_060);
 /// LB-7.
@@ -560,7 +567,7 @@ mod tests {
             ("", "listener \"ocs\": client_authority: is missing"),
             (
                 &*format!("{file}\n{directory}"),
-                "listener \"ocs\": client_authority: contradicts trust_directory",
+                "listener \"ocs\": client_authority: cannot be combined with trust_directory",
             ),
         ] {
             let error = with(authority).unwrap_err().to_string();

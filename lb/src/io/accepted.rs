@@ -42,7 +42,7 @@ impl Accepted {
         let gauge = metrics.client_connections.with_label_values(&[name]);
         gauge.inc();
         if let Err(error) = tune_socket(&stream, context.streams.client_silence_max) {
-            debug!(client = %self.address, %error, "a connection was gone before it was served");
+            debug!(client = %self.address, %error, "connection closed before it could be served");
         } else {
             self.serve_tuned(stream).await;
         }
@@ -92,12 +92,13 @@ impl Accepted {
             // A probe connects and leaves.
             Ok(Err(failed)) if failed.error.kind() == std::io::ErrorKind::UnexpectedEof => return None,
             Ok(Err(failed)) => {
-                let (status, text) = failed.explain();
-                self.refuse(status, &text);
+                let (status, detail) = failed.explain();
+                self.refuse(status, &detail);
                 return None;
             }
             Err(_) => {
-                self.refuse("network_error", "no TLS handshake in time");
+                let detail = format!("TLS handshake timed out after {HANDSHAKE_TIMEOUT:?}");
+                self.refuse("network_error", &detail);
                 return None;
             }
         };
@@ -111,9 +112,9 @@ impl Accepted {
         }
     }
 
-    fn refuse(&self, reason: &'static str, text: &str) {
+    fn refuse(&self, reason: &'static str, detail: &str) {
         let Listener { context, door, .. } = &*self.listener;
-        door.refuse(context, self.address, reason, text);
+        door.refuse(context, self.address, reason, detail);
     }
 }
 

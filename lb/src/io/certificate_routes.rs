@@ -43,7 +43,7 @@ impl CertificateRoutes {
                 // Files are written and synced, which would hold up the connections of this thread.
                 let answered = environment::blocking(move || routes.answer(&request)).await;
                 answered.unwrap_or_else(|_| {
-                    AdminResponse::error(StatusCode::INTERNAL_SERVER_ERROR, "the answer was not finished")
+                    AdminResponse::error(StatusCode::INTERNAL_SERVER_ERROR, "the request was not completed")
                 })
             })
         })
@@ -54,7 +54,7 @@ impl CertificateRoutes {
             return AdminResponse::not_found();
         };
         let Some(tls) = self.listeners.get(&name) else {
-            let text = format!("no listener with TLS is called {name:?}");
+            let text = format!("no TLS listener is named {name:?}");
             return AdminResponse::error(StatusCode::NOT_FOUND, &text);
         };
         let listener = Listener { name: &name, tls };
@@ -105,13 +105,13 @@ impl Listener<'_> {
     /// `POST …/upload`: clients of these authorities may connect from now on.
     fn upload(&self, file: &UploadedFile) -> Result<Vec<NamedCertificate>, RouteError> {
         let added = self.tls.trust(&file.certificates()?)?;
-        Ok(audited(self.name, "trusted by upload", &added))
+        Ok(audited(self.name, "authority trusted", &added))
     }
 
     /// `POST …/remove`: clients of this authority may not connect any more.
     fn remove(&self, body: &RemoveBody) -> Result<Vec<NamedCertificate>, RouteError> {
         let removed = self.tls.distrust(body.fingerprint()?)?;
-        Ok(audited(self.name, "trusted no longer", &[removed]))
+        Ok(audited(self.name, "authority no longer trusted", &[removed]))
     }
 
     /// `POST …/csr`: a request for a certificate of the listener. The key stays here.
@@ -125,11 +125,7 @@ impl Listener<'_> {
     fn signed(&self, file: &UploadedFile) -> Result<InstalledView, RouteError> {
         let installed = self.tls.install_certificate(&file.bytes()?)?;
         let signed = SignedView {
-            chain: audited(
-                self.name,
-                "the listener's certificate installed",
-                &installed.chain,
-            ),
+            chain: audited(self.name, "listener certificate installed", &installed.chain),
             completeness: installed.completeness,
         };
         Ok(InstalledView {

@@ -75,7 +75,8 @@ impl ClientBalancer {
     pub fn close_if_idle(&mut self, now: Instant) {
         if now >= self.last_activity + self.context.streams.idle && self.balancer.unanswered() == 0 {
             self.context.metrics.limit_reached("idle");
-            self.input.remark("idle", "a connection was idle, and is closed");
+            self.input
+                .remark("idle", "idle timeout; closing the client connection");
             self.closing = true;
         }
     }
@@ -145,7 +146,7 @@ impl ClientBalancer {
             }
             Output::SendToClient(bytes) => self.send_to_client(bytes),
             Output::CloseClient(reason) => {
-                debug!(client = %self.input.client(), ?reason, "closing a connection");
+                debug!(client = %self.input.client(), ?reason, "closing the client connection");
                 self.closing = true;
             }
             // The prober hears enough of others when its queue is full.
@@ -173,8 +174,10 @@ impl ClientBalancer {
             Err(SendRefused::Full) => {
                 // Nodes are not read any more long before this; what a client does not take at all ends here.
                 self.context.metrics.limit_reached("client_queue");
-                self.input
-                    .remark("client_queue", "a client takes nothing: its connection is closed");
+                self.input.remark(
+                    "client_queue",
+                    "send queue full: the client does not read; closing its connection",
+                );
                 self.closing = true;
             }
         }

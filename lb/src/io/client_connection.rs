@@ -74,7 +74,7 @@ impl ClientConnection {
             if matches!(error, SendEnded::Stalled(_)) {
                 connection.context.metrics.limit_reached("client_stalled");
             }
-            debug!(client = %connection.identity.address, %error, "a client did not take its last messages");
+            debug!(client = %connection.identity.address, %error, "could not send the last queued messages to the client");
         }
     }
 

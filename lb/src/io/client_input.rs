@@ -49,16 +49,22 @@ impl ClientInput {
             Received::Ended => Some(Input::ClientHalfClosed),
             Received::Failed(error) => {
                 if heard {
-                    debug!(client = %self.client, %error, "a client's connection broke");
+                    debug!(client = %self.client, %error, "client connection failed");
                 }
                 None
             }
             Received::Truncated(_) => {
-                self.incomplete("truncated");
+                self.incomplete(
+                    "truncated",
+                    "incomplete message: the client closed the connection in the middle of it",
+                );
                 Some(Input::ClientHalfClosed)
             }
             Received::Overdue(phase) => {
-                self.incomplete(overdue_label(phase));
+                self.incomplete(
+                    overdue_label(phase),
+                    "incomplete message: timed out waiting for the rest; closing the client connection",
+                );
                 Some(Input::ClientFramingLost { answer: None })
             }
         }
@@ -75,7 +81,7 @@ impl ClientInput {
             }
             Frame::KeepAlivePing => Input::ClientPinged,
             Frame::Refused { message, reason } => {
-                self.remark(reason.label(), "a message is refused");
+                self.remark(reason.label(), "invalid message from a client refused");
                 self.context.metrics.framing_error(reason.label(), "client");
                 Input::ClientMessageRefused {
                     message,
@@ -83,23 +89,26 @@ impl ClientInput {
                 }
             }
             Frame::Lost { answer, reason } => {
-                self.remark(reason.label(), "framing is lost: the connection is closed");
+                self.remark(
+                    reason.label(),
+                    "message framing lost; closing the client connection",
+                );
                 self.context.metrics.framing_error(reason.label(), "client");
                 Input::ClientFramingLost { answer }
             }
         }
     }
 
-    fn incomplete(&self, reason: &'static str) {
-        self.remark(reason, "a message did not become whole");
+    fn incomplete(&self, reason: &'static str, text: &'static str) {
+        self.remark(reason, text);
         self.context.metrics.framing_error(reason, "client");
     }
 
-    /// Says something of this client, once a minute for each source and reason.
+    /// Logs `text` about this client, once a minute for each source address and reason.
     pub fn remark(&self, reason: &'static str, text: &'static str) {
         let client = self.client;
-        if let Some(unsaid) = self.context.remarks.is_due((source_of(client.ip()), reason)) {
-            info!(%client, reason, unsaid, "{text}");
+        if let Some(suppressed) = self.context.remarks.is_due((source_of(client.ip()), reason)) {
+            info!(listener = %self.context.name, %client, reason, suppressed, "{text}");
         }
     }
 

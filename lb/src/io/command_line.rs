@@ -61,7 +61,7 @@ enum ArgumentError {
     NotUnderstood(#[from] lexopt::Error),
     #[error("{0} is missing")]
     Missing(&'static str),
-    #[error("{0:?} is not known here")]
+    #[error("unexpected argument {0:?}")]
     Unknown(String),
     #[error(transparent)]
     Place(#[from] AdminPlaceError),
@@ -102,10 +102,10 @@ fn command(words: Vec<String>) -> Result<(Command, String), ArgumentError> {
     let command = match verb.as_str() {
         "list" => Command::List,
         "upload" => Command::Upload {
-            file: next("a file with certificates")?.into(),
+            file: next("the file with the certificates")?.into(),
         },
         "remove" => Command::Remove {
-            fingerprint: next("a SHA-256 fingerprint")?,
+            fingerprint: next("the SHA-256 fingerprint")?,
         },
         "csr" => {
             let mut names = vec![next("the common name")?];
@@ -113,7 +113,7 @@ fn command(words: Vec<String>) -> Result<(Command, String), ArgumentError> {
             Command::Request { names }
         }
         "signed" => Command::Signed {
-            file: next("the file that the authority sent")?.into(),
+            file: next("the file with the signed certificate")?.into(),
         },
         _ => return Err(ArgumentError::Unknown(verb)),
     };
@@ -182,12 +182,12 @@ fn verdict_text(verdict: &Value) -> String {
 
 const USAGE: &str = "\
 usage: tandem-lb certificate COMMAND LISTENER [--admin ADDRESS:PORT | --config FILE] [--json]
-  list LISTENER                 whose clients may connect, and the listener's own certificate
-  upload LISTENER FILE          lets clients of the authorities in a file connect
-  remove LISTENER FINGERPRINT   lets clients of one connect no longer
-  csr LISTENER NAME [NAME...]   a request for a certificate of the listener for these names: the VIP and all nodes
-  signed LISTENER FILE          installs what the authority made of it
-exit status: 0 all is well, 1 something is not, 2 nobody could be asked";
+  list LISTENER                 show the trusted certificate authorities and the listener's own certificate
+  upload LISTENER FILE          trust the certificate authorities in FILE: their clients may connect
+  remove LISTENER FINGERPRINT   stop trusting a certificate authority: its clients may no longer connect
+  csr LISTENER NAME [NAME...]   print a certificate signing request for these names: the VIP and all nodes
+  signed LISTENER FILE          install the signed certificate from FILE
+exit status: 0 success, 1 refused or the listener's certificate has a problem, 2 usage error or no answer";
 
 #[cfg(test)]
 mod tests {
@@ -213,9 +213,9 @@ mod tests {
     fn what_is_missing_or_too_much_is_named() {
         for (line, named) in [
             ("list", "the listener's name is missing"),
-            ("upload ocs", "a file with certificates is missing"),
-            ("list ocs now", "\"now\" is not known here"),
-            ("sell ocs", "\"sell\" is not known here"),
+            ("upload ocs", "the file with the certificates is missing"),
+            ("list ocs now", "unexpected argument \"now\""),
+            ("sell ocs", "unexpected argument \"sell\""),
             (
                 "list ocs --admin 127.0.0.1:1 --config a",
                 "--admin and --config contradict",
@@ -227,7 +227,15 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_that_is_amiss_is_not_well() {
+    fn every_command_of_the_usage_is_understood() {
+        for line in USAGE.lines().filter_map(|line| line.strip_prefix("  ")) {
+            let command = line.split("  ").next().unwrap();
+            parsed(&command.replace(" [NAME...]", "")).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_certificate_with_a_problem_is_not_well() {
         let answer = |status: &str| json!({ "own": { "status": status, "explanation": "so" } });
         assert!(is_well(&Command::List, &answer("Verified")));
         assert!(!is_well(&Command::List, &answer("Bad Certificates")));

@@ -26,7 +26,7 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let Some((node, node_stream)) = connect(&context, &identity).await else {
-        debug!(client = %identity.address, "no node can be reached");
+        debug!(client = %identity.address, "no node is reachable; closing the client connection");
         return;
     };
     let gauge = context.metrics.pairs.with_label_values(&[&node.to_string()]);
@@ -34,13 +34,13 @@ where
     let passage = Passage::new(context.streams.idle, context.metrics.clone(), &admitted);
     tokio::select! {
         ended = passage.carry(stream, node_stream) => if let Err(error) = ended {
-            debug!(client = %identity.address, %node, %error, "a relayed connection broke");
+            debug!(client = %identity.address, %node, %error, "relayed connection failed");
         },
         () = passage.idle() => {
             context.metrics.limit_reached("idle");
-            debug!(client = %identity.address, %node, "a relayed connection was idle");
+            debug!(client = %identity.address, %node, "idle timeout; closing the relayed connection");
         }
-        () = out_of_reach(&context, node) => debug!(client = %identity.address, %node, "the node is down"),
+        () = out_of_reach(&context, node) => debug!(client = %identity.address, %node, "node down; closing the relayed connection"),
         () = identity.clone().revoked() => context.note_revoked(&identity),
         () = context.shutdown.reached(Stage::Close) => {}
     }
@@ -171,7 +171,7 @@ async fn connect(context: &ListenerContext, identity: &ClientIdentity) -> Option
                     .count(&context.name, &Count::SessionAssigned(node));
                 return Some((node, stream));
             }
-            Err(error) => debug!(%node, %error, "cannot reach a node"),
+            Err(error) => debug!(%node, %error, "cannot connect to the node; trying the next one"),
         }
         // The prober hears enough of others when its queue is full.
         let _ = context.doubts.try_send(node);

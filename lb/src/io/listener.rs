@@ -66,11 +66,11 @@ impl Door {
         self.access.admits(address, &self.hosts.addresses())
     }
 
-    /// Counted each time, and said once a minute for each address and reason.
-    pub fn refuse(&self, context: &ListenerContext, address: SocketAddr, reason: &'static str, text: &str) {
+    /// Counts a refused connection, and logs it once a minute for each address and reason.
+    pub fn refuse(&self, context: &ListenerContext, address: SocketAddr, reason: &'static str, detail: &str) {
         context.metrics.connection_refused(&context.name, reason);
-        if let Some(unsaid) = self.refusals.is_due((source_of(address.ip()), reason)) {
-            warn!(listener = %context.name, %address, reason, unsaid, text, "refused a connection");
+        if let Some(suppressed) = self.refusals.is_due((source_of(address.ip()), reason)) {
+            warn!(listener = %context.name, %address, reason, suppressed, detail, "client connection refused");
         }
     }
 }
@@ -90,8 +90,11 @@ impl Listener {
                     // Out of descriptors, most likely: trying again at once would only burn the processor.
                     self.context.metrics.limit_reached("accept");
                     let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-                    if let Some(unsaid) = self.door.refusals.is_due((unspecified, "accept")) {
-                        warn!(listener = %self.context.name, %error, unsaid, "cannot accept a connection");
+                    if let Some(suppressed) = self.door.refusals.is_due((unspecified, "accept")) {
+                        warn!(
+                            listener = %self.context.name, %error, suppressed,
+                            "cannot accept client connections; retrying"
+                        );
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
@@ -115,7 +118,7 @@ impl Listener {
     }
 
     async fn ask_proxy(self: &Arc<Self>, mut stream: TcpStream, proxy: SocketAddr) {
-        let refused = |text: &str| self.door.refuse(&self.context, proxy, "proxy_header", text);
+        let refused = |detail: &str| self.door.refuse(&self.context, proxy, "proxy_header", detail);
         match read_proxy_header_alone(&mut stream, HEADER_TIMEOUT).await {
             // Balancers probe as well.
             Ok(None | Some(ProxyHeader::Local)) => {}
@@ -126,8 +129,8 @@ impl Listener {
 
     fn admit(self: &Arc<Self>, stream: TcpStream, address: SocketAddr) {
         if !self.door.admits(address.ip()) {
-            let text = "its address stands in no allow of the listener";
-            return self.door.refuse(&self.context, address, "not_allowed", text);
+            let detail = "the address is not in the listener's allow list";
+            return self.door.refuse(&self.context, address, "not_allowed", detail);
         }
         match self.admission.admit(address.ip()) {
             Ok(admitted) => {
@@ -142,7 +145,7 @@ impl Listener {
             }
             Err(limit) => {
                 self.context.metrics.limit_reached(limit);
-                debug!(listener = %self.context.name, %address, limit, "a connection too many");
+                debug!(listener = %self.context.name, %address, limit, "client connection refused: connection limit reached");
             }
         }
     }

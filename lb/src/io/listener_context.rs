@@ -95,6 +95,6 @@ impl ListenerContext {
     pub fn note_revoked(&self, identity: &ClientIdentity) {
         self.metrics.connection_ended(&self.name, "revoked");
         let (client, peer) = (identity.address, &identity.peer);
-        warn!(listener = %self.name, %client, ?peer, reason = "revoked", "ended a connection");
+        warn!(listener = %self.name, %client, ?peer, reason = "revoked", "client certificate revoked; closing the connection");
     }
 }

@@ -40,24 +40,24 @@ pub struct OutboundListener {
     pub refusals: LogLimit<(IpAddr, &'static str)>,
 }
 
-/// Why a node's wish is not granted. The label stands in the metrics.
+/// Why an outbound connection is not established.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
-    #[error("{0} is no node and stands in no allow_from")]
+    #[error("{0} is neither the address of a node nor in outbound.allow_from")]
     Stranger(IpAddr),
-    #[error("no secured connection with a node: {0}")]
+    #[error("TLS with the node failed: {0}")]
     NotSecured(io::Error),
-    #[error("the connection does not begin with what an outbound connection begins with")]
+    #[error("the connection does not begin with the PROXY protocol header of an outbound connection")]
     NotOutbound,
-    #[error("{0} stands in no allow, or its port not in allow_ports")]
+    #[error("{0} is not allowed by outbound.allow and outbound.allow_ports")]
     TargetForbidden(SocketAddr),
-    #[error("too many connections of nodes have not said yet where they want to go")]
+    #[error("too many node connections have not sent their PROXY protocol header yet")]
     TooManySilent,
-    #[error("there is no listener for that transport whose address could be shown")]
+    #[error("no message-mode listener has the requested transport, so there is no VIP to show to the client")]
     NoListener,
-    #[error("the limit {0} is reached")]
+    #[error("limit {0} reached")]
     Limit(&'static str),
-    #[error("it cannot be told which node dials")]
+    #[error("cannot tell which node opened the connection")]
     NodeUnknown,
     #[error("cannot connect to {target}")]
     Unreachable {
@@ -89,8 +89,8 @@ impl OutboundListener {
                 Err(error) => {
                     context.metrics.limit_reached("accept");
                     let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-                    if let Some(unsaid) = listener.refusals.is_due((unspecified, "accept")) {
-                        warn!(%error, unsaid, "cannot accept an outbound connection");
+                    if let Some(suppressed) = listener.refusals.is_due((unspecified, "accept")) {
+                        warn!(%error, suppressed, "cannot accept connections on the outbound listener; retrying");
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
@@ -113,8 +113,8 @@ impl OutboundListener {
             Err(refusal) => {
                 outcomes.with_label_values(&[refusal.label()]).inc();
                 let error: &dyn std::error::Error = &refusal;
-                if let Some(unsaid) = self.refusals.is_due((source_of(dialler.ip()), refusal.label())) {
-                    info!(%dialler, error, unsaid, "an outbound connection is refused");
+                if let Some(suppressed) = self.refusals.is_due((source_of(dialler.ip()), refusal.label())) {
+                    info!(%dialler, error, suppressed, "outbound connection not established");
                 }
             }
         }
@@ -140,7 +140,7 @@ impl OutboundListener {
             Ok(None) => return Ok(None),
             Ok(Some(header)) => header,
             Err(error) => {
-                debug!(%dialler, %error, "no header of an outbound connection");
+                debug!(%dialler, %error, "invalid PROXY protocol header on the outbound listener");
                 return Err(Refusal::NotOutbound);
             }
         };

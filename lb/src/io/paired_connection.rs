@@ -72,7 +72,7 @@ impl PairTask {
         match reach(self.node, address, &header, &self.security, &self.settings).await {
             Ok(stream) => self.carry_stream(stream).await,
             Err(error) => {
-                debug!(node = %self.node, %address, %error, "cannot reach a node");
+                debug!(node = %self.node, %address, %error, "cannot connect to the node");
                 let loss = match is_out_of_descriptors(&error) {
                     true => PairLoss::OutOfDescriptors,
                     false => PairLoss::ConnectFailed,
@@ -165,16 +165,16 @@ impl PairTask {
             Received::Frame(frame) => self.report_frame(frame, counters).await,
             Received::Ended => Err(PairLoss::Broken),
             Received::Failed(error) => {
-                debug!(node = %self.node, %error, "a node's connection broke");
+                debug!(node = %self.node, %error, "connection to the node failed");
                 Err(PairLoss::Broken)
             }
             Received::Truncated(phase) => {
-                debug!(node = %self.node, ?phase, "a node's connection ended within a message");
+                debug!(node = %self.node, ?phase, "incomplete message: the node closed the connection in the middle of it");
                 self.metrics.framing_error("truncated", "node");
                 Err(PairLoss::Broken)
             }
             Received::Overdue(phase) => {
-                warn!(node = %self.node, ?phase, "a node's message did not become whole in time");
+                warn!(node = %self.node, ?phase, "incomplete message: timed out waiting for the rest; closing the connection to the node");
                 self.metrics.framing_error(overdue_label(phase), "node");
                 Err(PairLoss::FramingLost)
             }
@@ -189,14 +189,14 @@ impl PairTask {
                 PairEvent::Message { pair, message }
             }
             Frame::KeepAlivePing => PairEvent::Pinged { pair },
-            Frame::Refused { reason, .. } => return Err(self.lies(reason.label())),
-            Frame::Lost { reason, .. } => return Err(self.lies(reason.label())),
+            Frame::Refused { reason, .. } => return Err(self.invalid(reason.label())),
+            Frame::Lost { reason, .. } => return Err(self.invalid(reason.label())),
         };
         self.events.send(event).await.map_err(|_| PairLoss::Broken)
     }
 
-    fn lies(&self, reason: &'static str) -> PairLoss {
-        warn!(node = %self.node, reason, "a node sends what cannot be passed on: its connection is closed");
+    fn invalid(&self, reason: &'static str) -> PairLoss {
+        warn!(node = %self.node, reason, "invalid message from the node; closing the connection to it");
         self.metrics.framing_error(reason, "node");
         PairLoss::FramingLost
     }

@@ -75,7 +75,7 @@ impl Prober {
                 self.perform(output, &results);
             }
             if let Some((node, failed)) = failed.take() {
-                self.tell_refusal(node, &failed);
+                self.log_refusal(node, &failed);
             }
             let kept = i64::try_from(self.kept_in_all.used()).unwrap_or(i64::MAX);
             self.metrics.kept_bytes.set(kept);
@@ -120,8 +120,8 @@ impl Prober {
         self.nodes.handle(result.node, input, now)
     }
 
-    /// Everything else is told by the node's state.
-    fn tell_refusal(&self, node: NodeId, failed: &FailedCheck) {
+    /// Logs that a node refuses this front end, once a minute. The node's state tells everything else.
+    fn log_refusal(&self, node: NodeId, failed: &FailedCheck) {
         let table = self.board.table();
         let refuses = table
             .node(node)
@@ -129,19 +129,19 @@ impl Prober {
         let Some(own) = failed.own.filter(|_| refuses) else {
             return;
         };
-        let Some(unsaid) = self.refusals.is_due(node) else {
+        let Some(suppressed) = self.refusals.is_due(node) else {
             return;
         };
         let address = own.ip();
         if let Some(reason) = &failed.reason {
             warn!(
-                %node, %address, reason, unsaid,
-                "no secured connection with a node: are `pairs` and the certificates of the cluster's members right at both ends?"
+                %node, %address, reason, suppressed,
+                "TLS with the node failed: check `pairs` and the certificates of the cluster members on both sides"
             );
         } else {
             warn!(
-                %node, %address, unsaid,
-                "a node closes our connections unheard: add this address to its sip.trusted_front_ends"
+                %node, %address, suppressed,
+                "the node closes this front end's connections without answering: add the address to sip.trusted_front_ends there"
             );
         }
     }
@@ -181,7 +181,7 @@ impl Prober {
         for node in table.nodes() {
             let was = before.node(node.id).map(|before| before.state);
             if was != Some(node.state) {
-                info!(node = %node.id, address = %node.address, state = node.state.label(), "a node's state");
+                info!(node = %node.id, address = %node.address, state = node.state.label(), "node state changed");
             }
         }
         match table.serving_count() {
@@ -200,7 +200,7 @@ fn why_none_serves(table: &NodeTable) -> String {
     match refusing.is_empty() {
         true => "no node is in service".to_owned(),
         false => format!(
-            "no node is in service, and this machine is no front end to {}: see sip.trusted_front_ends there",
+            "no node is in service; this front end is refused by {}: check sip.trusted_front_ends there",
             refusing.join(", ")
         ),
     }

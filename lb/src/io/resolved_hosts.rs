@@ -67,15 +67,12 @@ impl ResolvedHosts {
             match answer {
                 Ok(found) => {
                     if addresses.note(name, found.into_iter().map(|address| address.ip())) {
-                        info!(
-                            name,
-                            "a name of an access list leads to other addresses than before"
-                        );
+                        info!(name, "host name of an access list resolves to new addresses");
                     }
                 }
                 Err(error) if self.failures.is_due(name.clone()).is_some() => {
                     let known = addresses.is_known(name);
-                    warn!(name, %error, known, "a name of an access list cannot be looked up: what was known stays");
+                    warn!(name, %error, known, "cannot resolve a host name of an access list; its last known addresses, if any, stay allowed");
                 }
                 Err(_) => {}
             }

@@ -46,7 +46,7 @@ impl Witness {
             match self.start().await {
                 Ok(cluster) => {
                     self.metrics.witness_up.set(1);
-                    info!(address = %cluster.listen_address(), "the cluster's member in this process runs");
+                    info!(address = %cluster.listen_address(), "cluster member started");
                     let started = Instant::now();
                     self.follow(&cluster).await;
                     self.metrics.witness_up.set(0);
@@ -60,7 +60,7 @@ impl Witness {
                     let error: &dyn std::error::Error = &error;
                     error!(
                         error,
-                        "the cluster's member in this process cannot start: forwarding goes on without it"
+                        "cannot start the cluster member; forwarding continues without it"
                     );
                 }
             }
@@ -103,7 +103,7 @@ impl Witness {
                 }
             };
             if let Err(error) = ended {
-                warn!(%error, "the others cannot be told that the cluster's member in this process has stopped");
+                warn!(%error, "cannot report to the other members that this one has stopped");
             }
             sleep(RESTART_PAUSE_MIN).await;
         }
@@ -121,7 +121,7 @@ impl Witness {
                 Ok(()) => return,
                 Err(error) => warn!(
                     %error, directory = %directory.display(),
-                    "the cluster's member in this process stays stopped: its data directory cannot be written"
+                    "cluster member stays stopped: its data directory is not writable"
                 ),
             }
         }
@@ -172,7 +172,7 @@ impl Witness {
                     self.tell((Moved::Some(Vec::new()), news)).await;
                 }
                 reason = cluster.stopped() => {
-                    error!(?reason, "the cluster's member in this process has stopped: forwarding goes on without it");
+                    error!(?reason, "cluster member stopped; forwarding continues without it");
                     return;
                 }
                 () = self.shutdown.reached(Stage::Close) => {
@@ -194,7 +194,7 @@ impl Witness {
         } else {
             let detail = status
                 .obstacle
-                .unwrap_or_else(|| "no node has been taken in by the cluster".to_owned());
+                .unwrap_or_else(|| "no node has joined the cluster yet".to_owned());
             self.readiness.not_ready(CLUSTER, detail);
         }
     }

@@ -62,15 +62,19 @@ pub async fn run(
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                if let Some(unsaid) = door.refusals.is_due((None, "accept")) {
-                    warn!(%error, unsaid, "cannot accept a connection of a front end");
+                if let Some(suppressed) = door.refusals.is_due((None, "accept")) {
+                    warn!(%error, suppressed, "cannot accept connections from front ends; retrying");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         if !is_trusted(&door.config.trusted_front_ends, peer) {
-            door.refuse(peer, "not_trusted", "it is not among sip.trusted_front_ends");
+            door.refuse(
+                peer,
+                "not_trusted",
+                "the address is not in sip.trusted_front_ends",
+            );
             continue;
         }
         let Ok(slot) = slots.clone().try_acquire_owned() else {
@@ -95,17 +99,17 @@ struct Door {
 }
 
 impl Door {
-    /// Counted each time, and said once a minute for each address and reason.
-    fn refuse(&self, peer: SocketAddr, reason: &'static str, text: &str) {
+    /// Counts a refused connection, and logs it once a minute for each address and reason.
+    fn refuse(&self, peer: SocketAddr, reason: &'static str, detail: &str) {
         self.context.metrics.connection_refused(reason);
-        if let Some(unsaid) = self.refusals.is_due((Some(source_of(peer.ip())), reason)) {
-            warn!(%peer, reason, unsaid, text, "refused a connection");
+        if let Some(suppressed) = self.refusals.is_due((Some(source_of(peer.ip())), reason)) {
+            warn!(%peer, reason, suppressed, detail, "front-end connection refused");
         }
     }
 
     async fn serve(&self, stream: TcpStream, peer: SocketAddr) {
         if let Err(error) = tune_socket(&stream, SILENCE_MAX) {
-            return debug!(%peer, %error, "a connection ended at once");
+            return debug!(%peer, %error, "connection closed before it could be served");
         }
         let stopped = self.context.shutdown.reached(Stage::StopAccepting);
         let secured = tokio::select! {

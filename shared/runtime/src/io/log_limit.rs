@@ -1,4 +1,4 @@
-//! What is said once in a while, however often it happens: for log lines that others can cause.
+//! Rate limits for log lines that a client or a stranger can cause.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -6,23 +6,24 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Says of each subject once in a period whether it is to be said, and how often it was not.
+/// Allows one log line per subject and period, and counts the ones in between that it suppressed.
 #[derive(Debug)]
 pub struct LogLimit<K> {
     period: Duration,
     subjects_max: usize,
-    subjects: Mutex<BTreeMap<K, Said>>,
+    subjects: Mutex<BTreeMap<K, Logged>>,
 }
 
 #[derive(Debug)]
-struct Said {
+struct Logged {
     at: Instant,
-    /// Times since then.
-    unsaid: u64,
+    /// Lines suppressed since then.
+    suppressed: u64,
 }
 
 impl<K: Ord> LogLimit<K> {
-    /// Of more than `subjects_max` subjects in one `period` nothing is said.
+    /// One line per subject and `period`, for up to `subjects_max` subjects; lines about any further subject are suppressed
+    /// and not counted.
     #[must_use]
     pub fn new(period: Duration, subjects_max: usize) -> Self {
         Self {
@@ -32,33 +33,38 @@ impl<K: Ord> LogLimit<K> {
         }
     }
 
-    /// A line a minute for each of up to 256 subjects.
+    /// One line a minute for each of up to 256 subjects.
     #[must_use]
     pub fn once_a_minute() -> Self {
         Self::new(Duration::from_secs(60), 256)
     }
 
-    /// Whether this is to be said now; if so, how often it has happened unsaid since it was said last.
+    /// The number of lines suppressed since the last one about this subject, when one may be logged now; `None` when it is
+    /// to be suppressed.
     pub fn is_due(&self, subject: K) -> Option<u64> {
         let now = Instant::now();
         let mut subjects = self.subjects.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(said) = subjects.get_mut(&subject) {
-            if now < said.at + self.period {
-                said.unsaid += 1;
+        if let Some(logged) = subjects.get_mut(&subject) {
+            if now < logged.at + self.period {
+                logged.suppressed += 1;
                 return None;
             }
-            let unsaid = std::mem::take(&mut said.unsaid);
-            said.at = now;
-            return Some(unsaid);
+            let suppressed = std::mem::take(&mut logged.suppressed);
+            logged.at = now;
+            return Some(suppressed);
         }
         if subjects.len() >= self.subjects_max {
-            // One that could be said again with a number is worth less than room for another.
-            subjects.retain(|_, said| now < said.at + self.period);
+            // The counts of subjects that are due again are lost: room for new subjects is worth more.
+            subjects.retain(|_, logged| now < logged.at + self.period);
         }
         if subjects.len() >= self.subjects_max {
             return None;
         }
-        subjects.insert(subject, Said { at: now, unsaid: 0 });
+        let logged = Logged {
+            at: now,
+            suppressed: 0,
+        };
+        subjects.insert(subject, logged);
         Some(0)
     }
 }
@@ -68,7 +74,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn each_subject_is_said_once_in_a_period_with_the_number_of_times_it_was_not() {
+    async fn each_subject_is_logged_once_per_period_with_the_number_of_suppressed_lines() {
         let limit = LogLimit::new(Duration::from_secs(60), 2);
         assert_eq!(limit.is_due("a"), Some(0));
         assert_eq!([limit.is_due("a"), limit.is_due("a")], [None, None]);
