@@ -161,7 +161,7 @@ impl Given {
             "list" => Command::CasList,
             "add" => Command::CasAdd {
                 cas: NewCas {
-                    name: words.next("the gateway's name")?,
+                    name: words.next("the name of the CAS")?,
                     host: Host::parse(&words.next("HOST or HOST:PORT")?)?,
                     description: self.description,
                     channel_binding: !self.no_channel_binding,
@@ -169,10 +169,10 @@ impl Given {
                 },
             },
             "remove" => Command::CasRemove {
-                name: words.next("the gateway's name")?,
+                name: words.next("the name of the CAS")?,
             },
             "eligible" => Command::CasEligible {
-                name: words.next("the gateway's name")?,
+                name: words.next("the name of the CAS")?,
                 eligible: yes_or_no(&words.next("yes or no")?)?,
             },
             _ => return Err(ArgumentError::Unknown(verb)),
@@ -193,10 +193,10 @@ impl Given {
                 private_addresses: self.private_addresses,
             },
             "upload" => CertificateCommand::Upload {
-                file: words.next("a file with certificates in PEM form")?.into(),
+                file: words.next("the file with the certificates")?.into(),
             },
             "remove" => CertificateCommand::Remove {
-                fingerprint: words.next("a SHA-256 fingerprint")?,
+                fingerprint: words.next("the SHA-256 fingerprint")?,
             },
             "csr" => {
                 let mut names = vec![words.next("the common name")?];
@@ -204,7 +204,7 @@ impl Given {
                 CertificateCommand::Request { names }
             }
             "signed" => CertificateCommand::Signed {
-                file: words.next("the file that the authority sent")?.into(),
+                file: words.next("the file with the signed certificate")?.into(),
             },
             _ => return Err(ArgumentError::Unknown(verb)),
         })
@@ -270,21 +270,21 @@ const PER_SECOND: u32 = 50;
 
 pub(super) const USAGE: &str = "\
 usage: tandem-node exchange COMMAND [--admin ADDRESS:PORT | --config FILE] [--json]
-  status                          every cas: reachable, certificate, account, impersonation, users
-  user USER                       which cas, since when, why, and what his calendar says
-  cas_list                        the cas_list in order
-  cas_list add NAME HOST[:PORT]   [--description TEXT] [--no-channel-binding] [--legacy-algorithms]
-  cas_list remove NAME            its users move on
-  cas_list eligible NAME yes|no   whether it is given users; those it has stay
-  rebalance [--per-second N]      evens the users out between the cas_list
-  certificate list                what is trusted, and our own certificate
-  certificate diagnose HOST[:PORT]  [--legacy-algorithms] the chain of a host, and what is wrong with it
-  certificate import HOST[:PORT]  shows what the host offers; with --accept FINGERPRINT (or recommended) trusts it
-  certificate upload FILE         trusts the certificates of a file
-  certificate remove FINGERPRINT  trusts one no longer
-  certificate csr NAME [NAME...]  a request for a certificate of our own for these names
-  certificate signed FILE         installs what the authority made of it
-exit status: 0 all is well, 1 something is not, 2 nobody could be asked";
+  status                            show every CAS: reachable, certificate, account, impersonation, users
+  user USER                         show the user's CAS, since when and why, and the state of the calendar
+  gateways                          list the CAS in order
+  gateways add NAME HOST[:PORT]     add a CAS [--description TEXT] [--no-channel-binding] [--legacy-algorithms]
+  gateways remove NAME              remove a CAS and reassign its users
+  gateways eligible NAME yes|no     whether the CAS is given new users; the users it has stay
+  rebalance [--per-second N]        spread the users evenly over the CAS, 50 users per second unless told otherwise
+  certificate list                  list the trusted certificates and the node's own
+  certificate diagnose HOST[:PORT]  show a host's certificate chain and what is wrong with it [--legacy-algorithms]
+  certificate import HOST[:PORT]    show what the host offers; trust it with --accept FINGERPRINT or --accept recommended
+  certificate upload FILE           trust the certificates in FILE
+  certificate remove FINGERPRINT    stop trusting a certificate
+  certificate csr NAME [NAME...]    print a certificate signing request for the node's own certificate
+  certificate signed FILE           install the signed certificate from FILE
+exit status: 0 success, 1 refused or a problem was found, 2 usage error or no answer";
 
 #[cfg(test)]
 mod tests {
@@ -315,6 +315,17 @@ mod tests {
                 user: "ana".to_owned()
             }
         );
+    }
+
+    #[test]
+    fn every_command_of_the_usage_is_understood() {
+        let is_example = |word: &&str| !word.starts_with('[');
+        for line in USAGE.lines().filter_map(|line| line.strip_prefix("  ")) {
+            let words = line.split("  ").next().unwrap().split(' ').filter(is_example);
+            let command: Vec<&str> = words.map(|word| word.split(['[', '|']).next().unwrap()).collect();
+            let command = command.join(" ").replace(" N]", "");
+            parsed(&command).unwrap_or_else(|error| panic!("{command}: {error}"));
+        }
     }
 
     #[test]
