@@ -1,4 +1,4 @@
-//! Who may connect to a listener (RCC-8): asked before a byte is read.
+//! Access lists of listeners (RCC-8), applied before a byte is read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use tandem_sip::host_name::is_host_name;
 
-/// Whom a listener lets in.
+/// The addresses from which a listener accepts connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Access {
-    /// Everybody, by the operator's own word, or because only this machine can connect.
+    /// All addresses: the operator configured `any`, or the listener is on loopback.
     Any,
     Listed(Vec<AllowedSource>),
 }
@@ -18,25 +18,25 @@ pub enum Access {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllowedSource {
     pub source: Source,
-    /// For people.
+    /// Free text for the administrator.
     pub description: String,
 }
 
-/// Where a connection may come from.
+/// A permitted source of connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// An address, as a network of one, or a network.
+    /// A network, or a single address as a network of one.
     Network(IpNet),
-    /// Whatever the name leads to.
+    /// A host name: permits the addresses it resolves to.
     Host(String),
 }
 
-/// What host names lead to, as far as is known.
+/// The last known addresses of host names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostAddresses(BTreeMap<String, BTreeSet<IpAddr>>);
 
 impl Access {
-    /// The names that have to be looked up.
+    /// The host names that have to be resolved.
     pub fn hosts(&self) -> impl Iterator<Item = &str> {
         let sources = match self {
             Self::Any => &[][..],
@@ -48,6 +48,7 @@ impl Access {
         })
     }
 
+    /// Whether a connection from `address` is permitted; an IPv4-mapped IPv6 address counts as IPv4.
     #[must_use]
     pub fn admits(&self, address: IpAddr, hosts: &HostAddresses) -> bool {
         let address = address.to_canonical();
@@ -55,7 +56,7 @@ impl Access {
             Self::Any => true,
             Self::Listed(sources) => sources.iter().any(|allowed| match &allowed.source {
                 Source::Network(network) => network.contains(&address),
-                Source::Host(name) => hosts.lead_to(name, address),
+                Source::Host(name) => hosts.resolves_to(name, address),
             }),
         }
     }
@@ -64,7 +65,7 @@ impl Access {
 impl std::str::FromStr for Source {
     type Err = &'static str;
 
-    /// An address, a network or a host name.
+    /// Parses an address, a network or a host name.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(Self::Network(address.to_canonical().into()));
@@ -72,7 +73,7 @@ impl std::str::FromStr for Source {
         if let Ok(network) = text.parse() {
             return Ok(Self::Network(network));
         }
-        // What looks like an address and is none must not be looked up as a name.
+        // An invalid address must not be resolved as a name.
         let is_numeric = text
             .bytes()
             .all(|byte| byte.is_ascii_digit() || b".:/".contains(&byte));
@@ -84,7 +85,8 @@ impl std::str::FromStr for Source {
 }
 
 impl HostAddresses {
-    /// What the resolver says of a name now. Nothing at all is no answer: what was known stays. True when it is news.
+    /// Records the addresses that a name resolves to, and returns whether they changed. An empty answer counts as none: the
+    /// last known addresses stay.
     pub fn note(&mut self, name: &str, addresses: impl IntoIterator<Item = IpAddr>) -> bool {
         let addresses: BTreeSet<IpAddr> = addresses
             .into_iter()
@@ -103,14 +105,14 @@ impl HostAddresses {
         self.0.contains_key(name)
     }
 
-    fn lead_to(&self, name: &str, address: IpAddr) -> bool {
+    fn resolves_to(&self, name: &str, address: IpAddr) -> bool {
         self.0
             .get(name)
             .is_some_and(|addresses| addresses.contains(&address))
     }
 }
 
-/// Of one name.
+/// Addresses recorded per name; further ones are ignored.
 const ADDRESSES_MAX: usize = 64;
 
 #[cfg(test)]
@@ -130,17 +132,17 @@ mod tests {
     }
 
     #[test]
-    fn addresses_and_networks_of_both_families_are_let_in_and_nobody_else() {
+    fn only_listed_addresses_and_networks_of_both_families_are_admitted() {
         let access = access(&["192.0.2.7", "198.51.100.0/24", "2001:db8::7", "2001:db8:1::/48"]);
         let hosts = HostAddresses::default();
-        for let_in in [
+        for admitted in [
             "192.0.2.7",
             "::ffff:192.0.2.7",
             "198.51.100.200",
             "2001:db8::7",
             "2001:db8:1:2::3",
         ] {
-            assert!(access.admits(ip(let_in), &hosts), "{let_in}");
+            assert!(access.admits(ip(admitted), &hosts), "{admitted}");
         }
         for refused in ["192.0.2.8", "198.51.101.1", "2001:db8::8", "127.0.0.1", "::1"] {
             assert!(!access.admits(ip(refused), &hosts), "{refused}");
@@ -150,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_let_in_from_wherever_its_name_leads_and_stays_so_while_the_resolver_is_silent() {
+    fn a_host_is_admitted_by_its_last_known_addresses_while_the_resolver_is_silent() {
         let access = access(&["OCS1.example.com"]);
         assert_eq!(access.hosts().collect::<Vec<_>>(), ["ocs1.example.com"]);
         let mut hosts = HostAddresses::default();
@@ -164,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_source_is_refused() {
+    fn an_invalid_source_is_refused() {
         for text in [
             "",
             "192.0.2.300",

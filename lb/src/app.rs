@@ -49,7 +49,7 @@ pub async fn run(config: Config) -> anyhow::Result<ExitStatus> {
     FrontEnd::start(config).await?.drain_when_asked(&drain).await
 }
 
-/// A front end that forwards.
+/// A running front end.
 pub struct FrontEnd {
     parts: Parts,
     addresses: Vec<SocketAddr>,
@@ -59,7 +59,7 @@ pub struct FrontEnd {
 }
 
 impl FrontEnd {
-    /// Binds everything, then lets clients in. Ready once a node has passed its check.
+    /// Binds all listeners, then accepts clients. Ready once a node has passed its check.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         check_descriptors(&config);
         let registry = Registry::new();
@@ -92,31 +92,31 @@ impl FrontEnd {
         })
     }
 
-    /// Where clients connect to, listener by listener in the order of the configuration.
+    /// The addresses that clients connect to, in the order of the configured listeners.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// Where nodes dial.
+    /// The address of the outbound listener, which nodes connect to; `None` when it is not configured.
     #[must_use]
     pub fn outbound_address(&self) -> Option<SocketAddr> {
         self.outbound_address
     }
 
-    /// Where administrators ask.
+    /// The address of the admin listener.
     #[must_use]
     pub fn admin_address(&self) -> SocketAddr {
         self.admin_address
     }
 
-    /// Nodes that may be given new sessions.
+    /// The number of nodes eligible for new sessions.
     #[must_use]
     pub fn nodes_in_service(&self) -> usize {
         self.parts.board.table().serving_count()
     }
 
-    /// Forwards until a signal or the end of a vital task, then drains.
+    /// Runs until a signal arrives or a vital task ends, then drains.
     pub async fn drain_when_asked(self, timings: &DrainTimings) -> anyhow::Result<ExitStatus> {
         let shutdown = &self.parts.shutdown;
         let reason = shutdown.requested().await.context("installing signal handlers")?;
@@ -132,7 +132,7 @@ impl FrontEnd {
     }
 }
 
-/// What the parts share.
+/// State shared by the parts of the front end.
 struct Parts {
     shutdown: Shutdown,
     watchdog: Watchdog,
@@ -202,7 +202,7 @@ impl Parts {
         Ok(address)
     }
 
-    /// Once before anybody is let in, and then for as long as somebody may be.
+    /// Resolves the host names of the access lists before the first client is accepted, and keeps them up to date.
     async fn look_up_hosts(&self, configs: &[ListenerConfig]) -> ResolvedHosts {
         let names = configs.iter().flat_map(|config| config.access.hosts());
         let hosts = ResolvedHosts::new(names.map(ToOwned::to_owned));
@@ -273,7 +273,8 @@ impl Parts {
         }
     }
 
-    /// A connection that a node asks for shows the first listener of its transport.
+    /// Binds the outbound listener. A connection requested by a node shows the client the VIP of the first message-mode
+    /// listener with its transport.
     fn bind_outbound(
         &self,
         config: &Config,
@@ -330,7 +331,7 @@ impl Parts {
             pulse: self.watchdog.pulse("keepalives"),
             shutdown: self.shutdown.clone(),
         };
-        // Not one of the tasks that a drain waits for: it is wanted until the end.
+        // Not one of the tasks that a drain waits for: it is needed until the end.
         tokio::spawn(prober.run());
     }
 
@@ -374,14 +375,14 @@ impl Parts {
     }
 }
 
-/// The member that this process runs is who the front end is to the nodes.
+/// TLS for the connections with nodes. The front end authenticates as the cluster member that this process runs.
 fn pair_security(config: &Config) -> anyhow::Result<PairSecurity> {
     let cluster = config.cluster.as_ref();
     let member = cluster.map(|cluster| (&cluster.section, cluster.member_id));
     PairSecurity::new(config.pairs, member).context("setting up TLS for the connections with nodes")
 }
 
-/// Of each listener that has TLS, by its name.
+/// Loads the certificates of the TLS listeners, by listener name.
 fn open_certificates(configs: &[ListenerConfig]) -> anyhow::Result<BTreeMap<String, SipTls>> {
     let mut opened = BTreeMap::new();
     for config in configs {
@@ -402,7 +403,8 @@ fn open_certificates(configs: &[ListenerConfig]) -> anyhow::Result<BTreeMap<Stri
     Ok(opened)
 }
 
-/// Each client has a connection to each node, and what is short of descriptors refuses clients.
+/// Raises the limit on file descriptors and warns when it is too low: each client needs its own connection to each node, and
+/// a front end without descriptors refuses clients.
 fn check_descriptors(config: &Config) {
     let wanted = descriptors_wanted(config.limits.connections_max, config.nodes.len());
     if let Some(limit) = raise_descriptor_limit().filter(|limit| *limit < wanted) {
@@ -421,7 +423,7 @@ fn descriptors_wanted(connections_max: usize, nodes: usize) -> u64 {
     u64::try_from(wanted).unwrap_or(u64::MAX)
 }
 
-/// The other front end may have the address now: this one waits for it.
+/// Binds a listener whose address may be missing on this machine, because the other front end holds it at present.
 fn bind_virtual_ip(address: SocketAddr, name: &str) -> anyhow::Result<TcpListener> {
     let listened = listen_on_virtual_ip(address);
     let (listener, is_here) = listened.with_context(|| format!("binding listener {name} on {address}"))?;
@@ -445,9 +447,9 @@ fn transport_of(config: &ListenerConfig) -> Transport {
     }
 }
 
-/// Bytes that nobody acknowledges for so long break a connection.
+/// A connection whose peer acknowledges no sent byte for this long is broken.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
-/// Listeners, files of the log, connections of members and administrators.
+/// Descriptors for listeners, log files, and connections with members and administrators.
 const DESCRIPTORS_OF_OUR_OWN: usize = 512;
 const WITNESS_PATIENCE: Duration = Duration::from_secs(3);
 const DOUBTS_WAITING_MAX: usize = 1_024;

@@ -1,4 +1,4 @@
-//! `lb.toml`: what a human writes, as what the program uses.
+//! Reads `lb.toml` into the configuration that the program uses.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +20,7 @@ use crate::balancer::node_set::ConfiguredNode;
 use crate::balancer::settings::BalancerSettings;
 use crate::io::node_check::{CheckKind, CheckSettings};
 
-/// All of it; cannot be invalid.
+/// The front end's configuration, validated.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub log: LogConfig,
@@ -34,10 +34,10 @@ pub struct Config {
     pub limits: Limits,
     pub balancer: BalancerSettings,
     pub deadlines: MessageDeadlines,
-    /// A connection on which nothing came for so long, and nothing is outstanding, is closed.
+    /// A client connection is closed when nothing arrives on it for this long and no request is outstanding.
     pub idle: Duration,
     pub drain: DrainTimings,
-    /// Without it nothing is known of sessions that have moved, beyond what their nodes' deaths imply.
+    /// Without it the front end does not know which sessions have moved, beyond what the failure of their node implies.
     pub cluster: Option<ClusterConfig>,
 }
 
@@ -46,18 +46,18 @@ pub struct Config {
 pub struct ListenerConfig {
     pub name: String,
     pub address: SocketAddr,
-    /// What clients are shown instead of the address.
+    /// Shown to clients instead of the address.
     pub host_name: Option<String>,
     pub mode: Mode,
     /// Mutual TLS; `None` is plain TCP.
     pub tls: Option<SipTlsSettings>,
     /// Who may connect.
     pub access: Access,
-    /// Balancers in front: their connections begin with a PROXY protocol header, which says who connects.
+    /// Load balancers in front of this one, whose connections begin with a PROXY protocol header with the client's address.
     pub proxies: Vec<IpNet>,
 }
 
-/// What is balanced.
+/// How the connections of a listener are distributed: message by message, or as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     Message,
@@ -71,16 +71,16 @@ pub struct KeepaliveConfig {
     pub check: CheckSettings,
 }
 
-/// `[outbound]`: where nodes dial to reach clients from the VIP.
+/// `[outbound]`: the listener through which nodes open connections to clients from the VIP.
 #[derive(Debug, Clone)]
 pub struct OutboundConfig {
     pub listen: SocketAddr,
-    /// Clients that may be reached, and at which ports.
+    /// Networks and ports of the clients that may be connected to.
     pub allow: Vec<IpNet>,
     pub allow_ports: Vec<u16>,
-    /// Who may ask for it; the nodes' own addresses always may.
+    /// Networks that may use the listener, besides the addresses of the nodes.
     pub allow_from: Vec<IpNet>,
-    /// The VIP.
+    /// The local address of connections to clients: the VIP.
     pub source_address: IpAddr,
 }
 
@@ -89,9 +89,9 @@ pub struct OutboundConfig {
 pub struct Limits {
     pub connections_max: usize,
     pub connections_per_address_max: usize,
-    /// Messages per second from one address, and as many at once; 0 is no limit.
+    /// Messages per second from one address, also the permitted burst; 0 is no limit.
     pub messages_per_second_per_address: u64,
-    /// The same in bytes, for connections at whose messages nothing looks.
+    /// Bytes per second from one address in connection mode, also the permitted burst; 0 is no limit.
     pub bytes_per_second_per_address: u64,
     pub nodes_max: usize,
     pub kept_bytes_in_all_max: usize,
@@ -100,7 +100,7 @@ pub struct Limits {
     pub node_queue: SendLimits,
 }
 
-/// `[cluster]`: the member that this process runs.
+/// `[cluster]`: the cluster member that this process runs.
 #[derive(Debug, Clone)]
 pub struct ClusterConfig {
     pub member_id: NodeId,
@@ -109,7 +109,7 @@ pub struct ClusterConfig {
 }
 
 impl Config {
-    /// Takes everything out of the document's root; every problem is noted at once.
+    /// Reads the whole document; all problems are collected in the sections.
     #[must_use]
     pub fn read(root: &mut Section) -> Option<Self> {
         let log = LogConfig::read(root);
@@ -185,7 +185,7 @@ fn read_listener(section: &mut Section) -> Option<ListenerConfig> {
         "mode",
         &[("message", Mode::Message), ("connection", Mode::Connection)],
     );
-    // The only way there is, so that a file that asks for another is refused.
+    // The only method; read so that a file that asks for another is refused.
     section.choice("balance", &[("round-robin", ())]);
     let tls = match section.choice("transport", &[("tcp", false), ("tls", true)]) {
         true => Some(read_tls(section)),
@@ -243,7 +243,7 @@ fn read_tls(section: &mut Section) -> Option<SipTlsSettings> {
     })
 }
 
-/// RCC-8: beyond loopback nobody is let in whom nobody has named.
+/// Reads the access list; a listener beyond loopback must have one (RCC-8).
 fn read_access(section: &mut Section, address: Option<SocketAddr>) -> Access {
     if section.is_word("allow", "any") {
         return Access::Any;
@@ -332,8 +332,8 @@ fn read_node(section: &mut Section) -> Option<ConfiguredNode> {
     })
 }
 
-/// A message is balanced, so that a node which answers none is no use; of a connection nothing is known but that it
-/// stands.
+/// The default check: OPTIONS in message mode, where a node must answer messages to be of use; otherwise a connection, since
+/// connection mode knows nothing else about the traffic.
 fn default_check(listeners: &[ListenerConfig]) -> CheckKind {
     match listeners.iter().any(|listener| listener.mode == Mode::Message) {
         true => CheckKind::Options,
@@ -489,7 +489,7 @@ const fn secs(secs: u64) -> Duration {
 const MILLISECOND: Duration = Duration::from_millis(1);
 const PROBE_PERIODS: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=secs(3_600);
 const NETWORK: &str = "a network such as \"192.0.2.0/24\"";
-/// Where an administrator asks when nothing else is configured.
+/// The default address of the admin listener.
 pub const ADMIN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9_060);
 /// LB-7.
 const NODES_MAX: usize = 7;
@@ -524,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn beyond_loopback_somebody_must_be_named_who_may_connect() {
+    fn a_listener_beyond_loopback_needs_an_access_list() {
         let with = |address: &str, allow: &str| {
             let text = SMALLEST.replace("192.0.2.1:5060", address);
             let text = text.replace("allow = \"any\"", allow);
@@ -549,7 +549,7 @@ mod tests {
     }
 
     #[test]
-    fn authorities_stand_in_a_file_or_in_a_directory() {
+    fn authorities_come_from_a_file_or_a_directory() {
         let with = |authority: &str| {
             let tls = "transport = \"tls\"\ncertificate = \"vip.pem\"\nkey = \"vip.key\"\n";
             let text = SMALLEST.replace(

@@ -1,7 +1,8 @@
-//! Tandem's front end: a demultiplexer for SIP, message by message.
+//! Tandem's front end: distributes SIP over TCP and TLS to the nodes, message by message.
 //!
-//! [`balancer`] decides, [`access`] says who may come in, [`membership`] reads the replicated state, and all are pure; [`io`] moves bytes and has no opinion. [`config`] says what a human wrote,
-//! [`metrics`] what Prometheus is told, and [`app`] puts the parts together.
+//! [`balancer`] decides which node gets a message, [`access`] which addresses may connect, and [`membership`] reads the
+//! replicated state; all three are pure. [`io`] moves bytes and decides nothing. [`config`] reads `lb.toml`, [`metrics`] holds
+//! the Prometheus metrics, and [`app`] builds the parts and connects them.
 
 pub mod access;
 pub mod app;

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The files that the configuration names.
+/// Checks the certificates and keys that the configuration names.
 fn check(config: &Config) -> Result<(), TlsError> {
     for tls in config
         .listeners

@@ -1,12 +1,12 @@
-//! What the replicated state says of nodes and of moved sessions, as far as it is believed.
+//! Reports nodes and moved sessions from the replicated state to the rest of the front end.
 //!
-//! Owns what the rest of the front end has been told of each node, and the losses that are not believed yet. Does not
-//! own the state, the clock or the health of nodes.
+//! Owns what has been reported about each node, and the losses that are not confirmed yet. Does not own the state, the clock
+//! or the health of nodes.
 //!
-//! What always holds: what is told is the difference between the state as it is and what was told before. So it makes
-//! no difference how far the state is ahead of the changes, or how many of them were dropped and replaced by
-//! [`Change::Replaced`]. A loss is believed once the state is known to hold what was committed at a moment after it was read:
-//! a member that starts, or was cut off, reads of old losses and, moments later, that the node is there again.
+//! What always holds: a report is the difference between the present state and what was reported before. So it makes no
+//! difference how far the state is ahead of the changes, or how many of them were dropped and replaced by
+//! [`Change::Replaced`]. A loss is confirmed once the state is known to include everything committed up to some moment after
+//! the loss was read: a member that starts, or was cut off, reads of old losses and, moments later, that the node is back.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -15,42 +15,44 @@ use tandem_cluster::{
     Change, ClusterState, NodeId, NodeRecord, NodeState, SessionChange, SessionKey, WatcherChange,
 };
 
-/// What the cluster says of its nodes.
+/// A report about the cluster's nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClusterNews {
     Node(NodeRecord),
-    /// The state does not know a node any more that it knew before.
+    /// The node is no longer in the replicated state.
     NodeForgotten(NodeId),
-    /// This process's member has stopped.
+    /// The cluster member of this process has stopped.
     Silent,
 }
 
-/// Whose sessions have moved.
+/// Sessions that have moved, and their owners.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Moved {
-    /// These alone, and nobody else's.
+    /// All moved sessions: replaces earlier reports.
     All(Vec<(SessionKey, NodeId)>),
-    /// These have another owner than before, or none.
+    /// Sessions whose owner changed; `None` for sessions that no longer exist.
     Some(Vec<(SessionKey, Option<NodeId>)>),
 }
 
+/// What has been reported from the replicated state so far.
 #[derive(Debug, Default)]
 pub struct Membership {
     told: BTreeMap<NodeId, NodeRecord>,
-    /// Losses that are not told yet: of which life of the node, and when they were read.
+    /// Losses not reported yet, by node: its incarnation, and when the loss was read.
     unconfirmed: BTreeMap<NodeId, (u64, Instant)>,
-    /// The state holds everything that was committed before this moment.
+    /// The state includes everything committed before this moment.
     as_of: Option<Instant>,
 }
 
 impl Membership {
-    /// Everything, from the beginning.
+    /// Reports the whole state.
     #[must_use]
     pub fn begin(&mut self, state: &ClusterState, now: Instant) -> (Moved, Vec<ClusterNews>) {
         self.changed(&[Change::Replaced], state, now)
     }
 
-    /// Owners are to be told first: who hears that a node is lost asks next who owns its sessions.
+    /// Reports what `changes` brought. Owners must be passed on before nodes: the loss of a node makes connections look up the
+    /// owners of its sessions.
     #[must_use]
     pub fn changed(
         &mut self,
@@ -71,7 +73,7 @@ impl Membership {
         (moved, self.look(state, now))
     }
 
-    /// The state, as it is now or was at a moment since, holds everything that was committed before `as_of`.
+    /// Reports the losses that are confirmed by a state that includes everything committed before `as_of`.
     #[must_use]
     pub fn confirmed(
         &mut self,
@@ -126,7 +128,8 @@ impl Membership {
     }
 }
 
-/// A session that came back to the node of its tag stays in the table: the fence wants to know its owner as well.
+/// The session whose owner a change may have moved. A session that returned to the node of its tag stays in the table, because
+/// the fence needs its owner as well.
 fn moved_key(change: &Change) -> Option<&SessionKey> {
     match change {
         Change::Session(SessionChange::Moved { key, .. } | SessionChange::Closed { key, .. })
@@ -230,7 +233,7 @@ mod tests {
         assert_eq!(states(&news), [(2, NodeState::Lost)]);
     }
 
-    /// A member that has just started holds the state of its last life, and reads on from there.
+    /// A member that has just started holds the state of its last run, and reads on from there.
     #[test]
     fn an_old_loss_is_never_told_of_a_node_that_came_back_since() {
         let (mut membership, start) = (Membership::default(), now());
@@ -347,7 +350,7 @@ mod tests {
         ]
     }
 
-    /// What a front end makes of it all.
+    /// The node set that follows from the reports.
     struct FrontEnd {
         membership: Membership,
         ownership: Ownership,
@@ -361,7 +364,7 @@ mod tests {
                 match news {
                     ClusterNews::Node(record) => drop(self.nodes.insert(record.id, record)),
                     ClusterNews::NodeForgotten(id) => drop(self.nodes.remove(&id)),
-                    ClusterNews::Silent => panic!("nobody has stopped"),
+                    ClusterNews::Silent => panic!("no member has stopped"),
                 }
             }
         }

@@ -1,5 +1,5 @@
-//! Certificates of a TLS listener, changed while the front end runs (RCC-9): by its command line, by its admin listener,
-//! and by whoever replaces a revocation list.
+//! Certificates of a TLS listener, changed while the front end runs (RCC-9): by command line, by the admin listener, and by a
+//! new revocation list.
 #![allow(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
 use std::path::PathBuf;
@@ -34,7 +34,7 @@ async fn an_authority_is_trusted_and_forgotten_while_its_clients_are_served() {
     let ocs = theirs.issue("ocs.example", 7);
     assert!(
         !is_served(&front_end, &ours, &ocs).await,
-        "nobody knows its authority"
+        "its authority is not trusted"
     );
 
     lab.write("theirs.pem", &theirs.pem);
@@ -57,7 +57,7 @@ async fn an_authority_is_trusted_and_forgotten_while_its_clients_are_served() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_authority_or_asked_for_by_a_web_page_is_not_trusted() {
+async fn an_invalid_authority_or_one_uploaded_by_a_web_page_is_not_trusted() {
     let ours = Authority::new("ours");
     let lab = Lab::new();
     lab.write_pair(&ours.issue(VIP, 1));
@@ -150,7 +150,7 @@ async fn a_certificate_is_requested_signed_and_shown_without_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crash_while_a_certificate_is_installed_is_mended_at_the_next_start() {
+async fn a_crash_while_a_certificate_is_installed_is_repaired_at_the_next_start() {
     let authority = Authority::new("authority");
     let lab = Lab::new();
     lab.write_pair(&authority.issue(VIP, 1));
@@ -166,7 +166,7 @@ async fn a_crash_while_a_certificate_is_installed_is_mended_at_the_next_start() 
             .unwrap()
     };
     assert!(check().status.success(), "a request that waits changes nothing");
-    // The certificate has taken its place, and its key has not.
+    // The certificate is in place, its key is not.
     std::fs::copy(lab.path("signed.pem"), lab.path("vip.pem")).unwrap();
     let mended = check();
     assert!(mended.status.success(), "{mended:?}");
@@ -239,7 +239,7 @@ impl Lab {
         std::fs::set_permissions(self.path("vip.key"), std::fs::Permissions::from_mode(0o600)).unwrap();
     }
 
-    /// With these keys of its listener besides certificate and key.
+    /// A front end with these keys of its listener besides certificate and key.
     async fn start(&self, keys: &str) -> FrontEnd {
         let node = Node::start().await;
         let text = format!(
@@ -284,7 +284,7 @@ impl Lab {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// What the authority makes of a new request, in `signed.pem`.
+    /// Has the authority sign a new request, into `signed.pem`.
     fn requested_and_signed(&self, front_end: &FrontEnd) -> CertificateDer<'static> {
         use std::os::unix::fs::PermissionsExt;
 
@@ -310,7 +310,7 @@ impl Lab {
     }
 }
 
-/// It takes connections and keeps them.
+/// A node that accepts connections and keeps them.
 struct Node {
     address: std::net::SocketAddr,
 }
@@ -328,7 +328,7 @@ impl Node {
     }
 }
 
-/// In connection mode a ping comes as far as the node.
+/// Whether a ping gets as far as the node, as it does in connection mode.
 async fn echo(mut stream: TcpStream) {
     let mut bytes = [0; 4096];
     while let Ok(read @ 1..) = stream.read(&mut bytes).await {
@@ -393,7 +393,7 @@ impl Authority {
     }
 }
 
-/// A client with this certificate, to which `authority` vouches for the listener.
+/// A client with this certificate, which trusts `authority` for the listener.
 async fn connect(
     front_end: &FrontEnd,
     authority: &Authority,

@@ -1,4 +1,4 @@
-//! The front end on loopback, between a client and nodes that answer by hand.
+//! The front end on loopback, between a client and nodes played by the test.
 #![allow(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
 use std::net::SocketAddr;
@@ -69,9 +69,9 @@ async fn garbage_closes_its_own_connection_and_a_ping_is_answered() {
     assert_eq!(read(&mut client, 2).await, "\r\n");
 }
 
-/// Nothing is said to whom nobody lets in, and nothing is read.
+/// Nothing is sent to a client that is not allowed, and nothing is read from it.
 #[tokio::test]
-async fn whoever_stands_in_no_access_list_is_turned_away() {
+async fn a_client_that_is_not_in_the_access_list_is_refused() {
     let allow = "allow = [{ source = \"127.0.0.2\", description = \"the pool\" }]";
     let world = World::start_with("message", allow).await;
     let mut stranger = world.client().await;
@@ -83,7 +83,7 @@ async fn whoever_stands_in_no_access_list_is_turned_away() {
 }
 
 #[tokio::test]
-async fn behind_a_balancer_the_access_list_is_asked_for_the_address_in_its_header() {
+async fn behind_a_balancer_the_access_list_applies_to_the_address_in_its_header() {
     let keys = "proxy_protocol_from = [\"127.0.0.0/8\"]\nallow = [{ source = \"192.0.2.9\" }]";
     let world = World::start_with("message", keys).await;
     let header = |source: &str| {
@@ -127,9 +127,9 @@ async fn nodes_are_told_a_listeners_host_name() {
     }
 }
 
-/// RFC 793 §3.5: who has said all may still listen.
+/// A client that has closed its direction still receives (RFC 793 §3.5).
 #[tokio::test]
-async fn in_connection_mode_a_client_that_has_said_all_gets_its_answers() {
+async fn in_connection_mode_a_client_that_closed_its_side_gets_its_answers() {
     let world = World::start("connection").await;
     let mut client = world.client().await;
     client.write_all(b"anything").await.unwrap();
@@ -202,7 +202,7 @@ impl World {
         Self::start_with(mode, "").await
     }
 
-    /// With more keys of the listener.
+    /// A front end with further keys of the listener.
     async fn start_with(mode: &str, keys: &str) -> Self {
         let (first, second) = (Node::start().await, Node::start().await);
         let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -272,7 +272,7 @@ impl Node {
         .await
     }
 
-    /// The stream with what was read too far in front of it again.
+    /// The stream, with the bytes that were read too far put back in front.
     async fn unread(stream: TcpStream, rest: &[u8]) -> TcpStream {
         if rest.is_empty() {
             return stream;

@@ -15,20 +15,20 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-/// What becomes of the requests in each file.
+/// The expected handling of the requests in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     /// Passed on unchanged and accepted by a node; the next one as well.
     PassedOn,
-    /// Passed on unchanged and accepted by a node. What follows is no message: the front end closes without a word.
+    /// Passed on unchanged and accepted by a node. What follows is not a message: the front end closes without an answer.
     PassedOnAndClosed,
     /// Answered by the front end, and no more; the next one is passed on.
     Refused(u16),
-    /// A response that nobody waits for: dropped without a word. The next request is passed on.
+    /// A response to no request: dropped silently. The next request is passed on.
     Dropped,
-    /// Answered by the front end, which closes: nobody knows where the next one begins.
+    /// Answered by the front end, which closes, because the start of the next message is unknown.
     Closed(u16),
-    /// Waited for until the client says that nothing follows. The next one is taken for the rest of this.
+    /// Incomplete until the client closes its side. The next message is taken for the rest of this one.
     Incomplete,
 }
 
@@ -78,7 +78,7 @@ const FATES: &[(&str, Fate)] = &[
     ("3.3.8-multi01", Fate::Refused(400)),
     ("3.3.9-mcl01", Fate::Closed(400)),
     ("3.3.10-bcast", Fate::Dropped),
-    // The front end is no proxy in the sense of SIP: it counts no hops, and the node is the end of the way.
+    // The front end is not a SIP proxy: it counts no hops, and the node is the final destination.
     ("3.3.11-zeromf", Fate::PassedOn),
     ("3.3.12-cparam01", Fate::PassedOn),
     ("3.3.13-cparam02", Fate::PassedOn),
@@ -97,14 +97,14 @@ async fn each_gets_its_answers_and_the_next_request_its_own_wherever_it_can_be_f
         let mut passed_on = expected_at_nodes(&message, *fate);
         passed_on.sort_unstable();
         assert_eq!(heard.at_nodes, passed_on, "{name}");
-        // Whatever came of that connection, the next one is served.
+        // Whatever happened to that connection, the next one is served.
         let heard = world.say(GOOD.as_bytes()).await;
         assert_eq!(heard.answers, [("good".to_owned(), ACCEPTED)], "after {name}");
     }
 }
 
 #[test]
-fn every_file_stands_in_the_table() {
+fn every_file_is_in_the_table() {
     let files = std::fs::read_dir(folder()).unwrap();
     let mut files: Vec<String> = files
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -154,7 +154,7 @@ struct World {
     passed_on: mpsc::UnboundedReceiver<Bytes>,
 }
 
-/// What one connection came to.
+/// The result of one connection.
 struct Heard {
     answers: Vec<(String, u16)>,
     at_nodes: Vec<Bytes>,
@@ -186,7 +186,7 @@ impl World {
         Self { front_end, passed_on }
     }
 
-    /// Sends the bytes, says that nothing follows, and listens until the front end has no more to say.
+    /// Sends the bytes, closes the sending side, and reads until the front end closes.
     async fn say(&mut self, bytes: &[u8]) -> Heard {
         let mut client = TcpStream::connect(self.front_end.addresses()[0]).await.unwrap();
         client.write_all(bytes).await.unwrap();
@@ -236,7 +236,7 @@ async fn serve(id: u64, mut stream: TcpStream, passed_on: mpsc::UnboundedSender<
     }
 }
 
-/// The messages that the bytes hold, as far as they are framed, or can be answered.
+/// The messages in the bytes, as far as they are framed or can be answered.
 fn framed(bytes: &Bytes) -> Vec<RawMessage> {
     let mut framer = Framer::new(FramerLimits::default());
     framer.buffer_mut().extend_from_slice(bytes);
@@ -245,7 +245,7 @@ fn framed(bytes: &Bytes) -> Vec<RawMessage> {
         .filter_map(|frame| match frame {
             Frame::Message(message) | Frame::Refused { message, .. } => Some(message),
             Frame::Lost { answer, .. } => answer.map(|(message, _)| message),
-            Frame::KeepAlivePing => panic!("nobody pinged"),
+            Frame::KeepAlivePing => panic!("unexpected ping"),
         })
         .collect()
 }
@@ -282,6 +282,6 @@ const GOOD: &str = "INVITE sip:good@example.com SIP/2.0\r\n\
     CSeq: 1 INVITE\r\n\
     Content-Length: 4\r\n\r\ngood";
 
-/// What the nodes answer: nothing that the front end would say by itself.
+/// The nodes' answer, which the front end never generates itself.
 const ACCEPTED: u16 = 202;
 const PATIENCE: Duration = Duration::from_secs(10);

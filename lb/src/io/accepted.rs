@@ -1,4 +1,4 @@
-//! A connection that was let in, on its way to the task that carries it: socket options, TLS, and who the client is.
+//! Prepares an admitted client connection for its task: socket options, TLS handshake and client identity.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use super::connection_mode;
 use super::listener::Listener;
 use super::listener_context::ClientIdentity;
 
-/// One accepted connection on its way to its task.
+/// An admitted connection that is not served yet.
 pub struct Accepted {
     pub listener: Arc<Listener>,
     pub admitted: Admitted,
@@ -30,7 +30,7 @@ pub struct Accepted {
 }
 
 impl Accepted {
-    /// Serves it until it is over.
+    /// Serves the connection until it ends.
     pub async fn serve(self, stream: TcpStream) {
         let context = Arc::clone(&self.listener.context);
         let metrics = &context.metrics;
@@ -89,7 +89,7 @@ impl Accepted {
         let handshake = tls.accept(stream);
         let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(stream)) => stream,
-            // A probe connects and leaves.
+            // A probe connects and closes without sending anything.
             Ok(Err(failed)) if failed.error.kind() == std::io::ErrorKind::UnexpectedEof => return None,
             Ok(Err(failed)) => {
                 let (status, detail) = failed.explain();

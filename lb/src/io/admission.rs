@@ -1,4 +1,4 @@
-//! Who may connect, and how much may be said: bounds per address and in all.
+//! Limits on connections, in total and per address, and on the message and byte rate per address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use tandem_runtime::source::source_of;
 
 use crate::config::Limits;
 
-/// Counts client connections. Asked once per connection, so a lock does no harm.
+/// Counts client connections. Locked once per connection, so the lock costs little.
 #[derive(Debug)]
 pub struct Admission {
     connections_max: usize,
@@ -28,14 +28,14 @@ struct Table {
     sources: HashMap<IpAddr, (usize, Arc<Source>)>,
 }
 
-/// When the next of a source would be due at an even rate, in nanoseconds since the start.
+/// When the next message and byte of a source are due at its rate, in nanoseconds since the start.
 #[derive(Debug, Default)]
 struct Source {
     message_due: AtomicU64,
     byte_due: AtomicU64,
 }
 
-/// One admitted connection; dropping it makes room.
+/// An admitted connection; dropping it frees its place.
 #[derive(Debug)]
 pub struct Admitted {
     admission: Arc<Admission>,
@@ -56,7 +56,7 @@ impl Admission {
         }
     }
 
-    /// With one rate for messages and bytes.
+    /// Limits with the same rate for messages and bytes.
     #[cfg(test)]
     pub(super) fn of(connections_max: usize, per_address_max: usize, rate: u64) -> Arc<Self> {
         Arc::new(Self {
@@ -69,7 +69,7 @@ impl Admission {
         })
     }
 
-    /// Lets a connection in, or names the limit that forbids it.
+    /// Admits a connection, or returns the label of the limit that forbids it.
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Admitted, &'static str> {
         let address = source_of(address);
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
@@ -103,8 +103,8 @@ impl Admission {
 }
 
 impl Admitted {
-    /// Counts a message against the source's rate. `Some` says until when its next one should not be read: slowing
-    /// a source down harms nobody else, and no message is lost.
+    /// Counts a message against the source's rate. Returns when its next one may be read if the source is over the rate:
+    /// slowing a source down harms no other client and loses no message.
     #[must_use]
     pub fn message_arrived(&self, now: Instant) -> Option<Instant> {
         self.arrived(
@@ -115,7 +115,7 @@ impl Admitted {
         )
     }
 
-    /// As [`Self::message_arrived`], for bytes at which nothing looks.
+    /// Counts bytes against the source's rate, as [`Self::message_arrived`] counts messages; used in connection mode.
     #[must_use]
     pub fn bytes_arrived(&self, count: usize, now: Instant) -> Option<Instant> {
         let count = u64::try_from(count).unwrap_or(u64::MAX);
@@ -133,7 +133,7 @@ impl Admitted {
         let due = due
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
             .unwrap_or(elapsed);
-        // A second's worth may come at once.
+        // A burst of one second's worth is permitted.
         let ahead = due.saturating_sub(elapsed).checked_sub(NANOS_PER_SECOND)?;
         Some(now + Duration::from_nanos(ahead))
     }

@@ -1,8 +1,7 @@
-//! Certificates of the TLS listeners (RCC-9), over the admin listener: JSON in, JSON out, below
-//! `/listeners/NAME/certificates`.
+//! Admin routes for the certificates of TLS listeners (RCC-9): JSON below `/listeners/NAME/certificates`.
 //!
-//! Every change is in force for the next handshake and is a line in the log under the target `audit`. Connections that
-//! stand go on.
+//! Every change takes effect with the next handshake and is logged under the target `audit`. Established connections
+//! continue.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +19,7 @@ use tandem_runtime::io::sip_certificates::SipTlsChangeError;
 use tandem_runtime::io::sip_tls::SipTls;
 use thiserror::Error;
 
-/// What the routes work on: the listeners that have TLS, by name.
+/// Serves the routes of all TLS listeners, by listener name.
 #[derive(Debug, Clone, Default)]
 pub struct CertificateRoutes {
     listeners: Arc<BTreeMap<String, SipTls>>,
@@ -34,7 +33,7 @@ impl CertificateRoutes {
         }
     }
 
-    /// Answers every path but the built-in ones.
+    /// The handler for every path that is not built in.
     #[must_use]
     pub fn router(self) -> Router {
         Arc::new(move |request| {
@@ -70,7 +69,7 @@ impl CertificateRoutes {
     }
 }
 
-/// Of `/listeners/NAME/certificates` and what stands below it.
+/// Splits `/listeners/NAME/certificates` or `/listeners/NAME/certificates/VERB` into name and verb.
 fn listener_and_verb(path: &str) -> Option<(String, &str)> {
     let (name, rest) = path.strip_prefix("/listeners/")?.split_once('/')?;
     let name = percent_decode_str(name).decode_utf8().ok()?.into_owned();
@@ -95,33 +94,33 @@ where
     }
 }
 
-/// One listener's part of the routes.
+/// The routes of one listener.
 struct Listener<'a> {
     name: &'a str,
     tls: &'a SipTls,
 }
 
 impl Listener<'_> {
-    /// `POST …/upload`: clients of these authorities may connect from now on.
+    /// `POST …/upload`: trusts authorities, so that clients with their certificates may connect.
     fn upload(&self, file: &UploadedFile) -> Result<Vec<NamedCertificate>, RouteError> {
         let added = self.tls.trust(&file.certificates()?)?;
         Ok(audited(self.name, "authority trusted", &added))
     }
 
-    /// `POST …/remove`: clients of this authority may not connect any more.
+    /// `POST …/remove`: stops trusting an authority, so that clients with its certificates may no longer connect.
     fn remove(&self, body: &RemoveBody) -> Result<Vec<NamedCertificate>, RouteError> {
         let removed = self.tls.distrust(body.fingerprint()?)?;
         Ok(audited(self.name, "authority no longer trusted", &[removed]))
     }
 
-    /// `POST …/csr`: a request for a certificate of the listener. The key stays here.
+    /// `POST …/csr`: creates a certificate signing request for the listener. The key does not leave the machine.
     fn csr(&self, wanted: &SigningRequest) -> Result<RequestView, RouteError> {
         let request_pem = self.tls.request_certificate(wanted)?;
         audit_request(self.name, &wanted.common_name, &wanted.names);
         Ok(RequestView { request_pem })
     }
 
-    /// `POST …/signed`: the authority's answer, shown from the next handshake on.
+    /// `POST …/signed`: installs the signed certificate for the handshakes that follow.
     fn signed(&self, file: &UploadedFile) -> Result<InstalledView, RouteError> {
         let installed = self.tls.install_certificate(&file.bytes()?)?;
         let signed = SignedView {
@@ -159,7 +158,7 @@ impl CertificatesView {
 #[derive(Debug, Serialize)]
 struct OwnView {
     chain: Vec<NamedCertificate>,
-    /// A request waits for the authority's answer.
+    /// A signing request is waiting for its certificate.
     requested: bool,
     #[serde(flatten)]
     verdict: VerdictView,
@@ -173,7 +172,7 @@ struct InstalledView {
     verdict: VerdictView,
 }
 
-/// A status of CAL-6, and what to do.
+/// The status of the listener's certificate, as in CAL-6, and what to do about it.
 #[derive(Debug, Serialize)]
 struct VerdictView {
     status: Status,
@@ -199,7 +198,7 @@ enum RouteError {
 }
 
 impl RouteError {
-    /// `{"error": TEXT, "status": a status of CAL-6}`.
+    /// The answer `{"error": TEXT, "status": STATUS}`, where the status is one of CAL-6.
     fn response(&self) -> AdminResponse {
         let status = match self {
             Self::Body(error) => error.status_code(),

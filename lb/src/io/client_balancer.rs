@@ -1,6 +1,6 @@
-//! A balancer with everything that it acts on: the client's queue, and the pairs to nodes.
+//! Performs the outputs of one client's balancer: on the client's send queue and the pairs with nodes.
 //!
-//! Owns what the balancer asks for, and what a full queue says back to it. Does not own when something happens: the loop of
+//! Owns the effects that the balancer asks for, and reports full queues back to it. Does not own the timing: the loop of
 //! [`super::client_connection`] does.
 
 use std::collections::VecDeque;
@@ -22,24 +22,24 @@ use super::listener_context::{ClientIdentity, ListenerContext};
 use super::paired_connection::PairEvent;
 use super::standing_node::StandingNode;
 
-/// The balancer of one client's connection, and its ends.
+/// The balancer of one client connection, with the connections it works on.
 pub struct ClientBalancer {
     context: Arc<ListenerContext>,
     balancer: Balancer,
-    /// Towards the client.
+    /// The send queue towards the client.
     pub client: SipSender,
     pairs: Pairs,
     input: ClientInput,
-    /// What a full queue and the like say back to the balancer.
+    /// Inputs that result from performing outputs, such as a full queue.
     echoes: VecDeque<Input>,
-    /// The connection is to end.
+    /// The connection is to be closed.
     pub closing: bool,
-    /// Silence from both ends is counted from here.
+    /// When the last byte arrived from either side; the idle time is counted from here.
     pub last_activity: Instant,
 }
 
 impl ClientBalancer {
-    /// Nothing has come yet. What pairs report goes to `events`, and is to be given to [`Self::pair_reported`].
+    /// A balancer for a new connection. Pairs report to `events`; pass their reports to [`Self::pair_reported`].
     #[must_use]
     pub fn new(
         context: Arc<ListenerContext>,
@@ -59,19 +59,19 @@ impl ClientBalancer {
         }
     }
 
-    /// When the balancer wants to be asked again.
+    /// When to feed the balancer `DeadlineReached` next.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         self.balancer.next_deadline()
     }
 
-    /// The client has as many unanswered requests as it may have.
+    /// Whether the client has as many unanswered requests as permitted.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.balancer.is_full()
     }
 
-    /// Ends the connection of a client that has said nothing for too long and waits for nothing.
+    /// Closes the connection when it has been idle for too long and no request is outstanding.
     pub fn close_if_idle(&mut self, now: Instant) {
         if now >= self.last_activity + self.context.streams.idle && self.balancer.unanswered() == 0 {
             self.context.metrics.limit_reached("idle");
@@ -81,7 +81,7 @@ impl ClientBalancer {
         }
     }
 
-    /// Takes what the client has sent. `heard` says whether anything well-framed has ever come.
+    /// Feeds what the client sent to the balancer. `heard` says whether any well-framed bytes have arrived yet.
     pub fn client_sent(&mut self, received: Received, heard: bool) {
         match self.input.of(received, heard) {
             Some(input) => self.feed(input),
@@ -89,14 +89,14 @@ impl ClientBalancer {
         }
     }
 
-    /// Tells the balancer that the client is gone, and closes every end.
+    /// Tells the balancer that the client is gone, and closes all connections.
     pub fn end(&mut self) {
         self.feed(Input::ClientGone);
         self.client.close();
         self.pairs.close_all();
     }
 
-    /// Takes what the task of a pair reports.
+    /// Feeds the report of a pair's task to the balancer.
     pub fn pair_reported(&mut self, event: PairEvent) {
         match event {
             PairEvent::Opened { pair, sender } => {
@@ -117,7 +117,7 @@ impl ClientBalancer {
         }
     }
 
-    /// Lets the balancer decide, and does what it says, until nothing is left to say.
+    /// Feeds an input to the balancer and performs its outputs, until no further input results.
     pub fn feed(&mut self, input: Input) {
         self.echoes.push_back(input);
         while let Some(input) = self.echoes.pop_front() {
@@ -149,13 +149,13 @@ impl ClientBalancer {
                 debug!(client = %self.input.client(), ?reason, "closing the client connection");
                 self.closing = true;
             }
-            // The prober hears enough of others when its queue is full.
+            // A full queue means that the prober has enough checks to do.
             Output::DoubtNode(node) => drop(self.context.doubts.try_send(node)),
             Output::Count(count) => self.context.metrics.count(&self.context.name, &count),
         }
     }
 
-    /// Begins with a pair that the node has opened.
+    /// Begins with a pair whose connection the node has opened.
     pub fn take_standing<R: AsyncRead + Unpin + Send + 'static>(&mut self, standing: StandingNode<R>) {
         let pair = PairId(0);
         let node = standing.node;
@@ -172,7 +172,7 @@ impl ClientBalancer {
         match self.client.try_send(bytes) {
             Ok(()) | Err(SendRefused::Closed) => {}
             Err(SendRefused::Full) => {
-                // Nodes are not read any more long before this; what a client does not take at all ends here.
+                // Reading from nodes stops long before this, so the client has not read for a long time.
                 self.context.metrics.limit_reached("client_queue");
                 self.input.remark(
                     "client_queue",

@@ -1,4 +1,4 @@
-//! One task per client connection: everything that happens to the connection passes here, one thing after the other.
+//! The task of one client connection, which handles all its events one after the other.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,7 +28,7 @@ pub struct ClientConnection {
 }
 
 impl ClientConnection {
-    /// Serves one client until its connection is over.
+    /// Serves one client until its connection ends.
     pub async fn run<S>(
         context: Arc<ListenerContext>,
         identity: ClientIdentity,
@@ -40,7 +40,7 @@ impl ClientConnection {
         Self::run_with::<S, tokio::io::Empty>(context, identity, stream, admitted, None).await;
     }
 
-    /// As [`Self::run`], for a connection that a node asked for.
+    /// Serves a connection that a node requested; otherwise as [`Self::run`].
     pub async fn run_with<S, R>(
         context: Arc<ListenerContext>,
         identity: ClientIdentity,
@@ -69,7 +69,7 @@ impl ClientConnection {
         }
         connection.serve(reader, received, board, &admitted).await;
         connection.balancer.end();
-        // The writer has its own patience with a client that takes nothing.
+        // The writer has its own timeout for a client that does not read.
         if let Ok(Err(error)) = writer.await {
             if matches!(error, SendEnded::Stalled(_)) {
                 connection.context.metrics.limit_reached("client_stalled");
@@ -89,7 +89,7 @@ impl ClientConnection {
         let mut reading = Reading::new();
         let mut draining = false;
         let mut nodes_are_read = true;
-        // Made once: making them takes a lock that all connections share.
+        // Created once: creating them takes a lock that all connections share.
         let (drain, close) = (shutdown.reached(Stage::Drain), shutdown.reached(Stage::Close));
         let revoked = self.identity.clone().revoked();
         tokio::pin!(drain, close, revoked);
@@ -140,7 +140,8 @@ impl ClientConnection {
         }
     }
 
-    /// A client over its rate, or with as many unanswered requests as it may have, waits.
+    /// Whether the client's messages are handled now. A client over its rate, or with as many unanswered requests as
+    /// permitted, waits.
     fn is_served(&self, reading: &Reading) -> bool {
         reading.paused.is_none() && !self.balancer.is_full()
     }
@@ -154,7 +155,7 @@ impl ClientConnection {
         }
     }
 
-    /// Above this, nodes are not read: they wait until the client has taken what it has.
+    /// Queued bytes above which nodes are not read until the client has read most of them.
     fn high_water(&self) -> usize {
         self.context.streams.client_queue.queued_bytes_max / 8
     }
@@ -190,5 +191,5 @@ async fn sleep_until(deadline: Instant) {
     tokio::time::sleep_until(deadline.into()).await;
 }
 
-/// Messages of nodes that may wait for the client's task.
+/// Events of pairs that may wait for the client's task.
 const EVENTS_WAITING_MAX: usize = 256;

@@ -1,4 +1,4 @@
-//! What a client's bytes mean to the balancer, and what is said and counted of them on the way.
+//! Turns what a client sent into inputs of the balancer; logs and counts it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::metrics::MessageCounters;
 use super::listener_context::ListenerContext;
 use super::paired_connection::overdue_label;
 
-/// The client's end of the connection.
+/// The inputs from one client.
 #[derive(Debug)]
 pub struct ClientInput {
     context: Arc<ListenerContext>,
@@ -32,19 +32,19 @@ impl ClientInput {
         }
     }
 
-    /// Where the client is.
+    /// The client's address.
     #[must_use]
     pub fn client(&self) -> SocketAddr {
         self.client
     }
 
-    /// What the balancer is to hear; `None` when the connection is over at once. `heard` says whether anything well-framed
-    /// has ever come.
+    /// The balancer's input; `None` when the connection ends at once. `heard` says whether any well-framed bytes have arrived
+    /// yet.
     #[must_use]
     pub fn of(&self, received: Received, heard: bool) -> Option<Input> {
         match received {
             Received::Frame(frame) => Some(self.framed(frame)),
-            // A probe says nothing and leaves: no mistake of anybody's.
+            // A probe connects and closes without sending anything: not an error.
             Received::Ended if !heard => None,
             Received::Ended => Some(Input::ClientHalfClosed),
             Received::Failed(error) => {

@@ -1,7 +1,7 @@
-//! The connections to nodes that belong to one client's connection.
+//! The connections with nodes that belong to one client connection.
 //!
-//! Owns the tasks that carry them and what waits for one that is still being opened. Does not own when a pair is opened,
-//! drained or closed: the balancer says so.
+//! Owns their tasks, and the messages that wait for one that is still being opened. Does not own when a pair is opened,
+//! drained or closed: the balancer decides that.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -21,17 +21,17 @@ use super::listener_context::{ClientIdentity, ListenerContext};
 use super::paired_connection::{PairEvent, PairTask};
 use super::standing_node::StandingNode;
 
-/// All pairs of one client.
+/// The pairs of one client.
 pub struct Pairs {
     context: Arc<ListenerContext>,
     identity: ClientIdentity,
     by_id: HashMap<PairId, PairHandle>,
-    /// Messages to each node, counted over all pairs to it.
+    /// Message counters by node, over all pairs with it.
     counters: HashMap<NodeId, MessageCounters>,
     events: mpsc::Sender<PairEvent>,
 }
 
-/// A pair as the client's task holds it; dropping it closes the pair.
+/// The client task's handle of a pair; dropping it closes the pair.
 #[derive(Debug)]
 struct PairHandle {
     node: NodeId,
@@ -41,7 +41,7 @@ struct PairHandle {
 
 #[derive(Debug)]
 enum PairQueue {
-    /// Messages wait, bounded as the pair's own queue will be.
+    /// Messages wait, within the same bound as the pair's send queue.
     Connecting {
         task: tokio::task::AbortHandle,
         waiting: Vec<Bytes>,
@@ -60,7 +60,7 @@ impl Drop for PairHandle {
 }
 
 impl Pairs {
-    /// None yet. What they report goes to `events`.
+    /// No pairs yet. Their tasks will report to `events`.
     #[must_use]
     pub fn new(
         context: Arc<ListenerContext>,
@@ -76,7 +76,7 @@ impl Pairs {
         }
     }
 
-    /// Begins to open a pair. It reports when it stands, or that it was lost.
+    /// Starts to open a pair. Its task reports when it is open, or that it was lost.
     pub fn open(&mut self, pair: PairId, node: NodeId, address: SocketAddr, purpose: PairPurpose) {
         let drain = Arc::new(Notify::new());
         let purpose = match purpose {
@@ -94,7 +94,7 @@ impl Pairs {
         self.by_id.insert(pair, PairHandle { node, drain, queue });
     }
 
-    /// Carries a connection that the node has opened, and gives back what was read from it already.
+    /// Adds a pair whose connection the node has opened, and returns the message already read from it.
     pub fn carry<R: AsyncRead + Unpin + Send + 'static>(
         &mut self,
         pair: PairId,
@@ -126,26 +126,26 @@ impl Pairs {
         }
     }
 
-    /// Sends what has waited for a pair that stands now, in order.
+    /// Sends, in order, what waited for a pair that is now open.
     pub fn stands(&mut self, pair: PairId, sender: SipSender) {
         let Some(handle) = self.by_id.get_mut(&pair) else {
-            // The balancer has closed it meanwhile.
+            // The balancer has closed it in the meantime.
             return sender.close();
         };
         let before = std::mem::replace(&mut handle.queue, PairQueue::Standing(sender.clone()));
         if let PairQueue::Connecting { waiting, .. } = before {
             for bytes in waiting {
-                // As much fits as was allowed to wait; a queue that has closed meanwhile is reported as a loss.
+                // What was allowed to wait fits; a queue closed in the meantime is reported as a loss.
                 let _ = sender.try_send(bytes);
             }
         }
     }
 
-    /// Queues a message for the node, or keeps it until the pair stands.
+    /// Queues a message for the node, or keeps it until the pair is open.
     ///
     /// # Errors
-    /// When there is no room for it. A pair that has ended reports so itself, after what the node had written, and is no
-    /// error here.
+    /// When the queue is full. Sending to a pair that has ended is not an error: the pair reports its loss itself, after
+    /// everything that the node wrote.
     pub fn send(&mut self, pair: PairId, bytes: Bytes) -> Result<(), PairFull> {
         let bytes_max = self.context.streams.node_queue.queued_bytes_max / 2;
         let Some(handle) = self.by_id.get_mut(&pair) else {
@@ -183,14 +183,14 @@ impl Pairs {
             .or_insert_with(|| MessageCounters::of_node(metrics, node))
     }
 
-    /// Lets a pair end once the node has answered.
+    /// Asks a pair to report what the node has already written and then to end.
     pub fn drain(&self, pair: PairId) {
         if let Some(handle) = self.by_id.get(&pair) {
             handle.drain.notify_one();
         }
     }
 
-    /// Closes a pair, and says to which node it went; `None` when it was closed already.
+    /// Closes a pair and returns its node; `None` when it was closed already.
     pub fn close(&mut self, pair: PairId) -> Option<NodeId> {
         self.by_id.remove(&pair).map(|handle| handle.node)
     }
@@ -200,6 +200,6 @@ impl Pairs {
     }
 }
 
-/// There is no room for another message to this node.
+/// The queue towards a node is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PairFull;

@@ -1,8 +1,8 @@
-//! What a client has sent, on its way to the balancer.
+//! Holds what a client has sent until it is handled.
 //!
-//! A client over its rate, or with as many unanswered requests as it may have, is not served for a while. What it sends
-//! meanwhile waits here, up to a bound, so that the pings behind it are answered all the same: to a client whose pings are
-//! not, the front end is dead (RFC 5626 §4.4.1). Beyond the bound it waits in the client's own socket.
+//! A client over its rate, or with as many unanswered requests as permitted, is not served for a while. What it sends in the
+//! meantime waits here, up to a bound, so that the pings behind it are still answered: a client whose pings are not answered
+//! takes the front end for dead (RFC 5626 §4.4.1). Beyond the bound it waits in the client's socket.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -10,26 +10,26 @@ use std::time::Instant;
 use tandem_runtime::io::sip_stream::Received;
 use tandem_sip::Frame;
 
-/// The state of one client's way in.
+/// The receive state of one client.
 #[derive(Debug)]
 pub struct Reading {
-    /// More may come: the client has not closed its side, and framing is not lost.
+    /// More may arrive: the client has not closed its side, and framing is not lost.
     open: bool,
-    /// Something well-framed has come.
+    /// Some well-framed bytes have arrived.
     pub heard: bool,
-    /// The source is over its rate until then.
+    /// When the source may be read again; `None` while it is within its rate.
     pub paused: Option<Instant>,
     waiting: VecDeque<Received>,
     waiting_bytes: usize,
 }
 
-/// What is to be done with what has come.
+/// What to do with something that arrived.
 #[derive(Debug)]
 pub enum Arrival {
-    /// A ping: answered at once, whatever waits.
+    /// A ping, to be answered at once, whatever waits.
     Ping,
     Serve(Received),
-    /// It waits its turn.
+    /// Queued until the client is served again.
     Kept,
 }
 
@@ -45,13 +45,13 @@ impl Reading {
         }
     }
 
-    /// Whether there is room for more.
+    /// Whether more may be read from the client.
     #[must_use]
     pub fn may_read(&self) -> bool {
         self.open && self.waiting.len() < WAITING_MAX && self.waiting_bytes < WAITING_BYTES_MAX
     }
 
-    /// Takes in what has come. `served` says whether the client is served now.
+    /// Receives something, and queues it unless the client is served now.
     pub fn arrived(&mut self, received: Received, served: bool) -> Arrival {
         self.heard |= matches!(received, Received::Frame(_));
         if matches!(received, Received::Frame(Frame::KeepAlivePing)) {
@@ -66,7 +66,7 @@ impl Reading {
         Arrival::Kept
     }
 
-    /// The next of what has waited.
+    /// Takes the oldest item that waits.
     pub fn take_next(&mut self) -> Option<Received> {
         let received = self.waiting.pop_front()?;
         self.waiting_bytes -= bytes_of(&received);
@@ -102,7 +102,7 @@ fn bytes_of(received: &Received) -> usize {
     }
 }
 
-/// As much as a socket's buffer: 32 KiB, and one message.
+/// Bytes above which nothing more is read, about a socket's buffer; the last message may exceed it.
 const WAITING_BYTES_MAX: usize = 32 << 10;
 const WAITING_MAX: usize = 64;
 
@@ -129,7 +129,7 @@ mod tests {
         let mut reading = Reading::new();
         assert!(matches!(reading.arrived(message(1), false), Arrival::Kept));
         assert!(matches!(reading.arrived(ping(), false), Arrival::Ping));
-        // Its turn comes after what waits, though the client is served again.
+        // It comes after what waits, although the client is served again.
         assert!(matches!(reading.arrived(message(2), true), Arrival::Kept));
         assert!(matches!(reading.arrived(Received::Ended, true), Arrival::Kept));
         assert!(!reading.may_read());

@@ -1,7 +1,7 @@
-//! `tandem-lb certificate …`: the certificates of a running front end's listeners, in a terminal.
+//! `tandem-lb certificate …`: manages the certificates of a running front end's listeners.
 //!
-//! Owns the words of the command and the questions to the admin listener that they become. Does not own the answers:
-//! `--json` shows them as they are.
+//! Owns the arguments of the command and the requests to the admin listener that they become. Does not own the answers:
+//! `--json` prints them as they are.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use thiserror::Error;
 
 use crate::config::{ADMIN_DEFAULT, Config};
 
-/// `arguments` are those after `certificate`.
+/// Runs the command; `arguments` are those after `certificate`.
 #[must_use]
 pub fn certificate(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     run("tandem-lb certificate", USAGE, parse(arguments), |arguments| {
@@ -31,7 +31,7 @@ pub fn certificate(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 #[derive(Debug, PartialEq, Eq)]
 struct Arguments {
     admin: SocketAddr,
-    /// The answer as it came, instead of a table.
+    /// Print the answer as it is, instead of a table.
     json: bool,
     listener: String,
     command: Command,
@@ -67,7 +67,7 @@ enum ArgumentError {
     Place(#[from] AdminPlaceError),
 }
 
-/// `None`: help was asked for.
+/// Parses the arguments; `None` when help was requested.
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Arguments>, ArgumentError> {
     let mut parser = Parser::from_args(arguments);
     let (mut words, mut place, mut json) = (Vec::new(), AdminPlace::default(), false);
@@ -93,7 +93,7 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Argumen
     }))
 }
 
-/// With the name of the listener.
+/// The command, and the name of the listener it is about.
 fn command(words: Vec<String>) -> Result<(Command, String), ArgumentError> {
     let mut words = words.into_iter();
     let mut next = |wanted| words.next().ok_or(ArgumentError::Missing(wanted));
@@ -150,7 +150,7 @@ fn perform(arguments: &Arguments) -> Result<Outcome, ClientError> {
     })
 }
 
-/// A change was made once it was answered; what is shown may still be amiss.
+/// Whether the answer shows no problem. An answered change was made, but the certificate shown may still have a problem.
 fn is_well(command: &Command, answer: &Value) -> bool {
     let verified = |status: &Value| status.as_str() == Some("Verified");
     match command {

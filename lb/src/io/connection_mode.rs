@@ -1,4 +1,4 @@
-//! Plain layer 4: a connection goes to one node, whole, and ends with it.
+//! Connection mode: relays each client connection as a whole to one node (layer 4).
 
 use std::io;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::admission::Admitted;
 use super::listener_context::{ClientIdentity, ListenerContext};
 use super::paired_connection::reach;
 
-/// Connects the client with the node whose turn it is, or with the next one that can be reached.
+/// Relays a client connection to the node whose turn it is, or to the next one that can be reached.
 pub async fn relay<S>(context: Arc<ListenerContext>, identity: ClientIdentity, stream: S, admitted: Admitted)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -40,7 +40,9 @@ where
             context.metrics.limit_reached("idle");
             debug!(client = %identity.address, %node, "idle timeout; closing the relayed connection");
         }
-        () = out_of_reach(&context, node) => debug!(client = %identity.address, %node, "node down; closing the relayed connection"),
+        () = out_of_reach(&context, node) => {
+            debug!(client = %identity.address, %node, "node down; closing the relayed connection");
+        }
         () = identity.clone().revoked() => context.note_revoked(&identity),
         () = context.shutdown.reached(Stage::Close) => {}
     }
@@ -48,7 +50,7 @@ where
     drop(admitted);
 }
 
-/// What is carried between a client and its node, and when something was last.
+/// The relay between a client and its node, and the time of its last activity.
 struct Passage<'a> {
     idle: Duration,
     metrics: Metrics,
@@ -59,7 +61,7 @@ struct Passage<'a> {
 #[derive(Debug, Clone, Copy)]
 struct Activity {
     at: Instant,
-    /// One of the two has said all.
+    /// One side has closed its direction.
     half_closed: bool,
 }
 
@@ -77,7 +79,7 @@ impl<'a> Passage<'a> {
         }
     }
 
-    /// Until both have said all (RFC 793 §3.5: each for itself), or one is gone.
+    /// Relays both directions until each is closed (RFC 793 §3.5), or one fails.
     async fn carry<C, N>(&self, client: C, node: N) -> io::Result<()>
     where
         C: AsyncRead + AsyncWrite,
@@ -93,7 +95,7 @@ impl<'a> Passage<'a> {
         Ok(())
     }
 
-    /// A source over its rate waits in its own socket.
+    /// Relays one direction. A source over its rate is not read, so that its bytes wait in its own socket.
     async fn carry_one_way<R, W>(
         &self,
         mut from: R,
@@ -112,7 +114,7 @@ impl<'a> Passage<'a> {
                 return to.shutdown().await;
             }
             to.write_all(&buffer[..count]).await?;
-            // TLS may hold back what its socket does not take at once.
+            // TLS may buffer what the socket does not accept at once.
             to.flush().await?;
             if let Some(until) = rate(count) {
                 self.metrics.limit_reached("bytes_per_second");
@@ -124,14 +126,14 @@ impl<'a> Passage<'a> {
     fn note_activity(&self, ended: bool) {
         self.last_activity.send_if_modified(|activity| {
             activity.at = Instant::now();
-            // Only an end is news to who waits for the deadline: activity moves it back.
+            // Only a closed direction wakes `idle`: activity just moves its deadline back.
             let is_news = ended && !activity.half_closed;
             activity.half_closed |= ended;
             is_news
         });
     }
 
-    /// Returns when nothing has been carried for too long.
+    /// Returns once the relay has been idle for too long.
     async fn idle(&self) {
         loop {
             let activity = *self.last_activity.borrow();
@@ -173,13 +175,14 @@ async fn connect(context: &ListenerContext, identity: &ClientIdentity) -> Option
             }
             Err(error) => debug!(%node, %error, "cannot connect to the node; trying the next one"),
         }
-        // The prober hears enough of others when its queue is full.
+        // A full queue means that the prober has enough checks to do.
         let _ = context.doubts.try_send(node);
     }
     None
 }
 
-/// A client that stays on a dead node's connection would wait for its own timeouts: better that it comes back.
+/// Returns once the node is down. A client left on the connection of a dead node would wait for its own timeouts; closed, it
+/// reconnects at once.
 async fn out_of_reach(context: &ListenerContext, node: NodeId) {
     let mut board = context.board.subscribe();
     while context.board.table().is_reachable(node) {
@@ -190,7 +193,7 @@ async fn out_of_reach(context: &ListenerContext, node: NodeId) {
 }
 
 const BUFFER_BYTES: usize = 8 << 10;
-/// When one end has said all, the other has little left to say: a node answers for 32 s at most.
+/// Idle time after one direction has closed: a node answers within 32 s.
 const HALF_CLOSED_IDLE_MAX: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
@@ -211,8 +214,8 @@ mod tests {
         node: DuplexStream,
     }
 
-    /// Both ends of a passage that is carried until it is over or idle. The rate is in bytes per second. As TLS does, the
-    /// streams may keep what is written until they are flushed.
+    /// Both ends of a relay that runs until it ends or is idle. The rate is in bytes per second. The streams may keep what is
+    /// written until they are flushed, as TLS does.
     fn carried(idle: Duration, rate: u64) -> (Ends, tokio::task::JoinHandle<&'static str>) {
         let (client, near_client) = tokio::io::duplex(1 << 20);
         let (node, near_node) = tokio::io::duplex(1 << 20);
@@ -265,7 +268,7 @@ mod tests {
     async fn a_source_over_its_rate_is_slowed_and_loses_nothing() {
         let (mut ends, _task) = carried(PATIENCE * 10, 100_000);
         let began = Instant::now();
-        // A second's worth comes at once, and the rest takes a second.
+        // One second's worth passes at once, and the rest takes a second.
         let sent = vec![7; 200_000];
         ends.client.write_all(&sent).await.unwrap();
         let mut received = vec![0; sent.len()];

@@ -1,4 +1,4 @@
-//! A connection to a client that a node asked for, dialled from the virtual IP.
+//! Opens a connection to a client from the virtual IP, at a node's request.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +15,7 @@ use tandem_runtime::io::sip_tls::SipTls;
 use tandem_sip::proxy_protocol::PeerIdentity;
 use tokio_rustls::TlsConnector;
 
-/// The connection to the client.
+/// An open connection to a client.
 pub enum Dialled {
     Plain(TcpStream),
     Secured {
@@ -25,10 +25,11 @@ pub enum Dialled {
 }
 
 impl Dialled {
-    /// Connects from `source`: with TLS where `tls` is given, and then to a client that proves to be `name`, or its address.
+    /// Connects to `target` from `source`, over TLS if `tls` is given. The client must then authenticate as `name`, or as its IP
+    /// address if there is none.
     ///
     /// # Errors
-    /// When it cannot be reached, takes longer than five seconds, or its certificate is refused.
+    /// When the client cannot be reached within five seconds, or its certificate is refused.
     pub async fn connect(
         source: IpAddr,
         target: SocketAddr,
@@ -48,7 +49,7 @@ impl Dialled {
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Watches over the certificate that the client has shown.
+    /// Watches for the revocation of the client's certificate; `None` without TLS.
     pub fn revocation(&self, tls: Option<&SipTls>) -> Option<RevocationWatch> {
         match self {
             Self::Plain(_) => None,
@@ -56,7 +57,7 @@ impl Dialled {
         }
     }
 
-    /// Who the client has proved to be.
+    /// The identity from the client's certificate; `None` without TLS.
     pub fn peer(&self) -> Option<PeerIdentity> {
         match self {
             Self::Plain(_) => None,

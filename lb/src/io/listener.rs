@@ -1,4 +1,4 @@
-//! The accept loop of one VIP and port, with its limits.
+//! The accept loop of one VIP and port, with its access control and limits.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use super::admission::Admission;
 use super::listener_context::ListenerContext;
 use super::resolved_hosts::ResolvedHosts;
 
-/// One listener, bound.
+/// A bound listener.
 pub struct Listener {
     pub context: Arc<ListenerContext>,
     pub socket: TcpListener,
@@ -33,14 +33,14 @@ pub struct Listener {
     pub door: Door,
 }
 
-/// Who may come in.
+/// Decides which connections a listener accepts.
 #[derive(Debug)]
 pub struct Door {
     access: Access,
-    /// Balancers in front, which say for whom they connect.
+    /// Load balancers in front, whose PROXY protocol header names the client.
     proxies: Vec<IpNet>,
     hosts: ResolvedHosts,
-    /// Headers of theirs that are being read.
+    /// Limits the PROXY protocol headers being read at the same time.
     headers: Arc<Semaphore>,
     refusals: LogLimit<(IpAddr, &'static str)>,
 }
@@ -76,7 +76,7 @@ impl Door {
 }
 
 impl Listener {
-    /// Accepts until the process stops accepting. Connections go on in tasks of their own.
+    /// Accepts connections until the process stops accepting, and serves each in a task of its own.
     pub async fn run(self: Arc<Self>) {
         let shutdown = self.context.shutdown.clone();
         loop {
@@ -87,7 +87,7 @@ impl Listener {
             match accepted {
                 Ok((stream, address)) => self.meet(stream, address),
                 Err(error) => {
-                    // Out of descriptors, most likely: trying again at once would only burn the processor.
+                    // Out of descriptors, most likely: retrying at once would only waste CPU time.
                     self.context.metrics.limit_reached("accept");
                     let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
                     if let Some(suppressed) = self.door.refusals.is_due((unspecified, "accept")) {
@@ -102,7 +102,8 @@ impl Listener {
         }
     }
 
-    /// Not a byte is read from whom nobody lets in.
+    /// Admits a connection, or first reads the header of a load balancer in front. No byte is read from any other address that
+    /// is not allowed.
     fn meet(self: &Arc<Self>, stream: TcpStream, address: SocketAddr) {
         if !self.door.is_proxy(address.ip()) {
             return self.admit(stream, address);
@@ -120,7 +121,7 @@ impl Listener {
     async fn ask_proxy(self: &Arc<Self>, mut stream: TcpStream, proxy: SocketAddr) {
         let refused = |detail: &str| self.door.refuse(&self.context, proxy, "proxy_header", detail);
         match read_proxy_header_alone(&mut stream, HEADER_TIMEOUT).await {
-            // Balancers probe as well.
+            // Load balancers send probes as well.
             Ok(None | Some(ProxyHeader::Local)) => {}
             Ok(Some(ProxyHeader::Proxied(proxied))) => self.admit(stream, proxied.source),
             Err(error) => refused(&error.to_string()),
@@ -152,6 +153,6 @@ impl Listener {
 }
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// From the balancers in front, at once.
+/// Headers of load balancers in front that are read at the same time.
 const HEADERS_MAX: usize = 1_024;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);

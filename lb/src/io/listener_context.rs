@@ -1,4 +1,4 @@
-//! What all connections of a listener share, and who is at the other end of one.
+//! State shared by all connections of a listener, and the identity of a client.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::metrics::Metrics;
 
 use super::node_board::NodeBoard;
 
-/// Bounds and times of byte streams, the same for all connections.
+/// Limits and timeouts of byte streams, the same for all connections.
 #[derive(Debug, Clone)]
 pub struct StreamSettings {
     pub framer: FramerLimits,
@@ -28,20 +28,20 @@ pub struct StreamSettings {
     pub client_queue: SendLimits,
     pub node_queue: SendLimits,
     pub connect_timeout: Duration,
-    /// Bytes that a node does not acknowledge break its connection after this.
+    /// A connection to a node is broken when it acknowledges no sent byte for this long.
     pub silence_max: Duration,
-    /// The same for a client, whose queue ends the connection earlier, and counts it.
+    /// The same for clients; the send queue closes the connection earlier, and counts it.
     pub client_silence_max: Duration,
     pub idle: Duration,
 }
 
-/// What all connections of one listener share.
+/// State shared by all connections of one listener.
 #[derive(Debug, Clone)]
 pub struct ListenerContext {
     pub name: Arc<str>,
-    /// Where clients connect to: shown to nodes, who show it to clients.
+    /// The address clients connect to, passed to nodes, which show it to clients.
     pub vip: SocketAddr,
-    /// Shown instead of its address.
+    /// Shown to clients instead of the VIP.
     pub host_name: Option<String>,
     pub transport: Transport,
     pub balancer: Shared,
@@ -49,24 +49,24 @@ pub struct ListenerContext {
     pub pairs: PairSecurity,
     pub board: Arc<NodeBoard>,
     pub doubts: mpsc::Sender<NodeId>,
-    /// What is said of clients, once a minute for each address and reason.
+    /// Limits log lines about clients to one a minute for each address and reason.
     pub remarks: Arc<LogLimit<(IpAddr, &'static str)>>,
     pub metrics: Metrics,
     pub shutdown: Shutdown,
 }
 
-/// Who is at the other end.
+/// The identity of a client.
 #[derive(Debug, Clone)]
 pub struct ClientIdentity {
     pub address: SocketAddr,
     pub connection_id: [u8; 16],
     pub peer: Option<PeerIdentity>,
-    /// Over the certificate that it has shown.
+    /// Watches for the revocation of the certificate that the client presented.
     pub revocation: Option<RevocationWatch>,
 }
 
 impl ClientIdentity {
-    /// Resolves once its certificate is revoked.
+    /// Resolves once the client's certificate is revoked; never without a certificate.
     pub async fn revoked(self) {
         match self.revocation {
             Some(watch) => watch.revoked().await,
@@ -76,7 +76,7 @@ impl ClientIdentity {
 }
 
 impl ListenerContext {
-    /// Who the client is and where it connected to: nodes show the latter to clients.
+    /// The PROXY protocol header of a pair: who the client is, and the VIP it connected to, which nodes show to clients.
     #[must_use]
     pub fn pair_header(&self, identity: &ClientIdentity, purpose: Purpose) -> Vec<u8> {
         let header = ProxyHeader::Proxied(ProxiedConnection {
@@ -91,7 +91,7 @@ impl ListenerContext {
         header.write()
     }
 
-    /// What is left to do when [`ClientIdentity::revoked`] has resolved is to end the connection.
+    /// Counts and logs a connection that ends because [`ClientIdentity::revoked`] has resolved.
     pub fn note_revoked(&self, identity: &ClientIdentity) {
         self.metrics.connection_ended(&self.name, "revoked");
         let (client, peer) = (identity.address, &identity.peer);

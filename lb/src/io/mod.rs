@@ -1,8 +1,8 @@
-//! Everything that moves bytes or reads the clock.
+//! All I/O of the front end.
 //!
-//! Owns sockets, tasks, bounded queues and the one loop around each machine of `balancer`. Does not own a decision:
-//! what a message means, which node is alive and who gets what is said there. What always holds: one task owns one
-//! machine, `perform` never waits, and a queue that is full is reported back as an input.
+//! Owns sockets, tasks, bounded queues and the one loop around each state machine of `balancer`. Does not own decisions: what
+//! a message means, which node is alive and which node gets a message is decided there. What always holds: one task owns
+//! one state machine, `perform` never waits, and a full queue is reported back as an input.
 
 pub mod accepted;
 pub mod admission;

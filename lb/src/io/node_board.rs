@@ -1,4 +1,4 @@
-//! Where the node table hangs for all to read.
+//! Publishes the node table to all connections.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::balancer::node_table::{NodeTable, SharedTable};
 
-/// The table of the moment. Reading takes no lock; whoever wants to hear of changes subscribes.
+/// The current node table. Reading it takes no lock; subscribers are notified of changes.
 #[derive(Debug)]
 pub struct NodeBoard {
     table: ArcSwap<NodeTable>,
@@ -24,17 +24,19 @@ impl Default for NodeBoard {
 }
 
 impl NodeBoard {
+    /// The current table.
     #[must_use]
     pub fn table(&self) -> SharedTable {
         self.table.load_full()
     }
 
+    /// Replaces the table and notifies subscribers.
     pub fn publish(&self, table: NodeTable) {
         self.table.store(Arc::new(table));
         self.version.send_modify(|version| *version += 1);
     }
 
-    /// Says when there is a new table, without saying it for the one of now.
+    /// A receiver that is notified of each table published from now on.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.version.subscribe()

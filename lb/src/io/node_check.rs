@@ -1,4 +1,4 @@
-//! Checks of one node: the way that clients' messages take, or no more than a connection.
+//! Keepalive checks of one node: OPTIONS over the path of clients' messages, or only a connection.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,11 +22,11 @@ use crate::balancer::options_check::OptionsCheck;
 pub struct CheckSettings {
     pub kind: CheckKind,
     pub connect_timeout: Duration,
-    /// From the question to its answer.
+    /// Permitted time from the request to its answer.
     pub answer_timeout: Duration,
 }
 
-/// What a node has to do to pass.
+/// What a node has to do to pass a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckKind {
     /// Answer OPTIONS on a connection of the front end's own.
@@ -39,13 +39,13 @@ pub enum CheckKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailedCheck {
     pub failure: CheckFailure,
-    /// Our end of the connection, if there was one.
+    /// The local address of the connection, if there was one.
     pub own: Option<SocketAddr>,
-    /// What was wrong with a secured connection.
+    /// Why a secured connection failed.
     pub reason: Option<String>,
 }
 
-/// The checks of one node, and the connection that they share.
+/// Checks one node, over a connection kept from check to check.
 #[derive(Debug)]
 pub struct NodeCheck {
     settings: CheckSettings,
@@ -61,7 +61,7 @@ struct Connection {
     reader: SipReader<ReadHalf<PairStream>>,
     writer: WriteHalf<PairStream>,
     check: OptionsCheck,
-    /// The node has said something on it.
+    /// The node has sent something on the connection.
     heard: bool,
 }
 
@@ -76,7 +76,7 @@ impl NodeCheck {
         }
     }
 
-    /// Checks the node at that address; how long it took.
+    /// Checks the node at `address` and returns how long it took.
     ///
     /// # Errors
     /// When the node has not passed.
@@ -95,7 +95,7 @@ impl NodeCheck {
             .take()
             .filter(|connection| connection.node == address);
         if let Some(mut connection) = before {
-            // One that was made by a former process, perhaps: only a new one shows how the node is.
+            // The connection may lead to a former process of the node: if it fails, only a new one shows the node's state.
             match tokio::time::timeout(self.settings.answer_timeout, connection.exchange()).await {
                 Ok(Ok(())) => {
                     self.connection = Some(connection);
@@ -148,7 +148,7 @@ impl Connection {
         }
     }
 
-    /// We are the client ourselves.
+    /// Sends the PROXY protocol header, with the front end itself as the client, and the first request.
     async fn begin(&mut self) -> io::Result<()> {
         let header = ProxyHeader::Proxied(ProxiedConnection {
             source: self.own,
@@ -194,7 +194,7 @@ impl Connection {
     }
 }
 
-/// One of the two does not accept the other; or a process stands still.
+/// A failed TLS handshake: one side does not accept the other, or, when it timed out, the node's process is frozen.
 fn not_secured(own: SocketAddr, error: &io::Error) -> FailedCheck {
     let failure = match error.kind() == io::ErrorKind::TimedOut {
         true => CheckFailure::Unanswered,
@@ -233,12 +233,12 @@ fn failed(error: &io::Error) -> FailedCheck {
     }
 }
 
-/// With a reset, so that neither side keeps the connection's remains: nodes know such a visitor and log nothing.
+/// Closes with a reset, so that neither side keeps the connection in TIME-WAIT. Nodes recognise such a probe and log nothing.
 fn leave(stream: TcpStream) {
     stream.reset_when_dropped();
 }
 
-/// Bytes that nobody acknowledges for so long break the connection.
+/// A connection whose peer acknowledges no sent byte for this long is broken.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
@@ -265,7 +265,7 @@ mod tests {
         (listener, address)
     }
 
-    /// Answers so many questions on each of so many connections.
+    /// Answers the given number of requests on each of the given number of connections.
     async fn answer(listener: TcpListener, connections: usize, answers: usize) {
         for _ in 0..connections {
             let (mut stream, _) = listener.accept().await.unwrap();

@@ -1,4 +1,4 @@
-//! Node → client on the node's initiative: the node dials here, and we connect from the VIP.
+//! The outbound listener: nodes connect to it to have the front end connect to a client from the VIP.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -26,16 +26,16 @@ use super::dialled_client::Dialled;
 use super::listener_context::{ClientIdentity, ListenerContext};
 use super::standing_node::identify;
 
-/// The listener that nodes dial.
+/// The listener that nodes connect to.
 pub struct OutboundListener {
     pub config: OutboundConfig,
     pub socket: TcpListener,
-    /// The listener whose VIP and certificate a connection of each transport shows.
+    /// The listener whose VIP (and certificate, for TLS) connections to clients show, by transport.
     pub tcp: Option<Arc<ListenerContext>>,
     pub tls: Option<(Arc<ListenerContext>, SipTls)>,
     pub admission: Arc<Admission>,
     pub pairs: PairSecurity,
-    /// Connections that have not said yet where they want to go.
+    /// Limits the connections whose PROXY protocol header has not arrived yet.
     pub silent: Arc<Semaphore>,
     pub refusals: LogLimit<(IpAddr, &'static str)>,
 }
@@ -68,7 +68,7 @@ enum Refusal {
 }
 
 impl OutboundListener {
-    /// Accepts until the drain: nodes may have something to say until then.
+    /// Accepts connections until the process stops accepting: nodes may need to reach clients until then.
     pub async fn run(self) {
         let listener = Arc::new(self);
         let Some(context) = listener.any_context().cloned() else {
@@ -120,7 +120,7 @@ impl OutboundListener {
         }
     }
 
-    /// `None` for a probe.
+    /// Serves a node's connection until it ends; `None` for a probe.
     async fn connect(&self, stream: TcpStream, dialler: SocketAddr) -> Result<Option<()>, Refusal> {
         let context = self.any_context().ok_or(Refusal::NoListener)?;
         if !self.is_trusted(dialler.ip(), context) {
@@ -131,7 +131,7 @@ impl OutboundListener {
         let secured = self.pairs.from_one_of(&nodes, "node", stream).await;
         let (mut stream, certified) = match secured {
             Ok(secured) => secured,
-            // A probe connects and leaves.
+            // A probe connects and closes without sending anything.
             Err(error) if has_left(&error) => return Ok(None),
             Err(error) => return Err(Refusal::NotSecured(error)),
         };
@@ -230,6 +230,6 @@ impl Refusal {
 }
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Of all nodes together: each says it at once.
+/// Connections of all nodes together whose header has not arrived yet; nodes send it at once.
 pub const SILENT_MAX: usize = 1_024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

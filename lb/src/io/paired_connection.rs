@@ -1,4 +1,4 @@
-//! One client × one node: connect, say who the client is, then bytes both ways.
+//! The connection of one client with one node: connects, sends the client's identity, and carries messages both ways.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use crate::metrics::{MessageCounters, Metrics, Side};
 
 use super::listener_context::StreamSettings;
 
-/// What a pair reports to its client's task.
+/// A report of a pair to its client's task.
 #[derive(Debug)]
 pub enum PairEvent {
     Opened { pair: PairId, sender: SipSender },
@@ -29,7 +29,7 @@ pub enum PairEvent {
     Lost { pair: PairId, loss: PairLoss },
 }
 
-/// What a pair's task is told at its birth.
+/// The task of a pair.
 #[derive(Debug)]
 pub struct PairTask {
     pub pair: PairId,
@@ -37,15 +37,15 @@ pub struct PairTask {
     pub settings: Arc<StreamSettings>,
     pub security: PairSecurity,
     pub events: mpsc::Sender<PairEvent>,
-    /// Asks for what the node has written already, and then for an end.
+    /// Requests that the task report what the node has already written, and then end.
     pub drain: Arc<Notify>,
     pub metrics: Metrics,
 }
 
-/// Connects to a node, which has to prove to be that one where pairs are secured, and says for whom.
+/// Connects to a node and sends the PROXY protocol header. Where pairs are secured, the node must authenticate as `node`.
 ///
 /// # Errors
-/// When the node does not take the connection in time, or is another one.
+/// When the node does not accept the connection in time, or authenticates as another one.
 pub async fn reach(
     node: NodeId,
     address: SocketAddr,
@@ -66,8 +66,8 @@ pub async fn reach(
 }
 
 impl PairTask {
-    /// Connects, writes the PROXY header and carries messages until the end. Ends as well when its client's task is
-    /// gone, which closes the sender.
+    /// Connects, writes the PROXY protocol header and carries messages until the connection ends, or until the client's task
+    /// ends, which closes the sender.
     pub async fn run(self, address: SocketAddr, header: Vec<u8>) {
         match reach(self.node, address, &header, &self.security, &self.settings).await {
             Ok(stream) => self.carry_stream(stream).await,
@@ -108,7 +108,7 @@ impl PairTask {
         self.carry(reader, sender).await;
     }
 
-    /// The pair stands.
+    /// Carries messages over an open connection until it ends.
     pub async fn carry<R: AsyncRead + Unpin>(self, mut reader: SipReader<R>, sender: SipSender) {
         let label = self.node.to_string();
         let gauge = self.metrics.pairs.with_label_values(&[label.as_str()]);
@@ -139,7 +139,7 @@ impl PairTask {
         }
     }
 
-    /// What the node had written before is heard before anything is decided.
+    /// Reports what the node had already written, before the loss is reported.
     async fn read_rest<R: AsyncRead + Unpin>(
         &self,
         reader: &mut SipReader<R>,
@@ -174,7 +174,10 @@ impl PairTask {
                 Err(PairLoss::Broken)
             }
             Received::Overdue(phase) => {
-                warn!(node = %self.node, ?phase, "incomplete message: timed out waiting for the rest; closing the connection to the node");
+                warn!(
+                    node = %self.node, ?phase,
+                    "incomplete message: timed out waiting for the rest; closing the connection to the node"
+                );
                 self.metrics.framing_error(overdue_label(phase), "node");
                 Err(PairLoss::FramingLost)
             }
@@ -206,7 +209,7 @@ impl PairTask {
             pair: self.pair,
             loss,
         };
-        // Without its client's task nobody is interested.
+        // The client's task may have ended already.
         let _ = self.events.send(event).await;
     }
 }
@@ -220,5 +223,5 @@ pub(super) fn overdue_label(phase: tandem_sip::Phase) -> &'static str {
     }
 }
 
-/// For bytes that the kernel has and the reactor has not told yet.
+/// Time for bytes that the kernel has received and the reactor has not reported yet.
 const REST_GRACE: Duration = Duration::from_millis(5);

@@ -1,4 +1,4 @@
-//! Checks, and everything else that is heard of nodes: the driver of the node set.
+//! The driver of the node set: runs the checks and passes on everything else that concerns nodes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use super::clock;
 use super::node_board::NodeBoard;
 use super::node_check::{CheckSettings, FailedCheck, NodeCheck};
 
-/// One task for all nodes.
+/// The task that checks all nodes.
 pub struct Prober {
     pub nodes: NodeSet,
     pub board: Arc<NodeBoard>,
@@ -165,9 +165,9 @@ impl Prober {
                 });
                 let (check, results) = (Arc::clone(check), results.clone());
                 tokio::spawn(async move {
-                    // One at a time is under way: nobody waits here.
+                    // At most one check per node is running, so this never waits.
                     let outcome = check.lock().await.run(address).await;
-                    // Without a prober nobody is interested.
+                    // The prober may have ended already.
                     let _ = results.send(CheckResult { node, outcome }).await;
                 });
             }
@@ -207,5 +207,5 @@ fn why_none_serves(table: &NodeTable) -> String {
 }
 
 const CHECKS_MAX: usize = 64;
-/// Gauges that nobody pushes are looked at this often.
+/// How often gauges without an event of their own are updated.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);

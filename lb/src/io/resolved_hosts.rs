@@ -1,4 +1,4 @@
-//! Looks up the host names that access lists name, again and again.
+//! Resolves the host names of access lists, periodically.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use crate::access::HostAddresses;
 
-/// The names, and what they lead to. Clones share it.
+/// Host names and their last known addresses, shared by all clones.
 #[derive(Debug, Clone)]
 pub struct ResolvedHosts {
     names: Arc<[String]>,
@@ -38,7 +38,7 @@ impl ResolvedHosts {
         self.addresses.load_full()
     }
 
-    /// Until the process stops accepting. A name that nobody knows is looked up more often.
+    /// Resolves the names periodically until the process stops accepting; more often while one of them has no address.
     pub async fn keep_up_to_date(self, shutdown: Shutdown) {
         loop {
             let known = self.addresses();
@@ -53,7 +53,7 @@ impl ResolvedHosts {
         }
     }
 
-    /// All of them once.
+    /// Resolves all names once.
     pub async fn look_up(&self) {
         let answers = join_all(self.names.iter().map(|name| async move {
             let answer = tokio::time::timeout(PATIENCE, lookup_host(name, 0)).await;
@@ -72,7 +72,10 @@ impl ResolvedHosts {
                 }
                 Err(error) if self.failures.is_due(name.clone()).is_some() => {
                     let known = addresses.is_known(name);
-                    warn!(name, %error, known, "cannot resolve a host name of an access list; its last known addresses, if any, stay allowed");
+                    warn!(
+                        name, %error, known,
+                        "cannot resolve a host name of an access list; its last known addresses, if any, stay allowed"
+                    );
                 }
                 Err(_) => {}
             }

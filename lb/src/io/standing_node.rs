@@ -1,4 +1,4 @@
-//! The node's end of an outbound connection, and which node it is.
+//! The node's side of an outbound connection, and the identification of the node.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::metrics::Side;
 
 use super::listener_context::ListenerContext;
 
-/// The node's end of an outbound connection, and what was read from it already.
+/// The node's side of an outbound connection, with the message already read from it.
 #[derive(Debug)]
 pub struct StandingNode<R> {
     pub node: NodeId,
@@ -22,8 +22,8 @@ pub struct StandingNode<R> {
     pub first_message: Option<RawMessage>,
 }
 
-/// Tells which node dials: by the source in its header, if that is its SIP listener, else by the branch of the Via on its
-/// first message. `None` when neither names a node.
+/// Identifies the node that connected: by the source address in its header if that is its SIP listener, else by the Via branch
+/// of its first message. `None` when neither names a known node.
 pub async fn identify(
     context: &ListenerContext,
     stream: PairStream,

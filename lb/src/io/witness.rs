@@ -1,7 +1,7 @@
-//! The member of the cluster that this process runs, on a thread of its own: forwarding must not wait for a disk.
+//! The cluster member of this process, on a thread of its own because forwarding must not wait for a disk.
 //!
-//! Whatever happens to the member, forwarding goes on with what the tags say and probes tell. A member that has stopped
-//! says so to the others, and is started again once its disk can be written, without touching a client's connection.
+//! Whatever happens to the member, forwarding continues by tags and checks. A member that has stopped reports so to the
+//! other members, and is restarted once its disk is writable; client connections are not affected.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::config;
 use crate::membership::{ClusterNews, Membership, Moved};
 use crate::metrics::Metrics;
 
-/// Everything the member needs, and those it tells.
+/// The parts that the member needs, and those it reports to.
 pub struct Witness {
     pub config: config::ClusterConfig,
     pub ownership: Arc<Ownership>,
@@ -34,7 +34,7 @@ pub struct Witness {
 }
 
 impl Witness {
-    /// Starts the thread. Returns at once; what goes wrong later is logged and stops only the member.
+    /// Starts the thread and returns at once. Later errors are logged and stop only the member.
     pub fn spawn(self) -> std::io::Result<Apart> {
         Apart::start("witness", self.run())
     }
@@ -64,9 +64,9 @@ impl Witness {
                     );
                 }
             }
-            // Nothing is known of the cluster now: what probes tell must do.
+            // Nothing is known about the cluster now: only the checks count.
             self.readiness.resolved(CLUSTER);
-            // Without a prober nobody is interested.
+            // The prober may have ended already.
             let _ = self.news.send(ClusterNews::Silent).await;
             tokio::select! {
                 biased;
@@ -78,7 +78,8 @@ impl Witness {
         }
     }
 
-    /// Says meanwhile that the member has stopped, then nothing for as long as others rely on that.
+    /// Waits before a restart. Reports in the meantime that the member has stopped, then stays silent for as long as other
+    /// members rely on that report.
     async fn wait_for_restart(&self, stopped: Option<&StoppedMember>, pause: Duration) {
         let Some(stopped) = stopped else {
             return sleep(pause).await;
@@ -143,9 +144,9 @@ impl Witness {
         }
     }
 
-    /// Tells what the state says, from the beginning and with every change, until the process or the member stops.
+    /// Passes on the whole state and then every change, until the process or the member stops.
     async fn follow(&self, cluster: &Cluster) {
-        // Before the first look, so that nothing falls between.
+        // Before the first look at the state, so that no change is missed.
         let mut changes = cluster.changes();
         let lookup = cluster.clone();
         self.ownership.set_lookup(move |key| lookup.state().owner_of(key));
@@ -184,8 +185,8 @@ impl Witness {
         }
     }
 
-    /// As long as no node has been taken in, as far as this member may know, an INVITE would not be answered, whatever ports
-    /// accept.
+    /// Not ready until a node has joined the cluster, as far as this member can know: until then an INVITE would not be
+    /// answered, whichever ports accept connections.
     fn show_readiness(&self, cluster: &Cluster) {
         let live = |state: &ClusterState| state.nodes().values().any(|node| node.state == NodeState::Live);
         let status = cluster.status().borrow().clone();
@@ -199,12 +200,12 @@ impl Witness {
         }
     }
 
-    /// Owners first: who hears that a node is lost asks next who owns its sessions.
+    /// Passes on owners before nodes: the loss of a node makes connections look up the owners of its sessions.
     async fn tell(&self, (moved, news): (Moved, Vec<ClusterNews>)) {
         self.ownership.take_in(moved);
         self.note_size();
         for news in news {
-            // Without a prober nobody is interested.
+            // The prober may have ended already.
             let _ = self.news.send(news).await;
         }
     }
