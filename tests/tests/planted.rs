@@ -119,7 +119,7 @@ const FOUND_BY: [(Bug, Room, &str); 32] = [
     (
         Bug::FenceOff,
         FENCE,
-        "a_former_owner_is_answered_481_and_the_client_hears_nothing",
+        "a_former_owner_is_answered_481_and_the_client_receives_nothing",
     ),
     (
         Bug::LossOfAnyIncarnation,
@@ -229,7 +229,7 @@ const FOUND_BY: [(Bug, Room, &str); 32] = [
     (
         Bug::LimitOffByOne,
         LIMITS,
-        "only_so_many_requests_wait_behind_a_re_sent_one",
+        "the_requests_behind_a_re_sent_one_are_bounded",
     ),
     (
         Bug::IsolatedSessionExpires,

@@ -1,4 +1,4 @@
-//! What the client sends.
+//! Handles messages from the client.
 
 use std::time::Instant;
 
@@ -46,8 +46,8 @@ impl Balancer {
         }
     }
 
-    /// RFC 3261 §17.2: a request of a transaction that is not answered yet gets that transaction's answer, and none of
-    /// its own. (Nothing is ever lost on TCP: a client that repeats a request is impatient, or takes one for another.)
+    /// Drops a request whose transaction is not answered yet: it gets that transaction's answer and none of its own
+    /// (RFC 3261 §17.2). TCP loses nothing, so such a client is impatient or reuses a branch.
     fn is_repeated(&mut self, request: &RawMessage) -> bool {
         let is_repeated = self.pending.is_of_unanswered_transaction(request);
         if is_repeated {
@@ -56,8 +56,8 @@ impl Balancer {
         is_repeated
     }
 
-    /// RFC 3261 §17.1.1.3: the ACK to a final answer other than 2xx belongs to the INVITE's transaction and goes
-    /// where that was answered; the ACK to a 2xx is a request in the dialog.
+    /// Forwards an ACK. The ACK to a final answer other than 2xx belongs to the INVITE's transaction and goes where that was
+    /// answered; the ACK to a 2xx is a request in the dialog (RFC 3261 §17.1.1.3).
     fn acknowledge(&mut self, ack: RawMessage, now: Instant) {
         if ack.to_tag().is_some_and(is_own_tag) {
             return;
@@ -94,7 +94,7 @@ impl Balancer {
         }
     }
 
-    /// RFC 3261 §9.2: a CANCEL that matches no INVITE is answered 481.
+    /// Forwards a CANCEL; one that matches no INVITE is answered 481 (RFC 3261 §9.2).
     fn cancel(&mut self, cancel: RawMessage, now: Instant) {
         if self.is_repeated(&cancel) {
             return;
@@ -115,14 +115,14 @@ impl Balancer {
         }
     }
 
-    /// Waited for too long behind a re-sent request.
+    /// Answers 500 to requests that have waited for too long behind a re-sent one.
     pub(super) fn answer_overdue(&mut self, now: Instant) {
         for request in self.holds.take_overdue(now) {
             self.refuse(&request, 500);
         }
     }
 
-    /// The node is named in the branch of the Via that it put on its request.
+    /// Forwards a response to the node named in the Via branch that the node put on its request.
     fn client_response(&mut self, response: &RawMessage) {
         let node = response.via_branch().and_then(NodeId::from_branch);
         let pair = node.and_then(|node| self.pairs.find(node, PairPurpose::Ordinary));

@@ -1,4 +1,4 @@
-//! What a node writes.
+//! Handles messages from nodes.
 
 use std::time::Instant;
 
@@ -79,7 +79,7 @@ impl Balancer {
         }
     }
 
-    /// A node cannot take a session now; another one may.
+    /// A node declined a session with 503: tries another node, or passes the answer on.
     fn declined(&mut self, id: EntryId, pair: PairId, node: NodeId, response: &RawMessage, now: Instant) {
         let tried = self
             .pending
@@ -106,7 +106,8 @@ impl Balancer {
         self.place(id, None, now);
     }
 
-    /// The node has given the session to another one. The request goes there, marked, as soon as we know whom.
+    /// The node has given the session to another one. The request is sent there, marked as re-sent, once the front end knows
+    /// the new owner.
     fn disowned(&mut self, id: EntryId, node: NodeId, now: Instant) {
         self.detach(id, Some(now));
         self.pending.set_place(
@@ -124,7 +125,7 @@ impl Balancer {
         self.place(id, None, now);
     }
 
-    /// To the client, unchanged; only 503 is ours alone to say, and a node's becomes 500.
+    /// Passes a response to the client unchanged, except that 503 becomes 500: only the front end sends 503 to clients.
     fn pass_back(&mut self, response: &RawMessage) {
         match response.status() {
             Some(503) => self.send_to_client(as_server_error(response)),
@@ -134,14 +135,14 @@ impl Balancer {
 }
 
 impl Entry {
-    /// RFC 3261 §13.3.1.4: the 2xx to an INVITE is repeated until its ACK comes. Of an INVITE that was sent again, each
-    /// copy may be answered, over whichever pair stands, and by the same node: of those one answer is enough.
+    /// Whether a response repeats the 2xx to an INVITE, as nodes do until the ACK arrives (RFC 3261 §13.3.1.4). When the INVITE
+    /// was sent again, each copy may be answered, even by the same node over another pair; one answer is enough then.
     fn is_repeated_by(&self, response: &RawMessage) -> bool {
         self.is_invite && self.accepted && self.attempts == 1 && matches!(response.status(), Some(200..300))
     }
 }
 
-/// How a node says that it gave the session of a request to another node (RFC 3261 §20.43).
+/// Whether a node says, in a Warning (RFC 3261 §20.43), that it gave the session to another node.
 fn disowns(response: &RawMessage) -> bool {
     let says = |(name, value): (&[u8], &[u8])| {
         name.eq_ignore_ascii_case(b"Warning") && value.trim_ascii().starts_with(b"399 tandem-node ")
@@ -149,7 +150,7 @@ fn disowns(response: &RawMessage) -> bool {
     response.headers().any(says)
 }
 
-/// RFC 3261 §16.7 step 6: 503 of one element behind a proxy is 500 to the client.
+/// Rewrites the status line to 500, as a proxy does with a 503 from behind it (RFC 3261 §16.7 step 6).
 fn as_server_error(response: &RawMessage) -> Bytes {
     let bytes = response.bytes();
     let rest = bytes

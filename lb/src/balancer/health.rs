@@ -1,47 +1,47 @@
-//! One node: alive, dying, down or suspended.
+//! The keepalive state of one node: alive, dying, down, refusing or suspended.
 
 use std::time::{Duration, Instant};
 
 use super::node_table::KeepaliveState;
 
-/// LB-1's parameters, and what keeps a flapping node out.
+/// The keepalive parameters of LB-1, and the hold-down of flapping nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthSettings {
-    /// Between checks of a node that answers.
+    /// Time between checks of a node that answers.
     pub period: Duration,
     /// Failed checks in a row that take a node out of service (at least 1).
     pub failures: u32,
-    /// Between checks of a node that does not answer: dying or down.
+    /// Time between checks of a node that does not answer (dying or down).
     pub retry_period: Duration,
     /// Successful checks in a row that bring a node back (at least 1).
     pub successes: u32,
-    /// How long the second departure within `flap_window` keeps a node out; each further one doubles it.
+    /// How long a node stays out after leaving service for the second time within `flap_window`; each further time doubles it.
     pub hold_down: Duration,
     pub hold_down_max: Duration,
-    /// A departure this long after the one before counts as the first again.
+    /// A departure from service this long after the one before counts as the first again.
     pub flap_window: Duration,
-    /// After a return, the share of new sessions grows to the full over this time; zero turns that off, which
-    /// is the default, because the round robin is exact only while all shares are equal.
+    /// The time over which a node's share of new sessions grows to the full after a return. Zero, the default, turns this off:
+    /// the round robin is exact only while all shares are equal.
     pub slow_start: Duration,
 }
 
-/// What happened to a node.
+/// Something that happened to a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HealthInput {
     CheckSucceeded,
     CheckFailed(CheckFailure),
-    /// What clients see: a connection with traffic broke, or requests stay unanswered. It asks for a check at once, and
-    /// says nothing by itself: whatever one client does must not take a node from all the others.
+    /// A client's connection with the node broke, or requests stay unanswered. This only requests a check at once: no client
+    /// may take a node out of service for the others.
     Doubted,
-    /// The cluster has committed that the node is gone.
+    /// The cluster has committed that the node is lost.
     NodeLost,
-    /// The cluster has committed that the node is up: a new life, to be checked at once.
+    /// The cluster has committed a registration of the node: check it at once.
     NodeRegistered,
-    /// The cluster is not to be heard any more; what it said last binds no longer.
+    /// The cluster is unavailable; what it committed last no longer counts.
     ClusterSilent,
-    /// No new sessions from here on: the cluster says that the node prepares to stop.
+    /// The cluster has committed that the node is draining: no new sessions.
     Suspended,
-    /// The end of `Suspended`.
+    /// The node is no longer draining.
     Resumed,
     DeadlineReached,
 }
@@ -49,17 +49,17 @@ pub enum HealthInput {
 /// Why a check failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckFailure {
-    /// Nobody listens there.
+    /// The connection was refused.
     Refused,
-    /// There is no way to the address.
+    /// The address cannot be reached.
     Unreachable,
-    /// No connection in time.
+    /// The connection timed out.
     Timeout,
-    /// It accepts connections, and does not answer in time: its process stands still.
+    /// The node accepts connections but does not answer in time: its process is frozen.
     Unanswered,
-    /// We had no descriptor left for the connection: nothing is known of the node.
+    /// The front end had no file descriptor left: nothing is known about the node.
     OutOfDescriptors,
-    /// It closes our connection before it has said a word: it does not take us for a front end.
+    /// The node closes the connection without answering: it does not accept this machine as a front end.
     RefusesUs,
 }
 
@@ -78,35 +78,34 @@ impl CheckFailure {
     }
 }
 
-/// What to do about it.
+/// Something to do for a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HealthOutput {
-    /// Check the node as clients would reach it, and report what came of it.
+    /// Check the node, and report the result.
     Check,
-    /// The state or the share has changed: publish a new table.
+    /// Publish a new node table: the state or the share has changed.
     Publish,
 }
 
-/// One node's health. One timer serves all of it: two that disagreed are a known way to flap.
+/// The health of one node. It has a single timer: separate timers that disagree are a known cause of flapping.
 #[derive(Debug, Clone)]
 pub struct NodeHealth {
     settings: HealthSettings,
     level: Level,
     suspended: bool,
-    /// Committed as lost: checks alone do not bring it back.
+    /// Committed as lost: checks alone do not bring the node back.
     lost: bool,
     checking: bool,
-    /// When the latest check began: what follows is counted from there, so that a check that takes its time makes the
-    /// next one no later.
+    /// When the latest check began. The next one is scheduled from here, so that a slow check does not delay it.
     began: Instant,
     next_check: Instant,
-    /// So many checks in a row failed because the node does not take us for a front end. A node that is stopped closes its
-    /// connections unheard as well, and is gone by the next check.
+    /// Checks in a row that failed with `RefusesUs`. A node that is stopping closes its connections without answering as well,
+    /// but is gone by the next check.
     refusals: u32,
-    /// Departures in a row, each within the window of the one before, and the last of them.
+    /// Departures from service in a row, each within the window of the one before.
     departures: u32,
     departed: Option<Instant>,
-    /// The first return after the start is none: a front end that has just started has no reason to be careful.
+    /// The slow start in progress. The first success after the start of the front end begins none.
     ramp: Option<Ramp>,
     seen_alive: bool,
 }
@@ -114,9 +113,9 @@ pub struct NodeHealth {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Level {
     Alive,
-    /// So many failed checks in a row.
+    /// Failed checks in a row.
     Dying(u32),
-    /// So many successful checks in a row.
+    /// Successful checks in a row.
     Down(u32),
 }
 
@@ -127,7 +126,7 @@ struct Ramp {
 }
 
 impl NodeHealth {
-    /// Out of service until the first successful check, which is due at once.
+    /// A node that is out of service until its first successful check; the first check is due at once.
     #[must_use]
     pub fn new(settings: HealthSettings, now: Instant) -> Self {
         Self {
@@ -146,6 +145,7 @@ impl NodeHealth {
         }
     }
 
+    /// Handles one event and returns what to do.
     #[must_use]
     pub fn handle(&mut self, input: HealthInput, now: Instant) -> Vec<HealthOutput> {
         let before = (self.state(), self.share_step(now));
@@ -177,6 +177,7 @@ impl NodeHealth {
         check.into_iter().chain(step).min()
     }
 
+    /// The keepalive state.
     #[must_use]
     pub fn state(&self) -> KeepaliveState {
         match self.level {
@@ -188,13 +189,13 @@ impl NodeHealth {
         }
     }
 
-    /// Committed as lost, and not registered since.
+    /// Whether the node was committed as lost and has not registered since.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.lost
     }
 
-    /// The share of new sessions, in steps of [`SHARE_STEPS`]: less than all of them during a slow start.
+    /// The node's share of new sessions, 1 to [`SHARE_STEPS`]; less than the maximum during a slow start.
     #[must_use]
     pub fn share_step(&self, now: Instant) -> u32 {
         let Some(ramp) = self.ramp else { return SHARE_STEPS };
@@ -204,8 +205,8 @@ impl NodeHealth {
         u32::try_from(step).unwrap_or(SHARE_STEPS).clamp(1, SHARE_STEPS)
     }
 
-    /// When it left service last; `None` while it is in service, was never, or is committed as lost. Decides who
-    /// is the last resort.
+    /// When the node last left service; the latest one is the last resort. `None` while the node is in service, has never been,
+    /// is suspended, or is committed as lost.
     #[must_use]
     pub fn last_resort_rank(&self) -> Option<Instant> {
         match self.level {
@@ -273,7 +274,8 @@ impl NodeHealth {
         }
     }
 
-    /// However many doubt it, one check is under way at a time, and the next one begins a moment after.
+    /// Requests a check soon. However many connections request one, a single check runs at a time, with a pause before the
+    /// next.
     fn doubted(&mut self, now: Instant) {
         let soon = now.max(self.began + DOUBTED_CHECK_PAUSE);
         self.next_check = self.next_check.min(soon);
@@ -294,7 +296,7 @@ impl NodeHealth {
             .is_some_and(|departed| now < departed + self.hold_down())
     }
 
-    /// Nothing for the first departure, then the base, then twice as long each time.
+    /// The hold-down after the latest departure: none for the first, the base for the second, then doubled each time.
     fn hold_down(&self) -> Duration {
         match self.departures {
             0 | 1 => Duration::ZERO,
@@ -354,7 +356,7 @@ impl NodeHealth {
 const REFUSALS_MIN: u32 = 2;
 const DOUBTED_CHECK_PAUSE: Duration = Duration::from_millis(100);
 
-/// A slow start gives a node one more tenth of its share at a time.
+/// The steps of a slow start, each of which gives the node one more tenth of its share.
 pub const SHARE_STEPS: u32 = 10;
 
 #[cfg(test)]
@@ -429,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_forgives_earlier_failures() {
+    fn a_success_resets_earlier_failures() {
         let mut health = alive(now());
         check(&mut health, CheckFailed(CheckFailure::Refused));
         check(&mut health, CheckFailed(CheckFailure::Refused));
@@ -439,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn what_clients_see_asks_for_one_check_and_moves_nothing() {
+    fn what_clients_see_requests_one_check_and_changes_no_state() {
         let now = now();
         let mut health = alive(now);
         let later = now + secs(1);
@@ -453,7 +455,7 @@ mod tests {
         assert_eq!(
             health.next_deadline(),
             Some(later + secs(5)),
-            "it was asked for before the answer"
+            "it was requested before the answer"
         );
         assert_eq!(health.handle(Doubted, later), []);
         assert_eq!(health.next_deadline(), Some(later + DOUBTED_CHECK_PAUSE));
@@ -474,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_lack_ourselves_counts_against_no_node() {
+    fn a_lack_of_descriptors_counts_against_no_node() {
         let mut health = alive(now());
         for _ in 0..10 {
             check(&mut health, CheckFailed(CheckFailure::OutOfDescriptors));
@@ -483,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_refuses_us_is_told_from_one_that_is_down() {
+    fn a_node_that_refuses_the_front_end_is_distinguished_from_one_that_is_down() {
         let mut health = alive(now());
         for _ in 0..3 {
             check(&mut health, CheckFailed(CheckFailure::RefusesUs));
@@ -516,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn without_the_cluster_probes_decide_again() {
+    fn without_the_cluster_checks_decide_again() {
         let now = now();
         let mut health = alive(now);
         drop(health.handle(Suspended, now));

@@ -1,5 +1,5 @@
-//! Dialogs whose re-sent requests are unanswered: what the client sends in them meanwhile waits its turn, or a
-//! later command could overtake an earlier one that another node is about to repeat.
+//! Holds dialogs whose re-sent requests are unanswered: later requests of the dialog wait, or they could overtake an earlier
+//! one that another node is about to repeat.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
@@ -14,7 +14,7 @@ pub(super) struct Holds {
     dialogs: HashMap<Bytes, Hold>,
     waiting: usize,
     waiting_max: usize,
-    /// Nothing that waits is overdue before this.
+    /// No waiting request is overdue before this.
     earliest: Option<Instant>,
 }
 
@@ -41,12 +41,12 @@ impl Holds {
         self.dialogs.contains_key(tag)
     }
 
-    /// One more request of the dialog is to be sent again.
+    /// Counts one more request of the dialog that is to be sent again.
     pub(super) fn begin(&mut self, tag: &Bytes) {
         self.dialogs.entry(tag.clone()).or_default().unanswered += 1;
     }
 
-    /// One of them is answered. Returns what waited for it, if it was the last.
+    /// Counts one of them as answered, and returns the waiting requests if it was the last.
     pub(super) fn end(&mut self, tag: &[u8]) -> VecDeque<(Instant, RawMessage)> {
         let Some(hold) = self.dialogs.get_mut(tag) else {
             return VecDeque::new();
@@ -64,7 +64,7 @@ impl Holds {
         waiting
     }
 
-    /// Lets a request wait until then; `false` when there is no room.
+    /// Lets a request wait, at most until `until`; `false` when there is no room.
     pub(super) fn wait(&mut self, tag: &[u8], request: &RawMessage, until: Instant) -> bool {
         let limit = self.limit();
         match self.dialogs.get_mut(tag) {
@@ -78,7 +78,7 @@ impl Holds {
         }
     }
 
-    /// Takes out what has waited for too long.
+    /// Removes the requests that have waited for too long.
     pub(super) fn take_overdue(&mut self, now: Instant) -> Vec<RawMessage> {
         if self.earliest.is_none_or(|earliest| earliest > now) {
             return Vec::new();
@@ -113,13 +113,15 @@ impl Holds {
         self.waiting
     }
 
-    /// The held dialogs, by To-tag, and how many unanswered requests hold each.
+    /// The held dialogs by To-tag, with the number of unanswered requests that hold each.
     pub(super) fn dialogs(&self) -> impl Iterator<Item = (&Bytes, usize)> {
         self.dialogs.iter().map(|(tag, hold)| (tag, hold.unanswered))
     }
 
+    /// Checks the waiting requests.
+    ///
     /// # Panics
-    /// When what waits is miscounted, over the limit or without a deadline.
+    /// When they are miscounted, over the limit or without a deadline.
     pub(super) fn check_invariants(&self) {
         let waiting: usize = self.dialogs.values().map(|hold| hold.waiting.len()).sum();
         assert_eq!(self.waiting, waiting, "waiting requests are miscounted");

@@ -1,4 +1,4 @@
-//! Everything that can happen to a client connection.
+//! The inputs of the balancer.
 
 use std::fmt;
 
@@ -8,12 +8,12 @@ use tandem_sip::RawMessage;
 use super::node_table::SharedTable;
 use super::pending::EntryId;
 
-/// What happened.
+/// Something that happened to a client connection.
 #[derive(Debug, Clone)]
 pub enum Input {
     /// The client sent a whole, well-framed message.
     ClientMessage(RawMessage),
-    /// The client sent a well-framed message that must not be passed on.
+    /// The client sent a well-framed message that must not be forwarded.
     ClientMessageRefused {
         message: RawMessage,
         status: u16,
@@ -22,40 +22,41 @@ pub enum Input {
     ClientFramingLost {
         answer: Option<(RawMessage, u16)>,
     },
-    /// RFC 5626 §4.4.1: CRLFCRLF.
+    /// The client sent a keep-alive ping, CRLFCRLF (RFC 5626 §4.4.1).
     ClientPinged,
     /// The client will send nothing more; it may still be reading.
     ClientHalfClosed,
     /// The client's connection is gone.
     ClientGone,
-    /// The pair stands: its header and what waited for it are on their way.
+    /// The pair is open: its header and the messages that waited for it are being sent.
     PairOpened(PairId),
     /// The node wrote a whole, well-framed message.
     PairMessage {
         pair: PairId,
         message: RawMessage,
     },
+    /// The node sent a keep-alive ping.
     PairPinged(PairId),
-    /// The pair is gone, and everything that the node had written before has been reported.
+    /// The pair was lost, after everything that the node had written was reported.
     PairLost {
         pair: PairId,
         loss: PairLoss,
     },
-    /// The pair's queue could not take a message. `entry` is the request that it was.
+    /// The pair's queue was full for a message; `entry` is the request, if it was one.
     PairQueueFull {
         pair: PairId,
         entry: Option<EntryId>,
     },
-    /// From now on what nodes write is not read, because the client takes nothing; or it is again.
+    /// Reading from the nodes stopped (`false`), because the client does not read, or resumed (`true`).
     NodesRead(bool),
     /// The set of nodes or the health of one has changed.
     NodeTableChanged(SharedTable),
-    /// The process is to stop: finish what is outstanding, then close.
+    /// The process is shutting down: finish what is outstanding, then close.
     DrainStarted,
     DeadlineReached,
 }
 
-/// One connection to a node on behalf of the client; never used again after it is lost.
+/// The number of a pair within its client connection; never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PairId(pub u32);
 
@@ -65,16 +66,16 @@ impl fmt::Display for PairId {
     }
 }
 
-/// How a pair came to its end.
+/// Why a pair was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PairLoss {
-    /// It never stood: refused, timed out, unreachable. Nothing was sent.
+    /// It was never open: refused, timed out, unreachable. Nothing was sent.
     ConnectFailed,
-    /// We had no descriptor left for it. Nothing was sent, and nothing is known of the node.
+    /// The front end had no file descriptor left. Nothing was sent, and nothing is known about the node.
     OutOfDescriptors,
     /// The node closed or reset it, or writing to it made no progress.
     Broken,
-    /// We drained it because its node is out of service or does not answer.
+    /// The front end drained it because its node is out of service or does not answer.
     Drained,
     /// The node's bytes cannot be cut into messages.
     FramingLost,
@@ -83,13 +84,13 @@ pub enum PairLoss {
 /// What a pair is for, as its PROXY header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PairPurpose {
-    /// Everything in its first attempt, both ways.
+    /// Messages in their first attempt, both ways.
     Ordinary,
-    /// Requests that may have been seen before, and their answers: nothing else.
+    /// Only requests that a node may have seen before, and their answers.
     Resent,
 }
 
-/// The node end of an outbound connection, which stands from the beginning.
+/// The node's side of an outbound connection, open from the beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StandingPair {
     pub pair: PairId,

@@ -1,19 +1,19 @@
-//! What must hold after every `handle`; checked in debug builds and simulations.
+//! Invariants that must hold after every `handle`, checked in debug builds and simulations.
 
 use std::collections::BTreeMap;
 
 use super::pending::{EntryId, Place};
 use super::{Balancer, Phase};
 
-/// How many calls of `handle` have gone by unchecked: a large table is checked the less often the larger it is, so
-/// that the checks of many calls together cost no more per call than those of a small table.
+/// Decides which calls of `handle` are checked. The larger the table, the less often it is checked, so that the average cost
+/// per call is that of a small table.
 #[derive(Debug, Default)]
 pub(super) struct Checks {
     saved: usize,
 }
 
 impl Checks {
-    /// Whether the calls so far have saved up for a check of so many items.
+    /// Whether enough calls have passed for a check of `items` items.
     fn are_due(&mut self, items: usize) -> bool {
         self.saved += ITEMS_PER_CALL;
         let due = self.saved >= items;
@@ -25,8 +25,10 @@ impl Checks {
 }
 
 impl Balancer {
+    /// Checks the invariants when a check is due.
+    ///
     /// # Panics
-    /// When the balancer contradicts itself.
+    /// When an invariant does not hold.
     pub(super) fn check_now_and_then(&mut self) {
         let items = self.pending.len() + self.holds.waiting() + self.pairs.iter().count();
         if self.checks.are_due(items) {
@@ -35,10 +37,7 @@ impl Balancer {
     }
 
     fn check_invariants(&self) {
-        assert!(
-            self.outputs.is_empty(),
-            "something is to be done and was not returned"
-        );
+        assert!(self.outputs.is_empty(), "an output was not returned");
         self.pending.check_invariants();
         self.pairs.check_invariants();
         self.holds.check_invariants();
@@ -53,7 +52,7 @@ impl Balancer {
         assert!(self.unanswered() <= self.pending.len() + self.holds.waiting());
     }
 
-    /// What is said to be at a node is carried by a pair with it, and each pair carries as many as it counts.
+    /// A request at a node is carried by a pair with that node, and each pair carries as many requests as it counts.
     fn check_places(&self) {
         let mut carried = BTreeMap::new();
         for (id, entry) in self.pending.iter() {
@@ -78,7 +77,7 @@ impl Balancer {
         }
     }
 
-    /// A dialog is held for as many requests as hold it, and each of them is still unanswered.
+    /// A dialog is held by as many requests as it counts, and each of them is still unanswered.
     fn check_holds(&self) {
         let mut holding = BTreeMap::new();
         for (id, entry) in self.pending.iter().filter(|(_, entry)| entry.holds_dialog) {
@@ -100,7 +99,7 @@ impl Balancer {
         assert!(holding.is_empty(), "a request holds a dialog that is not held");
     }
 
-    /// Nothing waits for ever: whatever is open is looked at again by a deadline.
+    /// Nothing waits without a deadline.
     fn check_deadlines(&self) {
         let next = self.next_deadline();
         let waiting = self
@@ -114,7 +113,10 @@ impl Balancer {
             );
         }
         let open = self.pending.len() + self.holds.waiting();
-        assert!(open == 0 || next.is_some(), "requests are remembered for ever");
+        assert!(
+            open == 0 || next.is_some(),
+            "requests are remembered without a deadline"
+        );
     }
 }
 
@@ -125,5 +127,5 @@ fn until(id: EntryId, place: Place) -> Option<(EntryId, std::time::Instant)> {
     }
 }
 
-/// More than most connections ever have: those are checked after every call.
+/// More items than most connections ever have: those are checked after every call.
 const ITEMS_PER_CALL: usize = 64;

@@ -1,9 +1,9 @@
-//! Which node gets this message.
+//! Decides which node gets each message.
 //!
-//! Owns one client connection's pairs with the nodes, its unanswered requests and every decision about them; also
-//! the health of nodes and whose turn it is. Does not own sockets, the clock or chance. Always holds: every request
-//! of the client is answered once at most; a message is passed on unchanged or not at all; what a node had written
-//! before it was lost is heard before its requests go elsewhere; nothing grows without a bound.
+//! Owns one client connection's pairs with the nodes, its unanswered requests and every decision about them; also the health
+//! of nodes and the round robin. Does not own sockets, the clock or randomness. What always holds: every request of the client
+//! is answered at most once; a message is forwarded unchanged or not at all; what a node wrote before it was lost is
+//! handled before its requests are sent to another node; nothing grows without a bound.
 
 mod from_client;
 mod from_node;
@@ -48,7 +48,7 @@ use self::settings::{BalancerSettings, ByteBudget};
 use self::suspects::Suspects;
 use self::tags::TagSource;
 
-/// What all connections of a listener share.
+/// State shared by all connections of a listener.
 #[derive(Debug, Clone)]
 pub struct Shared {
     pub settings: Arc<BalancerSettings>,
@@ -57,7 +57,7 @@ pub struct Shared {
     pub kept_in_all: Arc<ByteBudget>,
 }
 
-/// One client connection.
+/// The state machine of one client connection.
 #[derive(Debug)]
 pub struct Balancer {
     shared: Shared,
@@ -70,10 +70,10 @@ pub struct Balancer {
     owner_lookup_at: Option<Instant>,
     tags: TagSource,
     phase: Phase,
-    /// The client has proved to speak SIP: pairs with all nodes are wanted.
+    /// The client has sent a SIP message, so pairs with all nodes are wanted.
     pairs_wanted: bool,
     nodes_are_read: bool,
-    /// Said when everything else is answered: to the message with which framing was lost.
+    /// The message with which framing was lost, and the status to answer it with after everything before it is answered.
     last_word: Option<(RawMessage, u16)>,
     outputs: Vec<Output>,
     checks: Checks,
@@ -91,7 +91,7 @@ enum Phase {
 }
 
 impl Balancer {
-    /// `seed` is all the chance that this connection's answers need.
+    /// A new connection. `seed` is the only randomness of its answers.
     #[must_use]
     pub fn new(shared: Shared, table: SharedTable, seed: u64) -> Self {
         let settings = &shared.settings;
@@ -118,7 +118,7 @@ impl Balancer {
         }
     }
 
-    /// A connection that a node asked for: the node's end of it is that node's pair.
+    /// Makes this a connection requested by a node, whose own connection becomes its pair.
     #[must_use]
     pub fn with_standing_pair(mut self, standing: StandingPair, now: Instant) -> Self {
         if let Some(node) = self.table.node(standing.node) {
@@ -127,6 +127,7 @@ impl Balancer {
         self
     }
 
+    /// Handles one event and returns what to do, in order. A closed connection ignores everything.
     #[must_use]
     pub fn handle(&mut self, input: Input, now: Instant) -> Vec<Output> {
         if self.phase == Phase::Closed {
@@ -184,13 +185,13 @@ impl Balancer {
         deadlines.into_iter().flatten().min()
     }
 
-    /// Requests of the client without a final answer.
+    /// The number of client requests without a final answer.
     #[must_use]
     pub fn unanswered(&self) -> usize {
         self.pending.unanswered() + self.holds.waiting()
     }
 
-    /// As many requests are unanswered as may be: the client is to be read again when one is answered.
+    /// Whether as many requests are unanswered as permitted. The client is read again when one is answered.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.pending.is_full() || self.holds.is_full()
@@ -211,7 +212,7 @@ impl Balancer {
         }
     }
 
-    /// What came before was good, and is answered first.
+    /// Closes the connection after the messages before the loss, which were valid, are answered.
     fn framing_lost(&mut self, answer: Option<(RawMessage, u16)>, now: Instant) {
         self.last_word = answer;
         let until = now + self.shared.settings.framing_lost;
@@ -250,7 +251,7 @@ impl Balancer {
         self.outputs.push(Output::CloseClient(reason));
     }
 
-    /// The client is gone: nothing is pending any more.
+    /// Forgets all requests, because the client is gone.
     fn forget_all(&mut self) {
         for id in self.pending.ids() {
             self.detach(id, None);
@@ -259,7 +260,7 @@ impl Balancer {
         self.phase = Phase::Closed;
     }
 
-    /// Answers a request in our own name (RFC 3261 §8.2.6). A To-tag of ours marks the ACK as ours too.
+    /// Answers a request as the front end itself (RFC 3261 §8.2.6). The To-tag tells that the ACK ends here as well.
     fn answer(&mut self, request: &RawMessage, status: u16) {
         let tag = self.tags.next_tag();
         self.answer_with_tag(request, status, &tag);
@@ -273,7 +274,7 @@ impl Balancer {
 
     fn own_answer(&mut self, request: &RawMessage, status: u16, tag: &str) -> Bytes {
         match status {
-            // OCS takes 503 as the death of its next hop for everybody, for as long as we tell it.
+            // OCS stops using its next hop for all users on a 503, for as long as Retry-After says.
             503 => {
                 let retry_after = self.tags.retry_after_secs().to_string();
                 write_answer(
@@ -297,7 +298,7 @@ impl Balancer {
     }
 }
 
-/// RFC 3261 §21, for the answers that the front end gives itself.
+/// The reason phrases of the front end's own answers (RFC 3261 §21).
 fn reason_phrase(status: u16) -> &'static str {
     match status {
         400 => "Bad Request",

@@ -1,4 +1,4 @@
-//! All nodes together: who exists, and the table that follows from everybody's health.
+//! The set of nodes, and the node table that follows from their health.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use tandem_cluster::{NodeId, NodeRecord, NodeState};
 use super::health::{HealthInput, HealthOutput, HealthSettings, NodeHealth};
 use super::node_table::{KeepaliveState, NodeEntry, NodeTable};
 
-/// A node as the configuration names it.
+/// A configured node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfiguredNode {
     pub id: NodeId,
@@ -17,14 +17,14 @@ pub struct ConfiguredNode {
     pub weight: u32,
 }
 
-/// What to do.
+/// Something to do for the node set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeSetOutput {
     Check { node: NodeId, address: SocketAddr },
     Publish(NodeTable),
 }
 
-/// Configured nodes, and those that the replicated state adds.
+/// The configured nodes, and those that the replicated state adds.
 #[derive(Debug)]
 pub struct NodeSet {
     settings: HealthSettings,
@@ -37,7 +37,7 @@ struct Member {
     address: SocketAddr,
     weight: u32,
     health: NodeHealth,
-    /// The life of the node that the cluster spoke of last.
+    /// The incarnation in the cluster's latest record of the node.
     incarnation: Option<u64>,
 }
 
@@ -60,7 +60,7 @@ impl NodeSet {
         set
     }
 
-    /// Something happened to one node; inputs about unknown nodes are ignored.
+    /// Handles an event of one node; events of unknown nodes are ignored.
     #[must_use]
     pub fn handle(&mut self, node: NodeId, input: HealthInput, now: Instant) -> Vec<NodeSetOutput> {
         let Some(member) = self.members.get_mut(&node) else {
@@ -74,16 +74,16 @@ impl NodeSet {
             .collect()
     }
 
-    /// What the replicated state says of a node: the first word about one that nobody configured adds it.
+    /// Applies a record of the replicated state; the first record of a node that is not configured adds it.
     #[must_use]
     pub fn node_changed(&mut self, record: &NodeRecord, now: Instant) -> Vec<NodeSetOutput> {
-        let mut outputs = self.know(record, now);
+        let mut outputs = self.add_or_move(record, now);
         let Some(member) = self.members.get_mut(&record.id) else {
             return outputs;
         };
-        let new_life = member.incarnation.replace(record.incarnation) != Some(record.incarnation);
+        let new_incarnation = member.incarnation.replace(record.incarnation) != Some(record.incarnation);
         // The same incarnation may be registered again after it was lost.
-        let returns = new_life || member.health.is_lost();
+        let returns = new_incarnation || member.health.is_lost();
         let (registered, state) = match record.state {
             NodeState::Lost => (false, HealthInput::NodeLost),
             NodeState::Draining => (returns, HealthInput::Suspended),
@@ -96,7 +96,7 @@ impl NodeSet {
         outputs
     }
 
-    /// The replicated state does not know the node any more: what it said of it last binds no longer.
+    /// The node is no longer in the replicated state: earlier records of it no longer count.
     #[must_use]
     pub fn node_forgotten(&mut self, node: NodeId, now: Instant) -> Vec<NodeSetOutput> {
         if let Some(member) = self.members.get_mut(&node) {
@@ -105,7 +105,7 @@ impl NodeSet {
         self.handle(node, HealthInput::ClusterSilent, now)
     }
 
-    /// The witness has stopped: from here on checks decide alone.
+    /// The cluster member of this process has stopped: from now on only checks count.
     #[must_use]
     pub fn cluster_silent(&mut self, now: Instant) -> Vec<NodeSetOutput> {
         let nodes: Vec<NodeId> = self.members.keys().copied().collect();
@@ -115,7 +115,7 @@ impl NodeSet {
             .collect()
     }
 
-    /// Calls in every deadline that has passed.
+    /// Handles every deadline that has passed.
     #[must_use]
     pub fn deadline_reached(&mut self, now: Instant) -> Vec<NodeSetOutput> {
         let is_due = |member: &Member| {
@@ -135,6 +135,7 @@ impl NodeSet {
             .collect()
     }
 
+    /// When `deadline_reached` is due next.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         self.members
@@ -143,6 +144,7 @@ impl NodeSet {
             .min()
     }
 
+    /// The node table as of `now`.
     #[must_use]
     pub fn table(&self, now: Instant) -> NodeTable {
         let last_resort = self.last_resort();
@@ -156,8 +158,8 @@ impl NodeSet {
         NodeTable::new(self.members.iter().map(entry).collect())
     }
 
-    /// While nobody is in service, the node that failed last is used all the same: a connection attempt costs
-    /// less than refusing everybody.
+    /// The node to use while none is in service: the one that failed last, because a connection attempt costs less than
+    /// refusing all clients.
     fn last_resort(&self) -> Option<NodeId> {
         let serves = |member: &Member| {
             matches!(
@@ -175,7 +177,7 @@ impl NodeSet {
         ranked.max().map(|(_, id)| id)
     }
 
-    fn know(&mut self, record: &NodeRecord, now: Instant) -> Vec<NodeSetOutput> {
+    fn add_or_move(&mut self, record: &NodeRecord, now: Instant) -> Vec<NodeSetOutput> {
         let usable = !record.sip_address.ip().is_unspecified() && record.sip_address.port() != 0;
         let may_add = usable && self.members.len() < self.nodes_max;
         match self.members.get_mut(&record.id) {
@@ -226,7 +228,7 @@ impl NodeSet {
     }
 }
 
-/// Tenths of the weight; the schedule divides by what all have in common.
+/// The weight in units of a slow-start step; the schedule divides by the common divisor.
 fn weight_with_share(weight: u32, share_step: u32) -> u32 {
     weight * share_step
 }
@@ -343,11 +345,11 @@ mod tests {
         assert_eq!(in_service(&set, now), [1, 2]);
     }
 
-    /// Whatever was said in between and not heard.
+    /// Records in between may have been missed.
     #[test]
-    fn only_the_last_word_on_a_node_counts() {
+    fn only_the_latest_record_of_a_node_counts() {
         use NodeState::{Draining, Live, Lost};
-        let words = [
+        let records = [
             (7, Live),
             (7, Draining),
             (7, Lost),
@@ -355,9 +357,9 @@ mod tests {
             (8, Draining),
             (8, Lost),
         ];
-        for first in words {
-            for second in words {
-                for (incarnation, state) in words {
+        for first in records {
+            for second in records {
+                for (incarnation, state) in records {
                     let now = now();
                     let mut set = two_alive(now);
                     for (incarnation, state) in [first, second, (incarnation, state)] {
@@ -381,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_the_cluster_forgets_is_judged_by_checks_alone() {
+    fn only_checks_count_for_a_node_that_left_the_cluster() {
         for state in [NodeState::Lost, NodeState::Draining] {
             let now = now();
             let mut set = two_alive(now);

@@ -1,4 +1,4 @@
-//! What every connection knows of the nodes: an immutable table, replaced whole when anything changes.
+//! The node table that all connections use: immutable, and replaced as a whole when anything changes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use tandem_cluster::NodeId;
 
 use super::selection::weighted_schedule;
 
-/// Keepalive states, in the words of the content switches this replaces.
+/// Keepalive states, named as in the content switches that Tandem replaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeepaliveState {
     /// Answers its checks.
@@ -16,9 +16,9 @@ pub enum KeepaliveState {
     Dying,
     /// Out of service.
     Down,
-    /// Out of service: it closes our connections unheard, because it does not take us for a front end.
+    /// Out of service: closes connections without answering, because it does not accept this machine as a front end.
     RefusesUs,
-    /// Answers, and is to be given no new session: an operator said so, or it prepares to stop.
+    /// Answers, but is given no new sessions because it is draining.
     Suspended,
 }
 
@@ -44,16 +44,16 @@ impl KeepaliveState {
     }
 }
 
-/// One node as a connection sees it.
+/// A node in the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeEntry {
     pub id: NodeId,
-    /// Its SIP listener.
+    /// The address of its SIP listener.
     pub address: SocketAddr,
     pub state: KeepaliveState,
-    /// It failed its checks and is used all the same, because there is no other.
+    /// Used although it failed its checks, because no node is in service.
     pub last_resort: bool,
-    /// Share of new sessions, 1 for everyone unless configured (never 0).
+    /// Relative share of new sessions, never 0.
     pub weight: u32,
 }
 
@@ -63,7 +63,7 @@ impl NodeEntry {
         self.id
     }
 
-    /// May be given new sessions.
+    /// Whether the node may be given new sessions.
     #[must_use]
     pub fn is_in_service(&self) -> bool {
         match self.state {
@@ -73,7 +73,7 @@ impl NodeEntry {
         }
     }
 
-    /// May be sent what belongs to its sessions.
+    /// Whether requests of its sessions may be sent to the node.
     #[must_use]
     pub fn is_reachable(&self) -> bool {
         let is_down = matches!(self.state, KeepaliveState::Down | KeepaliveState::RefusesUs);
@@ -81,11 +81,11 @@ impl NodeEntry {
     }
 }
 
-/// All nodes, ordered by id, and the order in which they take turns.
+/// All nodes in the order of their ids, and the order of their turns.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeTable {
     nodes: Vec<NodeEntry>,
-    /// Each node in service as often as its weight says, interleaved.
+    /// Each node in service as often as its weight, interleaved.
     turns: Vec<NodeId>,
 }
 
@@ -124,7 +124,7 @@ impl NodeTable {
         self.node(id).is_some_and(NodeEntry::is_in_service)
     }
 
-    /// Nodes in service that have earned it: what readiness asks for.
+    /// The number of nodes in service, the last resort not counted; for readiness.
     #[must_use]
     pub fn serving_count(&self) -> usize {
         self.nodes
@@ -140,7 +140,7 @@ impl NodeTable {
     }
 }
 
-/// A table as the connections share it.
+/// A table shared by the connections.
 pub type SharedTable = Arc<NodeTable>;
 
 #[cfg(test)]

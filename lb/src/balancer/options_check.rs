@@ -1,22 +1,22 @@
-//! The question by which a node is checked: OPTIONS (RFC 3261 §11), answered by the same parts that answer clients.
+//! The OPTIONS requests (RFC 3261 §11) of keepalive checks, which nodes answer with the same code as clients' requests.
 
 use std::net::SocketAddr;
 
 use bytes::Bytes;
 use tandem_sip::RawMessage;
 
-/// The questions on one connection of the front end's own.
+/// The OPTIONS requests on one connection of the front end.
 #[derive(Debug)]
 pub struct OptionsCheck {
     call_id: String,
     own: SocketAddr,
     node: SocketAddr,
-    /// Of the latest one.
+    /// The CSeq number of the latest request.
     number: u32,
 }
 
 impl OptionsCheck {
-    /// From `own` to `node`, the ends of the connection; `chance` tells this front end's questions from another's.
+    /// For a connection from `own` to `node`; `chance` is random and makes the Call-ID unique.
     #[must_use]
     pub fn new(own: SocketAddr, node: SocketAddr, chance: u64) -> Self {
         Self {
@@ -27,7 +27,7 @@ impl OptionsCheck {
         }
     }
 
-    /// The next question.
+    /// The next request.
     pub fn request(&mut self) -> Bytes {
         self.number = self.number.wrapping_add(1);
         let Self {
@@ -44,7 +44,7 @@ impl OptionsCheck {
         text.into()
     }
 
-    /// Whether it is a final answer to the latest question. What it says does not matter: a node that refuses is there.
+    /// Whether a message is a final answer to the latest request. Its status does not matter: a node that refuses is alive.
     #[must_use]
     pub fn is_answered_by(&self, message: &RawMessage) -> bool {
         message.status().is_some_and(|status| status >= 200)
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn any_final_answer_to_the_latest_question_will_do() {
+    fn any_final_answer_to_the_latest_request_will_do() {
         let mut check = check();
         let first = check.request();
         assert!(check.is_answered_by(&answer(&first, 200)));
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_is_a_well_formed_request_between_ipv6_addresses_too() {
+    fn requests_are_well_formed_between_ipv6_addresses_too() {
         let address = |host| (std::net::Ipv6Addr::new(0xfd86, 0, 0, 0, 0, 0, 0, host), 5060).into();
         let mut check = OptionsCheck::new(address(1), address(2), 7);
         let request = RawMessage::parse(check.request()).unwrap();

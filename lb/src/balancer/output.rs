@@ -1,4 +1,4 @@
-//! Everything that a client connection can be told to do.
+//! The outputs of the balancer.
 
 use std::net::SocketAddr;
 
@@ -8,17 +8,17 @@ use tandem_cluster::NodeId;
 use super::input::{PairId, PairPurpose};
 use super::pending::EntryId;
 
-/// What to do.
+/// Something for the client connection to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
-    /// Connect and write the PROXY header. Messages sent meanwhile wait in the pair's queue.
+    /// Connect and write the PROXY protocol header. Messages sent in the meantime wait in the pair's queue.
     OpenPair {
         pair: PairId,
         node: NodeId,
         address: SocketAddr,
         purpose: PairPurpose,
     },
-    /// Queue whole messages; `entry` comes back when the queue is full.
+    /// Queue whole messages; `entry` is reported back if the queue is full.
     SendToNode {
         pair: PairId,
         bytes: Bytes,
@@ -26,14 +26,14 @@ pub enum Output {
     },
     /// Report what the node has already written, then `PairLost(Drained)`.
     DrainPair(PairId),
-    /// Close once what is queued is written. Nothing more is reported.
+    /// Close once everything queued is written. Nothing more is reported.
     ClosePair(PairId),
     SendToClient(Bytes),
-    /// Close once what is queued is written.
+    /// Close once everything queued is written.
     CloseClient(CloseReason),
-    /// Live traffic makes us doubt a node: it is to be checked.
+    /// Check the node at once: its traffic suggests that it has failed.
     DoubtNode(NodeId),
-    /// For the metrics.
+    /// Count something in the metrics.
     Count(Count),
 }
 
@@ -41,7 +41,7 @@ pub enum Output {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloseReason {
     FramingLost,
-    /// The client closed its side and everything is answered, or waited for long enough.
+    /// The client closed its side, and everything is answered or has timed out.
     HalfClosed,
     Drained,
 }
@@ -51,7 +51,7 @@ pub enum CloseReason {
 pub enum Count {
     /// A request that opens a session was queued towards a node.
     SessionAssigned(NodeId),
-    /// Unanswered requests at a node: one more or one less.
+    /// The number of unanswered requests at a node changed by one.
     Pending {
         node: NodeId,
         method: MethodLabel,
@@ -61,11 +61,11 @@ pub enum Count {
         method: MethodLabel,
         outcome: ResentOutcome,
     },
-    /// An opening request was given to another node than the first.
+    /// A session-opening request was retried on another node.
     Redispatched(RedispatchReason),
-    /// An answer of the front end's own.
+    /// The front end generated an answer with this status.
     Generated(u16),
-    /// A request of a node that does not own the session any more was kept from the client.
+    /// A request was not forwarded to the client because its node no longer owns the session.
     Fenced(NodeId),
     LimitReached(Limit),
     Dropped(DropReason),
@@ -101,7 +101,7 @@ impl MethodLabel {
     }
 }
 
-/// What came of sending a request again.
+/// What happened to a request that was sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResentOutcome {
     Sent,
@@ -124,11 +124,11 @@ impl ResentOutcome {
     }
 }
 
-/// Why an opening request went to another node.
+/// Why a session-opening request was retried on another node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RedispatchReason {
     NodeLost,
-    /// The node said 503.
+    /// The node answered 503.
     Unavailable,
     QueueFull,
 }
@@ -146,16 +146,16 @@ impl RedispatchReason {
     }
 }
 
-/// Bounds that the balancer keeps.
+/// The limits that the balancer enforces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
     /// Unanswered requests of one client connection.
     PendingRequests,
-    /// Bytes kept for sending again, of one connection.
+    /// Bytes of one connection kept for sending again.
     KeptBytes,
-    /// The same, of all connections.
+    /// Bytes of all connections together kept for sending again.
     KeptBytesInAll,
-    /// Requests that wait behind a dialog's re-sent ones.
+    /// Requests that wait behind re-sent requests of their dialog.
     WaitingRequests,
     /// A pair's queue.
     PairQueue,
@@ -182,20 +182,20 @@ impl Limit {
     }
 }
 
-/// What went nowhere.
+/// Why a message was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DropReason {
-    /// A client's response to a node that is gone, or to none.
+    /// A client's response whose node is gone or unknown.
     ResponseWithoutNode,
-    /// A client's ACK that belongs to nothing we know.
+    /// A client's ACK that matches no known request or dialog.
     AckWithoutNode,
-    /// A second final answer to a request that has one.
+    /// A second final answer to a request.
     SecondAnswer,
-    /// A node's request on a connection that carries answers only.
+    /// A node's request on a pair for re-sent requests, which carries only answers from the node.
     RequestOnResentPair,
-    /// No answer came within the lifetime of a transaction.
+    /// A request not answered within the lifetime of its transaction.
     Unanswered,
-    /// A request of a transaction that has one already, which is not answered yet.
+    /// A repeated request of a transaction that is not answered yet.
     Repeated,
 }
 

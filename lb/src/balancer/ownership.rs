@@ -1,4 +1,4 @@
-//! Sessions that have moved: who owns them now, as the replicated state says.
+//! The owners of sessions that have moved, from the replicated state.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -14,8 +14,8 @@ use crate::membership::Moved;
 type Overrides = HashMap<Box<[u8]>, NodeId>;
 type Lookup = Box<dyn Fn(&SessionKey) -> Option<NodeId> + Send + Sync>;
 
-/// Read by every connection for every request inside a dialog, written by the witness alone: readers take no
-/// lock, and a writer copies one shard.
+/// The table of moved sessions. Every connection reads it for every request inside a dialog, and only the witness writes it:
+/// readers take no lock, and a writer copies one shard.
 pub struct Ownership {
     shards: Box<[ArcSwap<Overrides>]>,
     hasher: RandomState,
@@ -35,26 +35,26 @@ impl Default for Ownership {
 }
 
 impl Ownership {
-    /// The owner of a session that has moved; `None` while the node that issued the tag owns it, or for a tag
-    /// that nobody knows.
+    /// The owner of a session that has moved; `None` for a session still owned by the node that issued the tag, and for an
+    /// unknown tag.
     #[must_use]
     pub fn moved_to(&self, tag: &[u8]) -> Option<NodeId> {
         self.shard(tag).load().get(tag).copied()
     }
 
-    /// The owner according to the whole replicated state. Takes its lock: for the rare case only.
+    /// The owner according to the whole replicated state. Slower than [`Self::moved_to`]: for rare cases only.
     #[must_use]
     pub fn look_up(&self, tag: &[u8]) -> Option<NodeId> {
         let key = SessionKey::new(std::str::from_utf8(tag).ok()?);
         self.lookup.get().and_then(|lookup| lookup(&key))
     }
 
-    /// Where [`Self::look_up`] asks, once the replicated state is there. The first caller wins.
+    /// Sets the function that [`Self::look_up`] calls, once the replicated state exists. Only the first call has an effect.
     pub fn set_lookup(&self, lookup: impl Fn(&SessionKey) -> Option<NodeId> + Send + Sync + 'static) {
         drop(self.lookup.set(Box::new(lookup)));
     }
 
-    /// What the replicated state says of moved sessions.
+    /// Applies a report of moved sessions.
     pub fn take_in(&self, moved: Moved) {
         match moved {
             Moved::All(moved) => self.replace(moved.into_iter()),
@@ -62,7 +62,7 @@ impl Ownership {
         }
     }
 
-    /// Replaces everything.
+    /// Replaces the whole table.
     pub fn replace(&self, moved: impl Iterator<Item = (SessionKey, NodeId)>) {
         let mut shards: Vec<Overrides> = (0..SHARDS).map(|_| Overrides::new()).collect();
         for (key, owner) in moved {
@@ -76,7 +76,7 @@ impl Ownership {
         }
     }
 
-    /// Applies what changed, in order: `None` says the session is gone. Each shard is copied once at most.
+    /// Applies changes in order; `None` removes a session. Each shard is copied at most once.
     pub fn update(&self, changes: impl Iterator<Item = (SessionKey, Option<NodeId>)>) {
         let mut touched: HashMap<usize, Overrides> = HashMap::new();
         for (key, owner) in changes {
@@ -105,7 +105,7 @@ impl Ownership {
         );
     }
 
-    /// Sessions in the table.
+    /// The number of sessions in the table.
     #[must_use]
     pub fn size(&self) -> usize {
         self.size.load(Ordering::Relaxed)

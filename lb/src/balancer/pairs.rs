@@ -1,4 +1,4 @@
-//! The connections to nodes that belong to one client connection.
+//! The pairs of one client connection: its connections with the nodes.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use tandem_cluster::NodeId;
 
 use super::input::{PairId, PairPurpose, StandingPair};
 
-/// One connection.
+/// The connection of the client with one node.
 #[derive(Debug, Clone)]
 pub(super) struct Pair {
     pub(super) node: NodeId,
@@ -16,22 +16,22 @@ pub(super) struct Pair {
     pub(super) purpose: PairPurpose,
     pub(super) state: PairState,
     pub(super) stood_since: Option<Instant>,
-    /// Requests that it carries and that are unanswered.
+    /// Unanswered requests that were sent over it.
     pub(super) unanswered: usize,
-    /// Since when the node has owed us a byte, or the pair has been idle.
+    /// When the node last sent something, or since when it owes an answer or the pair is idle.
     pub(super) quiet_since: Instant,
-    /// When a check of the node was asked for last, since it was quiet.
+    /// When a check of the node was last requested because it was silent.
     pub(super) doubted: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PairState {
-    /// The first attempt: what is sent waits in its queue.
+    /// The first attempt: messages wait in its queue.
     Opening,
-    /// An attempt after a loss: until it is known whether the node lives, nothing is sent.
+    /// An attempt after a loss: nothing is sent until it is known whether the node is alive.
     Reopening,
     Standing,
-    /// We want to be rid of it, after hearing what the node has written.
+    /// To be closed once everything that the node has written is read.
     Draining,
 }
 
@@ -39,24 +39,24 @@ pub(super) enum PairState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
     Ready,
-    /// It will be known soon.
+    /// Not known yet; it will be soon.
     Uncertain,
     /// The node could not be reached a moment ago.
     Refused,
 }
 
-/// All of them.
+/// All pairs of a client connection, by id and by node.
 #[derive(Debug, Default)]
 pub(super) struct Pairs {
     pairs: BTreeMap<PairId, Pair>,
     by_node: BTreeMap<(NodeId, PairPurpose), PairId>,
-    /// Nodes that could not be reached, and when to try again.
+    /// Nodes that could not be reached, and when to retry each.
     refused: BTreeMap<NodeId, Instant>,
     next_id: u32,
 }
 
 impl Pairs {
-    /// The pair of an outbound connection: the node dialled it, so it stands.
+    /// Adds the pair of an outbound connection, which the node has opened.
     pub(super) fn add_standing(&mut self, standing: StandingPair, address: SocketAddr, now: Instant) {
         let StandingPair { pair, node } = standing;
         self.next_id = self.next_id.max(pair.0 + 1);
@@ -75,7 +75,7 @@ impl Pairs {
         );
     }
 
-    /// A new pair in the given state.
+    /// Adds a new pair in the given state.
     pub(super) fn open(
         &mut self,
         node: NodeId,
@@ -133,7 +133,7 @@ impl Pairs {
         }
     }
 
-    /// The node has written something.
+    /// Notes that the node has sent something.
     pub(super) fn heard(&mut self, id: PairId, now: Instant) {
         if let Some(pair) = self.pairs.get_mut(&id) {
             pair.quiet_since = now;
@@ -141,7 +141,7 @@ impl Pairs {
         }
     }
 
-    /// Nobody has listened for a while: silence is counted from now on.
+    /// Restarts the measurement of silence, after the nodes have not been read for a while.
     pub(super) fn listen_again(&mut self, now: Instant) {
         for pair in self.pairs.values_mut() {
             pair.quiet_since = pair.quiet_since.max(now);
@@ -183,7 +183,7 @@ impl Pairs {
         self.refused.remove(&node);
     }
 
-    /// Whether the node may be sent something; a node without a pair may, since one will be opened.
+    /// Whether messages may be sent to the node. A node without a pair is ready, since one will be opened.
     #[must_use]
     pub(super) fn access(&self, node: NodeId) -> Access {
         match self.find(node, PairPurpose::Ordinary) {
@@ -205,7 +205,7 @@ impl Pairs {
             .is_some_and(|(_, pair)| pair.state == PairState::Standing)
     }
 
-    /// Nodes that were refused and may be tried again.
+    /// Unreachable nodes that are due to be retried.
     #[must_use]
     pub(super) fn due_for_retry(&self, now: Instant) -> Vec<NodeId> {
         let due = self.refused.iter().filter(|&(_, &until)| until <= now);
@@ -218,7 +218,7 @@ impl Pairs {
         self.pairs.iter().map(|(&id, pair)| (id, pair))
     }
 
-    /// When a refused node without a pair is to be tried again.
+    /// When the next unreachable node without a pair is due to be retried.
     #[must_use]
     pub(super) fn next_retry(&self) -> Option<Instant> {
         let without_pair = self
@@ -228,12 +228,14 @@ impl Pairs {
         without_pair.map(|(_, &until)| until).min()
     }
 
+    /// Checks the index by node.
+    ///
     /// # Panics
-    /// When the index by node disagrees with the pairs.
+    /// When the index disagrees with the pairs.
     pub(super) fn check_invariants(&self) {
-        assert_eq!(self.pairs.len(), self.by_node.len(), "two pairs lead to one node");
+        assert_eq!(self.pairs.len(), self.by_node.len(), "two pairs with one node");
         for (id, pair) in &self.pairs {
-            assert!(id.0 < self.next_id, "{id} will be used again");
+            assert!(id.0 < self.next_id, "{id} would be reused");
             let found = self.by_node.get(&(pair.node, pair.purpose));
             assert_eq!(found, Some(id), "{id} is not found by its node");
         }

@@ -1,4 +1,4 @@
-//! Unanswered requests of one client connection, and for a while those that were answered.
+//! The unanswered and recently answered requests of one client connection.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use super::input::PairId;
 use super::output::{Limit, MethodLabel};
 use super::settings::ByteBudget;
 
-/// A request's number within its client connection, in order of arrival.
+/// The number of a request within its client connection, in order of arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryId(pub u64);
 
-/// What a request is about, as far as finding a node for it goes.
+/// The kind of a request, which decides how its node is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RequestKind {
     /// INVITE without a To-tag.
@@ -26,7 +26,7 @@ pub enum RequestKind {
     OutsideDialog,
     /// A request with a To-tag.
     InDialog { tag: Bytes },
-    /// Follows its INVITE.
+    /// A CANCEL, which follows its INVITE.
     Cancel { invite: EntryId },
 }
 
@@ -38,48 +38,48 @@ pub struct Entry {
     pub is_invite: bool,
     pub kept: Kept,
     pub place: Place,
-    /// Some node may have seen it.
+    /// A node may have seen it already.
     pub may_have_been_seen: bool,
-    /// Nodes that had it, the last one last.
+    /// Nodes that it was sent to, in order.
     pub tried: Vec<NodeId>,
     pub attempts: u32,
-    /// The node that said last that the dialog is another's.
+    /// The node that last said that it does not own the dialog.
     pub disowned_by: Option<NodeId>,
-    /// To-tag of a provisional answer that the client has seen (RFC 3261 §12.1: an early dialog).
+    /// The To-tag of a provisional answer sent to the client, which made an early dialog (RFC 3261 §12.1).
     pub early_tag: Option<Bytes>,
     /// Answered 2xx: its ACK is a request in the dialog.
     pub accepted: bool,
-    /// Later requests of its dialog wait for its answer.
+    /// Later requests of the dialog wait for its answer.
     pub holds_dialog: bool,
     key: PendingKey,
     expires: Instant,
 }
 
-/// Where a request is.
+/// The place of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// Nowhere: waiting until it is known which node can have it.
+    /// Waiting until it is known which node can take it.
     Waiting { until: Instant },
     /// Queued at or written to a node.
     At { pair: PairId, node: NodeId },
-    /// Answered through a pair, to whose node the ACK belongs.
+    /// Answered through a pair; the ACK goes to its node.
     Answered { pair: PairId, node: NodeId },
-    /// Answered by the front end: an ACK ends here.
+    /// Answered by the front end; the ACK ends here.
     AnsweredHere,
 }
 
-/// What is left to send again.
+/// What is kept of a request for sending it again.
 #[derive(Debug)]
 pub enum Kept {
     Whole(RawMessage),
-    /// Over a byte limit: only the 500 that the client gets should the node be lost.
+    /// Over a byte limit: only the 500 that the client gets if the node is lost.
     AnswerOnly(Bytes),
     /// Answered.
     Nothing,
 }
 
 impl Kept {
-    /// The bytes that may be sent to a node.
+    /// The message, if it can be sent again.
     #[must_use]
     pub fn message(&self) -> Option<&RawMessage> {
         match self {
@@ -89,15 +89,15 @@ impl Kept {
     }
 }
 
-/// The table. Bounded in entries and, with its share of the budget, in bytes.
+/// The requests of one client connection, bounded in number and in kept bytes.
 #[derive(Debug)]
 pub struct PendingTable {
     entries: BTreeMap<EntryId, Entry>,
     by_key: HashMap<PendingKey, EntryId>,
     by_expiry: BTreeSet<(Instant, EntryId)>,
-    /// Of those in `by_expiry`, the ones that are answered: what makes room.
+    /// The answered ones of `by_expiry`, which can be dropped to make room.
     answered: BTreeSet<(Instant, EntryId)>,
-    /// Those that wait for a node, by when they have waited for too long.
+    /// The requests waiting for a node, by when they have waited for too long.
     waiting: BTreeSet<(Instant, EntryId)>,
     unanswered: usize,
     entries_max: usize,
@@ -107,7 +107,7 @@ pub struct PendingTable {
     next_id: u64,
 }
 
-/// One transaction. In a dialog the To-tag is part of it: dialogs that a fork has made share everything else.
+/// The key of a transaction. In a dialog it includes the To-tag, because forked dialogs share everything else.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct PendingKey {
     transaction: TransactionKey,
@@ -133,7 +133,8 @@ impl PendingTable {
         }
     }
 
-    /// Room for one more unanswered request. Answered ones make room, the one that would be forgotten next first.
+    /// Makes room for one more unanswered request, by forgetting the answered one that expires next if need be; `false` when
+    /// there is no room.
     pub fn make_room(&mut self) -> bool {
         if self.entries.len() < self.entries_max {
             return true;
@@ -142,13 +143,13 @@ impl PendingTable {
         answered.and_then(|id| self.remove(id)).is_some()
     }
 
-    /// As many requests are unanswered as may be.
+    /// Whether as many requests are unanswered as permitted.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.unanswered >= self.entries_max
     }
 
-    /// Adds a request that waits for its node. Takes the place of an answered one with the same key.
+    /// Adds a request that waits for its node, replacing an answered one with the same key.
     pub fn insert(
         &mut self,
         request: &RawMessage,
@@ -186,7 +187,7 @@ impl PendingTable {
         id
     }
 
-    /// Keeps the request's bytes for sending again, or says which limit forbids it.
+    /// Keeps the request's bytes for sending again, or returns the limit that forbids it.
     pub fn keep(&mut self, id: EntryId, request: &RawMessage) -> Result<(), Limit> {
         let length = request.bytes().len();
         if self.kept_bytes + length > self.kept_bytes_max {
@@ -200,13 +201,13 @@ impl PendingTable {
         Ok(())
     }
 
-    /// All that is left of a request over the limits.
+    /// Keeps only the answer for a request over the byte limits.
     pub fn keep_answer_only(&mut self, id: EntryId, answer: Bytes) {
         self.entry_mut(id).kept = Kept::AnswerOnly(answer);
     }
 
-    /// The request has its final answer. Remembers it until `expires` if a late ACK or a second answer is to be
-    /// expected, otherwise forgets it.
+    /// Marks a request as finally answered. It is remembered until `remember_until`, for a late ACK or a second answer, or
+    /// forgotten at once.
     pub fn answered(&mut self, id: EntryId, place: Place, remember_until: Option<Instant>) {
         self.release_bytes(id);
         let Some(expires) = remember_until else {
@@ -227,7 +228,7 @@ impl PendingTable {
         self.set_place(id, place);
     }
 
-    /// An unanswered request goes to a node, or comes back from it to wait for another.
+    /// Records that an unanswered request is at a node, or waits for one again.
     pub fn set_place(&mut self, id: EntryId, place: Place) {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
@@ -275,8 +276,8 @@ impl PendingTable {
             .is_some_and(Entry::is_unanswered)
     }
 
-    /// The INVITE that an ACK or a CANCEL belongs to. The To-tag of an ACK is the answer's, and the INVITE's only in a
-    /// dialog that stood before.
+    /// The INVITE that an ACK or a CANCEL belongs to. An ACK has the To-tag of the answer, which the INVITE has only in an
+    /// existing dialog.
     #[must_use]
     pub fn invite_of(&self, request: &RawMessage) -> Option<EntryId> {
         self.find_in_or_before_dialog(request, b"INVITE")
@@ -296,7 +297,7 @@ impl PendingTable {
         self.find_in_or_before_dialog(response, response.cseq_method())
     }
 
-    /// Unanswered requests at a pair, in order of arrival.
+    /// The unanswered requests at a pair, in order of arrival.
     #[must_use]
     pub fn at(&self, pair: PairId) -> Vec<EntryId> {
         let is_there = |entry: &Entry| matches!(entry.place, Place::At { pair: at, .. } if at == pair);
@@ -307,7 +308,7 @@ impl PendingTable {
             .collect()
     }
 
-    /// Requests that wait for a node, in order of arrival.
+    /// The requests waiting for a node, in order of arrival.
     #[must_use]
     pub fn waiting(&self) -> Vec<EntryId> {
         let mut waiting: Vec<EntryId> = self.waiting.iter().map(|&(_, id)| id).collect();
@@ -315,26 +316,26 @@ impl PendingTable {
         waiting
     }
 
-    /// One that waits for a node and whose time is over.
+    /// A request that has waited for a node for too long.
     #[must_use]
     pub fn overdue(&self, now: Instant) -> Option<EntryId> {
         let first = self.waiting.first();
         first.filter(|&&(until, _)| until <= now).map(|&(_, id)| id)
     }
 
-    /// When the next of those that wait for a node has waited for too long.
+    /// When the next request will have waited for a node for too long.
     #[must_use]
     pub fn next_overdue(&self) -> Option<Instant> {
         self.waiting.first().map(|&(until, _)| until)
     }
 
-    /// Everything, in order of arrival.
+    /// All requests, in order of arrival.
     #[must_use]
     pub fn ids(&self) -> Vec<EntryId> {
         self.entries.keys().copied().collect()
     }
 
-    /// An entry whose time is over.
+    /// An entry whose lifetime has ended.
     #[must_use]
     pub fn expired(&self, now: Instant) -> Option<EntryId> {
         self.by_expiry
@@ -348,23 +349,25 @@ impl PendingTable {
         self.by_expiry.first().map(|&(expires, _)| expires)
     }
 
-    /// Requests without a final answer.
+    /// The number of requests without a final answer.
     #[must_use]
     pub fn unanswered(&self) -> usize {
         self.unanswered
     }
 
-    /// All requests, answered ones among them.
+    /// The number of requests, answered ones included.
     #[must_use]
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Everything, in order of arrival.
+    /// All requests, in order of arrival.
     pub(super) fn iter(&self) -> impl Iterator<Item = (EntryId, &Entry)> {
         self.entries.iter().map(|(&id, entry)| (id, entry))
     }
 
+    /// Checks indexes, sums and limits.
+    ///
     /// # Panics
     /// When an index or a sum disagrees with the entries, or a limit is exceeded.
     pub(super) fn check_invariants(&self) {
@@ -374,7 +377,7 @@ impl PendingTable {
         for (id, entry) in self.iter() {
             kept_bytes += entry.kept.message().map_or(0, |message| message.bytes().len());
             unanswered += usize::from(entry.is_unanswered());
-            assert!(id.0 < self.next_id, "{id:?} will be given to another");
+            assert!(id.0 < self.next_id, "{id:?} would be reused");
             assert_eq!(
                 self.by_key.get(&entry.key),
                 Some(&id),

@@ -1,4 +1,4 @@
-//! From "a request wants a node" to "it is queued there", or to an answer of our own.
+//! Placement of requests: finds a node and queues the request there, or answers it.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use super::routing::Target;
 use super::{Balancer, output::Limit};
 
 impl Balancer {
-    /// A new request: remembered, then given to a node.
+    /// Records a new request and sends it to a node.
     pub(super) fn admit(&mut self, request: &RawMessage, kind: RequestKind, now: Instant) {
         if !self.pending.make_room() {
             self.count(Count::LimitReached(Limit::PendingRequests));
@@ -37,14 +37,14 @@ impl Balancer {
         self.place(id, Some(request.bytes()), now);
     }
 
-    /// Tries again for everything that waits for a node, in order of arrival.
+    /// Retries all requests waiting for a node, in order of arrival.
     pub(super) fn place_waiting(&mut self, now: Instant) {
         for id in self.pending.waiting() {
             self.place(id, None, now);
         }
     }
 
-    /// Finds a node for a request that is at none. `bytes` are at hand for a new one, else the kept ones are sent.
+    /// Sends a request that is at no node to its target. `bytes` are those of a new request; otherwise the kept ones are sent.
     pub(super) fn place(&mut self, id: EntryId, bytes: Option<&Bytes>, now: Instant) {
         let Some(entry) = self.pending.get(id) else { return };
         let kept = entry.kept.message().map(RawMessage::bytes);
@@ -95,7 +95,7 @@ impl Balancer {
         };
         entry.attempts += 1;
         entry.tried.push(node);
-        // The state has caught up with the node that disowned it: should the session come back, that one is its owner.
+        // The state has caught up with the node that disowned the dialog; if the session returns, that node owns it again.
         if !planted(Bug::ReturnedDialogForgotten) {
             entry.disowned_by = None;
         }
@@ -127,7 +127,7 @@ impl Balancer {
         }
     }
 
-    /// The request has arrived at a moment when nobody can say who lives: later ones of its dialog wait behind it.
+    /// Lets a request wait until its target is known; later requests of its dialog wait behind it.
     fn wait_for_node(&mut self, id: EntryId, now: Instant) {
         let Some(entry) = self.pending.get(id) else { return };
         if entry.kept.message().is_none() {
@@ -148,7 +148,7 @@ impl Balancer {
         }
     }
 
-    /// The pair of that purpose with a node, opened now if there is none. `None` while the old one is drained.
+    /// The pair of that purpose with a node, opened now if there is none. `None` while it is being reopened or drained.
     pub(super) fn pair_to(&mut self, node: NodeId, purpose: PairPurpose, now: Instant) -> Option<PairId> {
         match self.pairs.find(node, purpose) {
             Some((id, pair)) => match pair.state {
@@ -177,10 +177,10 @@ impl Balancer {
         Some(pair)
     }
 
-    /// No node will answer this request any more: we do. 503 stays 503 only here, where no node can be used.
+    /// Answers a request that no node will answer any more. Only here does a client get 503, when no node can be used.
     pub(super) fn give_up(&mut self, id: EntryId, status: u16, now: Instant) {
         let Some(entry) = self.pending.get(id) else { return };
-        // RFC 3261 §12.1: the client may have an early dialog, which this answer must end.
+        // The client may have an early dialog (RFC 3261 §12.1), which this answer must end.
         let early_tag = entry
             .early_tag
             .as_ref()
@@ -201,7 +201,7 @@ impl Balancer {
         self.settle(id, Place::AnsweredHere, ResentOutcome::Failed, now);
     }
 
-    /// The request has its final answer, whoever gave it.
+    /// Records that the request has its final answer, from a node or the front end.
     pub(super) fn settle(&mut self, id: EntryId, place: Place, outcome: ResentOutcome, now: Instant) {
         self.detach(id, Some(now));
         let Some(entry) = self.pending.get_mut(id) else {
@@ -223,14 +223,14 @@ impl Balancer {
         }
     }
 
-    /// The dialog's re-sent request is settled; what waited behind it goes on in order.
+    /// Handles, in order, the requests that waited behind a dialog's re-sent request, now that it is answered.
     pub(super) fn release_dialog(&mut self, tag: &[u8], now: Instant) {
         for (_, request) in self.holds.end(tag) {
             self.client_request(request, now);
         }
     }
 
-    /// The request is not at its node any more. Without a time, because everything ends.
+    /// Takes the request away from its node. `now` is `None` when the whole connection ends.
     pub(super) fn detach(&mut self, id: EntryId, now: Option<Instant>) {
         let Some(entry) = self.pending.get(id) else { return };
         let Place::At { pair, node } = entry.place else {
@@ -249,7 +249,7 @@ impl Balancer {
 }
 
 impl Entry {
-    /// A request of a dialog that another node can be asked.
+    /// Whether the request belongs to a dialog and can still be sent to another node.
     pub(super) fn may_be_disowned(&self) -> bool {
         self.dialog_tag().is_some() && self.early_tag.is_none() && self.kept.message().is_some()
     }
@@ -261,7 +261,8 @@ impl Entry {
         }
     }
 
-    /// An INVITE for the ACK to come; anything that some node may still answer, or answer once more, for that answer.
+    /// Whether the request must be remembered once it is answered: an INVITE, for its ACK, and any request that a node may still
+    /// answer, or answer again.
     fn must_be_remembered(&self) -> bool {
         self.is_invite || self.may_have_been_seen || self.attempts > 1
     }

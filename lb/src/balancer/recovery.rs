@@ -1,4 +1,4 @@
-//! Pairs that open and break, nodes that go and return, and requests that outlive their node.
+//! Recovery from lost pairs and nodes: reopens pairs, and sends unanswered requests to another node.
 
 use std::time::Instant;
 
@@ -12,8 +12,7 @@ use super::pairs::{Access, Pair, PairState};
 use super::pending::{EntryId, Place, RequestKind};
 
 impl Balancer {
-    /// A pair with every node that can be reached and has none: at the client's first message, and when a node
-    /// returns.
+    /// Opens a pair with every reachable node that has none: at the client's first message, and when a node returns.
     pub(super) fn open_missing_pairs(&mut self, now: Instant) {
         let reachable: Vec<NodeId> = self
             .table
@@ -55,7 +54,7 @@ impl Balancer {
         self.report_loss(&pair, loss);
         self.reopen_or_refuse(&pair, loss, now);
         if loss == PairLoss::FramingLost {
-            // What the node meant to say about them is lost with the framing; asking again would repeat the lie.
+            // The answers are lost with the framing, and a retry would be corrupted the same way.
             orphans
                 .into_iter()
                 .for_each(|orphan| self.give_up(orphan, 500, now));
@@ -63,7 +62,7 @@ impl Balancer {
         self.place_waiting(now);
     }
 
-    /// A request comes back from a lost pair. Those that a node may have seen are marked when they go out again.
+    /// Takes a request back from a lost pair. One that a node may have seen is marked as re-sent when it is sent again.
     fn orphan(&mut self, id: EntryId, may_have_been_seen: bool, now: Instant) {
         self.detach(id, Some(now));
         self.pending.set_place(
@@ -94,8 +93,8 @@ impl Balancer {
         }
     }
 
-    /// A node whose pair broke may well live: one attempt tells, and until then nothing moves to its successor. A node
-    /// that was refused or lies is left alone for a moment.
+    /// Reopens a lost pair, or retries after a pause. A node whose pair broke may still be alive: one attempt tells, and until
+    /// then nothing is sent to its successor. A node that cannot be reached or sends invalid bytes is left alone for a while.
     fn reopen_or_refuse(&mut self, pair: &Pair, loss: PairLoss, now: Instant) {
         if pair.purpose == PairPurpose::Resent {
             return self.doubt_ordinary_pair(pair, loss, now);
@@ -106,7 +105,7 @@ impl Balancer {
             .node(pair.node)
             .is_some_and(|node| node.address != pair.address);
         let may_live = match (loss, pair.state) {
-            // Once at a time: a node that takes connections and breaks them is as good as one that refuses.
+            // A node that accepts connections and breaks them at once is treated as one that refuses them.
             (PairLoss::Broken, _) => self.has_stood(pair, now),
             (PairLoss::Drained, _) => true,
             (PairLoss::ConnectFailed | PairLoss::OutOfDescriptors | PairLoss::FramingLost, _) => moved,
@@ -118,12 +117,12 @@ impl Balancer {
         }
     }
 
-    /// A connection for re-sent requests that cannot be opened, or that breaks, says that the ordinary one is about to
-    /// break. One that is refused, or breaks at once, met a process that is ending: it closes its sockets in any order.
+    /// Retires the ordinary pair of a node whose pair for re-sent requests failed: it is about to break as well. A pair that was
+    /// refused or broke at once met a process that is ending, which closes its sockets in any order.
     fn doubt_ordinary_pair(&mut self, resent: &Pair, loss: PairLoss, now: Instant) {
         let is_ending = match loss {
             PairLoss::Broken => !self.has_stood(resent, now),
-            // Where nobody else could go on, the node is given the chance to prove itself.
+            // Without another node to take over, the node is given another chance.
             PairLoss::ConnectFailed => self.is_wanted(resent) && self.has_untried_node(&[resent.node]),
             PairLoss::Drained | PairLoss::FramingLost | PairLoss::OutOfDescriptors => return,
         };
@@ -136,7 +135,7 @@ impl Balancer {
         }
     }
 
-    /// Long enough to be told from a connection that a node takes and breaks.
+    /// Whether the pair was open long enough not to count as one that the node accepted and broke at once.
     fn has_stood(&self, pair: &Pair, now: Instant) -> bool {
         let retry = self.shared.settings.pair_retry;
         pair.stood_since.is_some_and(|since| since + retry <= now)
@@ -185,7 +184,7 @@ impl Balancer {
         self.place_waiting(now);
     }
 
-    /// The node is in reach, and still where the pair leads.
+    /// Whether the pair's node is reachable, and still at the pair's address.
     fn is_wanted(&self, pair: &Pair) -> bool {
         let node = self.table.node(pair.node);
         node.is_some_and(|node| node.is_reachable() && node.address == pair.address)
@@ -205,7 +204,7 @@ impl Balancer {
         }
     }
 
-    /// A pair that never stood: nothing was sent through it.
+    /// Removes a pair that was never open: nothing was sent through it.
     fn abandon(&mut self, id: PairId, now: Instant) {
         self.pairs.remove(id);
         for orphan in self.pending.at(id) {
@@ -213,7 +212,7 @@ impl Balancer {
         }
     }
 
-    /// Requests that their node disowned wait until our copy of the state has caught up with that node's.
+    /// Retries requests that their node disowned, which wait until this copy of the state has caught up with the node's.
     pub(super) fn look_up_owners(&mut self, now: Instant) {
         if self.owner_lookup_at.is_none_or(|at| at > now) {
             return;
@@ -237,8 +236,8 @@ impl Balancer {
         }
     }
 
-    /// Requests whose time is over: those that wait for a node are answered, those at a node are forgotten, since
-    /// the client has given them up as well.
+    /// Ends requests that have timed out: those waiting for a node are answered 500, those at a node are forgotten, since the
+    /// client has given up on them as well.
     pub(super) fn expire_requests(&mut self, now: Instant) {
         while let Some(id) = self.pending.overdue(now) {
             self.give_up(id, 500, now);
@@ -261,7 +260,8 @@ impl Balancer {
         }
     }
 
-    /// A frozen process keeps its connections: unanswered requests and silence are its first sign, and a check tells.
+    /// Requests checks of nodes that owe an answer and send nothing: a frozen process keeps its connections open, so silence is
+    /// its first sign.
     pub(super) fn doubt_silent_nodes(&mut self, now: Instant) {
         let is_due = |pair: &Pair| self.doubt_at(pair).is_some_and(|at| at <= now);
         let silent: Vec<(PairId, NodeId)> = self
@@ -276,7 +276,7 @@ impl Balancer {
         }
     }
 
-    /// Whether what nodes write is read. While it is not, their silence is ours.
+    /// Notes whether the nodes are read. While they are not, their silence means nothing.
     pub(super) fn nodes_read(&mut self, are_read: bool, now: Instant) {
         self.nodes_are_read = are_read;
         if are_read {
@@ -317,7 +317,7 @@ impl Balancer {
     }
 }
 
-/// The copy of the state that a front end holds lags by the time of one message of the cluster.
+/// Pause between lookups of an owner: this copy of the state lags by the time of one message between members.
 pub(super) const OWNER_LOOKUP_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
-/// As long as a check may take.
+/// Pause before another check of a silent node is requested; as long as a check may take.
 const DOUBTED_AGAIN_AFTER: std::time::Duration = std::time::Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! Where a request belongs: the rules, given what is known of nodes and sessions.
+//! Routing rules: the target of a request, given what is known about nodes and sessions.
 
 use tandem_cluster::{NodeId, SessionKey, successor};
 
@@ -8,15 +8,15 @@ use super::pairs::Access;
 use super::pending::{EntryId, Place, RequestKind};
 use super::selection::RoundRobin;
 
-/// Where a request goes.
+/// The target of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Target {
     Node(NodeId),
-    /// Wherever its INVITE is.
+    /// The node that has its INVITE.
     WithInvite(EntryId),
-    /// It will be known soon.
+    /// Not known yet; it will be soon.
     Wait,
-    /// Nowhere: the answer.
+    /// No node: the front end answers with this status.
     Answer(u16),
 }
 
@@ -33,7 +33,7 @@ impl Balancer {
         }
     }
 
-    /// A node in service whose turn it is and that has not had the request; or, when all have, one that stands again.
+    /// The next node in turn that can take the request and has not had it; when all have had it, the next that can take it.
     fn session_target(&self, position: &RoundRobin, tried: &[NodeId]) -> Target {
         let turns = self.table.turns();
         let is_ready = |node| self.pairs.access(node) == Access::Ready;
@@ -52,13 +52,14 @@ impl Balancer {
         }
     }
 
-    /// Some node in service that has not had the request could take it now.
+    /// Whether a node in service that has not had the request could take it now.
     pub(super) fn has_untried_node(&self, tried: &[NodeId]) -> bool {
         let may_take = |node: &NodeId| !tried.contains(node) && self.pairs.access(*node) == Access::Ready;
         self.table.turns().iter().any(may_take)
     }
 
-    /// A node that gave the session away knows more than we do, as long as we take it for the owner.
+    /// The target of a request in a dialog. While the front end still takes `former_owner`, which gave the session away, for
+    /// the owner, its copy of the state lags behind and the request waits.
     fn target_but(&self, former_owner: Option<NodeId>, tag: &[u8]) -> Target {
         let target = self.dialog_target(tag);
         let lags =
@@ -66,7 +67,7 @@ impl Balancer {
         if lags { Target::Wait } else { target }
     }
 
-    /// The session's owner; while that one cannot be reached, its successor.
+    /// The session's owner, or its successor while the owner cannot be reached.
     pub(super) fn dialog_target(&self, tag: &[u8]) -> Target {
         let Some(owner) = self.owner(tag) else {
             return Target::Answer(481);
@@ -79,7 +80,7 @@ impl Balancer {
         }
     }
 
-    /// By the override, else by the tag; a tag of a node that nobody knows is looked up in the whole state.
+    /// The owner by the table of moved sessions, else by the tag. A tag of an unknown node is looked up in the whole state.
     fn owner(&self, tag: &[u8]) -> Option<NodeId> {
         let issuer = NodeId::from_tag(tag).filter(|&node| self.table.node(node).is_some());
         self.shared
@@ -89,7 +90,7 @@ impl Balancer {
             .or_else(|| self.shared.ownership.look_up(tag))
     }
 
-    /// The successor that `apply` will choose as well, should it not have done so yet.
+    /// The successor that `apply` chooses (or will choose) for the session.
     fn successor_target(&self, tag: &[u8], owner: NodeId) -> Target {
         let Ok(tag) = std::str::from_utf8(tag) else {
             return Target::Answer(481);

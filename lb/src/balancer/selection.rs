@@ -1,4 +1,4 @@
-//! Whose turn it is: round robin, weighted when weights differ.
+//! Round robin over the nodes, weighted when weights differ.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -7,21 +7,21 @@ use tandem_cluster::NodeId;
 /// The round-robin positions of one listener, shared by all its connections.
 #[derive(Debug, Default)]
 pub struct Turns {
-    /// Requests that open a session.
+    /// For requests that open a session.
     pub opening: RoundRobin,
-    /// Everything else outside a dialog: OPTIONS must not disturb the round of sessions.
+    /// For other requests outside a dialog: OPTIONS must not disturb the distribution of sessions.
     pub other: RoundRobin,
 }
 
-/// One position. It advances when a message is handed over, never when nobody can take it.
+/// A round-robin position. It advances only when a node can take the message.
 #[derive(Debug, Default)]
 pub struct RoundRobin {
     position: AtomicUsize,
 }
 
 impl RoundRobin {
-    /// Takes a turn and gives it to the first node, from that turn on, that `may_take` it. `None`, and no turn
-    /// is taken, when there is no such node.
+    /// Takes the next turn, for the first node from there on that `may_take` it. `None`, without taking a turn, when there is no
+    /// such node.
     pub fn take(&self, turns: &[NodeId], may_take: impl Fn(NodeId) -> bool) -> Option<NodeId> {
         if !turns.iter().any(|&node| may_take(node)) {
             return None;
@@ -36,8 +36,8 @@ impl RoundRobin {
     }
 }
 
-/// Each node as often as its weight, as evenly interleaved as whole turns allow (the smooth method: everybody
-/// gains its weight, the richest takes the turn and pays the sum).
+/// A schedule with each node as often as its weight, interleaved as evenly as whole turns allow (smooth weighted round robin:
+/// each node gains its weight as credit; the one with the most takes the turn and pays the sum of all weights).
 #[must_use]
 pub fn weighted_schedule(nodes: impl Iterator<Item = (NodeId, u32)>) -> Vec<NodeId> {
     let nodes: Vec<(NodeId, i64)> = nodes.map(|(id, weight)| (id, i64::from(weight.max(1)))).collect();
@@ -55,10 +55,10 @@ fn take_smooth_turn(nodes: &[(NodeId, i64)], credit: &mut [i64], divisor: i64, s
     for (credit, (_, weight)) in credit.iter_mut().zip(nodes) {
         *credit += weight / divisor;
     }
-    // The first of equals, so that equal weights go round in the order of ids.
-    let richest = (0..nodes.len()).rev().max_by_key(|&index| credit[index])?;
-    credit[richest] -= sum;
-    Some(nodes[richest].0)
+    // The first of equals, so that nodes of equal weight take turns in the order of ids.
+    let chosen = (0..nodes.len()).rev().max_by_key(|&index| credit[index])?;
+    credit[chosen] -= sum;
+    Some(nodes[chosen].0)
 }
 
 fn greatest_common_divisor(left: i64, right: i64) -> i64 {
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn no_turn_is_taken_when_nobody_can_take_it() {
+    fn no_turn_is_taken_when_no_node_can_take_it() {
         let round_robin = RoundRobin::default();
         let turns = [NodeId(1), NodeId(2)];
         assert_eq!(round_robin.take(&turns, |_| false), None);

@@ -1,9 +1,9 @@
-//! Bounds and times of one client connection.
+//! Limits and timeouts of a client connection.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// From the configuration, the same for all connections.
+/// The configured limits and timeouts, the same for all connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BalancerSettings {
     /// Unanswered and recently answered requests of one connection.
@@ -14,11 +14,11 @@ pub struct BalancerSettings {
     pub waiting_requests_max: usize,
     /// How often one request is given to a node before the client is answered 500.
     pub attempts_max: u32,
-    /// How long a request waits for a dialog's re-sent ones, or for a node to be found.
+    /// How long a request waits behind re-sent ones of its dialog, or for a node.
     pub wait: Duration,
     /// A lost or refused pair is opened again after this.
     pub pair_retry: Duration,
-    /// An unanswered request, and no byte from its node for so long, ask for a check of the node.
+    /// A node that owes an answer and sends nothing for this long is checked.
     pub unanswered: Duration,
     /// Lifetime of an unanswered INVITE (RFC 3261 §16.6 timer C: more than three minutes).
     pub invite_lifetime: Duration,
@@ -54,7 +54,7 @@ impl Default for BalancerSettings {
     }
 }
 
-/// Bytes that all connections together may keep for sending again.
+/// The budget of bytes that all connections together may keep for sending again.
 #[derive(Debug)]
 pub struct ByteBudget {
     used: AtomicUsize,
@@ -70,7 +70,7 @@ impl ByteBudget {
         }
     }
 
-    /// Takes `bytes` if they are there.
+    /// Takes `bytes` from the budget; `false` when less is left.
     pub fn take(&self, bytes: usize) -> bool {
         let before = self.used.fetch_add(bytes, Ordering::Relaxed);
         let granted = before.saturating_add(bytes) <= self.bytes_max;
@@ -80,10 +80,12 @@ impl ByteBudget {
         granted
     }
 
+    /// Returns `bytes` to the budget.
     pub fn give_back(&self, bytes: usize) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 
+    /// The bytes taken and not given back.
     #[must_use]
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)

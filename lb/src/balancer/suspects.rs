@@ -1,7 +1,7 @@
-//! The fence: requests from a node that, by the replicated state, does not own the session.
+//! The fence: holds back requests from a node that, by the replicated state, does not own the session.
 //!
-//! Our copy of the state may lag behind the node's by the time that one message of the cluster takes, and a successor
-//! acts as soon as it knows itself the owner. So a suspect waits a moment before it is judged.
+//! This copy of the state may lag behind the node's by the time of one message between members, and a successor acts as
+//! soon as it learns that it owns the session. So a suspect request waits a moment before it is rejected.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -34,14 +34,16 @@ impl Suspects {
         self.review_at
     }
 
+    /// Checks the number of suspects and their deadline.
+    ///
     /// # Panics
-    /// When there are too many, or when they are never looked at again.
+    /// When there are too many, or when they would never be reviewed.
     pub(super) fn check_invariants(&self) {
         assert!(self.queue.len() <= SUSPECTS_MAX, "too many suspects");
         assert_eq!(
             self.review_at.is_some(),
             !self.queue.is_empty(),
-            "suspects wait for ever"
+            "suspects are never reviewed"
         );
     }
 }
@@ -53,7 +55,7 @@ impl Balancer {
             return self.send_to_client(request.bytes().clone());
         }
         let judged_at = match self.suspects.queue.len() < SUSPECTS_MAX {
-            true => now + PATIENCE,
+            true => now + JUDGED_AFTER,
             false => now,
         };
         self.suspects.queue.push_back(Suspect {
@@ -64,7 +66,7 @@ impl Balancer {
         });
     }
 
-    /// Lets go whoever turned out to be the owner, and answers those whose time is over. Keeps their order.
+    /// Forwards the requests whose sender turned out to be the owner, and rejects those that have waited long enough, in order.
     pub(super) fn review_suspects(&mut self, now: Instant) {
         for suspect in std::mem::take(&mut self.suspects.queue) {
             if !self.is_suspect(suspect.node, &suspect.request) {
@@ -91,7 +93,7 @@ impl Balancer {
         }
     }
 
-    /// Another node owns the session and is alive, as far as we can see.
+    /// Whether another node owns the session and is alive, as far as the front end knows.
     fn is_suspect(&self, node: NodeId, request: &RawMessage) -> bool {
         let tag = request.from_tag().filter(|_| !planted(Bug::FenceOff));
         let Some(tag) = tag else {
@@ -109,16 +111,16 @@ impl Balancer {
         owner.is_some_and(|owner| owner != node && self.table.is_reachable(owner) && self.is_connected(owner))
     }
 
-    /// Its process is not known to be gone: the pair with it has not broken.
+    /// Whether the node's process is not known to be gone: the pair with it has not broken.
     fn is_connected(&self, node: NodeId) -> bool {
         self.pairs.find(node, PairPurpose::Ordinary).is_none() && !self.pairs_wanted
             || self.pairs.stands(node)
     }
 }
 
-/// To has the client's tag already, so ours does not show: this tells the node whose word it is.
+/// Tells the node that the front end answered. The front end's To-tag cannot, because To has the client's tag already.
 const FENCE_HEADER: (&str, &str) = ("Warning", "399 tandem-lb \"another node owns the session\"");
 const SUSPECTS_MAX: usize = 256;
-/// More than a heartbeat of the cluster, much less than anybody's timeout.
-const PATIENCE: Duration = Duration::from_millis(300);
+/// How long a suspect request waits: more than a heartbeat of the cluster, much less than any SIP timeout.
+const JUDGED_AFTER: Duration = Duration::from_millis(300);
 const REVIEW_PERIOD: Duration = Duration::from_millis(20);

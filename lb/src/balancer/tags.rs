@@ -1,6 +1,6 @@
-//! What the front end's own answers need of chance, from a seed: the machine itself draws no random number.
+//! To-tags and Retry-After values of the front end's own answers, pseudo-random from a seed.
 
-/// SplitMix64: enough for tags that need to be unique, not secret.
+/// A SplitMix64 generator: good enough for tags, which need to be unique but not secret.
 #[derive(Debug, Clone)]
 pub(super) struct TagSource {
     state: u64,
@@ -12,12 +12,12 @@ impl TagSource {
         Self { state: seed }
     }
 
-    /// A To-tag by which the ACK to our answer is known.
+    /// The next To-tag, by which the ACK to the front end's own answer is recognised.
     pub(super) fn next_tag(&mut self) -> String {
         format!("{OWN_TAG_PREFIX}{:016x}", self.next())
     }
 
-    /// Seconds, 2 to 5, so that clients do not come back all at once.
+    /// A Retry-After of 2 to 5 seconds, so that clients do not return all at once.
     pub(super) fn retry_after_secs(&mut self) -> u64 {
         2 + self.next() % 4
     }
@@ -30,7 +30,7 @@ impl TagSource {
     }
 }
 
-/// Whether a To-tag is one of ours.
+/// Whether a To-tag was issued by a front end.
 #[must_use]
 pub(super) fn is_own_tag(tag: &[u8]) -> bool {
     tag.starts_with(OWN_TAG_PREFIX.as_bytes())

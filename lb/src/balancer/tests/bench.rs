@@ -1,4 +1,4 @@
-//! A balancer on the bench: messages by a few words, outputs as short text to compare.
+//! A test bench for the balancer: builds messages from a few parameters, and shows outputs as short text to compare.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    /// Two nodes in service; the client has not spoken.
+    /// Two nodes in service, and a client that has sent nothing yet.
     pub(super) fn new() -> Self {
         Self::with(BalancerSettings::default(), &[1, 2])
     }
@@ -81,7 +81,7 @@ impl Bench {
         shown
     }
 
-    /// The first message to the client, whole.
+    /// The whole text of the first message to the client.
     pub(super) fn text_to_client(&mut self, input: Input) -> Option<String> {
         let outputs = self.balancer.handle(input, self.now);
         outputs.iter().find_map(|output| {
@@ -115,7 +115,7 @@ impl Bench {
         })
     }
 
-    /// The process behind a pair has died: the pair breaks, and a new one is refused.
+    /// Kills the process behind a pair: the pair breaks, and a new one is refused.
     pub(super) fn kill(&mut self, pair: u32, reopened: u32) -> Vec<String> {
         self.pass(Duration::from_secs(2));
         let mut outputs = self.lose(pair, PairLoss::Broken);
@@ -133,7 +133,7 @@ impl Bench {
         self.ownership.update([change].into_iter());
     }
 
-    /// Time passes, and the balancer is told of every deadline on the way.
+    /// Lets time pass, and reports every deadline on the way to the balancer.
     pub(super) fn pass(&mut self, time: Duration) -> Vec<String> {
         let end = self.now + time;
         let mut outputs = Vec::new();
@@ -145,7 +145,7 @@ impl Bench {
         outputs
     }
 
-    /// The outputs without those that only ask for a check.
+    /// The outputs without those that only request a check.
     pub(super) fn without_doubts(&mut self, run: impl FnOnce(&mut Self) -> Vec<String>) -> Vec<String> {
         let mut outputs = run(self);
         outputs.retain(|output| !output.starts_with("doubt"));
@@ -192,7 +192,7 @@ pub(super) fn parse(text: &str) -> RawMessage {
     RawMessage::parse(Bytes::copy_from_slice(text.as_bytes())).unwrap()
 }
 
-/// `name` tells one transaction from another.
+/// A request whose transaction is named `name`.
 pub(super) fn request(method: &str, name: &str, to_tag: Option<&str>) -> String {
     let cseq_method = method;
     let to_tag = to_tag.map(|tag| format!(";tag={tag}")).unwrap_or_default();
@@ -216,7 +216,7 @@ pub(super) fn answer(method: &str, name: &str, status: u16, to_tag: &str) -> Str
     )
 }
 
-/// A request of a node, in the session whose tag it is.
+/// A request of a node in the session with this tag.
 pub(super) fn event(node: u64, name: &str, session: &str) -> String {
     format!(
         "INFO sip:user@ocs SIP/2.0\r\nVia: SIP/2.0/TCP vip;branch=z9hG4bKn{node}-{name}\r\n\

@@ -59,7 +59,7 @@ fn a_node_that_lives_on_gets_its_own_requests_back() {
 }
 
 #[test]
-fn a_node_that_breaks_every_connection_is_as_good_as_dead() {
+fn a_node_that_breaks_every_connection_is_treated_as_dead() {
     let mut bench = Bench::standing();
     drop(bench.client(&request("INFO", "a", Some("n1-x"))));
     bench.pass(Duration::from_secs(2));
@@ -72,7 +72,7 @@ fn a_node_that_breaks_every_connection_is_as_good_as_dead() {
     );
 }
 
-/// The sockets of a process that was killed are closed one by one, and the one that listens may be the last.
+/// The sockets of a killed process are closed one by one, and the listening one may be the last.
 #[test]
 fn a_process_that_ends_while_its_port_still_accepts_does_not_use_the_attempts_up() {
     let mut bench = Bench::standing();
@@ -107,7 +107,7 @@ fn a_process_that_ends_and_whose_port_is_closed_by_now_does_not_use_the_attempts
 }
 
 #[test]
-fn a_connection_for_re_sent_requests_that_stood_and_breaks_has_the_ordinary_one_proved_anew() {
+fn when_a_pair_for_re_sent_requests_breaks_the_ordinary_one_is_reopened() {
     let mut bench = Bench::standing();
     drop(bench.client(&request("INFO", "a", Some("n1-x"))));
     bench.pass(Duration::from_secs(2));
@@ -121,7 +121,7 @@ fn a_connection_for_re_sent_requests_that_stood_and_breaks_has_the_ordinary_one_
 }
 
 #[test]
-fn what_the_node_had_written_is_heard_before_its_requests_move() {
+fn what_the_node_wrote_is_handled_before_its_requests_move() {
     let mut bench = Bench::standing();
     drop(bench.client(&request("INFO", "a", Some("n1-x"))));
     drop(bench.client(&request("INFO", "b", Some("n1-y"))));
@@ -284,7 +284,7 @@ fn a_503_of_a_node_sends_the_session_elsewhere_and_is_500_when_there_is_no_elsew
 }
 
 #[test]
-fn a_lying_node_loses_its_pair_and_the_client_gets_500() {
+fn a_node_that_sends_invalid_bytes_loses_its_pair_and_the_client_gets_500() {
     let mut bench = Bench::standing();
     drop(bench.client(&request("INFO", "a", Some("n1-x"))));
     drop(bench.client(&request("INFO", "b", Some("n2-y"))));
@@ -297,7 +297,7 @@ fn a_lying_node_loses_its_pair_and_the_client_gets_500() {
 }
 
 #[test]
-fn a_node_that_leaves_one_request_unanswered_is_doubted_and_left_when_its_check_has_failed() {
+fn a_node_that_leaves_a_request_unanswered_is_checked_and_loses_it_when_the_check_fails() {
     let mut bench = Bench::standing();
     drop(bench.client(&request("INFO", "a", Some("n1-x"))));
     drop(bench.client(&request("INFO", "b", Some("n1-y"))));
@@ -312,7 +312,7 @@ fn a_node_that_leaves_one_request_unanswered_is_doubted_and_left_when_its_check_
 }
 
 #[test]
-fn a_node_that_takes_its_time_is_doubted_once_a_second_until_it_says_something() {
+fn a_slow_node_is_checked_once_a_second_until_it_sends_something() {
     let mut bench = Bench::standing();
     drop(bench.client(&request("INVITE", "a", None)));
     assert_eq!(bench.pass(Duration::from_secs(1)), ["doubt n1"]);
@@ -322,9 +322,9 @@ fn a_node_that_takes_its_time_is_doubted_once_a_second_until_it_says_something()
     assert_eq!(bench.pass(Duration::from_secs(10)), [""; 0]);
 }
 
-/// What a node says while the client takes nothing is not heard by us.
+/// While the client does not read, the nodes are not read either.
 #[test]
-fn our_own_pause_is_nobodys_silence() {
+fn a_node_that_is_not_read_does_not_count_as_silent() {
     let mut bench = Bench::standing();
     drop(bench.client(&request("INFO", "a", Some("n1-x"))));
     assert_eq!(bench.feed(Input::NodesRead(false)), [""; 0]);

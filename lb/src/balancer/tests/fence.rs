@@ -17,7 +17,7 @@ fn a_request_of_the_owner_passes() {
 }
 
 #[test]
-fn a_former_owner_is_answered_481_and_the_client_hears_nothing() {
+fn a_former_owner_is_answered_481_and_the_client_receives_nothing() {
     let mut bench = Bench::standing();
     bench.moved("n1-x", 2);
     assert_eq!(bench.node(0, &event(1, "a", "n1-x")), [""; 0]);
@@ -26,7 +26,7 @@ fn a_former_owner_is_answered_481_and_the_client_hears_nothing() {
 }
 
 #[test]
-fn a_successor_of_whom_we_have_not_heard_yet_passes_as_soon_as_we_have() {
+fn a_request_of_a_successor_passes_once_the_move_is_known_here() {
     let mut bench = Bench::standing();
     bench.ownership.set_lookup(|_| Some(NodeId(1)));
     assert_eq!(bench.node(1, &event(2, "a", "n1-x")), [""; 0]);

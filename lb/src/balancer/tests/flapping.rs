@@ -1,4 +1,4 @@
-//! Nodes that come and go at any moment: whatever happens, every request of the client is answered, and once.
+//! Nodes that come and go at any moment: every request of the client is answered exactly once.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -19,12 +19,12 @@ enum Step {
     Ask(Option<u64>),
     /// These nodes are in service.
     Nodes(Vec<u64>),
-    /// Something that a pair's task has been told, or was about to tell, comes to pass.
+    /// A pair's task does what it was asked to, or reports what has happened.
     Drive(usize),
     /// A node answers the oldest request of one of its pairs, or says that it cannot.
     Answer(usize, bool),
-    /// A node answers a request of a pair that we have closed: the network brought it late, and the answer goes over
-    /// another pair of the same client.
+    /// A node answers a request of a closed pair: the request arrived late, and the answer goes over another pair of the same
+    /// client.
     AnswerLate(usize, bool),
     /// A pair breaks.
     Break(usize),
@@ -51,9 +51,9 @@ struct World {
     /// Requests that were written to a pair that is closed.
     late: Vec<(NodeId, Bytes)>,
     asked: usize,
-    /// By request: how often it was answered finally.
+    /// The number of final answers by request.
     answers: BTreeMap<String, usize>,
-    /// Final answers that say that nobody could do it.
+    /// Final answers that report a failure.
     failures: Vec<u16>,
     port_is_closed: bool,
 }
@@ -230,7 +230,7 @@ impl World {
     }
 
     /// The first node's process is ending: one socket of it closes, or its port still takes a connection, or does not.
-    /// The other node lives.
+    /// The other node stays alive.
     fn end_a_little(&mut self, ending: &Ending) {
         match *ending {
             // A port that has closed stays closed.
@@ -281,10 +281,10 @@ impl World {
     }
 }
 
-/// What becomes of a process that was killed, as its peers see it.
+/// The end of a killed process, as its peers see it.
 #[derive(Debug, Clone)]
 enum Ending {
-    /// A socket that still listens takes a connection that nobody will read.
+    /// The listening socket still accepts a connection that will never be read.
     Accept(usize),
     Refuse(usize),
     Break(usize),

@@ -25,7 +25,7 @@ fn a_request_beyond_the_table_is_answered_500() {
 }
 
 #[test]
-fn a_client_with_as_many_requests_as_it_may_have_is_not_read() {
+fn a_client_with_as_many_requests_as_permitted_is_not_read() {
     let mut bench = Bench::standing_with(BalancerSettings {
         pending_requests_max: 2,
         ..BalancerSettings::default()
@@ -64,7 +64,7 @@ fn bytes_are_given_back_with_the_answer_and_with_the_connection() {
 }
 
 #[test]
-fn only_so_many_requests_wait_behind_a_re_sent_one() {
+fn the_requests_behind_a_re_sent_one_are_bounded() {
     let mut bench = Bench::standing_with(BalancerSettings {
         waiting_requests_max: 1,
         ..BalancerSettings::default()
@@ -106,7 +106,7 @@ fn a_request_that_is_never_answered_is_forgotten() {
 }
 
 #[test]
-fn a_request_is_not_given_to_nodes_for_ever() {
+fn the_attempts_of_a_request_are_bounded() {
     let mut bench = Bench::standing_with(BalancerSettings {
         attempts_max: 1,
         ..BalancerSettings::default()

@@ -1,4 +1,4 @@
-//! The balancer from outside: what comes in, what goes out.
+//! Tests of the balancer from outside: inputs and outputs.
 
 mod bench;
 mod death;

@@ -60,7 +60,7 @@ fn when_the_new_owner_is_dead_the_former_one_is_asked_again_marked() {
     );
 }
 
-/// The former owner said once that the session is another's, and was right then.
+/// The former owner has disowned the session before it came back.
 #[test]
 fn when_the_session_comes_back_the_former_owner_is_asked_again() {
     let mut bench = Bench::standing();

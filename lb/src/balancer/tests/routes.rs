@@ -118,7 +118,7 @@ fn the_ack_to_a_2xx_goes_by_its_tag() {
 }
 
 #[test]
-fn the_ack_to_an_answer_of_ours_ends_here() {
+fn the_ack_to_an_answer_of_the_front_end_ends_here() {
     let mut bench = Bench::with(Default::default(), &[]);
     assert_eq!(bench.client(&request("INVITE", "a", None)), ["client < 503 a"]);
     assert_eq!(bench.client(&request("ACK", "a", Some("lb-0123"))), [""; 0]);
@@ -177,7 +177,7 @@ fn a_2xx_that_is_repeated_is_passed_on_again() {
 }
 
 #[test]
-fn clients_that_collide_are_told_apart_by_their_dialog() {
+fn colliding_transactions_are_distinguished_by_their_dialog() {
     let mut bench = Bench::standing();
     assert_eq!(
         bench.client(&request("INFO", "same", Some("n1-a"))),
@@ -199,7 +199,7 @@ fn clients_that_collide_are_told_apart_by_their_dialog() {
     assert_eq!(bench.pending_at(1), 0);
 }
 
-/// RFC 3261 §17.2.1: one transaction, one final answer, whatever else its requests say.
+/// A transaction gets one final answer, whatever else its requests contain (RFC 3261 §17.2.1).
 #[test]
 fn requests_of_one_transaction_are_answered_once() {
     let mut bench = Bench::standing();
