@@ -238,7 +238,7 @@ impl UserView {
             mail: known.and_then(|known| known.mail.clone()),
             enabled: has_mail && by_administrator.unwrap_or(by_directory),
             enabled_by: match (by_administrator, has_mail) {
-                (_, false) => "nobody: the directory has no mail address",
+                (_, false) => "none: the directory has no mail address",
                 (Some(_), true) => "an administrator",
                 (None, true) => "the directory",
             },

@@ -158,7 +158,7 @@ async fn follow(trust: CasTrust, shutdown: Shutdown) {
     loop {
         tokio::select! {
             _ = looks.tick() => if let Err(error) = trust.refresh() {
-                warn!(%error, "the trust store cannot be read again");
+                warn!(%error, "cannot reload the trust store");
             },
             () = shutdown.reached(Stage::Close) => return,
         }

@@ -30,7 +30,10 @@ impl PairSenders {
             Ok(()) => {}
             Err(SendRefused::Full) => {
                 // A front end that does not read is as good as gone; it asks again elsewhere.
-                warn!(?pair, "a front end does not read: its connection is closed");
+                warn!(
+                    ?pair,
+                    "send queue full: the front end does not read; closing its connection"
+                );
                 metrics.send_failures.inc();
                 sender.close();
             }

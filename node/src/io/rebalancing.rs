@@ -127,7 +127,7 @@ impl Runner {
                 self.propose(Command::CasMoved { users, at_ms }).await;
             }
             Step::AskAgain { per_second } => {
-                info!("a node hands over nothing: the request is repeated");
+                info!("no sessions were handed over; repeating the request");
                 self.propose(Command::Rebalance { per_second }).await;
             }
         }

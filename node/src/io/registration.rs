@@ -59,9 +59,9 @@ impl Place {
         let reason = standing.explanation();
         warn!(
             reason,
-            "the node gives up its sessions and begins again under a new incarnation"
+            "giving up all sessions and registering again under a new incarnation"
         );
-        let detail = format!("{reason}; it has not been taken in again yet");
+        let detail = format!("{reason}; it has not registered again yet");
         self.readiness.not_ready(REGISTRATION, detail);
         self.identity.incarnation.send_replace(incarnation);
     }
@@ -97,11 +97,11 @@ async fn register(
     match cluster.propose(command, PROPOSE_TIMEOUT).await {
         Ok(Applied::Done) => Some(Applied::Done),
         Ok(other) => {
-            warn!(?other, "the cluster did not take this node in");
+            warn!(?other, "the cluster refused to register this node");
             Some(other)
         }
         Err(error) => {
-            info!(%error, "the cluster has not taken this node in yet");
+            info!(%error, "not registered in the cluster yet; retrying");
             None
         }
     }
@@ -112,7 +112,9 @@ pub async fn leave(cluster: &Cluster, id: NodeId, incarnation: u64) {
     let command = Command::NodeDraining { id, incarnation };
     match cluster.propose(command, PROPOSE_TIMEOUT).await {
         Ok(_) => info!(node = %id, "sessions are handed over"),
-        Err(error) => warn!(%error, "the cluster was not told that this node leaves: it will notice"),
+        Err(error) => {
+            warn!(%error, "cannot announce to the cluster that this node is leaving; the cluster will detect it")
+        }
     }
 }
 

@@ -42,7 +42,7 @@ where
     let (sender, writer) = send_queue(write_half, &context.send_limits, context.metrics.streams.clone());
     context.shutdown.spawn("sip writer", async move {
         if let Err(error) = writer.run().await {
-            debug!(%error, "a connection's way out has ended");
+            debug!(%error, "writing to the front end failed");
         }
     });
     let id = open.id;

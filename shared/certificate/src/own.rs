@@ -42,7 +42,7 @@ pub fn judge_own(chain: &[Certificate], known: &[Certificate], now: i64) -> OwnV
     }
     if let Some(issuer) = missing_issuer(chain, known) {
         let explanation = format!(
-            "The certificate of \"{issuer}\", which issued it, is missing: whoever does not know that one cannot check ours. \
+            "The certificate of \"{issuer}\", which issued it, is missing: peers that do not have it cannot verify ours. \
              Install it again with the authority's chain."
         );
         return OwnVerdict::of(Status::CertificateMissingFromChain, explanation);

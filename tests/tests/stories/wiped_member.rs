@@ -53,7 +53,13 @@ async fn lose_the_disk_of(scene: &mut DiskScene, node: Member) -> anyhow::Result
     scene.ledger.write(other, 10).await?;
     let command = format!("tandem-node cluster replace {}", name(node));
     is_said_and_not_repeated(scene, node, logged, &command).await?;
-    is_said_and_not_repeated(scene, other, logged, "a stranger answers in the name of a member").await?;
+    is_said_and_not_repeated(
+        scene,
+        other,
+        logged,
+        "a process that is not the member answers under its number",
+    )
+    .await?;
 
     let told = scene.cluster.replace(other, node).await?;
     ensure!(told.text.contains("has its seat"), "{told:?}");

@@ -237,15 +237,14 @@ fn status_text(status: &Value) -> String {
 
 pub(super) const USAGE: &str = "\
 usage: tandem-node cluster COMMAND [--admin ADDRESS:PORT | --config FILE] [--json]
-  status                  every member: its seat, its directory, its release, how far its log reaches, strangers
-  form [--without ID,ID]  forms the cluster without members that are gone for good; by itself it forms when all answer
-  check                   whether all members hold the same: compares their states after one entry of the log
-  replace ID              gives the member that answers under this id now (wiped, restored or a new machine, with an
-                          empty data directory) the seat of the one before it; repeating it goes on where it stopped
+  status                  show every member: its seat, data directory, release and log, and processes without a seat
+  form [--without ID,ID]  form the cluster without the given members; it forms by itself once all members answer
+  check                   compare the states of all members after the same log entry
+  replace ID              give the seat of member ID to the machine that answers under this id now (wiped, restored or
+                          new, with an empty data directory); run again, it continues where it stopped
   finalize [--without ID,ID]
-                          writes in the newest format that every member reads from now on; earlier releases are
-                          refused afterwards
-exit status: 0 all is well, 1 something is not, 2 nobody could be asked";
+                          write the newest format that every member reads; afterwards earlier releases are refused
+exit status: 0 success, 1 refused or a problem was found, 2 usage error or no answer";
 
 #[cfg(test)]
 mod tests {

@@ -95,7 +95,10 @@ impl Reports {
                 count,
                 is_taken: true,
             } => {
-                info!(count, "the cluster took the gateways of the configuration file");
+                info!(
+                    count,
+                    "the cluster adopted the gateways of the configuration file"
+                );
             }
             Report::CasOffered {
                 count,

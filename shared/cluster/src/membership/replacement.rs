@@ -82,7 +82,7 @@ pub enum Blocked {
          `tandem-node cluster finalize`"
     )]
     NotFinalised { written: Format },
-    #[error("nobody answers under its number: start it, with an empty data directory")]
+    #[error("no member answers under its number: start it with an empty data directory")]
     NotReachable,
     #[error("it reads up to {reads}, but the cluster writes {written}: start the current release")]
     EarlierRelease { reads: Format, written: Format },

@@ -114,7 +114,7 @@ impl Member {
         if let Err(error) = self.raft.trigger().transfer_leader(successor).await {
             tracing::warn!(%error, "openraft has stopped");
         }
-        AdministrationAnswer::Waiting(format!("handing the lead over to {successor}"))
+        AdministrationAnswer::Waiting(format!("handing leadership over to {successor}"))
     }
 
     async fn remove(&self, ids: &BTreeSet<RaftId>) -> AdministrationAnswer {

@@ -230,7 +230,7 @@ impl Cluster {
                 return;
             }
         }
-        tracing::warn!("no other node took the lead");
+        tracing::warn!("no other member took over leadership");
     }
 
     /// Stops the member. [`Self::drain`] comes first in a planned stop.

@@ -155,7 +155,9 @@ impl Member {
     pub(super) fn note_declined(&self, peer: NodeId, declined: Declined) {
         match declined {
             Declined::You(stranger) => self.book.note_told(peer, Some(stranger)),
-            Declined::Me(stranger) => tracing::debug!(%peer, %stranger, "a member takes no part"),
+            Declined::Me(stranger) => {
+                tracing::debug!(%peer, %stranger, "peer is not a member of the cluster")
+            }
             Declined::Stopped => tracing::debug!(%peer, "a member has stopped"),
         }
     }

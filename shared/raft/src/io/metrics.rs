@@ -162,7 +162,7 @@ impl RaftMetrics {
             conditions: IntGaugeVec::new(
                 Opts::new(
                     "tandem_raft_condition",
-                    "1 while this is not as it should be with this member; /readyz and the log say what it is.",
+                    "1 while this member has a problem with the subject; /readyz and the log say which.",
                 ),
                 &["subject"],
             )?,

@@ -80,7 +80,7 @@ impl Segments {
         let empty = empty.iter().map(|number| name_of(*number));
         let names = self.files.list()?.into_iter();
         for name in names.filter(|name| is_unfinished(name)).chain(empty) {
-            tracing::info!(file = name, "removing a file that was begun and never used");
+            tracing::info!(file = name, "removing an unfinished file");
             self.files.remove(&name)?;
         }
         self.files.sync_directory()

@@ -171,7 +171,7 @@ pub(super) async fn run_until_stopped(
     // The others see refused connections and need not wait for timeouts.
     tasks.shutdown().await;
     if let Err(error) = member.raft.shutdown().await {
-        tracing::warn!(%error, "openraft did not stop in order");
+        tracing::warn!(%error, "openraft did not shut down cleanly");
     }
     member.status.send_modify(|status| {
         status.role = RaftRole::Stopped;

@@ -80,7 +80,7 @@ fn end_on_panic(program: &str) {
             .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
             .unwrap_or("without a word");
         let at = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(program, at, said, "a part of this process has panicked: it ends");
+        tracing::error!(program, at, said, "a task of this process panicked; exiting");
         std::process::exit(PANICKED);
     }));
 }

@@ -213,7 +213,7 @@ impl Shutdown {
             return DrainOutcome::Drained;
         }
         let cut = self.running();
-        warn!(?cut, "the drain's deadline has passed: closing what is left");
+        warn!(?cut, "drain deadline passed; closing the remaining connections");
         self.advance(Stage::Close);
         let _ = tokio::time::timeout(timings.close, self.all_finished()).await;
         DrainOutcome::Cut(cut)

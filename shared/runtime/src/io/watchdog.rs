@@ -72,7 +72,7 @@ impl Watchdog {
                 told = false;
             } else if !told {
                 told = true;
-                error!(parts = ?hanging, "a part of this process hangs: systemd is not told that it is well");
+                error!(parts = ?hanging, "a task of this process hangs; no longer feeding systemd's watchdog");
             }
         }
     }
@@ -89,7 +89,7 @@ impl Watchdog {
 fn notify(state: NotifyState<'_>) {
     // Without NOTIFY_SOCKET this does nothing.
     if let Err(error) = sd_notify::notify(&[state]) {
-        error!(%error, "systemd cannot be told how this process is");
+        error!(%error, "cannot notify systemd");
     }
 }
 

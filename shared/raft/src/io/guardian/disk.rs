@@ -47,7 +47,7 @@ impl Guardian {
         {
             self.disk.handed_over = Some(now);
             let stands_still = self.member.disk_stands_still();
-            tracing::info!(%to, stands_still, "handing the lead over: the disk is nearly full, or stands still");
+            tracing::info!(%to, stands_still, "handing over leadership: the disk is nearly full or hangs");
             self.hand_over_to(to);
         }
     }
@@ -57,7 +57,7 @@ impl Guardian {
         let limits = DiskSpaceLimits::new(config.disk_free_bytes_min, config.log_segment_bytes);
         let space = match self.member.directory.space() {
             Ok(space) => space,
-            Err(error) => return tracing::debug!(%error, "the room on the disk is not known"),
+            Err(error) => return tracing::debug!(%error, "cannot determine the free disk space"),
         };
         self.member.metrics.observe_disk(space);
         let free_bytes = space.free_bytes;
@@ -72,10 +72,10 @@ impl Guardian {
         if nearly_full {
             tracing::warn!(
                 %directory, free_bytes, wanted_bytes = limits.ample_from_bytes,
-                "the disk is nearly full: this member does not lead, and adds nothing while nobody else can"
+                "the disk is nearly full: this member gives up leadership, and refuses additions while no other member can lead"
             );
         } else {
-            tracing::info!(%directory, free_bytes, "the disk has room again");
+            tracing::info!(%directory, free_bytes, "the disk has enough free space again");
         }
     }
 

@@ -80,7 +80,7 @@ impl Guardian {
             match condition {
                 None => {
                     if said.remove(&subject).is_some() {
-                        tracing::info!(subject = label, "a condition of this member has gone");
+                        tracing::info!(subject = label, "member condition cleared");
                     }
                 }
                 Some(condition) => {
@@ -93,7 +93,7 @@ impl Guardian {
                         tracing::warn!(
                             subject = label,
                             reason = condition.text,
-                            "a condition of this member"
+                            "member condition raised"
                         );
                     }
                 }
@@ -112,7 +112,7 @@ impl Guardian {
             Verdict::Differs(others) => Some((own.index, others)),
             Verdict::Wrong(others) => {
                 let text = state_differs(own.index, &others);
-                tracing::error!(reason = text, "this member's state is wrong: it stops");
+                tracing::error!(reason = text, "this member's state is corrupt; stopping");
                 self.member.request_stop(StopReason::Failed(text));
                 Some((own.index, others))
             }

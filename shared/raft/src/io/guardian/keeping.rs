@@ -30,7 +30,7 @@ impl Guardian {
                 .format_to_finalise((self.member.config.wall_clock_ms)())
             {
                 self.upkeep.changed = Some(now);
-                tracing::info!(%format, "every member reads a newer format: it is written from now on");
+                tracing::info!(%format, "every member reads a newer format; writing it from now on");
                 self.propose(Command::FormatFinalised { format });
             }
             return;
@@ -42,7 +42,7 @@ impl Guardian {
             match changed.await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!(%error, "the membership was not changed"),
-                Err(_) => tracing::warn!("the membership was not changed in time; it is tried again"),
+                Err(_) => tracing::warn!("membership change timed out; retrying"),
             }
         });
     }

@@ -62,7 +62,7 @@ impl Guardian {
         };
         if let Some(decision) = decision {
             let silent_ms = lead.silent_for(now.into_std()).map(|time| time.as_millis());
-            tracing::info!(?decision, silent_ms, "acting on the lead");
+            tracing::info!(?decision, silent_ms, "acting on a leadership decision");
             self.act(decision, metrics);
         }
     }

@@ -145,13 +145,13 @@ impl Guardian {
             match saved {
                 // Tried again every second, and said once.
                 Err(error) if !failed_before => {
-                    tracing::warn!(%error, "what is known of the other members cannot be written down");
+                    tracing::warn!(%error, "cannot store what is known about the other members");
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "what is known of the other members is still not written down")
+                    tracing::debug!(%error, "still cannot store what is known about the other members")
                 }
                 Ok(()) if failed_before => {
-                    tracing::info!("what is known of the other members is written down again")
+                    tracing::info!("what is known about the other members is stored again")
                 }
                 Ok(()) => {}
             }

@@ -28,7 +28,7 @@ impl Guardian {
         {
             tracing::warn!(
                 %by,
-                "this member's data directory is new to the cluster: it takes no part until somebody runs \
+                "this member's data directory is new to the cluster: it takes no part until you run \
                  `tandem-node cluster replace {own}`"
             );
         }
@@ -36,7 +36,7 @@ impl Guardian {
             if let Some(stranger) = present.stranger
                 && self.is_to_be_named(Some(id), &present.introduction, &stranger, now)
             {
-                tracing::warn!(member = %id, reason = %stranger, "a stranger answers in the name of a member");
+                tracing::warn!(member = %id, reason = %stranger, "a process that is not the member answers under its number");
             }
         }
     }

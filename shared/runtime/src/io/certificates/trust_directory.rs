@@ -50,7 +50,7 @@ impl Contents {
 
     pub(super) fn report(&self) {
         for problem in &self.problems {
-            warn!(file = %problem.file.display(), reason = problem.reason, "a file of the trust store is passed over");
+            warn!(file = %problem.file.display(), reason = problem.reason, "trust store file skipped");
         }
         info!(certificates = self.trusted.certificates.len(), "trust store read");
     }

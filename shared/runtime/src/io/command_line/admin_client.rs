@@ -17,12 +17,14 @@ use tokio::time::timeout;
 /// Why there is nothing to show.
 #[derive(Debug, Error)]
 pub enum ClientError {
-    #[error("nobody answers on {admin}: {reason}. Is the program running, and is this its [admin] listen?")]
+    #[error(
+        "cannot reach {admin}: {reason}; check that the program is running and that this is its [admin] listen address"
+    )]
     NoAnswer { admin: SocketAddr, reason: String },
     /// The program's own words.
     #[error("{message}")]
     Refused { status: StatusCode, message: String },
-    #[error("the answer of {admin} is not understood: {reason}")]
+    #[error("unexpected answer from {admin}: {reason}")]
     Malformed { admin: SocketAddr, reason: String },
     #[error("cannot read {path}: {reason}")]
     File { path: String, reason: String },

@@ -1,8 +1,8 @@
-//! What an administrator asks of a running process, in a terminal.
+//! Administration commands that ask a running process.
 //!
-//! Owns the question to the admin listener, the table that an answer becomes, and the exit status. Does not own words and
-//! answers: they are those of each binary. What always holds: the exit status says whether all is well (0), something is not
-//! (1), or nobody could be asked (2).
+//! Owns the request to the admin listener, the table that an answer becomes, and the exit status. Does not own arguments and
+//! answers: they belong to each binary. What always holds: the exit status says whether there is no problem (0), a problem or
+//! a refusal (1), or a usage error or no answer (2).
 
 mod admin_client;
 mod admin_place;

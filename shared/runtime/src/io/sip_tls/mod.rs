@@ -160,10 +160,10 @@ impl SipTls {
         let certificate = self.settings.files.certificate.display();
         let listed = self.trust.as_ref().map_or(Ok(false), TrustStore::refresh);
         match listed.map_err(TlsError::from).and_then(|_| self.read_again()) {
-            Ok(()) => tracing::info!(%certificate, "the files of a listener's TLS were read again"),
+            Ok(()) => tracing::info!(%certificate, "TLS files of the listener reloaded"),
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
-                tracing::error!(error, %certificate, "the new files of a listener's TLS are not used");
+                tracing::error!(error, %certificate, "cannot use the new TLS files of the listener; the previous ones stay in use");
             }
         }
     }

@@ -90,15 +90,13 @@ impl TlsTransport {
             Ok(loaded) => {
                 self.loaded.store(Arc::new(loaded));
                 self.read_again.send_modify(|times| *times += 1);
-                tracing::info!(
-                    "the certificate and authorities for connections between members were read again"
-                );
+                tracing::info!("certificate and authorities for connections between members reloaded");
             }
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
                 tracing::error!(
                     error,
-                    "the new certificate for connections between members is not used"
+                    "cannot use the new certificate for connections between members; the previous one stays in use"
                 );
             }
         }
@@ -110,7 +108,7 @@ impl TlsTransport {
             tracing::warn!(
                 hours_left = left / 3600,
                 certificate = %self.files.certificate.display(),
-                "this member's certificate ends soon: put a new one in its place, which is read without a restart"
+                "this member's certificate expires soon: replace it; the new one is read without a restart"
             );
         }
     }
