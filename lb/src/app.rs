@@ -33,7 +33,7 @@ use crate::config::{Config, ListenerConfig, Mode};
 use crate::io::admission::Admission;
 use crate::io::certificate_routes::CertificateRoutes;
 use crate::io::clock;
-use crate::io::listener::{Door, Listener};
+use crate::io::listener::{AccessControl, Listener};
 use crate::io::listener_context::{ListenerContext, StreamSettings};
 use crate::io::node_board::NodeBoard;
 use crate::io::outbound_listener::{OutboundListener, SILENT_MAX};
@@ -82,7 +82,7 @@ impl FrontEnd {
             .as_ref()
             .map(|outbound| outbound.socket.local_addr())
             .transpose()?;
-        parts.let_in(listeners, outbound);
+        parts.start_accepting(listeners, outbound);
         Ok(Self {
             parts,
             addresses,
@@ -123,7 +123,7 @@ impl FrontEnd {
         info!(?reason, "draining");
         let outcome = shutdown.drain(timings, async {}).await;
         if let Some(witness) = self.witness {
-            let ended = tokio::time::timeout(WITNESS_PATIENCE, witness.ended()).await;
+            let ended = tokio::time::timeout(WITNESS_STOP_TIMEOUT, witness.ended()).await;
             if ended.is_err() {
                 warn!("cluster member did not stop in time");
             }
@@ -234,7 +234,11 @@ impl Parts {
                 mode: config.mode,
                 tls,
                 admission: Arc::clone(&self.admission),
-                door: Door::new(config.access.clone(), config.proxies.clone(), hosts.clone()),
+                access_control: AccessControl::new(
+                    config.access.clone(),
+                    config.proxies.clone(),
+                    hosts.clone(),
+                ),
             });
         }
         Ok(listeners)
@@ -267,7 +271,7 @@ impl Parts {
             pairs: self.pairs.clone(),
             board: Arc::clone(&self.board),
             doubts: self.doubts.clone(),
-            remarks: Arc::new(LogLimit::once_a_minute()),
+            log_limit: Arc::new(LogLimit::once_a_minute()),
             metrics: self.metrics.clone(),
             shutdown: self.shutdown.clone(),
         }
@@ -362,7 +366,7 @@ impl Parts {
             .map(Some)
     }
 
-    fn let_in(&self, listeners: Vec<Listener>, outbound: Option<OutboundListener>) {
+    fn start_accepting(&self, listeners: Vec<Listener>, outbound: Option<OutboundListener>) {
         for listener in listeners {
             info!(listener = %listener.context.name, address = %listener.context.vip, "listening");
             self.shutdown.spawn_vital("listener", Arc::new(listener).run());
@@ -451,6 +455,6 @@ fn transport_of(config: &ListenerConfig) -> Transport {
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// Descriptors for listeners, log files, and connections with members and administrators.
 const DESCRIPTORS_OF_OUR_OWN: usize = 512;
-const WITNESS_PATIENCE: Duration = Duration::from_secs(3);
+const WITNESS_STOP_TIMEOUT: Duration = Duration::from_secs(3);
 const DOUBTS_WAITING_MAX: usize = 1_024;
 const NEWS_WAITING_MAX: usize = 256;

@@ -22,7 +22,7 @@ pub enum ClusterNews {
     /// The node is no longer in the replicated state.
     NodeForgotten(NodeId),
     /// The cluster member of this process has stopped.
-    Silent,
+    Unavailable,
 }
 
 /// Sessions that have moved, and their owners.
@@ -37,7 +37,7 @@ pub enum Moved {
 /// What has been reported from the replicated state so far.
 #[derive(Debug, Default)]
 pub struct Membership {
-    told: BTreeMap<NodeId, NodeRecord>,
+    reported: BTreeMap<NodeId, NodeRecord>,
     /// Losses not reported yet, by node: its incarnation, and when the loss was read.
     unconfirmed: BTreeMap<NodeId, (u64, Instant)>,
     /// The state includes everything committed before this moment.
@@ -92,7 +92,7 @@ impl Membership {
         let nodes = state.nodes();
         let mut news = Vec::new();
         self.unconfirmed.retain(|id, _| nodes.contains_key(id));
-        self.told.retain(|id, _| {
+        self.reported.retain(|id, _| {
             let is_known = nodes.contains_key(id);
             if !is_known {
                 news.push(ClusterNews::NodeForgotten(*id));
@@ -100,17 +100,17 @@ impl Membership {
             is_known
         });
         for record in nodes.values() {
-            let may_be_told = self.is_believed(record, now);
-            if may_be_told && self.told.get(&record.id) != Some(record) {
-                self.told.insert(record.id, record.clone());
+            let may_be_reported = self.is_confirmed(record, now);
+            if may_be_reported && self.reported.get(&record.id) != Some(record) {
+                self.reported.insert(record.id, record.clone());
                 news.push(ClusterNews::Node(record.clone()));
             }
         }
         news
     }
 
-    fn is_believed(&mut self, record: &NodeRecord, now: Instant) -> bool {
-        let is_news = self.told.get(&record.id) != Some(record);
+    fn is_confirmed(&mut self, record: &NodeRecord, now: Instant) -> bool {
+        let is_news = self.reported.get(&record.id) != Some(record);
         if record.state != NodeState::Lost || !is_news {
             self.unconfirmed.remove(&record.id);
             return true;
@@ -120,11 +120,11 @@ impl Membership {
         if read.0 != record.incarnation {
             *read = read_now;
         }
-        let is_believed = self.as_of > Some(read.1);
-        if is_believed {
+        let is_confirmed = self.as_of > Some(read.1);
+        if is_confirmed {
             self.unconfirmed.remove(&record.id);
         }
-        is_believed
+        is_confirmed
     }
 }
 
@@ -194,11 +194,11 @@ mod tests {
     }
 
     fn states(news: &[ClusterNews]) -> Vec<(u64, NodeState)> {
-        let told = news.iter().map(|news| match news {
+        let reported = news.iter().map(|news| match news {
             ClusterNews::Node(record) => (record.id.0, record.state),
-            ClusterNews::NodeForgotten(_) | ClusterNews::Silent => panic!("{news:?}"),
+            ClusterNews::NodeForgotten(_) | ClusterNews::Unavailable => panic!("{news:?}"),
         });
-        told.collect()
+        reported.collect()
     }
 
     #[test]
@@ -358,13 +358,13 @@ mod tests {
     }
 
     impl FrontEnd {
-        fn take_in(&mut self, moved: Moved, news: Vec<ClusterNews>) {
-            self.ownership.take_in(moved);
+        fn apply(&mut self, moved: Moved, news: Vec<ClusterNews>) {
+            self.ownership.apply(moved);
             for news in news {
                 match news {
                     ClusterNews::Node(record) => drop(self.nodes.insert(record.id, record)),
                     ClusterNews::NodeForgotten(id) => drop(self.nodes.remove(&id)),
-                    ClusterNews::Silent => panic!("no member has stopped"),
+                    ClusterNews::Unavailable => panic!("no member has stopped"),
                 }
             }
         }
@@ -383,7 +383,7 @@ mod tests {
             };
             let mut unheard: VecDeque<Vec<Change>> = VecDeque::new();
             let (moved, news) = front_end.membership.begin(&state, at);
-            front_end.take_in(moved, news);
+            front_end.apply(moved, news);
             let end = [Action::Heard { entries: usize::MAX, dropped: false }, Action::Pass(200)];
             for action in actions.into_iter().chain(end) {
                 match action {
@@ -396,14 +396,14 @@ mod tests {
                         }
                         for changes in heard {
                             let (moved, news) = front_end.membership.changed(&changes, &state, at);
-                            front_end.take_in(moved, news);
+                            front_end.apply(moved, news);
                         }
                     }
                     Action::Pass(millis) => {
                         let confirmed = at + MS / 2;
                         at += MS * millis;
                         let news = front_end.membership.confirmed(Some(confirmed), &state, at);
-                        front_end.take_in(Moved::Some(Vec::new()), news);
+                        front_end.apply(Moved::Some(Vec::new()), news);
                     }
                 }
             }

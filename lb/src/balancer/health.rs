@@ -38,7 +38,7 @@ pub enum HealthInput {
     /// The cluster has committed a registration of the node: check it at once.
     NodeRegistered,
     /// The cluster is unavailable; what it committed last no longer counts.
-    ClusterSilent,
+    ClusterUnavailable,
     /// The cluster has committed that the node is draining: no new sessions.
     Suspended,
     /// The node is no longer draining.
@@ -155,7 +155,7 @@ impl NodeHealth {
             HealthInput::Doubted => self.doubted(now),
             HealthInput::NodeLost => self.node_lost(now),
             HealthInput::NodeRegistered => self.node_registered(now),
-            HealthInput::ClusterSilent => (self.lost, self.suspended) = (false, false),
+            HealthInput::ClusterUnavailable => (self.lost, self.suspended) = (false, false),
             HealthInput::Suspended => self.suspended = true,
             HealthInput::Resumed => self.suspended = false,
             HealthInput::DeadlineReached => {}
@@ -523,7 +523,7 @@ mod tests {
         let mut health = alive(now);
         drop(health.handle(Suspended, now));
         drop(health.handle(NodeLost, now));
-        drop(health.handle(ClusterSilent, now));
+        drop(health.handle(ClusterUnavailable, now));
         check(&mut health, CheckSucceeded);
         check(&mut health, CheckSucceeded);
         assert_eq!(health.state(), KeepaliveState::Alive);

@@ -74,7 +74,7 @@ pub struct Balancer {
     pairs_wanted: bool,
     nodes_are_read: bool,
     /// The message with which framing was lost, and the status to answer it with after everything before it is answered.
-    last_word: Option<(RawMessage, u16)>,
+    final_answer: Option<(RawMessage, u16)>,
     outputs: Vec<Output>,
     checks: Checks,
 }
@@ -111,7 +111,7 @@ impl Balancer {
             phase: Phase::Serving,
             pairs_wanted: false,
             nodes_are_read: true,
-            last_word: None,
+            final_answer: None,
             outputs: Vec::new(),
             checks: Checks::default(),
             shared,
@@ -214,7 +214,7 @@ impl Balancer {
 
     /// Closes the connection after the messages before the loss, which were valid, are answered.
     fn framing_lost(&mut self, answer: Option<(RawMessage, u16)>, now: Instant) {
-        self.last_word = answer;
+        self.final_answer = answer;
         let until = now + self.shared.settings.framing_lost;
         match self.phase {
             Phase::Serving => self.finish(CloseReason::FramingLost, Some(until)),
@@ -244,7 +244,7 @@ impl Balancer {
     }
 
     fn close(&mut self, reason: CloseReason) {
-        if let Some((message, status)) = self.last_word.take() {
+        if let Some((message, status)) = self.final_answer.take() {
             self.refuse(&message, status);
         }
         self.forget_all();

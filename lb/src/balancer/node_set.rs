@@ -102,16 +102,16 @@ impl NodeSet {
         if let Some(member) = self.members.get_mut(&node) {
             member.incarnation = None;
         }
-        self.handle(node, HealthInput::ClusterSilent, now)
+        self.handle(node, HealthInput::ClusterUnavailable, now)
     }
 
     /// The cluster member of this process has stopped: from now on only checks count.
     #[must_use]
-    pub fn cluster_silent(&mut self, now: Instant) -> Vec<NodeSetOutput> {
+    pub fn cluster_unavailable(&mut self, now: Instant) -> Vec<NodeSetOutput> {
         let nodes: Vec<NodeId> = self.members.keys().copied().collect();
         nodes
             .into_iter()
-            .flat_map(|node| self.handle(node, HealthInput::ClusterSilent, now))
+            .flat_map(|node| self.handle(node, HealthInput::ClusterUnavailable, now))
             .collect()
     }
 

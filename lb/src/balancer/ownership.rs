@@ -55,7 +55,7 @@ impl Ownership {
     }
 
     /// Applies a report of moved sessions.
-    pub fn take_in(&self, moved: Moved) {
+    pub fn apply(&self, moved: Moved) {
         match moved {
             Moved::All(moved) => self.replace(moved.into_iter()),
             Moved::Some(moved) => self.update(moved.into_iter()),

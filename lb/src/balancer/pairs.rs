@@ -142,7 +142,7 @@ impl Pairs {
     }
 
     /// Restarts the measurement of silence, after the nodes have not been read for a while.
-    pub(super) fn listen_again(&mut self, now: Instant) {
+    pub(super) fn restart_silence(&mut self, now: Instant) {
         for pair in self.pairs.values_mut() {
             pair.quiet_since = pair.quiet_since.max(now);
             pair.doubted = None;
@@ -179,7 +179,7 @@ impl Pairs {
         self.refused.insert(node, until);
     }
 
-    pub(super) fn forgive(&mut self, node: NodeId) {
+    pub(super) fn clear_refusal(&mut self, node: NodeId) {
         self.refused.remove(&node);
     }
 

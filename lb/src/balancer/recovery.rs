@@ -35,7 +35,7 @@ impl Balancer {
             return;
         }
         self.pairs.opened(id, now);
-        self.pairs.forgive(node);
+        self.pairs.clear_refusal(node);
         self.place_waiting(now);
     }
 
@@ -131,7 +131,7 @@ impl Balancer {
             self.pairs.refuse(resent.node, now + retry);
         }
         if let Some((ordinary, _)) = self.pairs.find(resent.node, PairPurpose::Ordinary) {
-            self.part_with(ordinary, now);
+            self.retire_pair(ordinary, now);
         }
     }
 
@@ -170,14 +170,16 @@ impl Balancer {
         let before = std::mem::replace(&mut self.table, table);
         let returned = |node: &&NodeEntry| node.is_reachable() && !before.is_reachable(node.id);
         let returned: Vec<NodeId> = self.table.nodes().filter(returned).map(NodeEntry::id).collect();
-        returned.into_iter().for_each(|node| self.pairs.forgive(node));
+        returned
+            .into_iter()
+            .for_each(|node| self.pairs.clear_refusal(node));
         let doomed: Vec<PairId> = self
             .pairs
             .iter()
             .filter(|(_, pair)| !self.is_wanted(pair))
             .map(|(id, _)| id)
             .collect();
-        doomed.into_iter().for_each(|pair| self.part_with(pair, now));
+        doomed.into_iter().for_each(|pair| self.retire_pair(pair, now));
         if self.pairs_wanted {
             self.open_missing_pairs(now);
         }
@@ -190,7 +192,7 @@ impl Balancer {
         node.is_some_and(|node| node.is_reachable() && node.address == pair.address)
     }
 
-    fn part_with(&mut self, id: PairId, now: Instant) {
+    fn retire_pair(&mut self, id: PairId, now: Instant) {
         match self.pairs.get(id).map(|pair| pair.state) {
             Some(PairState::Standing) => {
                 self.pairs.set_state(id, PairState::Draining);
@@ -231,7 +233,7 @@ impl Balancer {
             if self.pairs_wanted && self.table.is_reachable(node) {
                 self.open_pair(node, PairPurpose::Ordinary, PairState::Reopening, now);
             } else {
-                self.pairs.forgive(node);
+                self.pairs.clear_refusal(node);
             }
         }
     }
@@ -280,7 +282,7 @@ impl Balancer {
     pub(super) fn nodes_read(&mut self, are_read: bool, now: Instant) {
         self.nodes_are_read = are_read;
         if are_read {
-            self.pairs.listen_again(now);
+            self.pairs.restart_silence(now);
         }
     }
 

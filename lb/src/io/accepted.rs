@@ -54,7 +54,7 @@ impl Accepted {
             let identity = self.identity(None, None);
             return self.serve_stream(stream, identity).await;
         };
-        if let Some((stream, peer)) = self.shake_hands(tls, stream).await {
+        if let Some((stream, peer)) = self.handshake(tls, stream).await {
             let shown = stream.get_ref().1.peer_certificates();
             let identity = self.identity(Some(peer), shown.map(|shown| tls.watch_over(shown)));
             self.serve_stream(stream, identity).await;
@@ -81,7 +81,7 @@ impl Accepted {
         }
     }
 
-    async fn shake_hands(
+    async fn handshake(
         &self,
         tls: &SipTls,
         stream: TcpStream,
@@ -113,8 +113,12 @@ impl Accepted {
     }
 
     fn refuse(&self, reason: &'static str, detail: &str) {
-        let Listener { context, door, .. } = &*self.listener;
-        door.refuse(context, self.address, reason, detail);
+        let Listener {
+            context,
+            access_control,
+            ..
+        } = &*self.listener;
+        access_control.refuse(context, self.address, reason, detail);
     }
 }
 

@@ -90,7 +90,7 @@ impl Admission {
         })
     }
 
-    fn leave(&self, address: IpAddr) {
+    fn release(&self, address: IpAddr) {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         table.connections -= 1;
         if let Some((count, _)) = table.sources.get_mut(&address) {
@@ -141,7 +141,7 @@ impl Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        self.admission.leave(self.address);
+        self.admission.release(self.address);
     }
 }
 

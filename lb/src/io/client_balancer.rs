@@ -76,7 +76,7 @@ impl ClientBalancer {
         if now >= self.last_activity + self.context.streams.idle && self.balancer.unanswered() == 0 {
             self.context.metrics.limit_reached("idle");
             self.input
-                .remark("idle", "idle timeout; closing the client connection");
+                .log("idle", "idle timeout; closing the client connection");
             self.closing = true;
         }
     }
@@ -174,7 +174,7 @@ impl ClientBalancer {
             Err(SendRefused::Full) => {
                 // Reading from nodes stops long before this, so the client has not read for a long time.
                 self.context.metrics.limit_reached("client_queue");
-                self.input.remark(
+                self.input.log(
                     "client_queue",
                     "send queue full: the client does not read; closing its connection",
                 );

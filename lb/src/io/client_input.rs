@@ -81,7 +81,7 @@ impl ClientInput {
             }
             Frame::KeepAlivePing => Input::ClientPinged,
             Frame::Refused { message, reason } => {
-                self.remark(reason.label(), "invalid message from a client refused");
+                self.log(reason.label(), "invalid message from a client refused");
                 self.context.metrics.framing_error(reason.label(), "client");
                 Input::ClientMessageRefused {
                     message,
@@ -89,7 +89,7 @@ impl ClientInput {
                 }
             }
             Frame::Lost { answer, reason } => {
-                self.remark(
+                self.log(
                     reason.label(),
                     "message framing lost; closing the client connection",
                 );
@@ -100,14 +100,14 @@ impl ClientInput {
     }
 
     fn incomplete(&self, reason: &'static str, text: &'static str) {
-        self.remark(reason, text);
+        self.log(reason, text);
         self.context.metrics.framing_error(reason, "client");
     }
 
     /// Logs `text` about this client, once a minute for each source address and reason.
-    pub fn remark(&self, reason: &'static str, text: &'static str) {
+    pub fn log(&self, reason: &'static str, text: &'static str) {
         let client = self.client;
-        if let Some(suppressed) = self.context.remarks.is_due((source_of(client.ip()), reason)) {
+        if let Some(suppressed) = self.context.log_limit.is_due((source_of(client.ip()), reason)) {
             info!(listener = %self.context.name, %client, reason, suppressed, "{text}");
         }
     }

@@ -31,12 +31,12 @@ where
     };
     let gauge = context.metrics.pairs.with_label_values(&[&node.to_string()]);
     gauge.inc();
-    let passage = Passage::new(context.streams.idle, context.metrics.clone(), &admitted);
+    let relay = Relay::new(context.streams.idle, context.metrics.clone(), &admitted);
     tokio::select! {
-        ended = passage.carry(stream, node_stream) => if let Err(error) = ended {
+        ended = relay.carry(stream, node_stream) => if let Err(error) = ended {
             debug!(client = %identity.address, %node, %error, "relayed connection failed");
         },
-        () = passage.idle() => {
+        () = relay.idle() => {
             context.metrics.limit_reached("idle");
             debug!(client = %identity.address, %node, "idle timeout; closing the relayed connection");
         }
@@ -51,7 +51,7 @@ where
 }
 
 /// The relay between a client and its node, and the time of its last activity.
-struct Passage<'a> {
+struct Relay<'a> {
     idle: Duration,
     metrics: Metrics,
     admitted: &'a Admitted,
@@ -65,7 +65,7 @@ struct Activity {
     half_closed: bool,
 }
 
-impl<'a> Passage<'a> {
+impl<'a> Relay<'a> {
     fn new(idle: Duration, metrics: Metrics, admitted: &'a Admitted) -> Self {
         let began = Activity {
             at: Instant::now(),
@@ -223,10 +223,10 @@ mod tests {
         let task = tokio::spawn(async move {
             let admitted = Admission::of(1, 1, rate).admit([192, 0, 2, 1].into()).unwrap();
             let metrics = Metrics::new(&prometheus::Registry::new());
-            let passage = Passage::new(idle, metrics, &admitted);
+            let relay = Relay::new(idle, metrics, &admitted);
             tokio::select! {
-                ended = passage.carry(near_client, near_node) => if ended.is_ok() { "over" } else { "broken" },
-                () = passage.idle() => "idle",
+                ended = relay.carry(near_client, near_node) => if ended.is_ok() { "over" } else { "broken" },
+                () = relay.idle() => "idle",
             }
         });
         (Ends { client, node }, task)

@@ -30,12 +30,12 @@ pub struct Listener {
     pub mode: Mode,
     pub tls: Option<SipTls>,
     pub admission: Arc<Admission>,
-    pub door: Door,
+    pub access_control: AccessControl,
 }
 
 /// Decides which connections a listener accepts.
 #[derive(Debug)]
-pub struct Door {
+pub struct AccessControl {
     access: Access,
     /// Load balancers in front, whose PROXY protocol header names the client.
     proxies: Vec<IpNet>,
@@ -45,7 +45,7 @@ pub struct Door {
     refusals: LogLimit<(IpAddr, &'static str)>,
 }
 
-impl Door {
+impl AccessControl {
     #[must_use]
     pub fn new(access: Access, proxies: Vec<IpNet>, hosts: ResolvedHosts) -> Self {
         Self {
@@ -85,12 +85,12 @@ impl Listener {
                 () = shutdown.reached(Stage::StopAccepting) => return,
             };
             match accepted {
-                Ok((stream, address)) => self.meet(stream, address),
+                Ok((stream, address)) => self.connected(stream, address),
                 Err(error) => {
                     // Out of descriptors, most likely: retrying at once would only waste CPU time.
                     self.context.metrics.limit_reached("accept");
                     let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-                    if let Some(suppressed) = self.door.refusals.is_due((unspecified, "accept")) {
+                    if let Some(suppressed) = self.access_control.refusals.is_due((unspecified, "accept")) {
                         warn!(
                             listener = %self.context.name, %error, suppressed,
                             "cannot accept client connections; retrying"
@@ -104,22 +104,25 @@ impl Listener {
 
     /// Admits a connection, or first reads the header of a load balancer in front. No byte is read from any other address that
     /// is not allowed.
-    fn meet(self: &Arc<Self>, stream: TcpStream, address: SocketAddr) {
-        if !self.door.is_proxy(address.ip()) {
+    fn connected(self: &Arc<Self>, stream: TcpStream, address: SocketAddr) {
+        if !self.access_control.is_proxy(address.ip()) {
             return self.admit(stream, address);
         }
-        let Ok(slot) = Arc::clone(&self.door.headers).try_acquire_owned() else {
+        let Ok(slot) = Arc::clone(&self.access_control.headers).try_acquire_owned() else {
             return self.context.metrics.limit_reached("proxy_headers");
         };
         let listener = Arc::clone(self);
         self.context.shutdown.spawn("proxy header", async move {
-            listener.ask_proxy(stream, address).await;
+            listener.read_header(stream, address).await;
             drop(slot);
         });
     }
 
-    async fn ask_proxy(self: &Arc<Self>, mut stream: TcpStream, proxy: SocketAddr) {
-        let refused = |detail: &str| self.door.refuse(&self.context, proxy, "proxy_header", detail);
+    async fn read_header(self: &Arc<Self>, mut stream: TcpStream, proxy: SocketAddr) {
+        let refused = |detail: &str| {
+            self.access_control
+                .refuse(&self.context, proxy, "proxy_header", detail)
+        };
         match read_proxy_header_alone(&mut stream, HEADER_TIMEOUT).await {
             // Load balancers send probes as well.
             Ok(None | Some(ProxyHeader::Local)) => {}
@@ -129,9 +132,11 @@ impl Listener {
     }
 
     fn admit(self: &Arc<Self>, stream: TcpStream, address: SocketAddr) {
-        if !self.door.admits(address.ip()) {
+        if !self.access_control.admits(address.ip()) {
             let detail = "the address is not in the listener's allow list";
-            return self.door.refuse(&self.context, address, "not_allowed", detail);
+            return self
+                .access_control
+                .refuse(&self.context, address, "not_allowed", detail);
         }
         match self.admission.admit(address.ip()) {
             Ok(admitted) => {

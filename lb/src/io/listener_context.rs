@@ -50,7 +50,7 @@ pub struct ListenerContext {
     pub board: Arc<NodeBoard>,
     pub doubts: mpsc::Sender<NodeId>,
     /// Limits log lines about clients to one a minute for each address and reason.
-    pub remarks: Arc<LogLimit<(IpAddr, &'static str)>>,
+    pub log_limit: Arc<LogLimit<(IpAddr, &'static str)>>,
     pub metrics: Metrics,
     pub shutdown: Shutdown,
 }

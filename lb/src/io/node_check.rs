@@ -84,7 +84,7 @@ impl NodeCheck {
         let started = environment::now();
         match self.settings.kind {
             CheckKind::Options => self.ask(address).await?,
-            CheckKind::Connect => leave(connect(address, self.settings.connect_timeout).await?),
+            CheckKind::Connect => reset(connect(address, self.settings.connect_timeout).await?),
         }
         Ok(started.elapsed())
     }
@@ -234,7 +234,7 @@ fn failed(error: &io::Error) -> FailedCheck {
 }
 
 /// Closes with a reset, so that neither side keeps the connection in TIME-WAIT. Nodes recognise such a probe and log nothing.
-fn leave(stream: TcpStream) {
+fn reset(stream: TcpStream) {
     stream.reset_when_dropped();
 }
 

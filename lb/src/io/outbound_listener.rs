@@ -104,27 +104,27 @@ impl OutboundListener {
             .or_else(|| self.tls.as_ref().map(|(context, _)| context))
     }
 
-    async fn serve(&self, stream: TcpStream, dialler: SocketAddr) {
+    async fn serve(&self, stream: TcpStream, peer: SocketAddr) {
         let Some(context) = self.any_context() else { return };
         let outcomes = &context.metrics.outbound_connections;
-        match self.connect(stream, dialler).await {
+        match self.connect(stream, peer).await {
             Ok(None) => {}
             Ok(Some(())) => outcomes.with_label_values(&["connected"]).inc(),
             Err(refusal) => {
                 outcomes.with_label_values(&[refusal.label()]).inc();
                 let error: &dyn std::error::Error = &refusal;
-                if let Some(suppressed) = self.refusals.is_due((source_of(dialler.ip()), refusal.label())) {
-                    info!(%dialler, error, suppressed, "outbound connection not established");
+                if let Some(suppressed) = self.refusals.is_due((source_of(peer.ip()), refusal.label())) {
+                    info!(%peer, error, suppressed, "outbound connection not established");
                 }
             }
         }
     }
 
     /// Serves a node's connection until it ends; `None` for a probe.
-    async fn connect(&self, stream: TcpStream, dialler: SocketAddr) -> Result<Option<()>, Refusal> {
+    async fn connect(&self, stream: TcpStream, peer: SocketAddr) -> Result<Option<()>, Refusal> {
         let context = self.any_context().ok_or(Refusal::NoListener)?;
-        if !self.is_trusted(dialler.ip(), context) {
-            return Err(Refusal::Stranger(dialler.ip()));
+        if !self.is_trusted(peer.ip(), context) {
+            return Err(Refusal::Stranger(peer.ip()));
         }
         let slot = self.silent.try_acquire().map_err(|_| Refusal::TooManySilent)?;
         let nodes: Vec<NodeId> = context.board.table().nodes().map(|node| node.id).collect();
@@ -140,23 +140,23 @@ impl OutboundListener {
             Ok(None) => return Ok(None),
             Ok(Some(header)) => header,
             Err(error) => {
-                debug!(%dialler, %error, "invalid PROXY protocol header on the outbound listener");
+                debug!(%peer, %error, "invalid PROXY protocol header on the outbound listener");
                 return Err(Refusal::NotOutbound);
             }
         };
-        let ProxyHeader::Proxied(wish) = header else {
+        let ProxyHeader::Proxied(wanted) = header else {
             return Err(Refusal::NotOutbound);
         };
-        let Purpose::Outbound { server_name } = &wish.purpose else {
+        let Purpose::Outbound { server_name } = &wanted.purpose else {
             return Err(Refusal::NotOutbound);
         };
-        let context = self.context_for(&wish)?;
-        let target = wish.destination;
+        let context = self.context_for(&wanted)?;
+        let target = wanted.destination;
         if !self.may_be_reached(target) {
             return Err(Refusal::TargetForbidden(target));
         }
         let admitted = self.admission.admit(target.ip()).map_err(Refusal::Limit)?;
-        let standing = identify(&context, stream, &wish, &rest)
+        let standing = identify(&context, stream, &wanted, &rest)
             .await
             .ok_or(Refusal::NodeUnknown)?;
         if certified.is_some_and(|certified| certified != standing.node) {
@@ -166,11 +166,11 @@ impl OutboundListener {
         let name = server_name.clone();
         let unreachable = |source| Refusal::Unreachable { target, source };
         let tls = self.tls.as_ref().map(|(_, tls)| tls);
-        let secured_by = tls.filter(|_| wish.transport == Transport::Tls);
+        let secured_by = tls.filter(|_| wanted.transport == Transport::Tls);
         let client = Dialled::connect(self.config.source_address, target, secured_by, name)
             .await
             .map_err(unreachable)?;
-        let connection_id = wish.connection_id.unwrap_or_else(environment::random);
+        let connection_id = wanted.connection_id.unwrap_or_else(environment::random);
         let identity = ClientIdentity {
             address: target,
             connection_id,
@@ -194,18 +194,18 @@ impl OutboundListener {
             && self.config.allow_ports.contains(&target.port())
     }
 
-    fn is_trusted(&self, dialler: IpAddr, context: &ListenerContext) -> bool {
+    fn is_trusted(&self, peer: IpAddr, context: &ListenerContext) -> bool {
         let table = context.board.table();
-        table.nodes().any(|node| node.address.ip() == dialler)
+        table.nodes().any(|node| node.address.ip() == peer)
             || self
                 .config
                 .allow_from
                 .iter()
-                .any(|network| network.contains(&dialler))
+                .any(|network| network.contains(&peer))
     }
 
-    fn context_for(&self, wish: &ProxiedConnection) -> Result<Arc<ListenerContext>, Refusal> {
-        let context = match wish.transport {
+    fn context_for(&self, wanted: &ProxiedConnection) -> Result<Arc<ListenerContext>, Refusal> {
+        let context = match wanted.transport {
             Transport::Tcp => self.tcp.as_ref(),
             Transport::Tls => self.tls.as_ref().map(|(context, _)| context),
         };

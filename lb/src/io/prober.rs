@@ -67,7 +67,7 @@ impl Prober {
                     self.checked(&result, &mut last_success)
                 }
                 Some(node) = self.doubts.recv() => self.nodes.handle(node, HealthInput::Doubted, environment::now()),
-                Some(news) = self.news.recv() => self.hear(&news),
+                Some(news) = self.news.recv() => self.cluster_reported(&news),
                 () = tokio::time::sleep_until(deadline.into()) => self.nodes.deadline_reached(environment::now()),
                 () = self.shutdown.reached(Stage::Close) => return,
             };
@@ -146,11 +146,11 @@ impl Prober {
         }
     }
 
-    fn hear(&mut self, news: &ClusterNews) -> Vec<NodeSetOutput> {
+    fn cluster_reported(&mut self, news: &ClusterNews) -> Vec<NodeSetOutput> {
         match news {
             ClusterNews::Node(record) => self.nodes.node_changed(record, environment::now()),
             ClusterNews::NodeForgotten(node) => self.nodes.node_forgotten(*node, environment::now()),
-            ClusterNews::Silent => self.nodes.cluster_silent(environment::now()),
+            ClusterNews::Unavailable => self.nodes.cluster_unavailable(environment::now()),
         }
     }
 

@@ -56,7 +56,7 @@ impl ResolvedHosts {
     /// Resolves all names once.
     pub async fn look_up(&self) {
         let answers = join_all(self.names.iter().map(|name| async move {
-            let answer = tokio::time::timeout(PATIENCE, lookup_host(name, 0)).await;
+            let answer = tokio::time::timeout(LOOKUP_TIMEOUT, lookup_host(name, 0)).await;
             (
                 name,
                 answer.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())),
@@ -86,7 +86,7 @@ impl ResolvedHosts {
 
 const LOOKED_UP_EVERY: Duration = Duration::from_secs(60);
 const TRIED_AGAIN_AFTER: Duration = Duration::from_secs(5);
-const PATIENCE: Duration = Duration::from_secs(3);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
 mod tests {

@@ -27,7 +27,7 @@ pub struct StandingNode<R> {
 pub async fn identify(
     context: &ListenerContext,
     stream: PairStream,
-    wish: &ProxiedConnection,
+    wanted: &ProxiedConnection,
     rest: &[u8],
 ) -> Option<StandingNode<ReadHalf<PairStream>>> {
     let streams = &context.streams;
@@ -38,7 +38,7 @@ pub async fn identify(
     let mut reader =
         SipReader::new(read, streams.framer, streams.deadlines.clone(), counters).with_bytes(rest);
     let table = context.board.table();
-    let (node, first_message) = match table.by_address(wish.source) {
+    let (node, first_message) = match table.by_address(wanted.source) {
         Some(node) => (node.id, None),
         None => {
             let message = first_message(&mut reader).await?;

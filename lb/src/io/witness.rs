@@ -67,7 +67,7 @@ impl Witness {
             // Nothing is known about the cluster now: only the checks count.
             self.readiness.resolved(CLUSTER);
             // The prober may have ended already.
-            let _ = self.news.send(ClusterNews::Silent).await;
+            let _ = self.news.send(ClusterNews::Unavailable).await;
             tokio::select! {
                 biased;
                 () = self.shutdown.reached(Stage::Close) => return,
@@ -152,7 +152,7 @@ impl Witness {
         self.ownership.set_lookup(move |key| lookup.state().owner_of(key));
         let mut membership = Membership::default();
         let begun = membership.begin(&cluster.state(), Instant::now().into_std());
-        self.tell(begun).await;
+        self.report(begun).await;
         self.show_readiness(cluster);
         let (mut status, mut as_of) = (cluster.status(), cluster.state_as_of());
         loop {
@@ -161,8 +161,8 @@ impl Witness {
                 changes = changes.recv() => match changes {
                     Some(changes) => {
                         let now = Instant::now().into_std();
-                        let told = membership.changed(&changes, &cluster.state(), now);
-                        self.tell(told).await;
+                        let reported = membership.changed(&changes, &cluster.state(), now);
+                        self.report(reported).await;
                         self.show_readiness(cluster);
                     }
                     None => return,
@@ -170,7 +170,7 @@ impl Witness {
                 Ok(()) = as_of.changed() => {
                     let (now, as_of) = (Instant::now().into_std(), *as_of.borrow_and_update());
                     let news = membership.confirmed(as_of, &cluster.state(), now);
-                    self.tell((Moved::Some(Vec::new()), news)).await;
+                    self.report((Moved::Some(Vec::new()), news)).await;
                 }
                 reason = cluster.stopped() => {
                     error!(?reason, "cluster member stopped; forwarding continues without it");
@@ -201,8 +201,8 @@ impl Witness {
     }
 
     /// Passes on owners before nodes: the loss of a node makes connections look up the owners of its sessions.
-    async fn tell(&self, (moved, news): (Moved, Vec<ClusterNews>)) {
-        self.ownership.take_in(moved);
+    async fn report(&self, (moved, news): (Moved, Vec<ClusterNews>)) {
+        self.ownership.apply(moved);
         self.note_size();
         for news in news {
             // The prober may have ended already.
