@@ -301,7 +301,11 @@ fn read_nodes(root: &mut Section) -> Vec<ConfiguredNode> {
     }
     let addresses: BTreeSet<SocketAddr> = nodes.iter().map(|node| node.address).collect();
     if addresses.len() < nodes.len() {
-        root.problem("node", "two nodes have the same address", "a different address for each node");
+        root.problem(
+            "node",
+            "two nodes have the same address",
+            "a different address for each node",
+        );
     }
     nodes
 }

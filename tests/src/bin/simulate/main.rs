@@ -212,6 +212,6 @@ cargo simulate [--seed N] [--count N] [--hours H] [--members N] [--planted[=BUG]
   --hours H    how long things go wrong, in simulated hours
   --members N  nodes; drawn from the seed if left out
   --planted    which of the bugs that are planted on purpose are found, in so many seeds each, and by what;
-               fails when one is missed that was found before
+               fails when one is missed
   --history    all that happened, not only the end of what failed
   --json       what it came to, for programs, on a line of its own";

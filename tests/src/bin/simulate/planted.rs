@@ -25,8 +25,8 @@ struct Found {
 }
 
 /// Runs the worlds of these seeds with each bug until one fails, each world in a process of its own, and prints a table.
-/// Without any bug all must pass, so that what fails with one is the bug's doing. `false` when one does not, or when a bug
-/// of [`FOUND_SO_FAR`] is not found; others that are not found are named and left at that.
+/// Without any bug all must pass, so that what fails with one is the bug's doing. `false` when one does not, or when a bug is
+/// not found: the worlds, or the judges, have become worse.
 pub(super) fn sweep(seeds: &Range<u64>, bugs: &[Bug], further: &[String]) -> bool {
     let waiting: VecDeque<_> = std::iter::once(None)
         .chain(bugs.iter().copied().map(Some))
@@ -48,21 +48,7 @@ pub(super) fn sweep(seeds: &Range<u64>, bugs: &[Bug], further: &[String]) -> boo
     let rows = rows.into_inner().unwrap();
     let found = rows.iter().filter(|row| row.bug.is_some() && row.found.is_some());
     println!("\n{} of {} found", found.count(), bugs.len());
-    let (again, not_yet) = missed(&rows);
-    println!("not found so far: {not_yet:?}");
-    let all_is_well = rows.iter().all(|row| row.bug.is_some() || row.found.is_none());
-    if !again.is_empty() {
-        println!("found before, and no longer: {again:?}");
-    }
-    all_is_well && again.is_empty()
-}
-
-/// Of the bugs that were not found, those of [`FOUND_SO_FAR`], and the others.
-fn missed(rows: &[Row]) -> (Vec<Bug>, Vec<Bug>) {
-    let missed = rows.iter().filter(|row| row.found.is_none());
-    missed
-        .filter_map(|row| row.bug)
-        .partition(|bug| FOUND_SO_FAR.contains(bug))
+    rows.iter().all(|row| row.bug.is_some() == row.found.is_some())
 }
 
 fn next(waiting: &Mutex<VecDeque<Option<Bug>>>) -> Option<Option<Bug>> {
@@ -143,41 +129,6 @@ impl Row {
     }
 }
 
-/// Those that were found. One that no longer is means that the worlds, or the judges, have become worse.
-const FOUND_SO_FAR: [Bug; 25] = [
-    Bug::AppendBeforeSync,
-    Bug::EpochUnchecked,
-    Bug::SuccessorAmongAll,
-    Bug::AnswerBeforeCommit,
-    Bug::DuplicateIntentExecuted,
-    Bug::SnapshotWithoutIntents,
-    Bug::VoteNotPersisted,
-    Bug::DirectoryNotSynced,
-    Bug::FenceOff,
-    Bug::LossOfAnyIncarnation,
-    Bug::SnapshotInstalledUntold,
-    Bug::UnknownOutcomeApplied,
-    Bug::IsolatedNodeGoesOn,
-    Bug::EpochStays,
-    Bug::CommandNotHeldForIntent,
-    Bug::WitnessNeverLeads,
-    Bug::OwnLossUnnoticed,
-    Bug::TruncatedEntryRecovered,
-    Bug::SnapshotNamesLaterEntry,
-    Bug::NoFastTakeOver,
-    Bug::AnswerToAnotherTransaction,
-    Bug::ResentUnmarked,
-    Bug::ReturnedDialogForgotten,
-    Bug::SharedMonitorFreed,
-    Bug::EventBeforeAnswer,
-    Bug::EventsOutOfOrder,
-    Bug::CseqBlockTwice,
-    Bug::UserErrorCountsForCas,
-    Bug::EdgeInLocalTime,
-    Bug::ForeignCallbackRefused,
-    Bug::LimitOffByOne,
-    Bug::IsolatedSessionExpires,
-];
 const HEADER: &str = "bug                                seed     time  found by";
 const REASON_CHARS_MAX: usize = 160;
 /// Of the real clock: a hundred times what a world takes.

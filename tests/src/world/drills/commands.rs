@@ -6,6 +6,7 @@ use anyhow::Context;
 use tokio::time::sleep;
 
 use super::Drills;
+use crate::cluster::Member;
 use crate::peers::communicator::Tolerance;
 use crate::world::properties::{commands_once, replicas};
 use crate::world::{Day, Order};

@@ -159,7 +159,7 @@ impl Drills {
 
     async fn sessions_by_node(&self) -> anyhow::Result<BTreeMap<Member, BTreeSet<String>>> {
         let mut by_node: BTreeMap<Member, BTreeSet<String>> = BTreeMap::new();
-        for session in self.sessions().await? {
+        for session in self.sessions(Member::Node(1)).await? {
             let (owner, key) = (session["owner"].as_str(), session["key"].as_str());
             let id = owner.and_then(|owner| owner.strip_prefix('n')?.parse().ok());
             let node = Member::Node(id.with_context(|| format!("who owns {session}"))?);

@@ -10,7 +10,7 @@ use tandem_runtime::io::environment;
 use tokio::time::sleep;
 
 use super::{ASKED_AGAIN_AFTER, Drills, name_of};
-use crate::cluster::{Member, get_from};
+use crate::cluster::Member;
 use crate::peers::communicator::Tolerance;
 use crate::peers::ocs::user_id;
 use crate::world::properties::{commands_once, events_in_order};
@@ -167,12 +167,6 @@ impl Drills {
             ensure!(environment::now() < end, "{asked} says of user{user}: {own:?}");
             sleep(ASKED_AGAIN_AFTER).await;
         }
-    }
-
-    async fn sessions(&self, asked: Member) -> anyhow::Result<Vec<Value>> {
-        let admin = self.addresses.admin(asked).context("a node has one")?;
-        let sessions = get_from(admin, "/sessions").await?;
-        Ok(sessions.as_array().cloned().unwrap_or_default())
     }
 
     /// The front end's member has applied what this one has.

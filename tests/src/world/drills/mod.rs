@@ -180,16 +180,16 @@ impl Drills {
     /// The machine of the node that owns this user's session.
     async fn owner_of(&self, user: usize) -> anyhow::Result<String> {
         let name = user_id(user);
-        let sessions = self.sessions().await?;
+        let sessions = self.sessions(Member::Node(1)).await?;
         let own = sessions.iter().find(|session| session["user"] == name.as_str());
         let owner = own.and_then(|session| session["owner"].as_str());
         let id = owner.and_then(|owner| owner.strip_prefix('n')?.parse().ok());
         Ok(Member::Node(id.with_context(|| format!("who owns the session of {name}"))?).to_string())
     }
 
-    /// Every session, as the first node knows it.
-    async fn sessions(&self) -> anyhow::Result<Vec<serde_json::Value>> {
-        let admin = self.addresses.admin(Member::Node(1)).context("a node has one")?;
+    /// Every session, as this node knows it.
+    async fn sessions(&self, asked: Member) -> anyhow::Result<Vec<serde_json::Value>> {
+        let admin = self.addresses.admin(asked).context("a node has one")?;
         let sessions = get_from(admin, "/sessions").await?;
         Ok(sessions.as_array().cloned().unwrap_or_default())
     }

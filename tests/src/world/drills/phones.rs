@@ -5,6 +5,7 @@ use tandem_runtime::io::environment;
 use tokio::time::sleep;
 
 use super::{ASKED_AGAIN_AFTER, Drills};
+use crate::cluster::Member;
 use crate::peers::books::Stage;
 use crate::scenario::PlacedCall;
 use crate::world::Day;
@@ -92,7 +93,7 @@ impl Day {
             .context("the client has a dialog")?;
         let end = environment::now() + drills.patience;
         while environment::now() < end {
-            let sessions = drills.sessions().await?;
+            let sessions = drills.sessions(Member::Node(1)).await?;
             let own = sessions.iter().find(|session| session["key"] == key.as_str());
             let named = |name: &str| Some(own?[name].as_str()?.to_owned());
             if let (Some(owner), Some(connection)) = (named("owner"), named("cti_connection")) {
