@@ -20,5 +20,7 @@ pub mod io;
 pub mod metrics;
 pub mod presence;
 pub mod rebalancing;
+#[cfg(test)]
+mod session_sample;
 pub mod settings;
 pub mod sip;

@@ -5,9 +5,10 @@
 //! a move counts once the replicated state shows it; until then it is asked for again, as long as there is a quorum and
 //! patience; no more is asked for per second than an administrator allowed.
 //!
-//! Every node hears of a request to even out sessions through the log and makes the same plan; each hands over its own
-//! sessions and watches the others do so. The request itself leaves no trace in the state, and a node that was brought up
-//! to date by a snapshot has not heard of it: the node that was asked asks once more when somebody hands over nothing.
+//! Every node hears of a request to even out sessions through the log and makes a plan; each hands over its own sessions and
+//! watches the others do so. They hear of it at different times, so their plans may differ: a node that sees nothing move for
+//! a while plans again, from the state as it is by then. The request itself leaves no trace in the state, and a node that was
+//! brought up to date by a snapshot has not heard of it: the node that was asked asks again when somebody hands over nothing.
 //! Users are moved by the node that was asked, alone.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -183,8 +184,11 @@ pub struct Run {
     deadline: Instant,
     /// When somebody who hands over nothing is asked again; `None`: not at all.
     ask_again_at: Option<Instant>,
-    /// Nodes that have handed something over.
+    asks_left: u32,
+    /// Nodes that have handed something over since the plan was made.
     moved_from: BTreeSet<NodeId>,
+    /// When a move was last seen to have happened, or the plan was made.
+    progressed_at: Instant,
 }
 
 impl Run {
@@ -206,7 +210,9 @@ impl Run {
             next_at: now,
             deadline: now,
             ask_again_at: None,
+            asks_left: ASKS_MAX,
             moved_from: BTreeSet::new(),
+            progressed_at: now,
         };
         run.deadline = now + run.one_round() + PATIENCE;
         run.ask_again_at = order.asked_here.then(|| now + run.one_round() + ASK_AGAIN_AFTER);
@@ -230,7 +236,15 @@ impl Run {
         if self.next_deadline().is_none_or(|at| at > now) {
             return Vec::new();
         }
-        let due = self.take_due(state);
+        let before = self.progress.moved;
+        let mut due = self.take_due(state);
+        if self.progress.moved > before {
+            self.progressed_at = now;
+        }
+        if !due.is_empty() && self.is_stalled(now) {
+            self.plan_again(state, now);
+            due = self.take_due(state);
+        }
         self.progress.remaining = self.pending.len() + due.len();
         if due.is_empty() {
             self.progress.state = RunState::Done;
@@ -245,6 +259,19 @@ impl Run {
         self.pending.extend(due);
         steps.extend(self.ask_again(now));
         steps
+    }
+
+    /// Nothing moves. Users are left alone: there is one plan for them, and whatever holds a move up would hold up the next.
+    fn is_stalled(&self, now: Instant) -> bool {
+        self.order.share == Share::SessionsOfNodes
+            && now >= self.progressed_at + self.pause.saturating_mul(2).max(PLANNED_AGAIN_AFTER)
+    }
+
+    fn plan_again(&mut self, state: &ClusterState, now: Instant) {
+        self.pending = self.order.share.plan(state);
+        self.progress.planned = self.progress.moved + self.pending.len();
+        self.moved_from.clear();
+        self.progressed_at = now;
     }
 
     /// The next moves that have not happened; those that have are counted.
@@ -286,6 +313,8 @@ impl Run {
     fn ask_again(&mut self, now: Instant) -> Option<Step> {
         self.ask_again_at.take_if(|at| now > *at)?;
         let per_second = self.order.per_second;
+        self.asks_left = self.asks_left.saturating_sub(1);
+        self.ask_again_at = (self.asks_left > 0).then(|| now + ASK_AGAIN_AFTER);
         self.somebody_hands_over_nothing().then(|| {
             self.deadline += self.one_round();
             Step::AskAgain { per_second }
@@ -310,6 +339,9 @@ const ENTRIES_PER_SECOND_MAX: u32 = 10;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Beyond the time that the pace takes, until the request is repeated.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(5);
+const ASKS_MAX: u32 = 3;
+/// Many times what it takes to hand a session over that is at rest. Planning looks at every session.
+const PLANNED_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -318,6 +350,7 @@ mod tests {
     use tandem_cluster::{CasEndpoint, Command, StateLimits};
 
     use super::*;
+    use crate::session_sample;
 
     /// `users` at one CAS, and another one that has joined.
     fn uneven(users: usize) -> ClusterState {
@@ -482,7 +515,13 @@ mod tests {
             let later = now + ASK_AGAIN_AFTER + Duration::from_millis(1);
             assert_eq!(run.ask_again(now), None, "not yet");
             let asked = run.ask_again(later).is_some();
-            assert_eq!(run.ask_again(later), None, "once");
+            assert_eq!(run.ask_again(later), None, "one at a time");
+            let mut at = later;
+            while run.ask_again_at.is_some() {
+                at += ASK_AGAIN_AFTER + Duration::from_millis(1);
+                assert_eq!(run.ask_again(at).is_some(), asked);
+            }
+            assert!(at < later + ASK_AGAIN_AFTER * ASKS_MAX, "for ever");
             asked
         };
         assert!(asks(&[1, 2], &[1]));
@@ -490,5 +529,75 @@ mod tests {
         assert!(!asks(&[1, 1], &[]), "its own sessions are busy");
         assert!(!asks(&[2, 3], &[2, 3]), "they have begun");
         assert!(!asks(&[], &[]));
+    }
+
+    /// Sessions of three nodes, all owned by the first one.
+    fn sessions_of_one_node(count: usize) -> ClusterState {
+        let mut state = ClusterState::new(StateLimits::default());
+        for id in 1..=3 {
+            let _ = state.apply(Command::NodeRegistered {
+                id: NodeId(id),
+                sip_address: SocketAddr::from((Ipv4Addr::LOCALHOST, 5060)),
+                incarnation: id,
+            });
+        }
+        for number in 0..count {
+            let record = session_sample::session(&format!("n1-{number}"), NodeId(1), "ana");
+            let _ = state.apply(session_sample::opened(record));
+        }
+        state
+    }
+
+    /// Whoever asks for a step of these runs gets it, as soon as all have asked.
+    fn carry_out(state: &mut ClusterState, runs: &mut [Run], now: Instant) {
+        let steps: Vec<_> = runs
+            .iter_mut()
+            .flat_map(|run| run.handle(state, true, now))
+            .collect();
+        for step in steps {
+            if let Step::HandOver { key, to } = step {
+                let from_epoch = state.session(&key).expect("it has not ended").epoch;
+                let _ = state.apply(Command::Adopt { key, from_epoch, to });
+            }
+        }
+    }
+
+    #[test]
+    fn a_node_whose_plan_is_another_plans_again_once_nothing_moves() {
+        let mut state = sessions_of_one_node(9);
+        let mut now = start();
+        let own = begun(order(Share::SessionsOfNodes, 50), &state, now);
+        // What this node wants moved, the owner keeps: it has heard of the request later, and has planned other moves.
+        let mut watching = begun(order(Share::SessionsOfNodes, 50), &state, now);
+        watching.order.node = NodeId(2);
+        let kept: Vec<_> = state
+            .sessions_of(NodeId(1))
+            .map(|session| session.key.clone())
+            .collect();
+        let others = own.pending.iter().map(|step| match step {
+            Move::Session(step) => step.key.clone(),
+            Move::User(_) => unreachable!("sessions are evened out"),
+        });
+        let others: BTreeSet<_> = others.collect();
+        let kept = kept
+            .into_iter()
+            .find(|key| !others.contains(key))
+            .expect("three stay");
+        if let Some(Move::Session(step)) = watching.pending.front_mut() {
+            step.key = kept;
+        }
+        let begun_at = now;
+        let mut runs = [own, watching];
+        while runs.iter().any(|run| run.next_deadline().is_some()) {
+            carry_out(&mut state, &mut runs, now);
+            now += Duration::from_millis(20);
+            assert!(
+                now < begun_at + PLANNED_AGAIN_AFTER * 2,
+                "{:?}",
+                runs[1].progress()
+            );
+        }
+        assert!(runs.iter().all(|run| run.progress().state == RunState::Done));
+        assert_eq!([1, 2, 3].map(|id| state.session_count_of(NodeId(id))), [3, 3, 3]);
     }
 }

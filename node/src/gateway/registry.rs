@@ -253,44 +253,22 @@ fn line_key(session: &Session) -> (String, String) {
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "a test needs an instant to start from")]
 mod tests {
-    use tandem_cluster::{ConnectionId, DialogRecord, Epoch, MonitorRecord, NodeId};
+    use std::sync::Arc;
+
+    use tandem_cluster::NodeId;
 
     use super::super::session::Link;
     use super::*;
+    use crate::session_sample;
 
     const WAIT: Duration = Duration::from_secs(5);
 
     /// Of `user` on line 4711, from a client that goes by `epid`. It expires after so many seconds.
     fn session(key: &str, user: &str, epid: &str, expires_secs: u64, now: Instant) -> Session {
-        let remote_uri = format!("sip:{user}@example.com");
-        let dialog = DialogRecord {
-            call_id: "shared".to_owned(),
-            local_identity: "<sip:8000@gw.example.com>".to_owned(),
-            remote_identity: format!("<{remote_uri}>;tag=1;epid={epid}"),
-            remote_uri,
-            route_set: Vec::new(),
-            remote_target: "sip:10.0.0.9".to_owned(),
-            local_target: "sip:192.0.2.1:5060".to_owned(),
-        };
-        let record = SessionRecord {
-            key: SessionKey::new(key),
-            dialog: dialog.into(),
-            user: user.to_owned(),
-            line: "tel:4711".to_owned(),
-            device: "4711".to_owned(),
-            monitor: MonitorRecord {
-                cross_ref_id: "1".to_owned(),
-                active: false,
-            },
-            owner: NodeId(1),
-            epoch: Epoch::FIRST,
-            connection: ConnectionId([1; 16]),
-            client_address: "10.0.0.9".parse().unwrap(),
-            expires_at_ms: expires_secs * 1000,
-            session_interval_secs: 1800,
-            cti_connection: None,
-            calls: BTreeMap::new(),
-        };
+        let mut record = session_sample::session(key, NodeId(1), user);
+        let remote = format!("<{}>;tag=1;epid={epid}", record.dialog.remote_uri);
+        Arc::make_mut(&mut record.dialog).remote_identity = remote;
+        record.expires_at_ms = expires_secs * 1000;
         Session::new(record, Stage::Established, Link::Down, now, 0)
     }
 

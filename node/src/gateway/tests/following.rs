@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tandem_cluster::{
-    Applied, Change, ClusterState, Epoch, Incarnation, NodeId, NodeState, OpeningKey, SessionKey,
-    SessionRecord, StateLimits, WatcherRecord,
+    Applied, Change, ClusterState, Epoch, Incarnation, NodeId, NodeState, SessionKey, SessionRecord,
+    StateLimits, WatcherRecord,
 };
 
 use super::bench::*;
 use super::watchers::subscribe;
 use crate::following::{Following, Heard, Standing, Step};
 use crate::gateway::*;
+use crate::session_sample::opened;
 
 /// Node 1, the state, and the changes that it has not heard of yet.
 struct World {
@@ -548,21 +549,6 @@ fn lost(id: u64, incarnation: u64) -> Command {
     Command::NodeLost {
         id: NodeId(id),
         incarnation,
-    }
-}
-
-fn opened(record: SessionRecord) -> Command {
-    let tag = record.key.to_string();
-    Command::SessionOpened {
-        opening: OpeningKey {
-            top_via: tag.clone(),
-            call_id: String::new(),
-            from_tag: tag,
-            cseq: 1,
-            from_uri: String::new(),
-        },
-        record: Box::new(record),
-        decided_at_ms: 0,
     }
 }
 

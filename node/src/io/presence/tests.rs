@@ -1,7 +1,6 @@
 //! The whole way: a cluster of one member, the routes behind a real listener, and a real client before it.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,9 +14,8 @@ use prometheus::Registry;
 use serde_json::{Value, json};
 use tandem_cluster::MemberRole;
 use tandem_cluster::{
-    Applied, CalendarPresence, CalendarState, CallRecord, CallState, CasId, Command, ConnectionId,
-    DialogRecord, Epoch, MonitorRecord, NodeId, OpeningKey, SessionKey, SessionRecord, StateLimits,
-    command::SessionUpdate,
+    Applied, CalendarPresence, CalendarState, CallRecord, CallState, CasId, Command, Epoch, NodeId,
+    SessionKey, StateLimits, command::SessionUpdate,
 };
 use tandem_raft::{Cluster, ClusterConfig, Member, RaftMetrics};
 use tandem_runtime::io::admin::{self, AdminBody, AdminResponse, AdminState, HostNames, Readiness};
@@ -32,6 +30,7 @@ use super::{PresenceMetrics, PresenceOut, PresenceRoutes, PresenceView};
 use crate::io::clock;
 use crate::io::directory_watch::DirectoryFile;
 use crate::presence::{Availability, Composed, PresenceChanged};
+use crate::session_sample;
 
 const NODE: NodeId = NodeId(1);
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -178,48 +177,8 @@ fn meeting() -> CalendarPresence {
 }
 
 fn session_of(user: &str) -> (SessionKey, Command) {
-    let key = SessionKey::new(format!("{NODE}-{user}"));
-    let record = SessionRecord {
-        key: key.clone(),
-        dialog: DialogRecord {
-            call_id: "call".to_owned(),
-            local_identity: "<sip:gateway@lab.test>".to_owned(),
-            remote_identity: "<sip:ana@lab.test>;tag=1".to_owned(),
-            remote_uri: "sip:ana@lab.test".to_owned(),
-            route_set: Vec::new(),
-            remote_target: "sip:192.0.2.1".to_owned(),
-            local_target: "sip:192.0.2.9".to_owned(),
-        }
-        .into(),
-        user: user.to_owned(),
-        line: "tel:4711".to_owned(),
-        device: "4711".to_owned(),
-        monitor: MonitorRecord {
-            cross_ref_id: "1".to_owned(),
-            active: true,
-        },
-        owner: NODE,
-        epoch: Epoch::FIRST,
-        connection: ConnectionId([7; 16]),
-        client_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        expires_at_ms: u64::MAX,
-        session_interval_secs: 1800,
-        cti_connection: None,
-        calls: BTreeMap::new(),
-    };
-    let opening = OpeningKey {
-        top_via: "via".to_owned(),
-        call_id: "call".to_owned(),
-        from_tag: "1".to_owned(),
-        cseq: 1,
-        from_uri: "sip:ana@lab.test".to_owned(),
-    };
-    let command = Command::SessionOpened {
-        opening,
-        record: Box::new(record),
-        decided_at_ms: clock::unix_ms(),
-    };
-    (key, command)
+    let record = session_sample::session(&format!("{NODE}-{user}"), NODE, user);
+    (record.key.clone(), session_sample::opened(record))
 }
 
 fn call(key: &SessionKey, state: CallState) -> Command {
