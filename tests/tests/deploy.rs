@@ -134,7 +134,7 @@ fn prometheus_accepts_the_alerts() {
 #[test]
 fn every_alert_fires_and_is_silent_when_it_should() {
     let cases = std::fs::read_to_string(deploy("prometheus/alerts_test.yml")).unwrap();
-    let runbook = std::fs::read_to_string(deploy("runbook.md")).unwrap();
+    let runbook = std::fs::read_to_string(root().join("deploy/runbook.md")).unwrap();
     let rules = std::fs::read_to_string(deploy("prometheus/alerts.yml")).unwrap();
     let alerts = rules
         .lines()
