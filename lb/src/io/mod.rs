@@ -18,6 +18,7 @@ pub mod connection_mode;
 pub mod dialled_client;
 pub mod listener;
 pub mod listener_context;
+pub mod named_files;
 pub mod node_board;
 pub mod node_check;
 pub mod outbound_listener;

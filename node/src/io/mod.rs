@@ -12,6 +12,7 @@ pub mod cti_link;
 pub mod directory_watch;
 pub mod driver;
 pub mod exchange;
+pub mod named_files;
 pub mod outbound;
 pub mod pair_senders;
 pub mod presence;

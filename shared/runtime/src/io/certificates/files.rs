@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use tandem_certificate::Certificate;
 
-/// A PEM block under a line that says what it is.
-pub(super) fn pem_text(certificate: &Certificate) -> String {
+/// Writes a certificate as a PEM block under a line that says whose it is.
+#[must_use]
+pub fn pem_text(certificate: &Certificate) -> String {
     use base64::Engine as _;
     use std::fmt::Write as _;
 

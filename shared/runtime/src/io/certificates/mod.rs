@@ -17,6 +17,7 @@ pub use administration::{
     UploadedFile, audit_request, audited, error_response, fingerprint, status_code_of_signing,
     status_code_of_store, with_causes,
 };
+pub use files::pem_text;
 pub use identity_files::{Answer, Completeness, Identity, IdentityFiles, IdentityStamp, Installed};
 pub use signing_request::{KeyChoice, SigningError, SigningRequest};
 pub use trust_directory::{FileProblem, StoredCertificate};
