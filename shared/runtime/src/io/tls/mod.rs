@@ -120,7 +120,7 @@ pub(super) static SIP_VERSIONS: &[&SupportedProtocolVersion] =
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
     use rcgen::{
         CertificateParams, CertificateRevocationListParams, KeyIdMethod, KeyPair, RevokedCertParams,
@@ -133,8 +133,9 @@ mod tests {
     use super::files::load_certificates;
     use super::*;
     use crate::certificate_holder::{check_peer, peer_identity, peer_server_name};
+    use crate::config::{ClusterSection, Section, read_text};
     use rustls::pki_types::{CertificateDer, ServerName};
-    use tandem_cluster::NodeId;
+    use tandem_cluster::{MemberRole, NodeId};
 
     fn sip_server(files: &TlsFiles) -> Arc<ServerConfig> {
         let settings = SipTlsSettings {
@@ -195,6 +196,28 @@ mod tests {
         std::fs::write(&files.certificate, certificate.pem()).unwrap();
         std::fs::write(&files.key, key.serialize_pem()).unwrap();
         files
+    }
+
+    /// What --check-config passes starts: without its key it would not.
+    #[test]
+    fn a_member_without_the_key_of_its_certificate_is_told_so() {
+        let authority = Authority::new("authority");
+        let files = member_files(&authority, |_| {});
+        let check = || {
+            let text = format!(
+                "listen = \"127.0.0.1:7001\"\n[[member]]\nid = 1\nkind = \"node\"\naddress = \"127.0.0.1:7001\"\n\
+                 [tls]\ncertificate = {:?}\nkey = {:?}\nauthority = {:?}\n",
+                files.certificate, files.key, files.authority
+            );
+            let read = |root: &mut Section| ClusterSection::read(root, Some((NodeId(1), MemberRole::Node)));
+            let section = read_text(Path::new("node.toml"), &text, read).unwrap();
+            section.check_certificate(NodeId(1))
+        };
+        check().unwrap();
+        std::fs::write(&files.key, KeyPair::generate().unwrap().serialize_pem()).unwrap();
+        assert!(matches!(check(), Err(TlsError::Mismatch { .. })));
+        std::fs::remove_file(&files.key).unwrap();
+        assert!(matches!(check(), Err(TlsError::Unreadable { .. })));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use webpki::{BorrowedCertRevocationList, CertRevocationList};
 
 use super::errors::TlsError;
 use super::files::{load_authority, load_certificates, load_revoked};
-use super::provider;
+use super::{load_pair, provider};
 use crate::certificate_holder::{parse_certificate, peer_server_name};
 use crate::config::{ClusterSection, PeerSecurity, TlsFiles};
 use crate::io::environment;
@@ -109,13 +109,17 @@ impl PeerVerifier {
 }
 
 impl ClusterSection {
-    /// Whether other members would accept this member's certificate now; nothing to check in plaintext.
+    /// Whether other members would accept this member's certificate now, and its key belongs to it; nothing to check in
+    /// plaintext.
     ///
     /// # Errors
-    /// As [`check_member_certificate`].
+    /// As [`check_member_certificate`], and when the key cannot be used.
     pub fn check_certificate(&self, id: NodeId) -> Result<(), TlsError> {
         match &self.security {
-            PeerSecurity::MutualTls(files) => check_member_certificate(files, id, &self.name).map(drop),
+            PeerSecurity::MutualTls(files) => {
+                load_pair(files)?;
+                check_member_certificate(files, id, &self.name).map(drop)
+            }
             PeerSecurity::PlaintextOnLoopback => Ok(()),
         }
     }
