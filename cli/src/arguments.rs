@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use clap::builder::ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use tandem_cluster::MemberAddress;
 
+use crate::configuration::network::{Listener, Machine, Place, PortChoice, Source};
 use crate::pki::authority::AuthorityKind;
 use crate::pki::holder::Role;
 use crate::pki::name::{ClusterName, HostName, PersonName};
 use crate::pki::request::MEMBER_IDS;
 
-/// High-availability plumbing for desk-phone control and calendar presence: certificates of a cluster.
+/// High-availability plumbing for desk-phone control and calendar presence: certificates and configuration of a cluster.
 #[derive(Debug, Parser)]
 #[command(name = "tandem", version, after_help = EXIT_STATUS)]
 pub struct Arguments {
@@ -27,6 +29,9 @@ pub enum Noun {
     /// Authorities and certificates of the cluster and of who talks to it.
     #[command(subcommand)]
     Pki(Pki),
+    /// Configuration files of the programs.
+    #[command(subcommand)]
+    Config(Configuration),
     /// Print the version of this program.
     Version,
     /// Print a completion script for a shell: tandem completions bash > /etc/bash_completion.d/tandem
@@ -51,6 +56,12 @@ pub enum Pki {
         /// Files of certificates: PEM, DER or .p7b.
         #[arg(required = true)]
         files: Vec<PathBuf>,
+    },
+    /// Check the certificates, keys and file modes that a configuration names.
+    Verify {
+        /// A lb.toml or node.toml, on its machine.
+        #[arg(long)]
+        config: PathBuf,
     },
     /// Replace the certificate and the key of a member; the former ones are kept as peer.pem.1 and peer.key.1.
     Renew(Renew),
@@ -157,8 +168,72 @@ pub struct Authorities {
     pub directory: PathBuf,
 }
 
+#[derive(Debug, Subcommand)]
+pub enum Configuration {
+    /// Write the configuration and the certificates of each machine of a new cluster.
+    Init(Box<ConfigInit>),
+    /// Check lb.toml, node.toml and directory.toml as the programs do; the sections of a file say which it is.
+    Check {
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct ConfigInit {
+    /// Name of the cluster; its members are called nID.CLUSTER.tandem.
+    #[arg(long)]
+    pub cluster: ClusterName,
+    /// Address that clients (OCS) connect to; ADDR:PORT for another port than 5060.
+    #[arg(long, value_name = "ADDR")]
+    pub vip: Place,
+    /// Address of the front end itself.
+    #[arg(long, value_name = "ADDR")]
+    pub lb: std::net::IpAddr,
+    /// Address of a node; up to seven, n1 first.
+    #[arg(long, value_name = "ADDR", required = true, num_args = 1..)]
+    pub node: Vec<std::net::IpAddr>,
+    /// A CTI manager, in order of priority.
+    #[arg(long, value_name = "HOST:PORT", required = true, num_args = 1..)]
+    pub cti: Vec<MemberAddress>,
+    /// A client that may connect: an address, a network or a host name. By default the network around the VIP.
+    #[arg(long, value_name = "SOURCE", num_args = 1..)]
+    pub client: Vec<Source>,
+    /// A Client Access Server of Exchange.
+    #[arg(long, value_name = "HOST", num_args = 1.., requires = "exchange_account")]
+    pub exchange: Vec<HostName>,
+    /// The account that nodes use with Exchange: a UPN, or DOMAIN\user.
+    #[arg(long, value_name = "NAME", requires_all = ["exchange", "exchange_password_file"])]
+    pub exchange_account: Option<String>,
+    /// A file that holds the password of the account; it is copied for each node.
+    #[arg(long, value_name = "FILE", requires = "exchange")]
+    pub exchange_password_file: Option<PathBuf>,
+    /// Another port for one listener, as node-2.admin=9081.
+    #[arg(long = "port", value_name = "MACHINE.LISTENER=PORT", long_help = port_help())]
+    pub ports: Vec<PortChoice>,
+    /// Directory for a folder of each machine, and one of the authorities.
+    #[arg(long)]
+    pub out: PathBuf,
+}
+
 fn member_id() -> ValueParser {
     clap::value_parser!(u64).range(MEMBER_IDS).into()
+}
+
+fn port_help() -> String {
+    let listeners = Listener::ALL.map(|listener| {
+        let [front_end, node] =
+            [Machine::FrontEnd, Machine::Node(1)].map(|machine| listener.default_port(machine));
+        match front_end == node {
+            true => format!("{} {node}", listener.word()),
+            false => format!("{} {node} (lb-1: {front_end})", listener.word()),
+        }
+    });
+    format!(
+        "Another port for one listener, as node-2.admin=9081. The machines are lb-1, node-1 and so on; the listeners and \
+         their ports are {}",
+        listeners.join(", ")
+    )
 }
 
 const EXIT_STATUS: &str = "Exit status: 0 all is well; 1 something is wrong, or was refused; 64 the command line is not \
@@ -197,5 +272,15 @@ mod tests {
         ] {
             assert!(parse(line).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn exchange_needs_an_account() {
+        let beginning = "tandem config init --cluster office --vip 192.0.2.10 --lb 192.0.2.20 --node 192.0.2.21 --node \
+                         192.0.2.22 --cti cti.example.com:8000 --out new";
+        assert!(parse(beginning).is_ok());
+        assert!(parse(&format!("{beginning} --exchange cas1.example.com")).is_err());
+        let account = "--exchange cas1.example.com --exchange-account a@b --exchange-password-file password";
+        assert!(parse(&format!("{beginning} {account}")).is_ok());
     }
 }

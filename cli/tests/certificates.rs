@@ -236,3 +236,95 @@ fn show_tells_what_certificates_say() {
     assert!(String::from_utf8_lossy(&missing.stdout).contains("rcc.example.com"));
     assert!(String::from_utf8_lossy(&missing.stderr).contains("nothing.pem"));
 }
+
+/// One thing is wrong at a time.
+#[test]
+fn verify_finds_what_is_not_right() {
+    let folder = office();
+    let ca = folder.path().join("ca");
+    let machines = "--vip 127.0.0.1 --lb 127.0.0.1 --node 127.0.0.2 --node 127.0.0.3 --cti 127.0.0.4:8000";
+    std::fs::create_dir(folder.path().join("new")).unwrap();
+    std::fs::rename(&ca, folder.path().join("new/authorities")).unwrap();
+    succeeds(
+        folder.path(),
+        &format!("config init --cluster office {machines} --out new"),
+    );
+    let node = folder.path().join("new/node-1");
+    for machine in ["lb-1/lb.toml", "node-1/node.toml", "node-2/node.toml"] {
+        let verdict = succeeds(
+            &folder.path().join("new"),
+            &format!("pki verify --config {machine}"),
+        );
+        assert!(
+            verdict.contains("✓ chain") && verdict.contains("✓ name"),
+            "{verdict}"
+        );
+        assert!(!verdict.contains('\u{1b}'), "no terminal, no colours");
+    }
+    let verdict = || {
+        let output = tandem(&node, "pki verify --config node.toml");
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let peer = |name: &str| node.join(name);
+    let other = |name: &str| folder.path().join("new/node-2").join(name);
+
+    std::fs::set_permissions(peer("peer.key"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    let exposed = verdict();
+    assert!(
+        exposed.contains("✗ mode") && exposed.contains("chmod 600"),
+        "{exposed}"
+    );
+    std::fs::remove_file(peer("peer.key")).unwrap();
+    std::fs::copy(other("peer.key"), peer("peer.key")).unwrap();
+    let mismatch = verdict();
+    assert!(
+        mismatch.contains("✗ key") && mismatch.contains("✓ name"),
+        "{mismatch}"
+    );
+    std::fs::copy(other("peer.pem"), peer("peer.pem")).unwrap();
+    let misnamed = verdict();
+    assert!(
+        misnamed.contains("✓ key") && misnamed.contains("✗ name"),
+        "{misnamed}"
+    );
+    std::fs::copy(
+        folder.path().join("new/authorities/service.pem"),
+        peer("peer-ca.pem"),
+    )
+    .unwrap();
+    let unknown = verdict();
+    assert!(unknown.contains("✗ chain"), "{unknown}");
+}
+
+#[test]
+fn verify_looks_at_listeners_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let machines = "--vip 127.0.0.1 --lb 127.0.0.1 --node 127.0.0.2 --cti 127.0.0.4:8000";
+    succeeds(
+        folder.path(),
+        &format!("config init --cluster office {machines} --out new"),
+    );
+    let new = folder.path().join("new");
+    succeeds(
+        &new,
+        "pki issue --vip rcc.example.com --authorities authorities --out lb-1",
+    );
+    let listener = "[[listener]]\nname = \"ocs-tls\"\naddress = \"127.0.0.1:5062\"\ntransport = \"tls\"\n\
+                    certificate = \"vip.pem\"\nkey = \"vip.key\"\nclient_authority = \"service-ca.pem\"\n";
+    let file = new.join("lb-1/lb.toml");
+    std::fs::write(&file, format!("{}\n{listener}", read(&file))).unwrap();
+    succeeds(&new, "config check lb-1/lb.toml");
+    let verdict = succeeds(&new, "pki verify --config lb-1/lb.toml");
+    assert!(
+        verdict.contains("listener ocs-tls") && !verdict.contains('✗'),
+        "{verdict}"
+    );
+    std::fs::copy(new.join("lb-1/peer.key"), new.join("lb-1/vip.key")).unwrap();
+    let mismatch = tandem(&new, "pki verify --config lb-1/lb.toml");
+    assert_eq!(mismatch.status.code(), Some(1));
+    assert!(
+        String::from_utf8_lossy(&mismatch.stdout).contains("✗ key"),
+        "{mismatch:?}"
+    );
+}

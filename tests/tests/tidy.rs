@@ -183,7 +183,7 @@ fn crates_point_only_where_the_architecture_says() {
         ("node/exchange", &["certificate", "cluster", "planted", "xml"]),
         ("lb", &foundation),
         ("node", &[&foundation[..], &["exchange", "xml"]].concat()),
-        ("cli", &["certificate", "cluster", "runtime"]),
+        ("cli", &["certificate", "cluster", "lb", "node", "runtime"]),
         (
             "tests",
             &[&foundation[..], &["exchange", "lb", "node", "xml"]].concat(),

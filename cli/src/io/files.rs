@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -78,6 +78,15 @@ pub(super) fn make_directory(path: &Path) -> Result<(), FileError> {
     made.map_err(unwritable(path))
 }
 
+/// As [`make_directory`], mode 755: its files may lie in the configuration directory of a machine. Fails when it exists.
+pub(super) fn make_new_directory(path: &Path) -> Result<(), FileError> {
+    if let Some(parent) = path.parent() {
+        make_directory(parent)?;
+    }
+    let made = fs::DirBuilder::new().mode(0o755).create(path);
+    made.map_err(unwritable(path))
+}
+
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, FileError> {
     let unreadable = |source| FileError::Unreadable {
         path: path.to_path_buf(),
@@ -112,6 +121,12 @@ pub(super) fn set_aside(path: &Path) -> Result<PathBuf, FileError> {
         .and_then(|()| sync_directory(path))
         .map_err(unwritable(path))?;
     Ok(aside)
+}
+
+/// The permission bits; `None` when the file is not there.
+pub(super) fn mode(path: &Path) -> Option<u32> {
+    let metadata = fs::metadata(path).ok()?;
+    Some(metadata.permissions().mode() & 0o7777)
 }
 
 fn unwritable(path: &Path) -> impl Fn(io::Error) -> FileError {
@@ -150,6 +165,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("peer.key");
         create(&path, b"first", Readers::Owner).unwrap();
+        assert_eq!(mode(&path), Some(0o600));
         let again = create(&path, b"second", Readers::Owner).unwrap_err();
         assert!(matches!(again, FileError::Exists { .. }), "{again}");
         let aside = set_aside(&path).unwrap();
@@ -157,6 +173,7 @@ mod tests {
         create(&path, b"second", Readers::Owner).unwrap();
         assert_eq!(set_aside(&path).unwrap(), folder.path().join("peer.key.2"));
         assert_eq!(read(&aside).unwrap(), b"first");
+        assert_eq!(mode(&path), None);
     }
 
     #[test]

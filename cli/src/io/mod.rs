@@ -1,18 +1,21 @@
 //! Reads and writes the files that the command line is about, and turns the end into an exit status.
 //!
 //! Owns files, keys, chance and the clock, each by the environment of `tandem-runtime` where that has them. Does not own what
-//! stands in certificates. What always holds: what is wrong goes to standard error with what to do about
+//! stands in certificates and configurations. What always holds: what is wrong goes to standard error with what to do about
 //! it, and a reader of standard output that has seen enough is no failure.
 
 mod authorities;
 mod certify;
+mod config_check;
+mod config_init;
 mod files;
 mod manual;
 mod show;
+mod verify;
 
 use std::error::Error;
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{ColorChoice, CommandFactory, FromArgMatches};
@@ -21,7 +24,7 @@ use tandem_runtime::io::command_line::Outcome;
 use tandem_runtime::io::environment;
 use time::OffsetDateTime;
 
-use crate::arguments::{Arguments, Noun, Pki};
+use crate::arguments::{Arguments, Configuration, Noun, Pki};
 
 /// Does what the command line says; `words` begin with the name of the program.
 pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -41,7 +44,8 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(status);
         }
     };
-    match perform(arguments.noun) {
+    let coloured = !arguments.no_color && terminal_takes_colours();
+    match perform(arguments.noun, coloured) {
         Ok(outcome) => {
             write_out(&outcome.text);
             ExitCode::from(if outcome.well { WELL } else { NOT_WELL })
@@ -53,16 +57,18 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn perform(noun: Noun) -> Result<Outcome, Box<dyn Error>> {
+fn perform(noun: Noun, coloured: bool) -> Result<Outcome, Box<dyn Error>> {
     match noun {
-        Noun::Pki(verb) => pki(verb),
+        Noun::Pki(verb) => pki(verb, coloured),
+        Noun::Config(Configuration::Init(arguments)) => Ok(Outcome::well(config_init::init(*arguments)?)),
+        Noun::Config(Configuration::Check { files }) => Ok(config_check::check(&files)),
         Noun::Version => Ok(Outcome::well(format!("tandem {}", env!("CARGO_PKG_VERSION")))),
         Noun::Completions { shell } => Ok(Outcome::well(manual::completions(shell))),
         Noun::Manual { directory } => Ok(Outcome::well(manual::write(&directory)?)),
     }
 }
 
-fn pki(verb: Pki) -> Result<Outcome, Box<dyn Error>> {
+fn pki(verb: Pki, coloured: bool) -> Result<Outcome, Box<dyn Error>> {
     let text = match verb {
         Pki::Init(arguments) => authorities::init(&arguments)?,
         Pki::Issue(arguments) => certify::issue(arguments)?,
@@ -70,6 +76,7 @@ fn pki(verb: Pki) -> Result<Outcome, Box<dyn Error>> {
         Pki::Sign(arguments) => certify::sign(&arguments)?,
         Pki::Renew(arguments) => certify::renew(&arguments)?,
         Pki::Show { files } => return Ok(show::show(&files)),
+        Pki::Verify { config } => return Ok(verify::verify(&config, coloured)?),
     };
     Ok(Outcome::well(text))
 }
@@ -86,6 +93,12 @@ fn write_out(text: &str) {
     {
         eprintln!("tandem: cannot write to standard output: {error}");
     }
+}
+
+/// The convention of no-color.org: whatever the variable says, unless it is empty.
+fn terminal_takes_colours() -> bool {
+    let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !forbidden && std::io::stdout().is_terminal()
 }
 
 /// The clock on the wall, as certificates count.

@@ -38,7 +38,8 @@ fn usages(certificate: &Certificate) -> String {
 }
 
 /// The end of a certificate and how far away it is.
-fn until(not_after: i64, now: i64) -> String {
+#[must_use]
+pub fn until(not_after: i64, now: i64) -> String {
     let (end, days) = (date(not_after), days_left(not_after, now));
     match days {
         _ if now > not_after => format!("{end} (expired)"),
@@ -48,7 +49,8 @@ fn until(not_after: i64, now: i64) -> String {
 }
 
 /// Whole days; negative once it has expired.
-fn days_left(not_after: i64, now: i64) -> i64 {
+#[must_use]
+pub fn days_left(not_after: i64, now: i64) -> i64 {
     not_after.saturating_sub(now).div_euclid(DAY_SECS)
 }
 
