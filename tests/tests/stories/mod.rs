@@ -18,6 +18,7 @@ mod cti_manager_death;
 mod demo;
 mod everything_killed;
 mod exchange_status;
+mod from_nothing;
 mod front_end_death;
 mod frozen_node;
 mod full_disk;
