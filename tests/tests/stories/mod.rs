@@ -28,6 +28,7 @@ mod metrics;
 mod node_death;
 mod openssl_clients;
 mod presence_watchers;
+mod quiet_log;
 mod rebalance;
 mod rolled_back;
 mod rolling_upgrade;
