@@ -82,7 +82,7 @@ impl Day {
         let ways = drills.deafen_towards_nodes(owner);
         self.operator.order(Order::Terminate(owner.to_string()));
         drills.moved_on(user, owner, leader).await?;
-        drills.front_end_knows_what(leader).await?;
+        drills.front_end_knows_of_the_stop(owner).await?;
         let calls = self.office.ring(&[user]).await?;
         sleep(FENCE_IS_PATIENT).await;
         self.office.far_ends_hang_up(&calls).await?;
@@ -169,15 +169,20 @@ impl Drills {
         }
     }
 
-    /// The front end's member has applied what this one has.
-    async fn front_end_knows_what(&self, member: Member) -> anyhow::Result<()> {
-        let applied = self.index(member, APPLIED).await?;
+    /// The front end shows that it gives this node no new sessions any more. It is told who has the node's sessions now before
+    /// it is told that. The index that its member has applied would not do: the front end follows the state a little later.
+    async fn front_end_knows_of_the_stop(&self, node: Member) -> anyhow::Result<()> {
+        let name = name_of(node);
+        let suspended = [("node", name.as_str()), ("state", "suspended")];
         let end = environment::now() + self.patience;
-        while self.index(Member::Lb, APPLIED).await? < applied {
-            ensure!(environment::now() < end, "the front end lags behind {member}");
+        loop {
+            let metrics = self.addresses.metrics(Member::Lb).await?;
+            if metrics.sum(NODE_STATE, &suspended) > 0.0 {
+                return Ok(());
+            }
+            ensure!(environment::now() < end, "lb does not hear that {node} stops");
             sleep(ASKED_AGAIN_AFTER).await;
         }
-        Ok(())
     }
 }
 
@@ -207,4 +212,4 @@ const NEVER: Duration = Duration::from_secs(48 * 3600);
 const FENCE_IS_PATIENT: Duration = Duration::from_millis(400);
 /// Longer than the front end leaves a node alone that refused a client's connection.
 const FRONT_END_TRIES_AGAIN: Duration = Duration::from_millis(1100);
-const APPLIED: &str = "tandem_raft_applied_index";
+const NODE_STATE: &str = "tandem_lb_node_state";
