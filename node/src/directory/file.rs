@@ -209,17 +209,17 @@ mod tests {
         assert_eq!(
             problems(text),
             [
-                r#"line[0].devices "SEP9" is not in this file"#,
-                r#"line[0].users "Joe" is in line[0].users already"#,
-                r#"line[0].users "nobody" is not in this file"#,
-                r#"line[1].devices names no device"#,
-                r#"line[1].number "1" is in line[0].number already"#,
                 r#"user[1].color is not a known key"#,
                 r#"user[1].id "JOE" is in user[0].id already"#,
                 r#"user[1].ocs_primary_address is not a SIP address"#,
                 r#"user[2].id is missing"#,
                 r#"user[2].mail "J@example.com" is in user[0].mail already"#,
                 r#"user[3].calendar needs a mailbox"#,
+                r#"line[0].devices "SEP9" is not in this file"#,
+                r#"line[0].users "Joe" is in line[0].users already"#,
+                r#"line[0].users "nobody" is not in this file"#,
+                r#"line[1].devices names no device"#,
+                r#"line[1].number "1" is in line[0].number already"#,
             ]
         );
     }
