@@ -4,15 +4,22 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use tandem_cluster::{NodeId, SessionKey};
 
 use crate::membership::Moved;
 
-type Overrides = HashMap<Box<[u8]>, NodeId>;
+type Overrides = HashMap<Box<[u8]>, Override>;
 type Lookup = Box<dyn Fn(&SessionKey) -> Option<NodeId> + Send + Sync>;
+
+/// The owner of a moved session, and the report that told of it.
+#[derive(Debug, Clone, Copy)]
+struct Override {
+    owner: NodeId,
+    report: u64,
+}
 
 /// The table of moved sessions. Every connection reads it for every request inside a dialog, and only the witness writes it:
 /// readers take no lock, and a writer copies one shard.
@@ -20,6 +27,10 @@ pub struct Ownership {
     shards: Box<[ArcSwap<Overrides>]>,
     hasher: RandomState,
     size: AtomicUsize,
+    /// The number of the latest report.
+    reports: AtomicU64,
+    /// The number of the latest report that replaced the whole table.
+    replaced: AtomicU64,
     lookup: OnceLock<Lookup>,
 }
 
@@ -29,6 +40,8 @@ impl Default for Ownership {
             shards: (0..SHARDS).map(|_| ArcSwap::default()).collect(),
             hasher: RandomState::new(),
             size: AtomicUsize::new(0),
+            reports: AtomicU64::new(0),
+            replaced: AtomicU64::new(0),
             lookup: OnceLock::new(),
         }
     }
@@ -39,7 +52,16 @@ impl Ownership {
     /// unknown tag.
     #[must_use]
     pub fn moved_to(&self, tag: &[u8]) -> Option<NodeId> {
-        self.shard(tag).load().get(tag).copied()
+        self.shard(tag).load().get(tag).map(|moved| moved.owner)
+    }
+
+    /// The number of the latest report that may have told of the session. It changes with each move of the session that is told
+    /// here, even when the owner is the same again.
+    #[must_use]
+    pub fn latest_report_on(&self, tag: &[u8]) -> u64 {
+        let replaced = self.replaced.load(Ordering::Relaxed);
+        let moved = self.shard(tag).load().get(tag).copied();
+        moved.map_or(replaced, |moved| moved.report.max(replaced))
     }
 
     /// The owner according to the whole replicated state. Slower than [`Self::moved_to`]: for rare cases only.
@@ -64,20 +86,23 @@ impl Ownership {
 
     /// Replaces the whole table.
     pub fn replace(&self, moved: impl Iterator<Item = (SessionKey, NodeId)>) {
+        let report = self.next_report();
         let mut shards: Vec<Overrides> = (0..SHARDS).map(|_| Overrides::new()).collect();
         for (key, owner) in moved {
             let tag = key.as_str().as_bytes();
-            shards[self.shard_index(tag)].insert(tag.into(), owner);
+            shards[self.shard_index(tag)].insert(tag.into(), Override { owner, report });
         }
         self.size
             .store(shards.iter().map(HashMap::len).sum(), Ordering::Relaxed);
         for (shard, overrides) in self.shards.iter().zip(shards) {
             shard.store(Arc::new(overrides));
         }
+        self.replaced.store(report, Ordering::Relaxed);
     }
 
     /// Applies changes in order; `None` removes a session. Each shard is copied at most once.
     pub fn update(&self, changes: impl Iterator<Item = (SessionKey, Option<NodeId>)>) {
+        let report = self.next_report();
         let mut touched: HashMap<usize, Overrides> = HashMap::new();
         for (key, owner) in changes {
             let tag = key.as_str().as_bytes();
@@ -92,7 +117,7 @@ impl Ownership {
                 .entry(index)
                 .or_insert_with(|| Overrides::clone(&self.shards[index].load()));
             match owner {
-                Some(owner) => drop(shard.insert(tag.into(), owner)),
+                Some(owner) => drop(shard.insert(tag.into(), Override { owner, report })),
                 None => drop(shard.remove(tag)),
             }
         }
@@ -109,6 +134,10 @@ impl Ownership {
     #[must_use]
     pub fn size(&self) -> usize {
         self.size.load(Ordering::Relaxed)
+    }
+
+    fn next_report(&self) -> u64 {
+        self.reports.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     fn shard(&self, tag: &[u8]) -> &ArcSwap<Overrides> {
@@ -158,6 +187,21 @@ mod tests {
             (ownership.moved_to(b"n1-a"), ownership.moved_to(b"n1-b")),
             (None, Some(NodeId(2)))
         );
+    }
+
+    #[test]
+    fn a_report_is_noticed_even_if_the_owner_is_the_same_again() {
+        let ownership = Ownership::default();
+        let mut reports = vec![ownership.latest_report_on(b"n1-a")];
+        ownership.update([(key("n1-a"), Some(NodeId(2)))].into_iter());
+        reports.push(ownership.latest_report_on(b"n1-a"));
+        ownership.update([(key("n1-a"), Some(NodeId(2)))].into_iter());
+        reports.push(ownership.latest_report_on(b"n1-a"));
+        ownership.update([(key("n1-b"), Some(NodeId(2)))].into_iter());
+        assert_eq!(reports.last(), Some(&ownership.latest_report_on(b"n1-a")));
+        ownership.replace([].into_iter());
+        reports.push(ownership.latest_report_on(b"n1-a"));
+        assert!(reports.is_sorted_by(|a, b| a < b), "{reports:?}");
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub struct Entry {
     pub attempts: u32,
     /// The node that last said that it does not own the dialog.
     pub disowned_by: Option<NodeId>,
+    /// The latest report on the owner of the dialog when the request was last sent.
+    pub sent_at_report: u64,
     /// The To-tag of a provisional answer sent to the client, which made an early dialog (RFC 3261 §12.1).
     pub early_tag: Option<Bytes>,
     /// Answered 2xx: its ACK is a request in the dialog.
@@ -176,6 +178,7 @@ impl PendingTable {
             tried: Vec::new(),
             attempts: 0,
             disowned_by: None,
+            sent_at_report: 0,
             early_tag: None,
             accepted: false,
             holds_dialog: false,

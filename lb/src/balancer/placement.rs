@@ -95,6 +95,9 @@ impl Balancer {
         };
         entry.attempts += 1;
         entry.tried.push(node);
+        if let RequestKind::InDialog { tag } = &entry.kind {
+            entry.sent_at_report = self.shared.ownership.latest_report_on(tag);
+        }
         // The state has caught up with the node that disowned the dialog; if the session returns, that node owns it again.
         if !planted(Bug::ReturnedDialogForgotten) {
             entry.disowned_by = None;

@@ -1,11 +1,12 @@
 //! Routing rules: the target of a request, given what is known about nodes and sessions.
 
 use tandem_cluster::{NodeId, SessionKey, successor};
+use tandem_planted::{Bug, planted};
 
 use super::Balancer;
 use super::node_table::NodeEntry;
 use super::pairs::Access;
-use super::pending::{EntryId, Place, RequestKind};
+use super::pending::{Entry, EntryId, Place, RequestKind};
 use super::selection::RoundRobin;
 
 /// The target of a request.
@@ -28,7 +29,7 @@ impl Balancer {
         match &entry.kind {
             RequestKind::Opening => self.session_target(&self.shared.turns.opening, &entry.tried),
             RequestKind::OutsideDialog => self.session_target(&self.shared.turns.other, &entry.tried),
-            RequestKind::InDialog { tag } => self.target_but(entry.disowned_by, tag),
+            RequestKind::InDialog { tag } => self.in_dialog_target(entry, tag),
             RequestKind::Cancel { invite } => self.cancel_target(*invite),
         }
     }
@@ -58,12 +59,16 @@ impl Balancer {
         self.table.turns().iter().any(may_take)
     }
 
-    /// The target of a request in a dialog. While the front end still takes `former_owner`, which gave the session away, for
-    /// the owner, its copy of the state lags behind and the request waits.
-    fn target_but(&self, former_owner: Option<NodeId>, tag: &[u8]) -> Target {
+    /// The target of a request in a dialog. While the front end still takes a node that gave the session away for the owner, its
+    /// copy of the state lags behind and the request waits. When a move was told here since the request was sent, and that node
+    /// is the owner, the session has come back to it.
+    fn in_dialog_target(&self, entry: &Entry, tag: &[u8]) -> Target {
         let target = self.dialog_target(tag);
-        let lags =
-            former_owner.is_some_and(|node| target == Target::Node(node)) && self.owner(tag) == former_owner;
+        let report = self.shared.ownership.latest_report_on(tag);
+        let has_moved = report != entry.sent_at_report && !planted(Bug::ReturnedDialogForgotten);
+        let lags = entry
+            .disowned_by
+            .is_some_and(|node| !has_moved && target == Target::Node(node) && self.owner(tag) == Some(node));
         if lags { Target::Wait } else { target }
     }
 

@@ -74,6 +74,29 @@ fn when_the_session_comes_back_the_former_owner_is_asked_again() {
     assert_eq!(outputs, ["drain 1", "open 3 to n1 for re-sent", "3 < INFO a"]);
 }
 
+/// The new owner died before its ownership was known here, so this copy of the state never showed it.
+#[test]
+fn when_the_session_came_back_before_its_move_was_known_here_the_former_owner_is_asked_again() {
+    let mut bench = Bench::standing();
+    drop(bench.client(&request("INFO", "a", Some("n1-x"))));
+    assert_eq!(bench.node(0, &disowned("a")), [""; 0]);
+    bench.moved("n1-y", 2);
+    assert_eq!(bench.pass(LAG), [""; 0]);
+    bench.moved("n1-x", 1);
+    assert_eq!(bench.pass(LAG), ["open 2 to n1 for re-sent", "2 < INFO a"]);
+}
+
+#[test]
+fn when_both_moves_become_known_here_before_the_answer_the_former_owner_is_asked_again() {
+    let mut bench = Bench::standing();
+    drop(bench.client(&request("INFO", "a", Some("n1-x"))));
+    bench.moved("n1-x", 1);
+    assert_eq!(
+        bench.node(0, &disowned("a")),
+        ["open 2 to n1 for re-sent", "2 < INFO a"]
+    );
+}
+
 #[test]
 fn any_other_503_in_a_dialog_is_500_to_the_client() {
     let mut bench = Bench::standing();
