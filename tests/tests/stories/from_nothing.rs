@@ -344,7 +344,7 @@ impl Started {
     /// How often it has read the files of [cluster.tls] again, for peers and for pairs together.
     fn times_read_again(&self) -> usize {
         let log = std::fs::read_to_string(&self.log).unwrap();
-        log.matches("connections between members were read again").count()
+        log.matches("connections between members reloaded").count()
     }
 
     async fn wait_until_ready(&mut self, admin: SocketAddr) {

@@ -115,4 +115,4 @@ const AT_A_TIME: usize = 20;
 /// Many times as many as it takes.
 const ENTRIES_MAX: usize = 20_000;
 const SNAPSHOT_REPLACED_STATE: &str = "a snapshot has replaced the state";
-const BEGINS_AGAIN: &str = "begins again under a new incarnation";
+const BEGINS_AGAIN: &str = "registering again under a new incarnation";
