@@ -145,6 +145,19 @@ fn what_a_cut_holds_up_comes_later_and_in_order() {
 }
 
 #[test]
+fn what_a_cut_holds_up_is_lost_with_the_power_of_its_sender() {
+    let bench = Bench::new();
+    let (mut one, mut other) = bench.connected();
+    bench.cut(0, 1);
+    bench.write(0, &mut one, "never").unwrap().unwrap();
+    bench.pass(Duration::from_millis(5));
+    bench.network.switch_off(bench.hosts[0].machine());
+    bench.heal(0, 1);
+    bench.pass(Duration::from_millis(300));
+    assert!(bench.read(1, &mut other).is_none());
+}
+
+#[test]
 fn a_process_that_ends_resets_what_it_has_not_read() {
     let bench = Bench::new();
     let (mut one, other) = bench.connected();

@@ -53,9 +53,11 @@ impl Network {
         self.lock().slow.insert(machine, by);
     }
 
-    /// The machine loses its power: it says nothing more to anybody. Its process is to be dropped afterwards.
+    /// The machine loses its power: it says nothing more to anybody, and what it would have sent again is gone with its
+    /// memory. Its process is to be dropped afterwards.
     pub fn switch_off(&self, machine: MachineId) {
         let mut net = self.lock();
+        net.held.retain(|(from, _), _| *from != machine);
         if let Some(machine) = net.machines.get_mut(&machine) {
             machine.is_on = false;
         }
