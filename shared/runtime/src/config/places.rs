@@ -16,7 +16,7 @@ impl Places {
     /// Of a document that is TOML; nothing is known of another one.
     pub(super) fn of(text: &str) -> Self {
         let mut reader = Reader {
-            text,
+            line_ends: text.match_indices('\n').map(|(at, _)| at).collect(),
             places: Self::default(),
         };
         if let Ok(table) = DeTable::parse(text) {
@@ -54,12 +54,12 @@ impl Places {
     }
 }
 
-struct Reader<'a> {
-    text: &'a str,
+struct Reader {
+    line_ends: Vec<usize>,
     places: Places,
 }
 
-impl Reader<'_> {
+impl Reader {
     fn read_table(&mut self, path: &str, table: &DeTable<'_>) {
         for (key, value) in table {
             let dot = if path.is_empty() { "" } else { "." };
@@ -91,8 +91,7 @@ impl Reader<'_> {
     }
 
     fn note(&mut self, path: &str, offset: usize) {
-        let before = self.text.as_bytes().get(..offset).unwrap_or_default();
-        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let line = self.line_ends.partition_point(|end| *end < offset) + 1;
         self.places.lines.insert(path.to_owned(), line);
     }
 }
