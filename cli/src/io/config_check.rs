@@ -3,13 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use tandem_node::directory::file;
-use tandem_runtime::config::{ConfigError, read_text};
+use tandem_runtime::config::{ConfigError, read_file, read_table};
 use tandem_runtime::io::certificates::with_causes;
 use tandem_runtime::io::command_line::Outcome;
 use tandem_runtime::io::tls::TlsError;
 use thiserror::Error;
 
-use super::files::{self, FileError};
 use crate::configuration::kind::FileKind;
 
 /// A line for each file that is valid; what is wrong with the others goes to standard error.
@@ -35,11 +34,11 @@ fn check_file(path: &Path) -> Result<FileKind, CheckError> {
     let kind = kind_of(path)?;
     match kind {
         FileKind::FrontEnd => {
-            let config = tandem_runtime::config::read_file(path, tandem_lb::config::Config::read)?;
+            let config = read_file(path, tandem_lb::config::Config::read)?;
             tandem_lb::io::named_files::check(&config)?;
         }
         FileKind::Node => {
-            let config = tandem_runtime::config::read_file(path, tandem_node::config::read_with_files)?;
+            let config = read_file(path, tandem_node::config::read_with_files)?;
             tandem_node::io::named_files::check(&config)?;
         }
         FileKind::Directory => {
@@ -51,11 +50,7 @@ fn check_file(path: &Path) -> Result<FileKind, CheckError> {
 
 /// Whose file it is.
 pub(super) fn kind_of(path: &Path) -> Result<FileKind, CheckError> {
-    let text = files::read_text(path)?;
-    // What is not TOML is told of as by the programs.
-    let document = text
-        .parse::<toml::Table>()
-        .or_else(|_| read_text(path, &text, |_| Some(toml::Table::new())))?;
+    let document = read_table(path)?;
     // A new directory has no sections yet.
     let is_new_directory = document.is_empty() && path.ends_with("directory.toml");
     let kind = FileKind::of(&document).or_else(|| is_new_directory.then_some(FileKind::Directory));
@@ -67,8 +62,6 @@ pub(super) fn kind_of(path: &Path) -> Result<FileKind, CheckError> {
 /// Why a file is not valid.
 #[derive(Debug, Error)]
 pub(super) enum CheckError {
-    #[error(transparent)]
-    File(#[from] FileError),
     #[error(
         "{} is not recognised: lb.toml has a [[listener]], node.toml [node] and [sip], directory.toml a [[user]] or a \
          [[line]]", .path.display()

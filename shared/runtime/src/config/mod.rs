@@ -32,6 +32,18 @@ use self::section::Folders;
 /// Reads and checks the file; `read` takes what it wants out of the document's root. Relative paths in the file
 /// start at the file's own directory; a mere name is looked for in `$CREDENTIALS_DIRECTORY` before.
 pub fn read_file<C>(path: &Path, read: impl FnOnce(&mut Section) -> Option<C>) -> Result<C, ConfigError> {
+    read_text(path, &text_of(path)?, read)
+}
+
+/// The document in a file, not looked at any further.
+///
+/// # Errors
+/// When it cannot be read, is longer than 64 MiB, or is not TOML.
+pub fn read_table(path: &Path) -> Result<toml::Table, ConfigError> {
+    parse(path, &text_of(path)?)
+}
+
+fn text_of(path: &Path) -> Result<String, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable {
         path: path.to_path_buf(),
         source,
@@ -47,7 +59,15 @@ pub fn read_file<C>(path: &Path, read: impl FnOnce(&mut Section) -> Option<C>) -
             path: path.to_path_buf(),
         });
     }
-    read_text(path, &text, read)
+    Ok(text)
+}
+
+fn parse(path: &Path, text: &str) -> Result<toml::Table, ConfigError> {
+    text.parse()
+        .map_err(|source: toml::de::Error| ConfigError::Syntax {
+            path: path.to_path_buf(),
+            source: Box::new(source),
+        })
 }
 
 /// As [`read_file`], for text that is at hand. `path` is what messages call it, and where relative paths start.
@@ -56,12 +76,7 @@ pub fn read_text<C>(
     text: &str,
     read: impl FnOnce(&mut Section) -> Option<C>,
 ) -> Result<C, ConfigError> {
-    let table: toml::Table = text
-        .parse()
-        .map_err(|source: toml::de::Error| ConfigError::Syntax {
-            path: path.to_path_buf(),
-            source: Box::new(source),
-        })?;
+    let table = parse(path, text)?;
     let problems = Problems::default();
     let directory = path.parent().unwrap_or_else(|| Path::new(""));
     let folders = Folders {
