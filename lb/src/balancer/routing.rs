@@ -64,11 +64,12 @@ impl Balancer {
     /// is the owner, the session has come back to it.
     fn in_dialog_target(&self, entry: &Entry, tag: &[u8]) -> Target {
         let target = self.dialog_target(tag);
+        let Some(former) = entry.disowned_by else {
+            return target;
+        };
         let report = self.shared.ownership.latest_report_on(tag);
         let has_moved = report != entry.sent_at_report && !planted(Bug::ReturnedDialogForgotten);
-        let lags = entry
-            .disowned_by
-            .is_some_and(|node| !has_moved && target == Target::Node(node) && self.owner(tag) == Some(node));
+        let lags = !has_moved && target == Target::Node(former) && self.owner(tag) == Some(former);
         if lags { Target::Wait } else { target }
     }
 

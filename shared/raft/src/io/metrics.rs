@@ -1,6 +1,5 @@
 //! What a member tells Prometheus.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use prometheus::{
@@ -224,12 +223,12 @@ impl RaftMetrics {
     }
 
     pub(super) fn observe_nodes(&self, state: &ClusterState) {
-        let mut counts = BTreeMap::from(NodeState::ALL.map(|state| (state.label(), 0)));
-        for node in state.nodes().values() {
-            *counts.entry(node.state.label()).or_default() += 1;
-        }
-        for (label, count) in counts {
-            self.nodes.with_label_values(&[label]).set(count);
+        for wanted in NodeState::ALL {
+            let nodes = state.nodes().values();
+            let count = nodes.filter(|node| node.state == wanted).count();
+            self.nodes
+                .with_label_values(&[wanted.label()])
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 
