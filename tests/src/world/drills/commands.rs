@@ -6,7 +6,6 @@ use anyhow::Context;
 use tokio::time::sleep;
 
 use super::Drills;
-use crate::cluster::Member;
 use crate::peers::communicator::Tolerance;
 use crate::world::properties::{commands_once, replicas};
 use crate::world::{Day, Order};
@@ -42,7 +41,7 @@ impl Day {
         user: usize,
     ) -> anyhow::Result<()> {
         let owner = drills.owner_of(user).await?;
-        let nodes = (1..=drills.nodes).map(Member::Node);
+        let nodes = drills.all_nodes();
         let (own, others): (Vec<_>, Vec<_>) = nodes.partition(|node| node.to_string() == owner);
         self.office.pbx().set_answer_delay(NEVER).await;
         self.office.tolerate(Tolerance::EarlyEvents).await;

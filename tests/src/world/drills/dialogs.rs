@@ -9,7 +9,7 @@ use tandem_runtime::io::environment;
 use tokio::time::sleep;
 
 use super::snapshots::REBALANCE;
-use super::{ASKED_AGAIN_AFTER, Drills, name_of};
+use super::{ASKED_AGAIN_AFTER, Drills, name_of, owner_of};
 use crate::cluster::{Member, post_to};
 use crate::world::{Day, Order, WAITING_REQUESTS_MAX};
 
@@ -17,14 +17,8 @@ impl Day {
     /// A node dies that has just been given sessions, before it has answered anything. The requests go where the sessions go,
     /// which for most is where they were before.
     pub(super) async fn node_dies_that_was_just_given_sessions(&self, drills: &Drills) -> anyhow::Result<()> {
-        let given = drills.empty_a_node().await?;
-        let asked = self.ask_where_sessions_were(drills, given).await?;
-        drills.operator.order(Order::Kill(given.to_string()));
-        self.cti_managers_go_on();
-        let answered = self.office.all_got_snapshots(asked).await;
-        drills.operator.order(Order::Start(given.to_string()));
-        answered.with_context(|| format!("{given} was killed when it had just been given sessions"))?;
-        self.all_is_well().await
+        self.node_fails_that_was_just_given_sessions(drills, Order::Kill, Order::Start)
+            .await
     }
 
     /// As before, but the node stands still: by the time that the front end parts with it, its sessions are others' already.
@@ -32,13 +26,25 @@ impl Day {
         &self,
         drills: &Drills,
     ) -> anyhow::Result<()> {
+        self.node_fails_that_was_just_given_sessions(drills, Order::Freeze, Order::Thaw)
+            .await
+    }
+
+    async fn node_fails_that_was_just_given_sessions(
+        &self,
+        drills: &Drills,
+        fails: fn(String) -> Order,
+        recovers: fn(String) -> Order,
+    ) -> anyhow::Result<()> {
         let given = drills.empty_a_node().await?;
         let asked = self.ask_where_sessions_were(drills, given).await?;
-        drills.operator.order(Order::Freeze(given.to_string()));
+        let failure = fails(given.to_string());
+        let what = format!("{failure:?} when it had just been given sessions");
+        drills.operator.order(failure);
         self.cti_managers_go_on();
         let answered = self.office.all_got_snapshots(asked).await;
-        drills.operator.order(Order::Thaw(given.to_string()));
-        answered.with_context(|| format!("{given} stood still when it had just been given sessions"))?;
+        drills.operator.order(recovers(given.to_string()));
+        answered.context(what)?;
         self.all_is_well().await
     }
 
@@ -65,7 +71,7 @@ impl Day {
     /// A node dies with a request of each of its users, which the next owners cannot answer yet. Users are impatient, and send
     /// more than may wait for that: the rest is read later, and everything is answered.
     pub(super) async fn more_wait_for_a_new_owner_than_may(&self, drills: &Drills) -> anyhow::Result<()> {
-        for node in (1..=drills.nodes).map(Member::Node) {
+        for node in drills.all_nodes() {
             drills.wait_until_clients_reach(node).await?;
         }
         let (owner, sessions) = drills.busiest_node().await?;
@@ -106,10 +112,7 @@ impl Drills {
     /// A node that does not lead dies and comes back, with no session.
     async fn empty_a_node(&self) -> anyhow::Result<Member> {
         let (leader, _) = self.leading_node().await?;
-        let mut nodes = (1..=self.nodes).map(Member::Node);
-        let empty = nodes
-            .find(|node| *node != leader)
-            .context("there are two nodes")?;
+        let empty = self.nodes_but(leader).next().context("there are two nodes")?;
         self.operator.order(Order::Kill(empty.to_string()));
         let lost = self.wait_until_lost(leader, empty).await;
         self.operator.order(Order::Start(empty.to_string()));
@@ -137,7 +140,9 @@ impl Drills {
         let end = environment::now() + self.patience;
         loop {
             let sessions = self.sessions_by_node().await?;
-            let counts = (1..=self.nodes).map(|id| sessions.get(&Member::Node(id)).map_or(0, BTreeSet::len));
+            let counts = self
+                .all_nodes()
+                .map(|node| sessions.get(&node).map_or(0, BTreeSet::len));
             let counts: Vec<_> = counts.collect();
             if counts.iter().max() <= counts.iter().min().map(|least| least + 1).as_ref() {
                 return Ok(sessions.get(&node).cloned().unwrap_or_default());
@@ -160,9 +165,8 @@ impl Drills {
     async fn sessions_by_node(&self) -> anyhow::Result<BTreeMap<Member, BTreeSet<String>>> {
         let mut by_node: BTreeMap<Member, BTreeSet<String>> = BTreeMap::new();
         for session in self.sessions(Member::Node(1)).await? {
-            let (owner, key) = (session["owner"].as_str(), session["key"].as_str());
-            let id = owner.and_then(|owner| owner.strip_prefix('n')?.parse().ok());
-            let node = Member::Node(id.with_context(|| format!("who owns {session}"))?);
+            let node = owner_of(&session).with_context(|| format!("who owns {session}"))?;
+            let key = session["key"].as_str();
             by_node
                 .entry(node)
                 .or_default()

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tandem_runtime::io::environment;
 use tokio::time::sleep;
 
-use super::{ASKED_AGAIN_AFTER, Drills, name_of};
+use super::{ASKED_AGAIN_AFTER, Drills, name_of, owner_of};
 use crate::cluster::Member;
 use crate::peers::communicator::Tolerance;
 use crate::peers::ocs::user_id;
@@ -32,7 +32,7 @@ impl Day {
         drills: &Drills,
     ) -> anyhow::Result<()> {
         let Owned { user, owner, leader } = drills.session_of_a_follower().await?;
-        let ways = drills.cut_off_from_nodes(owner);
+        let ways = drills.part(owner, drills.all_nodes());
         sleep(AUTHORITY_IS_OVER).await;
         // What the owner had done would never be answered, and so be done again.
         self.office.pbx().set_answer_delay(NEVER).await;
@@ -55,7 +55,7 @@ impl Day {
     pub(super) async fn ring_while_the_owner_is_cut_off(&mut self, drills: &Drills) -> anyhow::Result<()> {
         let Owned { user, owner, leader } = drills.session_of_a_follower().await?;
         self.office.tolerate(Tolerance::Repeats).await;
-        let ways = drills.cut_off_from_nodes(owner);
+        let ways = drills.part(owner, drills.all_nodes());
         let calls = self.office.ring(&[user]).await?;
         let next = drills.told_by_another(user, owner, leader).await?;
         self.office.far_ends_hang_up(&calls).await?;
@@ -79,7 +79,7 @@ impl Day {
         self.office.tolerate(Tolerance::Nothing).await;
         // Without a connection to the owner the front end cannot tell that it lives, and lets others speak.
         sleep(FRONT_END_TRIES_AGAIN).await;
-        let ways = drills.deafen_towards_nodes(owner);
+        let ways = drills.cut(drills.nodes_but(owner).map(|other| (other, owner)));
         self.operator.order(Order::Terminate(owner.to_string()));
         drills.moved_on(user, owner, leader).await?;
         drills.front_end_knows_of_the_stop(owner).await?;
@@ -112,28 +112,6 @@ impl Drills {
             }
             ensure!(environment::now() < end, "{leader} owns every session");
         }
-    }
-
-    /// Nothing arrives any more between this node and any other.
-    fn cut_off_from_nodes(&self, node: Member) -> Vec<(String, String)> {
-        let mut ways = self.deafen_towards_nodes(node);
-        for (from, to) in ways.clone() {
-            self.operator.order(Order::Cut(to.clone(), from.clone()));
-            ways.push((to, from));
-        }
-        ways
-    }
-
-    /// This node hears no other any more.
-    fn deafen_towards_nodes(&self, node: Member) -> Vec<(String, String)> {
-        let others = (1..=self.nodes).map(Member::Node).filter(|other| *other != node);
-        let ways: Vec<_> = others
-            .map(|other| (other.to_string(), node.to_string()))
-            .collect();
-        for (from, to) in ways.iter().cloned() {
-            self.operator.order(Order::Cut(from, to));
-        }
-        ways
     }
 
     /// Who owns the user's session once it is not that node any more.
@@ -197,12 +175,6 @@ fn user_of(session: &Value) -> Option<usize> {
     let id = session["user"].as_str()?;
     let number = id.strip_prefix("user")?.parse().ok()?;
     (user_id(number) == id).then_some(number)
-}
-
-fn owner_of(session: &Value) -> Option<Member> {
-    let owner = session["owner"].as_str()?;
-    let node = Member::Node(owner.strip_prefix('n')?.parse().ok()?);
-    (name_of(node) == owner).then_some(node)
 }
 
 fn calls_of(session: &Value) -> Option<u64> {

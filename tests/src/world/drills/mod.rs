@@ -78,16 +78,16 @@ impl Day {
 
     /// They take what is sent to them, and answer nothing.
     fn cti_managers_stand_still(&self) {
-        for number in 1..=self.cti_managers() {
-            let manager = Member::CtiManager(number).to_string();
-            self.operator.order(Order::Freeze(manager));
-        }
+        self.order_cti_managers(Order::Freeze);
     }
 
     fn cti_managers_go_on(&self) {
+        self.order_cti_managers(Order::Thaw);
+    }
+
+    fn order_cti_managers(&self, order: impl Fn(String) -> Order) {
         for number in 1..=self.cti_managers() {
-            let manager = Member::CtiManager(number).to_string();
-            self.operator.order(Order::Thaw(manager));
+            self.operator.order(order(Member::CtiManager(number).to_string()));
         }
     }
 }
@@ -117,11 +117,14 @@ impl Drills {
 
     /// Nothing arrives any more between this member and those others; the ways that are cut.
     fn part(&self, member: Member, others: impl Iterator<Item = Member>) -> Vec<(String, String)> {
-        let ways: Vec<_> = others
-            .filter(|other| *other != member)
-            .flat_map(|other| [(member, other), (other, member)])
-            .map(|(from, to)| (from.to_string(), to.to_string()))
-            .collect();
+        let others = others.filter(|other| *other != member);
+        self.cut(others.flat_map(|other| [(member, other), (other, member)]))
+    }
+
+    /// Nothing arrives any more over these ways.
+    fn cut(&self, ways: impl Iterator<Item = (Member, Member)>) -> Vec<(String, String)> {
+        let ways = ways.map(|(from, to)| (from.to_string(), to.to_string()));
+        let ways: Vec<_> = ways.collect();
         for (from, to) in ways.iter().cloned() {
             self.operator.order(Order::Cut(from, to));
         }
@@ -139,19 +142,26 @@ impl Drills {
     }
 
     fn members(&self) -> impl Iterator<Item = Member> {
-        (1..=self.nodes).map(Member::Node).chain([Member::Lb])
+        self.all_nodes().chain([Member::Lb])
+    }
+
+    fn all_nodes(&self) -> impl Iterator<Item = Member> + Clone + use<> {
+        (1..=self.nodes).map(Member::Node)
+    }
+
+    fn nodes_but(&self, one: Member) -> impl Iterator<Item = Member> + Clone + use<> {
+        self.all_nodes().filter(move |node| *node != one)
     }
 
     /// The node that leads, by its own account.
     async fn leading_node(&self) -> anyhow::Result<(Member, Lead)> {
-        let nodes = (1..=self.nodes).map(Member::Node);
         let leads = |node, lead: &Lead| lead.leader == Some(name_of(node));
-        self.told_of_lead(nodes, self.patience, leads).await
+        self.told_of_lead(self.all_nodes(), self.patience, leads).await
     }
 
     /// What the survivors say once one of them knows a leader of a later term.
     async fn lead_after(&self, term: u64, dead: Member, patience: Duration) -> anyhow::Result<Lead> {
-        let survivors = (1..=self.nodes).map(Member::Node).filter(|node| *node != dead);
+        let survivors = self.nodes_but(dead);
         let is_later = |_, lead: &Lead| lead.term > term && lead.leader.is_some();
         let (_, lead) = self.told_of_lead(survivors, patience, is_later).await?;
         Ok(lead)
@@ -182,9 +192,10 @@ impl Drills {
         let name = user_id(user);
         let sessions = self.sessions(Member::Node(1)).await?;
         let own = sessions.iter().find(|session| session["user"] == name.as_str());
-        let owner = own.and_then(|session| session["owner"].as_str());
-        let id = owner.and_then(|owner| owner.strip_prefix('n')?.parse().ok());
-        Ok(Member::Node(id.with_context(|| format!("who owns the session of {name}"))?).to_string())
+        let owner = own.and_then(owner_of);
+        Ok(owner
+            .with_context(|| format!("who owns the session of {name}"))?
+            .to_string())
     }
 
     /// Every session, as this node knows it.
@@ -226,6 +237,13 @@ impl Drills {
         let admin = self.addresses.admin(member).context("a member has one")?;
         get_from(admin, "/cluster").await
     }
+}
+
+/// The node that owns a session, as `GET /sessions` shows it.
+fn owner_of(session: &serde_json::Value) -> Option<Member> {
+    let owner = session["owner"].as_str()?;
+    let node = Member::Node(owner.strip_prefix('n')?.parse().ok()?);
+    (name_of(node) == owner).then_some(node)
 }
 
 /// As the members themselves call a node.

@@ -8,7 +8,7 @@ use tandem_runtime::io::environment::simulated::Fault;
 use tokio::time::{sleep, timeout};
 
 use super::Drills;
-use crate::cluster::{Member, status_of};
+use crate::cluster::status_of;
 use crate::peers::front_end::FrontEnd;
 use crate::world::{Day, Order};
 
@@ -55,7 +55,7 @@ impl Drills {
     /// When no file is begun.
     pub(super) async fn power_fails_when_a_file_is_begun(&self) -> anyhow::Result<()> {
         let (leader, _) = self.leading_node().await?;
-        let victim = (1..=self.nodes).map(Member::Node).find(|node| *node != leader);
+        let victim = self.nodes_but(leader).next();
         let victim = victim.context("there are two nodes")?;
         let admin = self.addresses.admin(victim).context("a node has one")?;
         let order = Order::PowerOffWithNextFile(victim.to_string(), ENTRIES_ARE_KNOWN);

@@ -23,14 +23,11 @@ impl Drills {
             return Ok(());
         }
         let (leader, _) = self.leading_node().await?;
-        let mut others = (1..=self.nodes).map(Member::Node).filter(|node| *node != leader);
+        let mut others = self.nodes_but(leader);
         let back = others.next().context("there are three nodes")?;
         let others: Vec<_> = others.collect();
         let declared = self.index(leader, DECLARED).await?;
-        let mut ways = Vec::new();
-        for other in &others {
-            ways.extend(self.cut_between(leader, *other));
-        }
+        let mut ways = self.part(leader, others.iter().copied());
         self.operator.order(Order::Kill(back.to_string()));
         let noticed = self.wait_until_above(leader, DECLARED, declared).await;
         ways.extend(self.cut_off(leader));
@@ -41,15 +38,6 @@ impl Drills {
         ready?;
         let stays = self.stays_live(back, others[0]).await;
         stays.with_context(|| format!("{leader} was cut off when it had declared {back} lost"))
-    }
-
-    fn cut_between(&self, one: Member, other: Member) -> [(String, String); 2] {
-        let (one, other) = (one.to_string(), other.to_string());
-        let ways = [(one.clone(), other.clone()), (other, one)];
-        for (from, to) in ways.iter().cloned() {
-            self.operator.order(Order::Cut(from, to));
-        }
-        ways
     }
 
     async fn wait_until_above(&self, asked: Member, name: &str, value: f64) -> anyhow::Result<()> {

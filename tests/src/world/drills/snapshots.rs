@@ -22,9 +22,7 @@ impl Drills {
     /// When the others take no entries, or never drop any.
     pub(super) async fn snapshot_brings_a_node_up_to_date(&self) -> anyhow::Result<Member> {
         let (leader, _) = self.leading_node().await?;
-        let mut nodes = (1..=self.nodes).map(Member::Node);
-        let away = nodes.find(|node| *node != leader);
-        let away = away.context("there are two nodes")?;
+        let away = self.nodes_but(leader).next().context("there are two nodes")?;
         let ways = self.cut_off(away);
         self.wait_until_lost(leader, away).await?;
         let behind = self.write_until_entries_are_dropped(leader, away).await;

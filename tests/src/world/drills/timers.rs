@@ -50,7 +50,7 @@ impl Day {
             return Ok(());
         };
         let users = self.short_sessions();
-        let ways = drills.part(owner, (1..=drills.nodes).map(Member::Node));
+        let ways = drills.part(owner, drills.all_nodes());
         sleep_until((until - REFRESHED_BEFORE).into()).await;
         self.office
             .ocs
@@ -77,8 +77,7 @@ impl Day {
         let (leader, _) = drills.leading_node().await?;
         for user in self.short_sessions() {
             let name = drills.owner_of(user).await?;
-            let mut nodes = (1..=drills.nodes).map(Member::Node);
-            let owner = nodes.find(|node| node.to_string() == name && *node != leader);
+            let owner = drills.nodes_but(leader).find(|node| node.to_string() == name);
             if owner.is_some() {
                 return Ok(owner);
             }
