@@ -75,7 +75,7 @@ pub struct PkiInit {
     /// Replace one authority. The bundle then holds both, so that certificates of both are trusted.
     #[arg(long, value_enum)]
     pub renew: Option<AuthorityKind>,
-    /// Directory of the authorities: whoever can read it can sign.
+    /// Directory of the authorities: anyone who can read it can sign.
     #[arg(long)]
     pub out: PathBuf,
 }

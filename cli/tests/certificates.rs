@@ -180,7 +180,7 @@ fn an_authority_is_replaced_without_a_gap() {
     succeeds(&ca, "pki issue --member 1");
     succeeds(&ca, "pki init --renew peers --out .");
     succeeds(&ca, "pki issue --member 2");
-    // While the bundle is on its way: whoever has it accepts both, whatever they show themselves.
+    // While the bundle is on its way: a member that has it accepts both, whichever it shows itself.
     let old = TlsFiles {
         authority: ca.join("peer-ca.pem"),
         ..member_files(&ca.join("n1"))

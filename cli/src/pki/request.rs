@@ -7,7 +7,7 @@ use thiserror::Error;
 use super::holder::{Holder, OutsideCluster, Role, member};
 use super::name::{ClusterName, HostName, PersonName};
 
-/// For whom the request is, by the names in it. `role` is what whoever signs grants: a request for a role is signed only if
+/// For whom the request is, by the names in it. `role` is what the signer grants: a request for a role is signed only if
 /// they say the same. Nothing else that the request asks for counts.
 ///
 /// # Errors

@@ -80,7 +80,11 @@ pub struct Finding {
 pub fn judge(facts: &Facts, now: i64) -> Vec<Finding> {
     let mut findings = vec![
         of_result("key", &facts.key, "belongs to the certificate"),
-        of_result("chain", &facts.chain, "whoever trusts the authority accepts it"),
+        of_result(
+            "chain",
+            &facts.chain,
+            "accepted by everyone who trusts the authority",
+        ),
     ];
     match &facts.name {
         Some(Ok(name)) => findings.push(finding(Mark::Well, "name", name)),
